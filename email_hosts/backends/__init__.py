@@ -1,0 +1,14 @@
+"""The public names of django-email-hosts."""
+
+from ..dsn import parse_conf
+from ..hosts import connection_from_dsn, get_connection
+from .base import HostBackend
+from .smtp import EmailHostsBackend
+
+__all__ = [
+    "EmailHostsBackend",
+    "HostBackend",
+    "connection_from_dsn",
+    "get_connection",
+    "parse_conf",
+]

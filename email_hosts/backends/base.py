@@ -1,0 +1,102 @@
+"""The sender of a host, applied around a send."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+
+from .. import hosts
+
+
+class HostSender(BaseEmailBackend):
+    """Gives a backend the sender of its host."""
+
+    default_from_email = ""
+    server_email = ""
+
+    @contextmanager
+    def with_sender(self, messages: Iterable[EmailMessage]) -> Iterator[list[EmailMessage]]:
+        """Give the messages as this host sends them, in a list.
+
+        One that needs another sender is a copy, so that a backend that keeps it (an
+        outbox, a queue) keeps the right sender, and the caller's message is free for
+        the next host. What the backend notes on the copy, Anymail's ``anymail_status``
+        say, is on the caller's message afterwards.
+        """
+        originals = list(messages)
+        batch = [self._from_host(message) for message in originals]
+        try:
+            yield batch
+        finally:
+            for original, sent in zip(originals, batch, strict=True):
+                if sent is not original:
+                    vars(original).update(vars(sent), from_email=original.from_email)
+
+    def _from_host(self, message: EmailMessage) -> EmailMessage:
+        sender = self._sender_for(message.from_email)
+        if sender:
+            message = copy.copy(message)
+            message.from_email = sender
+        return message
+
+    def _sender_for(self, from_email: str) -> str:
+        default_from_email, server_email = hosts.project_senders()
+        if self.default_from_email and from_email in ("", None, default_from_email):
+            return self.default_from_email
+        if self.server_email and from_email == server_email:
+            return self.server_email
+        return ""
+
+
+class HostBackend(HostSender):
+    """Any other backend as a host: wraps it, and applies the host's sender.
+
+    ``backend`` is its path, ``options`` are its own. Its attributes show through.
+    """
+
+    def __init__(
+        self,
+        backend: str,
+        *,
+        default_from_email: str = "",
+        server_email: str = "",
+        alias: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.wrapped = hosts.build({"BACKEND": backend, "OPTIONS": options}, alias=alias)
+        super().__init__()
+        self.alias = alias
+        self.default_from_email = default_from_email
+        self.server_email = server_email
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "wrapped":  # not there yet, while it is being copied
+            raise AttributeError(name)
+        return getattr(self.wrapped, name)
+
+    @property
+    def fail_silently(self) -> bool:
+        """Whether the wrapped backend swallows errors."""
+        return bool(self.wrapped.fail_silently)
+
+    @fail_silently.setter
+    def fail_silently(self, value: bool) -> None:
+        self.wrapped.fail_silently = value
+
+    def open(self) -> bool | None:
+        """Open the wrapped backend; return what it returns."""
+        return self.wrapped.open()
+
+    def close(self) -> None:
+        """Close the wrapped backend."""
+        self.wrapped.close()
+
+    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
+        """Send the messages through the wrapped backend; return how many it took."""
+        with self.with_sender(email_messages) as batch:
+            return self.wrapped.send_messages(batch) or 0

@@ -1,0 +1,138 @@
+"""System checks: EMAIL_HOSTS as the project will meet it at run time."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.apps import AppConfig
+from django.core import checks
+
+from . import debug
+from .dsn import HOST_BACKEND, Mailer, parse_host, scheme_of
+from .exceptions import InvalidEmailHost
+from .hosts import email_hosts, import_backend, is_empty
+
+TAG = "email_hosts"
+LOCAL_SCHEMES = {"console", "locmem", "dummy", "file"}
+
+
+def register() -> None:
+    """Register the checks with Django."""
+    checks.register(check_hosts, TAG)
+    checks.register(check_deployment, TAG, deploy=True)
+
+
+def check_hosts(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """E001, E002, E003, W001: whether each host can be used."""
+    try:
+        hosts = email_hosts()
+    except InvalidEmailHost as error:
+        return [
+            checks.Error(
+                str(error),
+                hint='Write EMAIL_HOSTS = {"shop": "smtp://mail.example.com"}.',
+                id="email_hosts.E001",
+            )
+        ]
+    return [message for key, dsn in hosts.items() for message in _check_host(key, dsn)]
+
+
+def check_deployment(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """W002, W003, W004: whether the hosts are fit for production."""
+    messages: list[checks.CheckMessage] = []
+    for key, dsn, mailer in _valid_hosts():
+        messages += _check_deployed_host(key, dsn, mailer)
+    if not debug.is_installed():
+        messages.append(
+            checks.Warning(
+                "The exception reporter filter that the project has chosen shows the "
+                "passwords in EMAIL_HOSTS.",
+                hint="Let the class in DEFAULT_EXCEPTION_REPORTER_FILTER inherit from "
+                f"{debug.FILTER}.",
+                id="email_hosts.W003",
+            )
+        )
+    return messages
+
+
+def _check_host(key: Any, dsn: Any) -> Iterator[checks.CheckMessage]:
+    if not isinstance(key, str):
+        yield checks.Error(
+            f"EMAIL_HOSTS has a key that is no string: {key!r}.",
+            hint=f'Write "{key}".',
+            id="email_hosts.E001",
+        )
+    elif is_empty(dsn):
+        yield checks.Warning(
+            f'EMAIL_HOSTS["{key}"] is empty: its mail goes to the default backend.',
+            hint="Give it a DSN, or remove the key.",
+            id="email_hosts.W001",
+        )
+    else:
+        try:
+            mailer = parse_host(key, dsn)
+        except InvalidEmailHost as error:
+            yield checks.Error(
+                str(error),
+                hint="The README of django-email-hosts has a table of DSNs and options.",
+                id="email_hosts.E002",
+            )
+        else:
+            yield from _check_backend(key, mailer)
+
+
+def _check_backend(key: str, mailer: Mailer) -> Iterator[checks.CheckMessage]:
+    path = mailer["BACKEND"]
+    if path == HOST_BACKEND:
+        path = mailer["OPTIONS"]["backend"]
+    try:
+        import_backend(path)
+    except InvalidEmailHost as error:
+        yield checks.Error(
+            f'EMAIL_HOSTS["{key}"]: {error}',
+            hint="Install the package that has this backend, or correct the DSN.",
+            id="email_hosts.E003",
+        )
+
+
+def _check_deployed_host(key: str, dsn: str, mailer: Mailer) -> Iterator[checks.CheckMessage]:
+    options = mailer["OPTIONS"]
+    is_encrypted = options.get("use_tls") or options.get("use_ssl")
+    if options.get("username") and not is_encrypted and not _is_loopback(options["host"]):
+        yield checks.Warning(
+            f'EMAIL_HOSTS["{key}"] sends its user name and password without TLS.',
+            hint="Use submission:// (STARTTLS) or submissions:// (TLS from the first byte).",
+            id="email_hosts.W002",
+        )
+    if scheme_of(dsn) in LOCAL_SCHEMES:
+        yield checks.Warning(
+            f'EMAIL_HOSTS["{key}"] sends nothing: it is a {scheme_of(dsn)} host.',
+            hint="In production, give it the DSN of a mail server.",
+            id="email_hosts.W004",
+        )
+
+
+def _valid_hosts() -> Iterator[tuple[str, str, Mailer]]:
+    """Give what the deployment checks can look at; check_hosts() reports the others."""
+    try:
+        hosts = email_hosts()
+    except InvalidEmailHost:
+        return
+    for key, dsn in hosts.items():
+        try:
+            yield key, dsn, parse_host(key, dsn)
+        except InvalidEmailHost:
+            continue
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761

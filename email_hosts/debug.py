@@ -1,0 +1,95 @@
+"""Keeps the secrets of DSNs out of Django's error reports, in pages and in mails."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView
+from types import FrameType
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest
+from django.utils.module_loading import import_string
+from django.views.debug import (
+    SafeExceptionReporterFilter,
+    get_default_exception_reporter_filter,
+)
+
+from .dsn import redacted
+from .exceptions import InvalidEmailHost
+from .hosts import email_hosts
+
+
+class EmailHostsReporterFilter(SafeExceptionReporterFilter):
+    """Django's exception reporter filter, which also knows where DSNs are.
+
+    It works with ``DEBUG`` on, too: a debug page is easily passed on.
+    """
+
+    def cleanse_setting(self, key: Any, value: Any) -> Any:
+        """Return the value of a setting or of ``request.META``, without secrets."""
+        if key == "EMAIL_HOSTS":
+            if not isinstance(value, dict):
+                return self.cleansed_substitute
+            return {name: redacted(dsn) for name, dsn in value.items()}
+        if key == "username":  # in the options of MAILERS
+            return self.cleansed_substitute
+        return _without_dsns(super().cleanse_setting(key, value))
+
+    def get_traceback_frame_variables(
+        self, request: HttpRequest | None, tb_frame: FrameType
+    ) -> ItemsView[str, Any]:
+        """Return the variables of a frame; none of ours, nor of those that we called."""
+        variables = super().get_traceback_frame_variables(request, tb_frame)
+        if _is_below_email_hosts(tb_frame):
+            return {name: self.cleansed_substitute for name, _ in variables}.items()
+        return {name: self._cleansed(value) for name, value in variables}.items()
+
+    def _cleansed(self, value: Any) -> Any:
+        # What a project's own code may hold: a DSN, or some of them.
+        if type(value) is dict:
+            return {name: _without_dsns(item) for name, item in value.items()}
+        if type(value) in (list, tuple, set):
+            return type(value)(map(_without_dsns, value))
+        return _without_dsns(value)
+
+
+FILTER = f"{EmailHostsReporterFilter.__module__}.{EmailHostsReporterFilter.__qualname__}"
+
+
+def install() -> None:
+    """Make this the exception reporter filter, unless the project has chosen one."""
+    chosen: Any = settings
+    if not chosen.is_overridden("DEFAULT_EXCEPTION_REPORTER_FILTER"):
+        settings.DEFAULT_EXCEPTION_REPORTER_FILTER = FILTER
+        # Undocumented: Django keeps its filter, once an error was reported before this.
+        cached: Any = get_default_exception_reporter_filter
+        cached.cache_clear()
+
+
+def is_installed() -> bool:
+    """Whether the project's exception reporter filter keeps our secrets."""
+    chosen = import_string(settings.DEFAULT_EXCEPTION_REPORTER_FILTER)
+    return issubclass(chosen, EmailHostsReporterFilter)
+
+
+def _without_dsns(value: Any) -> Any:
+    """Return a string with each DSN of ``EMAIL_HOSTS`` redacted; other values as is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        hosts = email_hosts()
+    except InvalidEmailHost:
+        return value
+    for dsn in hosts.values():
+        if isinstance(dsn, str) and dsn:
+            value = value.replace(dsn, redacted(dsn))
+    return value
+
+
+def _is_below_email_hosts(frame: FrameType | None) -> bool:
+    package = __name__.partition(".")[0]
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == package:
+            return True
+        frame = frame.f_back
+    return False

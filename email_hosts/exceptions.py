@@ -1,0 +1,27 @@
+"""What can be wrong with a host. No message holds a DSN, a user name or a password."""
+
+from __future__ import annotations
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+class InvalidEmailHost(ImproperlyConfigured):
+    """A host cannot be used the way it is configured.
+
+    ``reason`` says which part is wrong and what to write instead, ``alias`` is the
+    host's key, or ``None`` for a DSN from elsewhere. The message has both.
+    """
+
+    def __init__(
+        self, reason: str, *, alias: str | None = None, setting: str = "EMAIL_HOSTS"
+    ) -> None:
+        self.reason = reason
+        self.alias = alias
+        super().__init__(reason if alias is None else f'{setting}["{alias}"]: {reason}')
+
+
+class EmailHostDoesNotExist(InvalidEmailHost, KeyError):
+    """No host has this key. Also a ``KeyError``, like Django's ``MailerDoesNotExist``."""
+
+    # KeyError's own __str__ would show the repr() of the message.
+    __str__ = Exception.__str__

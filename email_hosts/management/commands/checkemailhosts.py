@@ -1,0 +1,119 @@
+"""``manage.py checkemailhosts [--connect] [HOST...]``"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from ...dsn import parse_host, scheme_of
+from ...exceptions import InvalidEmailHost
+from ...hosts import email_hosts, get_connection, is_empty
+from ..failure import FAILURES, reason
+
+HEADER = ("HOST", "SCHEME", "SERVER", "SECURITY", "USER", "SENDER")
+NONE = "-"
+
+
+class Status(NamedTuple):
+    """What came of one host."""
+
+    is_failure: bool
+    text: str
+
+
+class Command(BaseCommand):
+    """Shows the hosts, and whether they can be reached."""
+
+    help = "Shows the hosts in EMAIL_HOSTS. Sends nothing and shows no secret."
+    requires_system_checks = ()  # it shows itself which host is not valid
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the hosts and ``--connect``."""
+        parser.add_argument(
+            "keys", nargs="*", metavar="HOST", help="Key in EMAIL_HOSTS. Default: all."
+        )
+        parser.add_argument(
+            "--connect",
+            action="store_true",
+            help="Connect to each host, through TLS and login, and show how long it took.",
+        )
+
+    def handle(self, *, keys: list[str], connect: bool, **options: Any) -> None:
+        """Print a line for each host. Raises ``CommandError`` if one of them failed."""
+        try:
+            hosts = email_hosts()
+        except InvalidEmailHost as error:
+            raise CommandError(str(error)) from None
+        unknown = [key for key in keys if key not in hosts]
+        if unknown:
+            raise CommandError(
+                f"There is no host '{unknown[0]}'. Known hosts: {', '.join(hosts) or 'none'}."
+            )
+        if not hosts:
+            self.stdout.write("EMAIL_HOSTS names no host.")
+            return
+        rows = {key: _cells(key, hosts[key]) for key in keys or hosts}
+        widths = [max(map(len, column)) for column in zip(HEADER, *rows.values(), strict=True)]
+
+        def line(cells: tuple[str, ...], status: str) -> None:
+            padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+            self.stdout.write(f"{'  '.join(padded)}  {status}")
+
+        line(HEADER, "STATUS")
+        failed = []
+        for key, status in self._statuses({key: hosts[key] for key in rows}, connect):
+            style = self.style.ERROR if status.is_failure else self.style.SUCCESS
+            line(rows[key], style(status.text))
+            if status.is_failure:
+                failed.append(key)
+        if failed:
+            raise CommandError(f"{len(failed)} of {len(rows)} failed: {', '.join(failed)}")
+
+    def _statuses(self, hosts: dict[str, Any], connect: bool) -> Iterator[tuple[str, Status]]:
+        # All at once: a host that does not answer holds up no other.
+        with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
+            tasks = {pool.submit(_status, key, hosts[key], connect): key for key in hosts}
+            for task in as_completed(tasks) if self.stdout.isatty() else tasks:
+                yield tasks[task], task.result()
+
+
+def _cells(key: str, dsn: Any) -> tuple[str, ...]:
+    try:
+        options = parse_host(key, dsn)["OPTIONS"]
+    except InvalidEmailHost:
+        return key, NONE, NONE, NONE, NONE, NONE
+    sender = options.get("default_from_email", NONE)
+    if "host" not in options:
+        return key, scheme_of(dsn), options.get("file_path", NONE), NONE, NONE, sender
+    host = f"[{options['host']}]" if ":" in options["host"] else options["host"]
+    security = "TLS" if options["use_ssl"] else "STARTTLS" if options["use_tls"] else "none"
+    user = "*****" if options["username"] else NONE
+    return key, scheme_of(dsn), f"{host}:{options['port']}", security, user, sender
+
+
+def _status(key: str, dsn: Any, connect: bool) -> Status:
+    if is_empty(dsn):
+        return Status(False, "empty: its mail goes to the default backend")
+    try:
+        has_server = "host" in parse_host(key, dsn)["OPTIONS"]
+        connection = get_connection(key)
+    except InvalidEmailHost as error:
+        return Status(True, error.reason)
+    if not connect:
+        return Status(False, "valid")
+    if not has_server:
+        return Status(False, "OK, no server to connect to")
+    start = perf_counter()
+    try:
+        connection.open()
+    except InvalidEmailHost as error:
+        return Status(True, error.reason)
+    except FAILURES as error:
+        return Status(True, reason(error, connection))
+    milliseconds = (perf_counter() - start) * 1000
+    connection.close()
+    return Status(False, f"OK {milliseconds:.0f} ms")
