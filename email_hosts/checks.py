@@ -10,9 +10,9 @@ from django.apps import AppConfig
 from django.core import checks
 
 from . import debug
-from .dsn import HOST_BACKEND, Mailer, parse_host, scheme_of
+from .dsn import HOST_BACKEND, Mailer, is_empty, parse_host, scheme_of
 from .exceptions import InvalidEmailHost
-from .hosts import email_hosts, import_backend, is_empty
+from .hosts import email_hosts, import_backend
 
 TAG = "email_hosts"
 LOCAL_SCHEMES = {"console", "locmem", "dummy", "file"}

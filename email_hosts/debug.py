@@ -42,15 +42,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         variables = super().get_traceback_frame_variables(request, tb_frame)
         if _is_below_email_hosts(tb_frame):
             return {name: self.cleansed_substitute for name, _ in variables}.items()
-        return {name: self._cleansed(value) for name, value in variables}.items()
-
-    def _cleansed(self, value: Any) -> Any:
-        # What a project's own code may hold: a DSN, or some of them.
-        if type(value) is dict:
-            return {name: _without_dsns(item) for name, item in value.items()}
-        if type(value) in (list, tuple, set):
-            return type(value)(map(_without_dsns, value))
-        return _without_dsns(value)
+        return {name: _without_dsns(value) for name, value in variables}.items()
 
 
 FILTER = f"{EmailHostsReporterFilter.__module__}.{EmailHostsReporterFilter.__qualname__}"
@@ -72,18 +64,40 @@ def is_installed() -> bool:
     return issubclass(chosen, EmailHostsReporterFilter)
 
 
+class _Shown:
+    """A value that shows itself with these words."""
+
+    def __init__(self, words: str) -> None:
+        self.words = words
+
+    def __repr__(self) -> str:
+        return self.words
+
+
 def _without_dsns(value: Any) -> Any:
-    """Return a string with each DSN of ``EMAIL_HOSTS`` redacted; other values as is."""
-    if not isinstance(value, str):
-        return value
+    """Return a string, or a container of them, with each DSN of ``EMAIL_HOSTS`` redacted."""
+    if isinstance(value, str):
+        return _redacted_text(value, quoted=False)
+    # No other types: to show a queryset, say, runs a query.
+    if type(value) in (dict, list, tuple, set):
+        try:
+            shown = repr(value)
+        except Exception:  # of whatever is in it; an error report has to survive that
+            return value
+        cleansed = _redacted_text(shown, quoted=True)
+        return value if cleansed == shown else _Shown(cleansed)
+    return value
+
+
+def _redacted_text(text: str, *, quoted: bool) -> str:
     try:
         hosts = email_hosts()
     except InvalidEmailHost:
-        return value
+        return text
     for dsn in hosts.values():
         if isinstance(dsn, str) and dsn:
-            value = value.replace(dsn, redacted(dsn))
-    return value
+            text = text.replace(repr(dsn)[1:-1] if quoted else dsn, redacted(dsn))
+    return text
 
 
 def _is_below_email_hosts(frame: FrameType | None) -> bool:

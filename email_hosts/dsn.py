@@ -66,9 +66,10 @@ DJANGO_SETTINGS = {
     "timeout": "EMAIL_TIMEOUT",
 }
 
+# In words: a raw '%2F' or '/' could be a piece of a password, too.
 PERCENT_ENCODE = (
-    "a '/', '?', '#', '@' or '%' that belongs to a user name, a password or a value "
-    "must be percent-encoded: %2F, %3F, %23, %40, %25"
+    "percent-encode each slash, question mark, hash, at sign and percent sign that belongs "
+    "to a user name, a password or a value"
 )
 
 
@@ -77,7 +78,23 @@ def parse_hosts(hosts: Mapping[str, str | None]) -> dict[str, Mailer]:
 
     Raises ``InvalidEmailHost`` with the key of the first one that is not valid.
     """
-    return {key: parse_host(key, dsn) for key, dsn in hosts.items() if dsn}
+    return {
+        key: parse_host(key, dsn)
+        for key, dsn in dict_of_hosts(hosts).items()
+        if not is_empty(dsn)
+    }
+
+
+def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
+    """Return the value of ``EMAIL_HOSTS``, or raise ``InvalidEmailHost`` if it is no dict."""
+    if isinstance(hosts, Mapping):
+        return hosts
+    raise InvalidEmailHost(f"EMAIL_HOSTS is a dict of DSN strings, not {type(hosts).__name__}")
+
+
+def is_empty(dsn: object) -> bool:
+    """Whether a host counts as not configured, as if its key were missing."""
+    return dsn is None or dsn == ""
 
 
 def parse_host(key: str, dsn: object) -> Mailer:
@@ -142,7 +159,7 @@ def _parse(dsn: str) -> Mailer:
         raise InvalidEmailHost("the DSN starts or ends with white space; remove it")
     scheme = scheme_of(dsn)
     if "#" in dsn:
-        raise InvalidEmailHost(f"the DSN has a fragment ('#'); {PERCENT_ENCODE}")
+        raise InvalidEmailHost(f"the DSN has a fragment, after a hash; {PERCENT_ENCODE}")
     rest, _, query = dsn.partition(":")[2].partition("?")
     _refuse_stray_at(query)
     authority, slash, path = (
@@ -158,7 +175,7 @@ def _parse(dsn: str) -> Mailer:
 
 def _smtp(parts: _Parts) -> Mailer:
     if parts.authority and parts.path:
-        raise InvalidEmailHost(f"the DSN has a path ('/') after its host; {PERCENT_ENCODE}")
+        raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
     userinfo, _, address = parts.authority.rpartition("@")
     username, password = _credentials(userinfo)
     host, port = _address(address)
@@ -227,7 +244,7 @@ def _address(address: str) -> tuple[str, int | None]:
     match = _ADDRESS.fullmatch(address)
     host, port = match.groups() if match else (address, None)
     if not host:
-        raise InvalidEmailHost("the DSN names no host; write smtp://mail.example.com")
+        raise InvalidEmailHost("the DSN names no host; write one after the two slashes")
     if host.startswith("["):
         host = _decoded("the host", host)  # a zone, RFC 6874: [fe80::1%25eth0]
     if not (_is_ipv6(host[1:-1]) if host.startswith("[") else _is_host_name(host)):
@@ -239,8 +256,8 @@ def _address(address: str) -> tuple[str, int | None]:
         return host, None
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise InvalidEmailHost(
-            f"the port is not a number from 1 to 65535; if it is part of a password, the "
-            f"'@' and the host are missing after it, or {PERCENT_ENCODE}"
+            f"the port is not a number from 1 to 65535; if that is part of a password, the "
+            f"at sign and the host are missing after it, or {PERCENT_ENCODE}"
         )
     return host, int(port)
 
@@ -296,7 +313,9 @@ def _refuse_stray_at(query: str) -> None:
     for name, _, value in _split(query):
         is_sender = difflib.get_close_matches(name, _SENDER_OPTIONS)
         if "@" in name or ("@" in value and not is_sender):
-            raise InvalidEmailHost(f"the DSN has an '@' among its options; {PERCENT_ENCODE}")
+            raise InvalidEmailHost(
+                f"the DSN has an at sign among its options; {PERCENT_ENCODE}"
+            )
 
 
 def _boolean(value: str) -> bool:
@@ -327,7 +346,10 @@ def _host_name(value: str) -> str:
 
 
 def _email_address(value: str) -> str:
-    problem = "is one email address, like shop@example.com or Shop <shop@example.com>"
+    problem = (
+        "is one email address, ASCII before the '@', like shop@example.com or "
+        "Shop <shop@example.com>"
+    )
     try:
         header: Any = policy.default.header_factory("From", value)
     except Exception:  # on bad input, the standard library's parser fails in many ways
@@ -336,8 +358,6 @@ def _email_address(value: str) -> str:
     if defects or len(header.groups) != 1 or header.groups[0].display_name is not None:
         raise ValueError(problem)
     address = header.addresses[0]
-    if not address.username.isascii():
-        raise ValueError("has a character before the '@' that is not ASCII")
     if not _is_host_name(address.domain) and not address.domain.startswith("["):
         raise ValueError(problem)
     # Django 6.0 and later sends from no unquoted period: Dr. Shop <shop@example.com>
@@ -362,11 +382,11 @@ _SENDER_OPTIONS: dict[str, Callable[[str], Any]] = {
 
 
 def _unknown_scheme(dsn: str) -> str:
-    known = f"known schemes: {', '.join(SCHEMES)}"
+    known = f"known schemes are {', '.join(SCHEMES)}"
     match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
     if not match:  # what stands before the first colon may be a user name
-        return f"the DSN starts with no scheme; write smtp://mail.example.com; {known}"
-    return f"unknown scheme '{match[0]}'{did_you_mean(match[0], SCHEMES)}; {known}"
+        return f"the DSN starts with no scheme; {known}"
+    return f"unknown scheme '{match[0]}'; {known}{did_you_mean(match[0], SCHEMES)}"
 
 
 def _unknown_option(name: str, converters: Mapping[str, Any]) -> str:
@@ -383,7 +403,9 @@ def did_you_mean(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
 def _decoded(part: str, text: str) -> str:
     """Return the text with its percent-encoding undone. RFC 3986: a '+' is a '+'."""
     if re.search("%(?![0-9A-Fa-f]{2})", text):
-        raise InvalidEmailHost(f"{part} has a '%' that encodes nothing; write %25 for a '%'")
+        raise InvalidEmailHost(
+            f"{part} has a percent sign that encodes nothing; percent-encode it, too"
+        )
     try:
         decoded = unquote(text, errors="strict")
     except UnicodeDecodeError:

@@ -15,7 +15,15 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
-from .dsn import SMTP_SCHEMES, Mailer, parse, parse_host, scheme_of
+from .dsn import (
+    SMTP_SCHEMES,
+    Mailer,
+    dict_of_hosts,
+    is_empty,
+    parse,
+    parse_host,
+    scheme_of,
+)
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost
 
 # For the type checker: it knows neither MAILERS nor the layers of the settings.
@@ -77,17 +85,7 @@ def email_hosts() -> Mapping[str, Any]:
 
     Raises ``InvalidEmailHost`` if it is no dict.
     """
-    hosts = getattr(settings, "EMAIL_HOSTS", {})
-    if not isinstance(hosts, Mapping):
-        raise InvalidEmailHost(
-            f"EMAIL_HOSTS is a dict of DSN strings, not {type(hosts).__name__}"
-        )
-    return hosts
-
-
-def is_empty(dsn: object) -> bool:
-    """Whether a host counts as not configured, as if its key were missing."""
-    return dsn is None or dsn == ""
+    return dict_of_hosts(getattr(settings, "EMAIL_HOSTS", {}))
 
 
 def known_keys() -> list[str]:

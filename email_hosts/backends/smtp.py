@@ -202,11 +202,9 @@ class EmailHostsBackend(HostSender, EmailBackend):
         return notes.envelope
 
     def _log_failure(self, error: OSError) -> None:
-        # The error's text may hold recipients; its code does not.
-        code = getattr(error, "smtp_code", "")
-        logger.warning(
-            "%s: %s %s, passed over by fail_silently", self._name, type(error).__name__, code
-        )
+        # The error's text may hold recipients. Its code does not.
+        what = f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".rstrip()
+        logger.warning("%s: %s, passed over by fail_silently", self._name, what)
 
     @property
     def _name(self) -> str:

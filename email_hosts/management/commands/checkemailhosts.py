@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ...dsn import parse_host, scheme_of
+from ...dsn import is_empty, parse_host, scheme_of
 from ...exceptions import InvalidEmailHost
-from ...hosts import email_hosts, get_connection, is_empty
+from ...hosts import email_hosts, get_connection
 from ..failure import FAILURES, reason
 
 HEADER = ("HOST", "SCHEME", "SERVER", "SECURITY", "USER", "SENDER")

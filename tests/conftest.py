@@ -1,0 +1,83 @@
+"""Certificates, servers and clean caches."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from django.core.mail import EmailMessage
+from servers import SMTPServer
+
+from email_hosts import hosts
+
+
+@pytest.fixture(scope="session")
+def ca() -> trustme.CA:
+    """A private certificate authority."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def cafile(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file to trust it with."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    ca.cert_pem.write_to_path(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tls(ca: trustme.CA) -> ssl.SSLContext:
+    """What a server on 127.0.0.1 needs for TLS."""
+    return server_context(ca.issue_cert("127.0.0.1", "localhost"))
+
+
+def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    """Return the TLS context of a server that has this certificate."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    return context
+
+
+ServerFactory = Callable[..., SMTPServer]
+
+
+@pytest.fixture
+def start_server() -> Iterator[ServerFactory]:
+    """Start an SMTP server that stops after the test."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(SMTPServer(**options))
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@pytest.fixture(autouse=True)
+def every_warning_is_new() -> None:
+    """Forget which warnings this process has logged already."""
+    hosts._warn_once.cache_clear()
+
+
+@pytest.fixture
+def message() -> EmailMessage:
+    """A message that names no sender."""
+    return EmailMessage("Hello", "World", to=["someone@example.net"])
+
+
+@pytest.fixture
+def new_message() -> Callable[..., EmailMessage]:
+    """Make a message to someone@example.net, with what the test needs to say."""
+
+    def make(**options: Any) -> EmailMessage:
+        return EmailMessage("Hello", "World", **{"to": ["someone@example.net"], **options})
+
+    return make

@@ -1,0 +1,38 @@
+"""Its settings. They also cut the network off."""
+
+import os
+import socket
+
+import django
+
+from email_hosts import mailers
+
+# Whoever asks for an address or connects gets a TypeError.
+for name in ("create_connection", "getaddrinfo"):
+    setattr(socket, name, None)
+socket.socket.connect = None  # type: ignore[assignment, method-assign]
+
+SECRET_KEY = "project"
+INSTALLED_APPS = ["email_hosts"]
+ROOT_URLCONF = "project.urls"
+USE_TZ = True
+DEFAULT_FROM_EMAIL = "project@example.com"
+ADMINS = ["admin@example.com"] if django.VERSION >= (6, 0) else [("", "admin@example.com")]
+
+EMAIL_HOSTS = {
+    "shop": "submission://user:secret@smtp.example.com?_default_from_email=shop@example.com",
+    "club": "smtps://smtp.example.org?_server_email=alert@example.org",
+    "folder": "file:/dev/null/out?_default_from_email=folder@example.com",
+}
+if os.environ["DEFAULT"] == "MAILERS":
+    MAILERS = {
+        "default": {
+            "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "OPTIONS": {"host": "smtp.example.net"},
+        },
+        **mailers({"shop": EMAIL_HOSTS["shop"]}),
+    }
+elif os.environ["DEFAULT"] == "empty MAILERS":
+    MAILERS = {}
+elif os.environ["DEFAULT"] == "EMAIL_HOST":
+    EMAIL_HOST = "smtp.example.net"

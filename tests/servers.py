@@ -1,0 +1,121 @@
+"""SMTP servers on loopback, for the tests and the demo."""
+
+from __future__ import annotations
+
+import email
+import logging
+import ssl
+from collections.abc import Iterable
+from email.message import EmailMessage
+from email.policy import default
+from typing import Any, NamedTuple, cast
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+
+# aiosmtpd warns of an attribute that it sets itself.
+logging.getLogger("mail.log").setLevel(logging.ERROR)
+
+
+class Received(NamedTuple):
+    """A message as a server got it."""
+
+    user: str | None
+    tls: bool
+    local_hostname: str
+    sender: str
+    recipients: list[str]
+    message: EmailMessage
+
+
+class SMTPServer(Controller):
+    """Accepts messages, on a port of its own choice, while its ``with`` block runs.
+
+    With a TLS context it offers STARTTLS, or TLS from the first byte (``implicit``).
+    With a login, nobody else may send. It refuses the recipients in ``refused``.
+    """
+
+    def __init__(
+        self,
+        *,
+        context: ssl.SSLContext | None = None,
+        implicit: bool = False,
+        login: tuple[str, str] | None = None,
+        refused: Iterable[str] = (),
+        **options: Any,
+    ) -> None:
+        self.received: list[Received] = []
+        self.login = login
+        self.refused = set(refused)
+        super().__init__(
+            handler=self,
+            hostname="127.0.0.1",
+            port=0,
+            ssl_context=context if implicit else None,
+            tls_context=None if implicit else context,
+            require_starttls=bool(context) and not implicit,
+            authenticator=self.authenticate,
+            auth_require_tls=False,
+            **options,
+        )
+
+    def __enter__(self) -> SMTPServer:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def _trigger_server(self) -> None:
+        # aiosmtpd connects to the port that it was given, which is 0.
+        server: Any = self.server
+        self.port = server.sockets[0].getsockname()[1]
+        super()._trigger_server()  # type: ignore[no-untyped-call]
+
+    def authenticate(
+        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
+    ) -> AuthResult:
+        """Compare the login. As some servers do, repeat the user name in a refusal."""
+        data = cast("LoginPassword", data)
+        if (data.login.decode(), data.password.decode()) == self.login:
+            return AuthResult(success=True, auth_data=data)
+        message = f"535 5.7.8 no such login: {data.login.decode()}"
+        return AuthResult(success=False, handled=False, message=message)
+
+    async def handle_MAIL(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: Any
+    ) -> str:
+        """Take a sender that has logged in, if that is needed."""
+        if self.login and not session.authenticated:
+            return "530 5.7.0 log in first"
+        envelope.mail_from = address
+        return "250 OK"
+
+    async def handle_RCPT(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: Any
+    ) -> str:
+        """Take a recipient or refuse it."""
+        if address in self.refused:
+            return "550 5.1.1 no such mailbox"
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope
+    ) -> str:
+        """Keep the message."""
+        login = session.auth_data
+        transport: Any = server.transport
+        self.received.append(
+            Received(
+                user=login.login.decode() if login else None,
+                tls=transport.get_extra_info("ssl_object") is not None,
+                local_hostname=str(session.host_name),
+                sender=str(envelope.mail_from),
+                recipients=envelope.rcpt_tos,
+                message=email.message_from_bytes(
+                    cast("bytes", envelope.content), policy=default
+                ),
+            )
+        )
+        return "250 OK"

@@ -1,0 +1,139 @@
+"""System checks, one by one and through manage.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import speckenv_django
+from django.core.checks import run_checks
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+from django.views.debug import SafeExceptionReporterFilter
+
+from email_hosts import checks
+from email_hosts.debug import EmailHostsReporterFilter
+
+Found = list[tuple[str, str]]
+
+
+class Subclass(EmailHostsReporterFilter):
+    """A filter that a project might choose."""
+
+
+class Other(SafeExceptionReporterFilter):
+    """One that knows nothing of hosts."""
+
+
+def found(hosts: Any, *, deploy: bool = False, **settings: Any) -> Found:
+    """Return id and text of what the checks find in these hosts."""
+    with override_settings(EMAIL_HOSTS=hosts, **settings):
+        messages = run_checks(tags=[checks.TAG], include_deployment_checks=deploy)
+    assert all(message.hint for message in messages)
+    return [
+        (str(message.id).removeprefix("email_hosts."), message.msg) for message in messages
+    ]
+
+
+def ids(messages: Found) -> list[str]:
+    return [name for name, _ in messages]
+
+
+def test_good_hosts_are_no_news() -> None:
+    assert found({"shop": "submissions://u:p@h", "local": "smtp://localhost"}) == []
+
+
+@pytest.mark.parametrize("hosts", [["smtp://h"], "smtp://h", None])
+def test_e001_no_dict(hosts: Any) -> None:
+    name = type(hosts).__name__
+    assert found(hosts) == [("E001", f"EMAIL_HOSTS is a dict of DSN strings, not {name}")]
+    assert ids(found(hosts, deploy=True)) == ["E001"]
+
+
+def test_e001_key_that_is_no_string() -> None:
+    assert found({1: "smtp://h", "shop": "smtp://h"}) == [
+        ("E001", "EMAIL_HOSTS has a key that is no string: 1.")
+    ]
+
+
+def test_e002_each_invalid_host_at_once() -> None:
+    hosts = {"a": "smpt://u:Kx7vQz9@h", "b": 5, "c": "smtp://h", "d": "smtp://h?timeout=0"}
+    messages = found(hosts)
+    assert ids(messages) == ["E002"] * 3
+    assert [text.partition(":")[0] for _, text in messages] == [
+        f'EMAIL_HOSTS["{key}"]' for key in "abd"
+    ]
+    assert "Kx7vQz9" not in str(messages)
+
+
+@pytest.mark.parametrize("query", ["&", "_server_email=a@example.com"])
+def test_e003_backend_that_cannot_be_imported(
+    query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(speckenv_django.INTERESTING_MAIL_BACKENDS, "dummy", "no.such.Backend")
+    ((name, text),) = found({"shop": f"dummy://?{query}"})
+    assert name == "E003"
+    assert text.startswith(
+        "EMAIL_HOSTS[\"shop\"]: backend 'no.such.Backend' cannot be imported"
+    )
+
+
+@pytest.mark.parametrize("empty", ["", None])
+def test_w001_empty_host(empty: str | None) -> None:
+    assert found({"shop": empty}) == [
+        ("W001", 'EMAIL_HOSTS["shop"] is empty: its mail goes to the default backend.')
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dsn", "expected"),
+    [
+        ("smtp://u:p@mail.example.com", ["W002"]),
+        ("submission://u:p@mail.example.com?tls=0", ["W002"]),
+        ("smtp://u:p@192.0.2.1", ["W002"]),
+        ("smtp://u:p@localhost.example.com", ["W002"]),
+        ("smtp://u:p@mail.example.com?tls", []),
+        ("submissions://u:p@mail.example.com", []),
+        ("smtp://mail.example.com", []),
+        ("smtp://u:p@localhost", []),
+        ("smtp://u:p@mail.localhost", []),
+        ("smtp://u:p@127.1.2.3", []),
+        ("smtp://u:p@[::1]", []),
+    ],
+)
+def test_w002_login_without_tls(dsn: str, expected: list[str]) -> None:
+    assert ids(found({"shop": dsn}, deploy=True)) == expected
+    assert found({"shop": dsn}) == []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [(EmailHostsReporterFilter, []), (Subclass, []), (Other, ["W003"])]
+)
+def test_w003_filter_that_shows_secrets(chosen: type, expected: list[str]) -> None:
+    path = f"{chosen.__module__}.{chosen.__name__}"
+    assert ids(found({}, deploy=True, DEFAULT_EXCEPTION_REPORTER_FILTER=path)) == expected
+
+
+@pytest.mark.parametrize(
+    "dsn", ["console://", "locmem://", "dummy:", "file:out", "console://?_server_email=a@b"]
+)
+def test_w004_host_that_sends_nothing(dsn: str) -> None:
+    assert ids(found({"shop": dsn}, deploy=True)) == ["W004"]
+    assert found({"shop": dsn}) == []
+
+
+def test_deployment_checks_leave_invalid_hosts_to_the_others() -> None:
+    assert ids(found({"shop": "smpt://h", "club": ""}, deploy=True)) == ["E002", "W001"]
+
+
+def test_manage_py_check_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        override_settings(EMAIL_HOSTS={"a": "smpt://h", "b": ""}),
+        pytest.raises(CommandError),
+    ):
+        call_command("check")
+    with override_settings(EMAIL_HOSTS={"b": "smtp://u:p@h"}):
+        call_command("check", deploy=True)
+        call_command("check", tags=[checks.TAG])
+    errors = capsys.readouterr().err
+    assert "email_hosts.W002" in errors

@@ -1,0 +1,281 @@
+"""sendtestemailhosts and checkemailhosts, against real servers."""
+
+from __future__ import annotations
+
+import smtplib
+import socket
+import ssl
+import threading
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ServerFactory
+from django.core.mail.backends.dummy import EmailBackend as DummyBackend
+from django.core.management import CommandError, ManagementUtility, call_command
+from django.test import override_settings
+
+from email_hosts.backends import EmailHostsBackend
+from email_hosts.management.failure import reason
+
+SECRETS = ("Kx7vQz9", "Wj4bYt2")
+
+
+def run(command: str, *args: str, hosts: Any, **options: Any) -> str:
+    """Return what a command prints with these hosts, without secrets."""
+    out = StringIO()
+    try:
+        with override_settings(EMAIL_HOSTS=hosts):
+            call_command(command, *args, stdout=out, **options)
+    finally:
+        assert not any(secret in out.getvalue() for secret in SECRETS)
+    return out.getvalue()
+
+
+def error(command: str, *args: str, hosts: Any, **options: Any) -> str:
+    """Return the one line that a command fails with, without secrets or a traceback."""
+    with pytest.raises(CommandError) as caught:
+        run(command, *args, hosts=hosts, **options)
+    assert caught.value.returncode == 1
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not any(secret in message for secret in SECRETS)
+    return message
+
+
+class TestSend:
+    """sendtestemailhosts HOST EMAIL [EMAIL...]"""
+
+    def test_sends_through_the_host(self, start_server: ServerFactory) -> None:
+        server = start_server()
+        hosts = {
+            "shop": f"smtp://127.0.0.1:{server.port}?_default_from_email=shop@example.com"
+        }
+        assert run("sendtestemailhosts", "shop", "a@example.net", "b@x.net", hosts=hosts) == (
+            "Sent a test message through shop to a@example.net, b@x.net.\n"
+        )
+        (received,) = server.received
+        assert received.sender == "shop@example.com"
+        assert received.recipients == ["a@example.net", "b@x.net"]
+        assert received.message["Subject"] == "Test message through shop"
+
+    def test_delivers_to_the_outbox_in_tests(self, mailoutbox: list[Any]) -> None:
+        call_command("sendtestemailhosts", "shop", "a@example.net", stdout=StringIO())
+        assert [sent.sent_using for sent in mailoutbox] == ["shop"]
+
+    @pytest.mark.parametrize("known", ["shop, club", "none"])
+    def test_unknown_host_lists_the_known(self, known: str) -> None:
+        hosts = {key: "smtp://h" for key in known.split(", ") if key != "none"}
+        assert error("sendtestemailhosts", "x", "a@example.net", hosts=hosts) == (
+            f"There is no host 'x'. Known hosts: {known}."
+        )
+
+    @pytest.mark.parametrize("hosts", [{"shop": "smpt://u:Kx7vQz9@h"}, ["smtp://h"]])
+    def test_invalid_host_says_why(self, hosts: Any) -> None:
+        assert "EMAIL_HOSTS" in error("sendtestemailhosts", "shop", "a@x.net", hosts=hosts)
+
+    def test_file_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
+        hosts = {"shop": f"smtps://h?ssl_cafile={tmp_path}/missing"}
+        assert "cannot load ssl_cafile" in error(
+            "sendtestemailhosts", "shop", "a@example.net", hosts=hosts
+        )
+
+    def test_unreachable_host_says_why(self, closed_port: int) -> None:
+        hosts = {"shop": f"smtp://127.0.0.1:{closed_port}"}
+        assert error("sendtestemailhosts", "shop", "a@example.net", hosts=hosts) == (
+            "shop: not sent: Connection refused"
+        )
+
+    def test_refused_login_says_why_without_the_user(
+        self, start_server: ServerFactory
+    ) -> None:
+        server = start_server(login=("somebody", "else"))
+        hosts = {"shop": f"smtp://Kx7vQz9:Wj4bYt2@127.0.0.1:{server.port}"}
+        assert error("sendtestemailhosts", "shop", "a@example.net", hosts=hosts) == (
+            "shop: not sent: 535 5.7.8 no such login: *****"
+        )
+
+    def test_refused_recipients_say_why(self, start_server: ServerFactory) -> None:
+        server = start_server(refused=["a@example.net", "b@example.net"])
+        hosts = {"shop": f"smtp://127.0.0.1:{server.port}"}
+        assert error(
+            "sendtestemailhosts", "shop", "a@example.net", "b@example.net", hosts=hosts
+        ) == ("shop: not sent: recipients refused: 550 5.1.1 no such mailbox")
+
+    def test_bad_address_says_so(self, start_server: ServerFactory) -> None:
+        hosts = {"shop": f"smtp://127.0.0.1:{start_server().port}"}
+        assert "not sent: " in error("sendtestemailhosts", "shop", "a@b\nc@d", hosts=hosts)
+
+    def test_host_that_takes_nothing_is_no_success(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(DummyBackend, "send_messages", lambda *args: 0)
+        assert error("sendtestemailhosts", "d", "a@x.net", hosts={"d": "dummy://"}) == (
+            "d: not sent: the backend took no message"
+        )
+
+    def test_mistake_in_another_host_does_not_matter(self, tmp_path: Path) -> None:
+        hosts = {"folder": f"file:{tmp_path}", "broken": "smpt://h"}
+        with override_settings(EMAIL_HOSTS=hosts):
+            # As on the command line, where system checks come first.
+            ManagementUtility(
+                ["manage.py", "sendtestemailhosts", "folder", "a@x.net"]
+            ).execute()
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+class TestCheck:
+    """checkemailhosts [--connect] [HOST...]"""
+
+    HOSTS = {
+        "shop": "submission://Kx7vQz9:Wj4bYt2@smtp.example.com?_default_from_email=s@example.com",
+        "newsletter": "smtps://[2001:db8::25]",
+        "local": "smtp://localhost",
+        "folder": "file:mail/out?_default_from_email=f@example.com",
+        "debug": "console://",
+        "empty": "",
+    }
+    TABLE = """\
+HOST        SCHEME      SERVER                SECURITY  USER   SENDER         STATUS
+shop        submission  smtp.example.com:587  STARTTLS  *****  s@example.com  valid
+newsletter  smtps       [2001:db8::25]:465    TLS       -      -              valid
+local       smtp        localhost:25          none      -      -              valid
+folder      file        mail/out              -         -      f@example.com  valid
+debug       console     -                     -         -      -              valid
+empty       -           -                     -         -      -              empty: its mail goes to the default backend
+"""  # noqa: E501
+
+    @pytest.fixture(autouse=True)
+    def in_a_folder_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+
+    def test_shows_each_host(self) -> None:
+        assert run("checkemailhosts", hosts=self.HOSTS) == self.TABLE
+
+    def test_shows_the_hosts_asked_for(self) -> None:
+        assert (
+            run("checkemailhosts", "local", "debug", hosts=self.HOSTS).split()
+            == (
+                "HOST SCHEME SERVER SECURITY USER SENDER STATUS "
+                "local smtp localhost:25 none - - valid debug console - - - - valid"
+            ).split()
+        )
+
+    def test_unknown_host_lists_the_known(self) -> None:
+        assert error("checkemailhosts", "local", "x", hosts=self.HOSTS) == (
+            "There is no host 'x'. Known hosts: shop, newsletter, local, folder, debug, empty."
+        )
+
+    def test_no_hosts_are_no_error(self) -> None:
+        assert run("checkemailhosts", hosts={}) == "EMAIL_HOSTS names no host.\n"
+
+    def test_no_dict_is_an_error(self) -> None:
+        assert "not list" in error("checkemailhosts", hosts=["smtp://h"])
+
+    def test_invalid_host_is_shown_with_the_reason(self, capsys: Any) -> None:
+        out = StringIO()
+        hosts = {"shop": "smtp://Kx7vQz9:Wj4bYt2@h?timout=5", "local": "smtp://localhost"}
+        with (
+            pytest.raises(CommandError, match="1 of 2 failed: shop"),
+            override_settings(EMAIL_HOSTS=hosts),
+        ):
+            call_command("checkemailhosts", stdout=out)
+        assert (
+            out.getvalue()
+            .splitlines()[1]
+            .endswith("unknown option 'timout'; did you mean 'timeout'?")
+        )
+
+    def test_connects_through_tls_and_login_and_sends_nothing(
+        self, start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path, tmp_path: Path
+    ) -> None:
+        server = start_server(context=tls, login=SECRETS)
+        login = ":".join(SECRETS)
+        hosts = {
+            "good": f"submission://{login}@127.0.0.1:{server.port}?ssl_cafile={cafile}",
+            "wrong": f"submission://{login}x@127.0.0.1:{server.port}?ssl_cafile={cafile}",
+            "foreign": f"submission://{login}@127.0.0.1:{server.port}",
+            "unreadable": f"submission://127.0.0.1:{server.port}?ssl_cafile={tmp_path}/no",
+            "folder": f"file:{tmp_path}/out",
+            "empty": "",
+        }
+        out = StringIO()
+        with (
+            override_settings(EMAIL_HOSTS=hosts),
+            pytest.raises(CommandError, match="3 of 6 failed: wrong, foreign, unreadable"),
+        ):
+            call_command("checkemailhosts", connect=True, stdout=out)
+        _, good, wrong, foreign, unreadable, folder, empty = out.getvalue().splitlines()
+        assert "  OK " in good
+        assert good.endswith(" ms")
+        assert wrong.endswith("  535 5.7.8 no such login: *****")
+        assert "  certificate not trusted: " in foreign
+        assert "  cannot load ssl_cafile: " in unreadable
+        assert folder.endswith("  OK, no server to connect to")
+        assert list((tmp_path / "out").iterdir()) == []
+        assert empty.endswith("  empty: its mail goes to the default backend")
+        assert server.received == []
+
+    def test_tries_the_hosts_side_by_side(self) -> None:
+        together = threading.Barrier(3)
+
+        def greet(listener: socket.socket) -> None:
+            client, _ = listener.accept()
+            with client, client.makefile("rb") as lines:
+                together.wait()  # until each host has been connected to
+                client.sendall(b"220 hello\r\n")
+                for _line in lines:
+                    client.sendall(b"250 fine\r\n")
+
+        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+        threads = [threading.Thread(target=greet, args=[one]) for one in listeners]
+        for thread in threads:
+            thread.start()
+        hosts = {
+            f"host{i}": f"smtp://127.0.0.1:{one.getsockname()[1]}?timeout=20"
+            for i, one in enumerate(listeners)
+        }
+        assert run("checkemailhosts", hosts=hosts, connect=True).count("OK") == 3
+        for thread, listener in zip(threads, listeners, strict=True):
+            thread.join()
+            listener.close()
+
+    def test_on_a_terminal_shows_a_host_as_soon_as_it_is_done(self, closed_port: int) -> None:
+        class Terminal(StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        terminal = Terminal()
+        with (
+            socket.create_server(("127.0.0.1", 0)) as silent,
+            pytest.raises(CommandError, match="2 of 2 failed: fast, slow"),
+            override_settings(
+                EMAIL_HOSTS={
+                    "slow": f"smtp://127.0.0.1:{silent.getsockname()[1]}?timeout=0.5",
+                    "fast": f"smtp://127.0.0.1:{closed_port}",
+                }
+            ),
+        ):
+            call_command("checkemailhosts", connect=True, stdout=terminal, no_color=True)
+        assert [line.split()[0] for line in terminal.getvalue().splitlines()] == [
+            "HOST",
+            "fast",
+            "slow",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [
+        (smtplib.SMTPServerDisconnected("Connection\nclosed"), "Connection closed"),
+        (smtplib.SMTPDataError(554, b"spam from Kx7vQz9"), "554 spam from *****"),
+        (smtplib.SMTPConnectError(554, "text"), "554 text"),
+        (TimeoutError("timed out"), "no answer in time"),
+        (OSError(113, "No route to host"), "No route to host"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_reason_is_one_line_without_secrets(failure: Exception, expected: str) -> None:
+    connection = EmailHostsBackend("h", username="Kx7vQz9", password="Wj4bYt2")
+    assert reason(failure, connection) == expected

@@ -1,0 +1,44 @@
+"""The demo works, and says so when it does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from demo.__main__ import EXPECTED, report
+
+
+def test_demo_shows_who_received_what() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "demo"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    lines = [line.split() for line in run.stdout.splitlines()]
+    assert (
+        "shop shop-user shop@example.com The Shop <shop@example.com> Your order".split()
+        in (lines)
+    )
+    assert (
+        lines.count("club club-user club@example.org club@example.org Club news".split()) == 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("received", "problem"),
+    [
+        (EXPECTED[:1], "Missing: Mail(host='club'"),
+        (EXPECTED[:2], "Missing: Mail(host='club'"),
+        ([EXPECTED[0]._replace(envelope_sender="x"), *EXPECTED[1:]], "Not as it should be"),
+        ([*EXPECTED, EXPECTED[0]._replace(user=None)], "Not as it should be"),
+    ],
+)
+def test_demo_fails_if_a_message_is_missing_or_wrong(
+    received: list[object], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report(received, EXPECTED) == 1  # type: ignore[arg-type]
+    assert problem in capsys.readouterr().out

@@ -1,0 +1,391 @@
+"""The grammar of a DSN: what it stands for, and what is refused with which words."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from email_hosts import dsn
+from email_hosts.exceptions import InvalidEmailHost
+
+SMTP = "email_hosts.backends.EmailHostsBackend"
+DJANGO = "django.core.mail.backends.{}.EmailBackend"
+PLAIN = {
+    "host": "mail.example.com",
+    "port": 25,
+    "username": "",
+    "password": "",
+    "use_tls": False,
+    "use_ssl": False,
+    "timeout": None,
+}
+
+
+def options(text: str) -> dict[str, Any]:
+    return dsn.parse(text)["OPTIONS"]
+
+
+def refusal(text: object) -> str:
+    with pytest.raises(InvalidEmailHost) as caught:
+        dsn.parse(text)
+    assert caught.value.__cause__ is None
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "port", "use_tls", "use_ssl"),
+    [
+        ("smtp", 25, False, False),
+        ("SMTP", 25, False, False),
+        ("submission", 587, True, False),
+        ("smtp+tls", 587, True, False),
+        ("smtps", 465, False, True),
+        ("submissions", 465, False, True),
+        ("smtp+ssl", 465, False, True),
+    ],
+)
+def test_smtp_scheme_says_the_transport_and_the_port(
+    scheme: str, port: int, use_tls: bool, use_ssl: bool
+) -> None:
+    transport = {"port": port, "use_tls": use_tls, "use_ssl": use_ssl}
+    assert dsn.parse(f"{scheme}://mail.example.com") == {
+        "BACKEND": SMTP,
+        "OPTIONS": {**PLAIN, **transport},
+    }
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("smtp://h?ssl", (465, False, True)),
+        ("smtp://h:2465?ssl=on", (2465, False, True)),
+        ("smtp://h?tls", (25, True, False)),
+        ("smtp://h?ssl=false&tls=0", (25, False, False)),
+        ("submission://h?ssl=no", (587, True, False)),
+        ("submission://h?ssl=1", (465, False, True)),
+        ("submission://h?tls=1", (587, True, False)),
+        ("submission://h?tls=off", (587, False, False)),
+        ("smtps://h:587?tls", (587, True, False)),
+    ],
+)
+def test_option_outranks_the_scheme(query: str, expected: tuple[int, bool, bool]) -> None:
+    parsed = options(query)
+    assert (parsed["port"], parsed["use_tls"], parsed["use_ssl"]) == expected
+
+
+@pytest.mark.parametrize("true", ["1", "true", "TRUE", "yes", "on", "On"])
+def test_true_is_written_in_four_ways(true: str) -> None:
+    assert options(f"smtp://h?ssl={true}")["use_ssl"] is True
+
+
+@pytest.mark.parametrize("false", ["0", "false", "False", "no", "off", "OFF"])
+def test_false_is_written_in_four_ways(false: str) -> None:
+    assert options(f"smtp://h?ssl={false}")["use_ssl"] is False
+
+
+def test_percent_encoding_is_undone_and_a_plus_stays_a_plus() -> None:
+    parsed = options(
+        "submission://me%40example.com:p%2Fa%3Fs%23s+%25w:ord@h"
+        "?_default_from_email=a+b@example.com&_server_email=%22c+d%22%20%3Ce@example.com%3E"
+    )
+    assert parsed["username"] == "me@example.com"
+    assert parsed["password"] == "p/a?s#s+%w:ord"
+    assert parsed["default_from_email"] == "a+b@example.com"
+    assert parsed["server_email"] == '"c+d" <e@example.com>'
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("Mail.Example.COM", "mail.example.com", 25),
+        ("mail.example.com.", "mail.example.com.", 25),
+        ("mail_1.example.com:", "mail_1.example.com", 25),
+        ("127.0.0.1:2525", "127.0.0.1", 2525),
+        ("[::1]:2525", "::1", 2525),
+        ("[fe80::1%25eth0]", "fe80::1%eth0", 25),
+        ("bücher.example", "bücher.example", 25),
+        ("@mail.example.com", "mail.example.com", 25),
+        (":@mail.example.com", "mail.example.com", 25),
+    ],
+)
+def test_host_is_a_name_or_an_address(address: str, host: str, port: int) -> None:
+    assert options(f"smtp://{address}") == {**PLAIN, "host": host, "port": port}
+
+
+def test_each_further_option_is_an_option_of_the_backend() -> None:
+    query = (
+        "timeout=2.5&ssl_certfile=/a%20b/c.pem&ssl_keyfile=k.pem&ssl_cafile=ca.pem&"
+        "local_hostname=web1.example.com&_default_from_email=a@example.com&"
+        "_server_email=Root <root@localhost>&"
+    )
+    assert options(f"smtp://mail.example.com?{query}") == {
+        **PLAIN,
+        "timeout": 2.5,
+        "ssl_certfile": "/a b/c.pem",
+        "ssl_keyfile": "k.pem",
+        "ssl_cafile": "ca.pem",
+        "local_hostname": "web1.example.com",
+        "default_from_email": "a@example.com",
+        "server_email": "Root <root@localhost>",
+    }
+
+
+def test_local_hostname_may_be_an_address_in_brackets() -> None:
+    assert options("smtp://h?local_hostname=[192.0.2.1]")["local_hostname"] == "[192.0.2.1]"
+
+
+def test_whole_seconds_stay_whole() -> None:
+    assert repr(options("smtp://h?timeout=10")["timeout"]) == "10"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "shop@example.com",
+        "Shop <shop@example.com>",
+        '"Shop, Inc." <shop@example.com>',
+        "Bücherstube <laden@bücher.example>",
+        "webmaster@localhost",
+        "shop@[192.0.2.1]",
+    ],
+)
+def test_sender_is_any_one_address(address: str) -> None:
+    assert options(f"smtp://h?_default_from_email={quote(address)}") == {
+        **PLAIN,
+        "host": "h",
+        "default_from_email": address,
+    }
+
+
+def test_unquoted_period_in_a_name_is_quoted_as_django_needs_it() -> None:
+    parsed = options("smtp://h?_default_from_email=Dr. Shop <shop@example.com>")
+    assert parsed["default_from_email"] == '"Dr. Shop" <shop@example.com>'
+
+
+@pytest.mark.parametrize("scheme", ["console", "locmem", "dummy"])
+@pytest.mark.parametrize("rest", ["://", ":", "://?"])
+def test_builtin_backend_is_djangos(scheme: str, rest: str) -> None:
+    assert dsn.parse(scheme + rest) == {"BACKEND": DJANGO.format(scheme), "OPTIONS": {}}
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("file:///var/mail/out", "/var/mail/out"),
+        ("file:/var/mail/out", "/var/mail/out"),
+        ("file:mail/out", "mail/out"),
+        ("file:my%20mail+/out", "my mail+/out"),
+    ],
+)
+def test_file_host_writes_to_a_folder(text: str, path: str) -> None:
+    assert dsn.parse(text) == {
+        "BACKEND": DJANGO.format("filebased"),
+        "OPTIONS": {"file_path": path},
+    }
+
+
+def test_sender_of_another_backend_is_applied_by_a_wrapper() -> None:
+    assert dsn.parse("file:out?_server_email=root@example.com") == {
+        "BACKEND": "email_hosts.backends.HostBackend",
+        "OPTIONS": {
+            "backend": DJANGO.format("filebased"),
+            "file_path": "out",
+            "server_email": "root@example.com",
+        },
+    }
+
+
+ENCODE = "percent-encode each slash, question mark, hash"
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (42, "not int"),
+        (b"smtp://h", "not bytes"),
+        ("", "no scheme"),
+        ("mail.example.com", "no scheme"),
+        ("smtp", "no scheme"),
+        ("Kx7vQz9:Wj4bYt2@h", "no scheme"),
+        ("smpt://h", "unknown scheme 'smpt'; known schemes are smtp, submission, smtp+tls, "),
+        ("smpt://h", "did you mean 'smtp'?"),
+        ("redis://h", "unknown scheme 'redis'; known schemes are smtp, submission"),
+        ("smtp://", "names no host"),
+        ("smtp:h", "names no host"),
+        ("smtp://:25", "names no host"),
+        ("smtp://Kx7vQz9:Wj4bYt2@", "names no host"),
+        ("smtp://a..b", "the host is neither"),
+        ("smtp://a b", "the host is neither"),
+        ("smtp://[::1", "the host is neither"),
+        ("smtp://[h]", "the host is neither"),
+        ("smtp://h%41", "the host is neither"),
+        ("smtp://℀.example", "the host is neither"),
+        (f"smtp://{'a' * 64}", "the host is neither"),
+        ("smtp://h:0", "the port is not a number from 1 to 65535"),
+        ("smtp://h:65536", "the port"),
+        ("smtp://h:+25", "the port"),
+        ("smtp://h:٢٥", "the port"),
+        ("smtp://Kx7vQz9:Wj4bYt2", "the at sign and the host are missing after it"),
+        ("smtp://h/", "has a path"),
+        ("smtp://h/x", "has a path"),
+        ("smtp://h#", "has a fragment"),
+        ("smtp://Kx7vQz9@h", "has a user name and no password"),
+        ("smtp://Kx7vQz9:@h", "has a user name and no password"),
+        ("smtp://:Kx7vQz9@h", "has a password and no user name"),
+        ("submission://Kx7vQz9:Wj4/bYt2@h", ENCODE),
+        ("submission://Kx7vQz9:Wj4?bYt2@h", ENCODE),
+        ("submission://Kx7vQz9:Wj4#bYt2@h", ENCODE),
+        ("submission://Kx7vQz9:Wj4/bYt2@h?_default_from_email=a@example.com", ENCODE),
+        ("submission://Kx7vQz9:Wj4?bYt2=x@h?_default_from_email=a@example.com", ENCODE),
+        ("submission://Kx7vQz9:Wj4?bYt2&timeout=5@h:25", ENCODE),
+        ("submission://Kx7vQz9:25?Wj4bYt2@h", ENCODE),
+        (
+            "submission://Kx7vQz9:Wj4%bYt2@h",
+            "the password has a percent sign that encodes nothing",
+        ),
+        ("submission://Kx7%ffvQz9:Wj4bYt2@h", "the user name is percent-encoded, but not in"),
+        ("submission://Kx7vQz9:Wj4%0AbYt2@h", "the password has a control character"),
+        ("submission://Kx7vQz9:Wj4bYt2@h\n", "the DSN has a control character"),
+        ("smtp://h\ud800", "the DSN has a control character"),
+        (" smtp://h", "white space"),
+        ("smtp://h ", "white space"),
+        ("smtp://h?timout=5", "unknown option 'timout'; did you mean 'timeout'?"),
+        ("smtp://h?default_from_email=a@example.com", "did you mean '_default_from_email'?"),
+        ("smtp://h?_default_form_email=a@example.com", "did you mean '_default_from_email'?"),
+        ("smtp://h?zz=5", "unknown option 'zz'; known options: ssl, tls, timeout, "),
+        ("smtp://h?conn_max_age=5", "unknown option 'conn_max_age'"),
+        ("smtp://h?=5", "unknown option ''"),
+        ("console://?timeout=5", "unknown option 'timeout'; known options: _default_from_"),
+        ("smtp://h?ssl&ssl", "option 'ssl' is given twice"),
+        ("smtp://h?timeout=5&ssl&timeout=5", "option 'timeout' is given twice"),
+        ("smtp://h?ssl&tls", "options 'ssl' and 'tls' exclude each other"),
+        ("smtp://h?ssl=", "option 'ssl' is a boolean"),
+        ("smtp://h?tls=2", "option 'tls' is a boolean"),
+        ("smtp://h?timeout", "option 'timeout' is a number of seconds above 0"),
+        ("smtp://h?timeout=0", "option 'timeout' is a number"),
+        ("smtp://h?timeout=0.0", "option 'timeout' is a number"),
+        ("smtp://h?timeout=-1", "option 'timeout' is a number"),
+        ("smtp://h?timeout=5s", "option 'timeout' is a number"),
+        ("smtp://h?timeout=nan", "option 'timeout' is a number"),
+        ("smtp://h?timeout=inf", "option 'timeout' is a number"),
+        ("smtp://h?timeout=1e3", "option 'timeout' is a number"),
+        (f"smtp://h?timeout={'9' * 5000}", "option 'timeout' is a number"),
+        ("smtp://h?ssl_cafile", "option 'ssl_cafile' needs a value"),
+        ("smtp://h?ssl_cafile=%00", "option 'ssl_cafile' has a control character"),
+        ("smtp://h?ssl_keyfile=k.pem", "option 'ssl_keyfile' needs 'ssl_certfile'"),
+        ("smtp://h?local_hostname=a b", "option 'local_hostname' is a host name"),
+        ("smtp://h?_server_email", "option '_server_email' is one email address"),
+        ("smtp://h?_server_email=", "is one email address"),
+        ("smtp://h?_server_email=root", "is one email address"),
+        ("smtp://h?_server_email=a@", "is one email address"),
+        ("smtp://h?_server_email=@b", "is one email address"),
+        ("smtp://h?_server_email=a@b..c", "is one email address"),
+        ("smtp://h?_server_email=a@b,c@d", "is one email address"),
+        ("smtp://h?_server_email=a@b$c", "is one email address"),
+        ("smtp://h?_server_email=a b@c", "is one email address"),
+        ("smtp://h?_server_email=A <a@b> c", "is one email address"),
+        ("smtp://h?_server_email=A <a@b", "is one email address"),
+        ("smtp://h?_server_email=group: a@b;", "is one email address"),
+        (f"smtp://h?_server_email={'(' * 5000}", "is one email address"),
+        ("smtp://h?_server_email=a%0Ab@c", "option '_server_email' has a control character"),
+        ("smtp://h?_server_email=müller@example.com", "ASCII before the '@'"),
+        ("console://h", "'console' takes nothing but options; write console://"),
+        ("dummy:x", "'dummy' takes nothing but options"),
+        ("locmem:///", "'locmem' takes nothing but options"),
+        ("file:", "a file host names a folder"),
+        ("file:///", "a file host names a folder"),
+        ("file://mail/out", "file:///var/mail/out is absolute, file:mail/out relative"),
+        ("file:out#1", "has a fragment"),
+    ],
+)
+def test_refusal_says_what_to_change_and_repeats_no_secret(text: object, part: str) -> None:
+    message = refusal(text)
+    assert part in message
+    secrets = {"Kx7vQz9", "Wj4bYt2"}
+    assert not any(secret[i : i + 3] in message for secret in secrets for i in range(5))
+
+
+def test_result_is_the_callers_to_change() -> None:
+    dsn.parse("smtp://h")["OPTIONS"]["host"] = "changed"
+    assert options("smtp://h")["host"] == "h"
+
+
+def test_parsed_dsns_are_kept_in_bounds() -> None:
+    assert dsn._parse.cache_parameters()["maxsize"] == 256
+
+
+def test_parse_conf_maps_djangos_settings_to_options() -> None:
+    assert dsn.parse_conf({"EMAIL_HOST": "h", "EMAIL_PORT": 25}) == {
+        "host": "h",
+        "port": 25,
+        "username": None,
+        "password": None,
+        "use_tls": None,
+        "use_ssl": None,
+        "timeout": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("smtp://h?timeout=5", "smtp://h?timeout=5"),
+        ("submission://Kx7vQz9:Wj4@bYt2@h:25?ssl", "submission://*****:*****@h:25?ssl"),
+        ("submission://Kx7vQz9:Wj4/bYt2@h", "*****"),
+        ("console://?_server_email=a@b", "console://?_server_email=a@b"),
+        (["smtp://h"], "*****"),
+    ],
+)
+def test_redacted_dsn_shows_no_secret(text: object, shown: str) -> None:
+    assert dsn.redacted(text) == shown
+
+
+# Characters that none of our messages has, and those that mean something in a URI.
+SECRETS = st.text("QXZÄqxzß€987@:/?#%&=+ \n", min_size=1)
+
+
+@given(st.text() | st.builds("{}:{}".format, st.sampled_from(dsn.SCHEMES), st.text()))
+def test_any_string_is_an_entry_or_refused(text: str) -> None:
+    try:
+        mailer = dsn.parse(text)
+    except InvalidEmailHost:
+        return
+    assert mailer.keys() == {"BACKEND", "OPTIONS"}
+
+
+@given(
+    st.sampled_from(sorted(dsn.SMTP_SCHEMES)),
+    SECRETS,
+    SECRETS,
+    st.sampled_from(
+        ["h", "h:25", "h:x", "", "h?timeout=0", "h?_default_from_email=a@b", "h/"]
+    ),
+)
+def test_no_piece_of_a_secret_is_in_a_message(
+    scheme: str, username: str, password: str, rest: str
+) -> None:
+    try:
+        dsn.parse(f"{scheme}://{username}:{password}@{rest}")
+    except InvalidEmailHost as error:
+        for secret in (username, password):
+            pieces = {secret[i : i + 3] for i in range(len(secret) - 2)}
+            assert not any(piece in str(error) for piece in pieces)
+
+
+@given(st.text(min_size=1), st.text(min_size=1))
+def test_percent_encoded_credentials_come_back_or_are_refused(
+    username: str, password: str
+) -> None:
+    encoded = "{}:{}".format(
+        *(quote(t, safe="", errors="replace") for t in (username, password))
+    )
+    try:
+        parsed = options(f"smtp://{encoded}@h")
+    except InvalidEmailHost as error:
+        assert "control character" in error.reason
+    else:
+        assert (parsed["username"], parsed["password"]) == (username, password)

@@ -1,0 +1,51 @@
+"""What gets installed, and what a settings file may import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata, resources
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+import email_hosts
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_version_has_one_source() -> None:
+    assert metadata.version("django-email-hosts") == email_hosts.__version__
+
+
+def test_dependencies_are_django_and_speckenv() -> None:
+    requirements = map(Requirement, metadata.requires("django-email-hosts") or [])
+    assert sorted(str(r).lower() for r in requirements if not r.marker) == [
+        "django>=4.2",
+        "speckenv>=6.3",
+    ]
+
+
+def test_types_are_there_for_the_user() -> None:
+    assert resources.files(email_hosts).joinpath("py.typed").is_file()
+
+
+def test_top_level_has_nothing_else() -> None:
+    assert {path.name for path in ROOT.iterdir() if not path.name.startswith(".")} == {
+        "CHANGELOG.rst",
+        "LICENSE",
+        "README.rst",
+        "email_hosts",
+        "pyproject.toml",
+        "tests",
+        "tox.ini",
+    }
+
+
+def test_settings_file_can_use_mailers() -> None:
+    code = (
+        "import sys, email_hosts\n"
+        "email_hosts.mailers({'shop': 'smtp://h?_default_from_email=a@example.com'})\n"
+        "assert 'django.conf' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

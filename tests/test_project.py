@@ -1,0 +1,51 @@
+"""In the tests of a project nothing leaves the machine: ``project/``, run as by its user."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from email_hosts.hosts import DJANGO_HAS_MAILERS
+
+MAILERS = ["MAILERS", "empty MAILERS"] if DJANGO_HAS_MAILERS else []
+DJANGO_RUNNER = ["django", "test", "--pattern=mail_tests.py", "project"]
+PYTEST = ["pytest", "--no-header", "-c", os.devnull, "project/mail_tests.py"]
+
+
+@pytest.mark.parametrize("runner", [DJANGO_RUNNER, PYTEST], ids=["django", "pytest-django"])
+@pytest.mark.parametrize("default", ["EMAIL_HOST", "nothing", *MAILERS])
+def test_hosts_deliver_to_the_outbox(runner: list[str], default: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", *runner],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings", "DEFAULT": default},
+        capture_output=True,
+        text=True,
+    )
+    output = run.stdout + run.stderr
+    assert run.returncode == 0, output
+    assert "Ran 6 tests" in output or "6 passed" in output
+
+
+STANDALONE = """
+from django.conf import settings
+settings.configure(EMAIL_HOSTS={"shop": "smtp://h?_default_from_email=shop@example.com"})
+from django.test.utils import override_settings, setup_test_environment
+from email_hosts.backends import get_connection
+print(type(get_connection("shop")).__name__)
+setup_test_environment()
+print(type(get_connection("shop")).__name__)
+with override_settings(EMAIL_HOSTS={"shop": "smtp://h"}):
+    print(type(get_connection("shop")).__name__)
+"""
+
+
+def test_script_without_a_settings_file_is_no_exception() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", STANDALONE], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["EmailHostsBackend", "OutboxBackend", "EmailHostsBackend"]

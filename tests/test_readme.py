@@ -1,0 +1,202 @@
+"""Each example of the README works, and what it says of commands and checks is so."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import ssl
+import subprocess
+import sys
+import unittest
+from collections.abc import Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ServerFactory
+from django.core import mail
+from django.core.management import call_command
+from django.test import override_settings
+from docutils import nodes
+from docutils.core import publish_doctree
+
+from email_hosts import checks, dsn, mailers
+from email_hosts.backends import EmailHostsBackend
+from email_hosts.hosts import DJANGO_HAS_MAILERS
+
+README = Path(__file__).parent.parent / "README.rst"
+# Strict: the smallest mistake in the markup is an error.
+STRICT = {"report_level": 1, "halt_level": 1, "syntax_highlight": "none"}
+DOCUMENT = publish_doctree(README.read_text(), settings_overrides=STRICT)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated"),
+]
+
+
+def code(language: str) -> list[str]:
+    """Return the code blocks of a language."""
+    return [
+        block.astext()
+        for block in DOCUMENT.findall(nodes.literal_block)
+        if language in block["classes"]
+    ]
+
+
+SETTINGS = [block for block in code("python") if block.startswith("# settings.py")]
+OTHERS = [block for block in code("python") if block not in SETTINGS]
+
+
+def literals() -> Iterator[str]:
+    """Give what stands between double backquotes."""
+    yield from (literal.astext() for literal in DOCUMENT.findall(nodes.literal))
+
+
+def settings_of(block: str) -> dict[str, Any]:
+    """Return the settings that a block makes."""
+    names: dict[str, Any] = {"INSTALLED_APPS": []}
+    exec(block, names)
+    return {name: value for name, value in names.items() if name.isupper()}
+
+
+@pytest.mark.parametrize("block", SETTINGS)
+def test_settings_are_valid(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_EMAIL_HOST", "smtp://h")
+    settings = settings_of(block)
+    mailers(settings.get("EMAIL_HOSTS", {}))
+    settings.pop("INSTALLED_APPS")
+    settings = {k: v for k, v in settings.items() if k != "MAILERS" or DJANGO_HAS_MAILERS}
+    with override_settings(**settings):
+        call_command("check")
+
+
+@pytest.mark.parametrize("block", OTHERS)
+def test_code_runs_in_a_project_with_these_hosts(block: str) -> None:
+    names: dict[str, Any] = {"__name__": "readme"}
+    if "using=" not in block:
+        exec(block, names)
+    for test in [value for value in names.values() if inspect.isclass(value)]:
+        if issubclass(test, unittest.TestCase) and test.__module__ == "readme":
+            test.databases = set()  # type: ignore[attr-defined]
+            mail.outbox.clear()
+            test("test_shop_says_hello").debug()
+
+
+@pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+def test_code_runs_with_mailers() -> None:  # pragma: mailers-only
+    (settings,) = (block for block in SETTINGS if "MAILERS =" in block)
+    (block,) = (block for block in OTHERS if "using=" in block)
+    hosts = settings_of(settings)["MAILERS"]
+    with (
+        override_settings(MAILERS=hosts),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        sent: list[Any] = []
+        patch.setattr(EmailHostsBackend, "send_messages", lambda *args: sent.append(args))
+        exec(block, {})
+    assert [host.alias for host, _ in sent] == ["shop"]
+
+
+def test_table_of_schemes_is_complete() -> None:
+    schemes = {
+        re.split("[:]", literal)[0] for literal in literals() if re.match("[a-z+]+:", literal)
+    } | {literal for literal in literals() if literal in dsn.SCHEMES}
+    assert schemes >= set(dsn.SCHEMES)
+
+
+def test_table_of_options_is_complete() -> None:
+    assert set(literals()) >= {*dsn._SMTP_OPTIONS, *dsn._SENDER_OPTIONS}
+
+
+def test_table_of_checks_is_complete() -> None:
+    documented = {literal for literal in literals() if literal.startswith("email_hosts.")}
+    ids = {
+        node.value
+        for node in ast.walk(ast.parse(inspect.getsource(checks)))
+        if isinstance(node, ast.Constant)
+        and re.fullmatch(r"email_hosts\.\w\d+", str(node.value))
+    }
+    assert documented == ids
+
+
+def test_options_of_one_connection_are_those_of_the_backend() -> None:
+    options = inspect.signature(EmailHostsBackend).parameters.keys()
+    assert options - {"fail_silently", "alias", "others"} <= set(literals())
+
+
+def test_table_of_checkemailhosts_looks_like_that() -> None:
+    out = StringIO()
+    with override_settings(EMAIL_HOSTS=settings_of(SETTINGS[0])["EMAIL_HOSTS"]):
+        call_command("checkemailhosts", stdout=out)
+    (shown,) = (
+        block.astext()
+        for block in DOCUMENT.findall(nodes.literal_block)
+        if block.astext().startswith("HOST ")
+    )
+    real = [line.split()[:-1] for line in out.getvalue().splitlines()]
+    assert [line.split()[: len(real[0])] for line in shown.splitlines()] == real
+
+
+def test_two_commands_are_there_for_a_newcomer() -> None:
+    for environment in ("demo", "py"):
+        line = f"python -m pip install tox && python -m tox run -e {environment}"
+        assert line in DOCUMENT.astext().splitlines()
+
+
+def test_new_project_sends_through_two_hosts(
+    start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path, tmp_path: Path
+) -> None:
+    """``django-admin startproject`` and the README's set-up and first lines."""
+    servers = {
+        key: start_server(context=tls, login=(f"{key}-user", "secret"))
+        for key in ("shop", "club")
+    }
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "project.settings",
+        **{
+            f"{key.upper()}_EMAIL_HOST": (
+                f"submission://{key}-user:secret@127.0.0.1:{server.port}"
+                f"?_default_from_email={key}@example.com&ssl_cafile={cafile}"
+            )
+            for key, server in servers.items()
+        },
+    }
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(
+        "-m",
+        "django",
+        "startproject",
+        "--settings=django.conf.global_settings",
+        "project",
+        ".",
+    )
+    (setup,) = (block for block in SETTINGS if "INSTALLED_APPS" in block)
+    with (tmp_path / "project" / "settings.py").open("a") as settings:
+        settings.write(f"\n{setup}\n")
+    run("manage.py", "check", "--fail-level=WARNING")
+    assert run("manage.py", "checkemailhosts", "--connect").count("  OK ") == 2
+    run("manage.py", "sendtestemailhosts", "club", "me@example.net")
+    (first,) = (block for block in OTHERS if block.startswith("# views.py, tasks.py"))
+    run("manage.py", "shell", "-c", first)
+    assert {
+        key: [(mail.user, mail.sender, mail.recipients) for mail in server.received]
+        for key, server in servers.items()
+    } == {
+        "shop": [("shop-user", "shop@example.com", ["someone@example.net"])],
+        "club": [("club-user", "club@example.com", ["me@example.net"])],
+    }

@@ -1,0 +1,407 @@
+"""SMTP hosts, against real servers."""
+
+from __future__ import annotations
+
+import datetime
+import smtplib
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import trustme
+from conftest import ServerFactory, server_context
+from django.core.mail import EmailMessage
+from django.test import override_settings
+from servers import SMTPServer
+
+from email_hosts.backends import EmailHostsBackend, get_connection
+from email_hosts.backends import smtp as smtp_backend
+from email_hosts.exceptions import InvalidEmailHost
+
+NewMessage = Callable[..., EmailMessage]
+LOGIN = ("me@example.com", "p/a?s#s+")
+ENCODED_LOGIN = "me%40example.com:p%2Fa%3Fs%23s+"
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., Any]]:
+    """Make a connection to the host of a DSN that the test has to close."""
+    connections = []
+
+    def connect(dsn: str, **options: Any) -> EmailHostsBackend:
+        with override_settings(EMAIL_HOSTS={"shop": dsn}):
+            connection = get_connection("shop", **options)
+        assert isinstance(connection, EmailHostsBackend)
+        connections.append(connection)
+        return connection
+
+    yield connect
+    assert [connection for connection in connections if connection.connection] == []
+
+
+Connect = Callable[..., EmailHostsBackend]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "implicit"),
+    [("submission", False), ("smtp+tls", False), ("submissions", True), ("smtps", True)],
+)
+def test_message_travels_through_tls_and_login(
+    scheme: str,
+    implicit: bool,
+    start_server: ServerFactory,
+    connect: Connect,
+    tls: ssl.SSLContext,
+    cafile: Path,
+    message: EmailMessage,
+) -> None:
+    server = start_server(context=tls, implicit=implicit, login=LOGIN)
+    host = connect(
+        f"{scheme}://{ENCODED_LOGIN}@127.0.0.1:{server.port}?ssl_cafile={cafile}"
+        "&_default_from_email=Bücher <laden@bücher.example>&local_hostname=web.example.com"
+    )
+    assert host.send_messages([message]) == 1
+    (received,) = server.received
+    assert (received.user, received.tls) == (LOGIN[0], True)
+    assert received.local_hostname == "web.example.com"
+    assert received.sender == "laden@xn--bcher-kva.example"
+    assert received.recipients == ["someone@example.net"]
+    sender = received.message["From"].addresses[0]
+    assert (sender.display_name, sender.domain) == ("Bücher", "xn--bcher-kva.example")
+
+
+def test_message_travels_without_tls(
+    start_server: ServerFactory, connect: Connect, message: EmailMessage
+) -> None:
+    server = start_server()
+    assert connect(f"smtp://127.0.0.1:{server.port}").send_messages([message]) == 1
+    (received,) = server.received
+    assert (received.user, received.tls, received.sender) == (
+        None,
+        False,
+        "project@example.com",
+    )
+
+
+def test_from_header_stays_and_the_envelope_is_the_hosts(
+    start_server: ServerFactory, connect: Connect, new_message: NewMessage
+) -> None:
+    server = start_server()
+    host = connect(f"smtp://127.0.0.1:{server.port}?_default_from_email=shop@example.com")
+    host.send_messages([new_message(headers={"From": "me@example.com"})])
+    (received,) = server.received
+    assert (received.sender, received.message["From"]) == (
+        "shop@example.com",
+        "me@example.com",
+    )
+
+
+class TestCertificate:
+    """Certificates are always verified."""
+
+    def test_of_a_private_authority_needs_its_ca(
+        self, start_server: ServerFactory, connect: Connect, tls: ssl.SSLContext
+    ) -> None:
+        server = start_server(context=tls)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            connect(f"submission://127.0.0.1:{server.port}").open()
+
+    @pytest.mark.parametrize(
+        ("identity", "expires"),
+        [("other.example.com", 2**31 - 1), ("127.0.0.1", 946684800)],
+        ids=["foreign", "expired"],
+    )
+    @pytest.mark.parametrize(("scheme", "implicit"), [("submission", False), ("smtps", True)])
+    def test_foreign_or_expired_is_refused(
+        self,
+        identity: str,
+        expires: int,
+        scheme: str,
+        implicit: bool,
+        start_server: ServerFactory,
+        connect: Connect,
+        ca: trustme.CA,
+        cafile: Path,
+    ) -> None:
+        not_after = datetime.datetime.fromtimestamp(expires, datetime.timezone.utc)
+        certificate = ca.issue_cert(
+            identity, not_before=datetime.datetime(1999, 1, 1), not_after=not_after
+        )
+        # aiosmtpd itself connects to a TLS port first, and would not trust it either.
+        server = start_server(context=server_context(certificate), implicit=implicit)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            connect(f"{scheme}://127.0.0.1:{server.port}?ssl_cafile={cafile}").open()
+
+    def test_of_the_client_is_shown_to_the_server(
+        self,
+        start_server: ServerFactory,
+        connect: Connect,
+        ca: trustme.CA,
+        cafile: Path,
+        tmp_path: Path,
+        message: EmailMessage,
+    ) -> None:
+        wants_certificate = server_context(ca.issue_cert("127.0.0.1"))
+        wants_certificate.verify_mode = ssl.CERT_REQUIRED
+        ca.configure_trust(wants_certificate)
+        server = start_server(context=wants_certificate)
+        files = ca.issue_cert("web.example.com")
+        files.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+        files.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+        certificate = f"&ssl_certfile={tmp_path}/cert.pem&ssl_keyfile={tmp_path}/key.pem"
+        dsn = f"submission://127.0.0.1:{server.port}?ssl_cafile={cafile}"
+        with pytest.raises(OSError, match=r"."):
+            connect(dsn).send_messages([message])
+        assert connect(dsn + certificate).send_messages([message]) == 1
+
+    @pytest.mark.parametrize("fail_silently", [True, False])
+    @pytest.mark.parametrize(
+        "option", ["ssl_cafile={}/missing", "ssl_certfile={}/empty", "ssl_cafile={}/empty"]
+    )
+    def test_that_cannot_be_loaded_is_named(
+        self, option: str, fail_silently: bool, connect: Connect, tmp_path: Path
+    ) -> None:
+        (tmp_path / "empty").touch()
+        host = connect(
+            f"smtps://127.0.0.1:1?{option.format(tmp_path)}", fail_silently=fail_silently
+        )
+        with pytest.raises(InvalidEmailHost, match="cannot load ssl_") as caught:
+            host.open()
+        assert str(caught.value).startswith('EMAIL_HOSTS["shop"]: ')
+
+    def test_with_an_encrypted_key_asks_nobody(
+        self, connect: Connect, ca: trustme.CA, tmp_path: Path
+    ) -> None:
+        from cryptography.hazmat.primitives import serialization
+
+        files = ca.issue_cert("web.example.com")
+        key = serialization.load_pem_private_key(files.private_key_pem.bytes(), None)
+        encrypted = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"Kx7vQz9"),
+        )
+        path = tmp_path / "both.pem"
+        path.write_bytes(files.cert_chain_pems[0].bytes() + encrypted)
+        with pytest.raises(InvalidEmailHost, match="cannot load ssl_certfile"):
+            connect(f"smtps://127.0.0.1:1?ssl_certfile={path}").open()
+
+
+class TestTLSContext:
+    """Building one takes over 20 ms."""
+
+    def test_is_shared_by_hosts_with_the_same_certificates(
+        self, connect: Connect, cafile: Path
+    ) -> None:
+        contexts = [
+            connect(f"smtps://{host}?ssl_cafile={cafile}").ssl_context for host in ("a", "b")
+        ]
+        assert contexts[0] is contexts[1]
+        assert connect("smtps://a").ssl_context is not contexts[0]
+
+    def test_verifies_certificate_and_name(self, connect: Connect) -> None:
+        context = connect("smtps://a").ssl_context
+        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+    def test_is_made_anew_for_a_renewed_certificate(
+        self, connect: Connect, tmp_path: Path
+    ) -> None:
+        host = connect(f"smtps://a?ssl_cafile={tmp_path}/ca.pem")
+        contexts = set()
+        for _ in range(2):
+            trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+            contexts.add(host.ssl_context)
+        assert len(contexts) == 2
+
+
+class TestFailure:
+    """A send that fails raises an OSError, or is logged."""
+
+    def test_refused_login_leaves_nothing_open(
+        self,
+        start_server: ServerFactory,
+        connect: Connect,
+        tls: ssl.SSLContext,
+        cafile: Path,
+        message: EmailMessage,
+    ) -> None:
+        server = start_server(context=tls, login=LOGIN)
+        host = connect(f"submission://x:y@127.0.0.1:{server.port}?ssl_cafile={cafile}")
+        for _ in range(2):
+            with pytest.raises(smtplib.SMTPAuthenticationError):
+                host.send_messages([message])
+        assert host.connection is None
+
+    def test_tls_that_is_not_offered_is_no_reason_to_go_without(
+        self, start_server: ServerFactory, connect: Connect, message: EmailMessage
+    ) -> None:
+        server = start_server()
+        host = connect(f"submission://127.0.0.1:{server.port}", fail_silently=True)
+        assert [host.send_messages([message]) for _ in range(2)] == [0, 0]
+        assert server.received == []
+
+    def test_that_is_passed_over_is_logged_without_recipients(
+        self,
+        start_server: ServerFactory,
+        connect: Connect,
+        message: EmailMessage,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        server = start_server(refused=message.to)
+        host = connect(f"smtp://127.0.0.1:{server.port}", fail_silently=True)
+        assert host.send_messages([message]) == 0
+        assert caplog.messages[-1] == (
+            'host "shop": SMTPRecipientsRefused, passed over by fail_silently'
+        )
+
+    def test_is_logged_with_its_code(
+        self,
+        start_server: ServerFactory,
+        connect: Connect,
+        message: EmailMessage,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        server = start_server(login=LOGIN)
+        connect(f"smtp://127.0.0.1:{server.port}", fail_silently=True).send_messages([message])
+        assert caplog.messages[-1] == (
+            'host "shop": SMTPSenderRefused 530, passed over by fail_silently'
+        )
+
+    def test_to_connect_is_logged_too(
+        self,
+        connect: Connect,
+        closed_port: int,
+        message: EmailMessage,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        host = connect(f"smtp://127.0.0.1:{closed_port}", fail_silently=True)
+        assert host.send_messages([message]) == 0
+        assert caplog.messages == [
+            'host "shop": ConnectionRefusedError, passed over by fail_silently'
+        ]
+
+    def test_to_connect_is_an_error(
+        self, connect: Connect, closed_port: int, message: EmailMessage
+    ) -> None:
+        with pytest.raises(ConnectionRefusedError):
+            connect(f"smtp://127.0.0.1:{closed_port}").send_messages([message])
+
+    def test_of_one_message_ends_the_batch(
+        self, start_server: ServerFactory, connect: Connect, new_message: NewMessage
+    ) -> None:
+        server = start_server(refused=["b@example.net"])
+        batch = [new_message(to=[f"{name}@example.net"]) for name in "abc"]
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            connect(f"smtp://127.0.0.1:{server.port}").send_messages(batch)
+        assert [received.recipients for received in server.received] == [["a@example.net"]]
+
+    def test_that_is_passed_over_does_not_end_the_batch(
+        self, start_server: ServerFactory, connect: Connect, new_message: NewMessage
+    ) -> None:
+        server = start_server(refused=["b@example.net"])
+        batch = [new_message(to=[f"{name}@example.net"]) for name in "abc"]
+        host = connect(f"smtp://127.0.0.1:{server.port}", fail_silently=True)
+        assert host.send_messages(batch) == 2
+        assert len(server.received) == 2
+
+    def test_for_some_of_the_recipients_is_logged_without_addresses(
+        self,
+        start_server: ServerFactory,
+        connect: Connect,
+        new_message: NewMessage,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        server = start_server(refused=["b@example.net", "c@example.net"])
+        host = connect(f"smtp://127.0.0.1:{server.port}")
+        assert host.send_messages([new_message(to=[f"{n}@example.net" for n in "abc"])]) == 1
+        assert caplog.messages[-1] == 'host "shop": 2 recipients refused [550]'
+
+    def test_to_say_goodbye_loses_no_accepted_message(
+        self,
+        start_server: ServerFactory,
+        connect: Connect,
+        message: EmailMessage,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        server = start_server()
+        host = connect(f"smtp://127.0.0.1:{server.port}")
+        host.open()
+        host.connection.sock.shutdown(socket.SHUT_WR)
+        host.close()
+        assert host.connection is None
+
+    def test_of_a_server_that_never_answers_ends_in_time(
+        self, connect: Connect, message: EmailMessage
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            host = connect(f"smtp://127.0.0.1:{silent.getsockname()[1]}?timeout=0.1")
+            with pytest.raises(OSError, match="timed out"):
+                host.send_messages([message])
+
+    @pytest.mark.parametrize("login", ["%C3%BCser:pw", "user:%C3%BCpw"])
+    def test_to_encode_the_login_is_told_before_connecting(
+        self, connect: Connect, login: str
+    ) -> None:
+        with pytest.raises(InvalidEmailHost, match="logs in with ASCII alone"):
+            connect(f"smtp://{login}@127.0.0.1:1").open()
+
+
+def test_batch_shares_one_connection(
+    start_server: ServerFactory,
+    connect: Connect,
+    new_message: NewMessage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server: SMTPServer = start_server()
+    smtp = mock.Mock(wraps=smtplib.SMTP)
+    monkeypatch.setattr(smtplib, "SMTP", smtp)
+    host = connect(f"smtp://127.0.0.1:{server.port}")
+    assert host.send_messages(new_message() for _ in range(3)) == 3
+    with host:
+        assert host.open() is False
+        host.send_messages([new_message()])
+        assert host.connection is not None
+    assert (smtp.call_count, len(server.received)) == (2, 4)
+
+
+@pytest.mark.parametrize("batch", [[], iter(())])
+def test_no_messages_need_no_connection(connect: Connect, batch: Any) -> None:
+    assert connect("smtp://127.0.0.1:1").send_messages(batch) == 0
+
+
+def test_connection_that_is_not_open_can_be_closed(connect: Connect) -> None:
+    connect("smtp://127.0.0.1:1").close()
+
+
+def test_message_to_nobody_is_not_sent(
+    start_server: ServerFactory, connect: Connect, new_message: NewMessage
+) -> None:
+    server = start_server()
+    assert connect(f"smtp://127.0.0.1:{server.port}").send_messages([new_message(to=[])]) == 0
+    assert server.received == []
+
+
+def test_host_without_a_key_is_logged_by_its_address(
+    closed_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = EmailHostsBackend("127.0.0.1", closed_port, fail_silently=True)
+    assert host.open() is None
+    assert caplog.messages[0].startswith(f"127.0.0.1:{closed_port}: ConnectionRefusedError")
+
+
+@pytest.mark.parametrize(
+    ("options", "port"),
+    [({}, 25), ({"use_tls": True}, 587), ({"use_ssl": True}, 465), ({"port": 26}, 26)],
+)
+def test_backend_without_a_dsn_has_the_port_of_its_transport(
+    options: dict[str, Any], port: int
+) -> None:
+    assert EmailHostsBackend("h", **options).port == port
+
+
+def test_tls_contexts_are_kept_in_bounds() -> None:
+    assert smtp_backend._tls_context.cache_parameters()["maxsize"] == 64
