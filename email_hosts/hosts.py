@@ -166,7 +166,7 @@ def _default_connection(key: str) -> BaseEmailBackend:
             f"backend; known hosts: {known}"
         )
     connection = mail.mailers.get("default") if DJANGO_HAS_MAILERS else mail.get_connection()
-    if connection is None:
+    if connection is None:  # pragma: mailers-only
         raise EmailHostDoesNotExist(
             f'there is no such host, and no MAILERS["default"]; known hosts: {known}',
             alias=key,
@@ -197,11 +197,11 @@ def _or_outbox(mailer: Mailer) -> Mailer:
 
 
 def _default_is_locmem() -> bool:
-    if not _has_mailers():
-        return bool(_replaced_setting("EMAIL_BACKEND") == LOCMEM_BACKEND)
-    default = _mailers().get("default")
-    # Without a default mailer, an outbox shows that the test runner is at work.
-    return hasattr(mail, "outbox") if default is None else _is_locmem(default)
+    if _has_mailers():  # pragma: mailers-only
+        default = _mailers().get("default")
+        # Without a default mailer, an outbox shows that the test runner is at work.
+        return hasattr(mail, "outbox") if default is None else _is_locmem(default)
+    return bool(_replaced_setting("EMAIL_BACKEND") == LOCMEM_BACKEND)
 
 
 def _is_locmem(mailer: Mailer | None) -> bool:

@@ -183,6 +183,12 @@ def test_console_host_prints_its_sender(message: EmailMessage) -> None:
     assert get_connection("shop", stream=stream).send_messages([]) == 0
 
 
+def test_fail_silently_is_that_of_the_wrapped_backend(host: HostBackend) -> None:
+    host.fail_silently = True
+    assert host.fail_silently is True
+    assert vars(host.wrapped)["fail_silently"] is True
+
+
 def test_attributes_of_the_wrapped_backend_show_through(host: HostBackend) -> None:
     assert host.failure is None
     with pytest.raises(AttributeError, match="missing"):
