@@ -12,7 +12,7 @@ from django.core import checks
 from . import debug
 from .dsn import HOST_BACKEND, Mailer, is_empty, parse_host, scheme_of
 from .exceptions import InvalidEmailHost
-from .hosts import email_hosts, import_backend
+from .hosts import email_hosts, import_backend, is_hidden, is_strict
 
 TAG = "email_hosts"
 LOCAL_SCHEMES = {"console", "locmem", "dummy", "file"}
@@ -27,7 +27,7 @@ def register() -> None:
 def check_hosts(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[checks.CheckMessage]:
-    """E001, E002, E003, W001: whether each host can be used."""
+    """E001, E002, E003, W001, W005: whether each host can be used."""
     try:
         hosts = email_hosts()
     except InvalidEmailHost as error:
@@ -69,8 +69,11 @@ def _check_host(key: Any, dsn: Any) -> Iterator[checks.CheckMessage]:
             id="email_hosts.E001",
         )
     elif is_empty(dsn):
+        what = (
+            "to use it is an error" if is_strict() else "its mail goes to the default backend"
+        )
         yield checks.Warning(
-            f'EMAIL_HOSTS["{key}"] is empty: its mail goes to the default backend.',
+            f'EMAIL_HOSTS["{key}"] is empty: {what}.',
             hint="Give it a DSN, or remove the key.",
             id="email_hosts.W001",
         )
@@ -85,6 +88,12 @@ def _check_host(key: Any, dsn: Any) -> Iterator[checks.CheckMessage]:
             )
         else:
             yield from _check_backend(key, mailer)
+            if is_hidden(key, mailer):  # pragma: mailers-only
+                yield checks.Warning(
+                    f'EMAIL_HOSTS["{key}"] is not used: MAILERS["{key}"] comes first.',
+                    hint="Rename one of them, or write MAILERS = {**mailers(EMAIL_HOSTS)}.",
+                    id="email_hosts.W005",
+                )
 
 
 def _check_backend(key: str, mailer: Mailer) -> Iterator[checks.CheckMessage]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView
+import re
+from collections.abc import ItemsView, Mapping, MappingView, Set
 from types import FrameType
 from typing import Any
 
@@ -14,7 +15,7 @@ from django.views.debug import (
     get_default_exception_reporter_filter,
 )
 
-from .dsn import redacted
+from .dsn import SMTP_SCHEMES, redacted
 from .exceptions import InvalidEmailHost
 from .hosts import email_hosts
 
@@ -45,6 +46,9 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         return {name: _without_dsns(value) for name, value in variables}.items()
 
 
+# What shows strings that it holds: containers, the environment, exceptions.
+HOLDERS = (bytes, Mapping, MappingView, list, tuple, Set, BaseException)
+DSN_WITH_LOGIN = re.compile(rf"\b((?:{'|'.join(map(re.escape, SMTP_SCHEMES))})://)[^\s'\"]*@")
 FILTER = f"{EmailHostsReporterFilter.__module__}.{EmailHostsReporterFilter.__qualname__}"
 
 
@@ -60,8 +64,11 @@ def install() -> None:
 
 def is_installed() -> bool:
     """Whether the project's exception reporter filter keeps our secrets."""
-    chosen = import_string(settings.DEFAULT_EXCEPTION_REPORTER_FILTER)
-    return issubclass(chosen, EmailHostsReporterFilter)
+    try:
+        chosen = import_string(settings.DEFAULT_EXCEPTION_REPORTER_FILTER)
+    except ImportError:
+        return False
+    return isinstance(chosen, type) and issubclass(chosen, EmailHostsReporterFilter)
 
 
 class _Shown:
@@ -75,11 +82,11 @@ class _Shown:
 
 
 def _without_dsns(value: Any) -> Any:
-    """Return a string, or a container of them, with each DSN of ``EMAIL_HOSTS`` redacted."""
+    """Return a string, or what may hold some, without the secrets of DSNs."""
     if isinstance(value, str):
         return _redacted_text(value, quoted=False)
     # No other types: to show a queryset, say, runs a query.
-    if type(value) in (dict, list, tuple, set):
+    if isinstance(value, HOLDERS):
         try:
             shown = repr(value)
         except Exception:  # of whatever is in it; an error report has to survive that
@@ -93,17 +100,20 @@ def _redacted_text(text: str, *, quoted: bool) -> str:
     try:
         hosts = email_hosts()
     except InvalidEmailHost:
-        return text
+        hosts = {}
     for dsn in hosts.values():
-        if isinstance(dsn, str) and dsn:
-            text = text.replace(repr(dsn)[1:-1] if quoted else dsn, redacted(dsn))
-    return text
+        if isinstance(dsn, str) and ":" in dsn:  # not just any word
+            shown = repr(dsn)[1:-1] if quoted else dsn
+            if shown in text:
+                text = text.replace(shown, redacted(dsn))
+    # One from elsewhere, a customer's say.
+    return DSN_WITH_LOGIN.sub(r"\1*****:*****@", text)
 
 
 def _is_below_email_hosts(frame: FrameType | None) -> bool:
     package = __name__.partition(".")[0]
     while frame is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == package:
             return True
         frame = frame.f_back
     return False

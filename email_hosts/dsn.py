@@ -68,8 +68,8 @@ DJANGO_SETTINGS = {
 
 # In words: a raw '%2F' or '/' could be a piece of a password, too.
 PERCENT_ENCODE = (
-    "percent-encode each slash, question mark, hash, at sign and percent sign that belongs "
-    "to a user name, a password or a value"
+    "percent-encode each slash, question mark, hash, ampersand, at sign and percent sign that "
+    "belongs to a user name, a password or a value"
 )
 
 
@@ -246,7 +246,7 @@ def _address(address: str) -> tuple[str, int | None]:
     if not host:
         raise InvalidEmailHost("the DSN names no host; write one after the two slashes")
     if host.startswith("["):
-        host = _decoded("the host", host)  # a zone, RFC 6874: [fe80::1%25eth0]
+        host = host.replace("%25", "%")  # a zone, RFC 6874: [fe80::1%25eth0]
     if not (_is_ipv6(host[1:-1]) if host.startswith("[") else _is_host_name(host)):
         raise InvalidEmailHost(
             f"the host is neither a host name nor an IP address (IPv6 in brackets); "
@@ -264,10 +264,10 @@ def _address(address: str) -> tuple[str, int | None]:
 
 def _is_ipv6(text: str) -> bool:
     try:
-        ipaddress.IPv6Address(text)
+        zone = ipaddress.IPv6Address(text).scope_id
     except ValueError:
         return False
-    return True
+    return zone is None or bool(re.fullmatch("[A-Za-z0-9._~-]+", zone))
 
 
 def _is_host_name(text: str) -> bool:
@@ -333,6 +333,12 @@ def _seconds(value: str) -> float:
     raise ValueError("is a number of seconds above 0, like 10 or 2.5")
 
 
+def _count(value: str) -> int:
+    if re.fullmatch("0*[1-9][0-9]{0,8}", value):
+        return int(value)
+    raise ValueError("is a whole number above 0, like 100")
+
+
 def _text(value: str) -> str:
     if not value:
         raise ValueError("needs a value")
@@ -342,7 +348,7 @@ def _text(value: str) -> str:
 def _host_name(value: str) -> str:
     if not _is_host_name(value) and not re.fullmatch(r"\[[0-9A-Za-z.:]+\]", value):
         raise ValueError("is a host name, or an IP address in brackets (RFC 5321, 4.1.1.1)")
-    return value
+    return value.encode("idna").decode("ascii")
 
 
 def _email_address(value: str) -> str:
@@ -350,21 +356,21 @@ def _email_address(value: str) -> str:
         "is one email address, ASCII before the '@', like shop@example.com or "
         "Shop <shop@example.com>"
     )
+    unquoted = re.fullmatch(r'([^"<>]*\.[^"<>]*?)\s*(<[^<>]*>)', value)
+    if unquoted:  # Dr. Shop <shop@example.com>: Django 6.0 and later refuse the period
+        value = '"{}" {}'.format(*unquoted.groups())
     try:
         header: Any = policy.default.header_factory("From", value)
     except Exception:  # on bad input, the standard library's parser fails in many ways
         raise ValueError(problem) from None
-    defects = {str(defect) for defect in header.defects} - {_UNQUOTED_PERIOD}
-    if defects or len(header.groups) != 1 or header.groups[0].display_name is not None:
+    one = len(header.groups) == 1 and header.groups[0].display_name is None
+    if header.defects or not one or value.strip().strip(",") != value.strip():
         raise ValueError(problem)
     address = header.addresses[0]
     if not _is_host_name(address.domain) and not address.domain.startswith("["):
         raise ValueError(problem)
-    # Django 6.0 and later sends from no unquoted period: Dr. Shop <shop@example.com>
-    return str(address) if header.defects else value
+    return value
 
-
-_UNQUOTED_PERIOD = "period in 'phrase'"
 
 _SMTP_OPTIONS: dict[str, Callable[[str], Any]] = {
     "ssl": _boolean,
@@ -374,6 +380,8 @@ _SMTP_OPTIONS: dict[str, Callable[[str], Any]] = {
     "ssl_keyfile": _text,
     "ssl_cafile": _text,
     "local_hostname": _host_name,
+    "conn_max_age": _seconds,
+    "conn_max_messages": _count,
 }
 _SENDER_OPTIONS: dict[str, Callable[[str], Any]] = {
     "_default_from_email": _email_address,
@@ -417,6 +425,6 @@ def _decoded(part: str, text: str) -> str:
 
 
 def _refuse_control_characters(part: str, text: str) -> None:
-    # Cc: control characters, a line break among them; Cs: half a character (surrogates).
-    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+    # Cc: control characters, line breaks among them, as Zl and Zp are; Cs: surrogates.
+    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text):
         raise InvalidEmailHost(f"{part} has a control character; remove it (a line break?)")

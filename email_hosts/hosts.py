@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -12,10 +13,13 @@ from django.conf import Settings, UserSettingsHolder, settings
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
 from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
 from .dsn import (
+    HOST_BACKEND,
+    SMTP_BACKEND,
     SMTP_SCHEMES,
     Mailer,
     dict_of_hosts,
@@ -31,7 +35,7 @@ _settings: Any = settings
 logger = logging.getLogger("email_hosts")
 
 DJANGO_HAS_MAILERS = django.VERSION >= (6, 1)
-LOCMEM_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+DJANGO_DEFAULT_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
 
 
@@ -52,7 +56,7 @@ def get_connection(
     if source is None:
         connection = _default_connection(key)
     else:
-        connection = build(source.mailer, options, alias=key, setting=source.setting)
+        connection = _connection(source, options, alias=key)
     return _labelled(connection, alias=key, fail_silently=fail_silently)
 
 
@@ -71,12 +75,14 @@ def connection_from_dsn(
     ``get_connection``. Raises ``InvalidEmailHost``.
     """
     mailer = parse(dsn)
-    scheme, allowed = scheme_of(dsn), sorted(schemes)
+    scheme = scheme_of(dsn)
+    allowed = [schemes] if isinstance(schemes, str) else sorted(schemes)
     if scheme not in allowed:
         raise InvalidEmailHost(
             f"scheme '{scheme}' is not allowed here; allowed: {', '.join(allowed)}"
         )
-    connection = build(_or_outbox(mailer), options, alias=None)
+    source = _Source("DSN", mailer, is_captured=_default_is_locmem())
+    connection = _connection(source, options, alias=None)
     return _labelled(connection, alias=None, fail_silently=fail_silently)
 
 
@@ -90,8 +96,19 @@ def email_hosts() -> Mapping[str, Any]:
 
 def known_keys() -> list[str]:
     """Return the keys that have a host of their own, in the order of the settings."""
-    hosts = [key for key, dsn in email_hosts().items() if not is_empty(dsn)]
+    hosts = [str(key) for key, dsn in email_hosts().items() if not is_empty(dsn)]
     return list(dict.fromkeys([*hosts, *_mailers()]))
+
+
+def is_strict() -> bool:
+    """Whether a key without a host is an error, instead of the default backend."""
+    return bool(getattr(settings, "EMAIL_HOSTS_STRICT", False))
+
+
+def is_hidden(key: str, host: Mailer) -> bool:
+    """Whether ``MAILERS`` has something else for the key of a host, and so comes first."""
+    mailer = _mailers().get(key)
+    return mailer not in (None, host) and not (_default_is_locmem() and _is_locmem(mailer))
 
 
 def project_senders() -> tuple[str, str]:
@@ -125,7 +142,7 @@ def build(
     # With an alias, Django's backends read no setting that MAILERS replaces.
     named = {"alias": alias or ""} if DJANGO_HAS_MAILERS else {}
     try:
-        backend_class: Any = import_backend(mailer.get("BACKEND", _DJANGO_DEFAULT_BACKEND))
+        backend_class: Any = import_backend(mailer.get("BACKEND", DJANGO_DEFAULT_BACKEND))
         connection: BaseEmailBackend = backend_class(**named, **options)
     except (ImproperlyConfigured, TypeError) as error:
         reason = str(getattr(error, "reason", error))
@@ -136,14 +153,12 @@ def build(
     )
 
 
-_DJANGO_DEFAULT_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
-
-
 class _Source(NamedTuple):
-    """A mailer and the name of the setting that has it."""
+    """A mailer, the setting that has it, and whether tests keep its mail in the outbox."""
 
     setting: str
     mailer: Mailer
+    is_captured: bool = False
 
 
 def _find(key: str) -> _Source | None:
@@ -152,23 +167,42 @@ def _find(key: str) -> _Source | None:
     # Django's test runner makes every mailer an in-memory one; the host knows more.
     is_stand_in = _default_is_locmem() and _is_locmem(mailer)
     if not is_empty(dsn) and (mailer is None or is_stand_in):
-        return _Source("EMAIL_HOSTS", _or_outbox(parse_host(key, dsn)))
-    return mailer and _Source("MAILERS", mailer)
+        is_captured = _default_is_locmem() and not _hosts_are_overridden()
+        return _Source("EMAIL_HOSTS", parse_host(key, dsn), is_captured)
+    return None if mailer is None else _Source("MAILERS", mailer)
+
+
+def _connection(
+    source: _Source, options: Mapping[str, Any], *, alias: str | None
+) -> BaseEmailBackend:
+    setting, mailer, is_captured = source
+    # An SMTP host is made in tests, too: an option that does not fit should not wait for
+    # production. Another backend may need what tests do not have.
+    if is_captured and mailer["BACKEND"] == SMTP_BACKEND:
+        build(mailer, options, alias=alias, setting=setting)
+    stand_in = _outbox(mailer) if is_captured else mailer
+    return build(stand_in, options, alias=alias, setting=setting)
 
 
 def _default_connection(key: str) -> BaseEmailBackend:
+    if "://" in str(key):
+        raise InvalidEmailHost(
+            "get_connection() takes the key of a host, and this is a DSN; "
+            "connection_from_dsn() takes one"
+        )
     known = ", ".join(known_keys()) or "none"
-    if getattr(settings, "EMAIL_HOSTS_STRICT", False):
-        raise EmailHostDoesNotExist(f"there is no such host; known hosts: {known}", alias=key)
+    problem = "the host is empty" if key in email_hosts() else "there is no such host"
+    if is_strict():
+        raise EmailHostDoesNotExist(f"{problem}; known hosts: {known}", alias=key)
     if any(not is_empty(dsn) for dsn in email_hosts().values()):
         _warn_once(
-            f'EMAIL_HOSTS["{key}"]: there is no such host, its mail goes to the default '
-            f"backend; known hosts: {known}"
+            f'EMAIL_HOSTS["{key}"]: {problem}, its mail goes to the default backend; '
+            f"known hosts: {known}"
         )
     connection = mail.mailers.get("default") if DJANGO_HAS_MAILERS else mail.get_connection()
     if connection is None:  # pragma: mailers-only
         raise EmailHostDoesNotExist(
-            f'there is no such host, and no MAILERS["default"]; known hosts: {known}',
+            f'{problem}, and there is no MAILERS["default"]; known hosts: {known}',
             alias=key,
         )
     return connection
@@ -184,11 +218,9 @@ def _labelled(connection: Any, *, alias: str | None, fail_silently: bool) -> Bas
     return cast("BaseEmailBackend", connection)
 
 
-def _or_outbox(mailer: Mailer) -> Mailer:
-    """Return the mailer or, while tests run, one that delivers to ``mail.outbox``."""
-    if not _default_is_locmem() or _hosts_are_overridden():
-        return mailer
-    if not hasattr(mail, "outbox"):
+def _outbox(mailer: Mailer) -> Mailer:
+    """Return what stands in for the mailer while tests run."""
+    if not _tests_are_running():
         _warn_once(
             "The default mailer is Django's in-memory backend, and so every host delivers "
             "to mail.outbox: nothing is sent. That is meant for tests."
@@ -199,13 +231,34 @@ def _or_outbox(mailer: Mailer) -> Mailer:
 def _default_is_locmem() -> bool:
     if _has_mailers():  # pragma: mailers-only
         default = _mailers().get("default")
-        # Without a default mailer, an outbox shows that the test runner is at work.
-        return hasattr(mail, "outbox") if default is None else _is_locmem(default)
-    return bool(_replaced_setting("EMAIL_BACKEND") == LOCMEM_BACKEND)
+        return _tests_are_running() if default is None else _is_locmem(default)
+    path = _replaced_setting("EMAIL_BACKEND")
+    # The test runner sets it. If it is as Django has it, a test has removed MAILERS.
+    is_unset = not _settings.is_overridden("EMAIL_BACKEND")
+    return _is_in_memory(path) or (is_unset and _tests_are_running())
 
 
 def _is_locmem(mailer: Mailer | None) -> bool:
-    return mailer is not None and mailer.get("BACKEND") == LOCMEM_BACKEND
+    if mailer is None:
+        return False
+    path = mailer.get("BACKEND", DJANGO_DEFAULT_BACKEND)
+    if path == HOST_BACKEND:
+        path = mailer["OPTIONS"]["backend"]
+    return _is_in_memory(path)
+
+
+@lru_cache(maxsize=64)
+def _is_in_memory(path: str) -> bool:
+    try:
+        return issubclass(import_backend(path), LocmemBackend)
+    except InvalidEmailHost:
+        return False
+
+
+def _tests_are_running() -> bool:
+    # Private: _TestState. Nothing public tells that setup_test_environment() was called.
+    utils = sys.modules.get("django.test.utils")
+    return hasattr(getattr(utils, "_TestState", None), "saved_data")
 
 
 def _hosts_are_overridden() -> bool:

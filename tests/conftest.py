@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import trustme
 from django.core.mail import EmailMessage
+from scripted import ScriptedServer
 from servers import SMTPServer
 
 from email_hosts import hosts
+from email_hosts.pool import pool
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +56,28 @@ def start_server() -> Iterator[ServerFactory]:
         yield lambda **options: stack.enter_context(SMTPServer(**options))
 
 
+ServeScript = Callable[..., ScriptedServer]
+
+
+@pytest.fixture
+def serve() -> Iterator[ServeScript]:
+    """Start a scripted server that stops after the test."""
+    with ExitStack() as stack:
+        yield lambda *args, **options: stack.enter_context(ScriptedServer(*args, **options))
+
+
 @pytest.fixture
 def closed_port() -> int:
     """A port on 127.0.0.1 that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_parked() -> Iterator[None]:
+    """Close what a test has parked."""
+    yield
+    pool.close_all()
 
 
 @pytest.fixture(autouse=True)

@@ -37,12 +37,14 @@ class Recorder(BaseEmailBackend):
         self.calls.append("close")
 
     def send_messages(self, email_messages: Any) -> int:
-        self.got += email_messages
-        for message in email_messages:
+        sent = len(email_messages)
+        while email_messages:  # as a backend may do with what is its own
+            message = email_messages.pop(0)
             message.anymail_status = "queued"
+            self.got.append(message)
         if self.failure:
             raise self.failure
-        return len(email_messages)
+        return sent
 
 
 def wrapped(**senders: str) -> HostBackend:
@@ -143,6 +145,22 @@ def test_message_with_a_sender_of_its_own_is_passed_on_itself(
     message = new_message(from_email="me@example.com")
     host.send_messages([message])
     assert host.got[0] is message
+
+
+def test_sender_that_is_a_property_is_as_it_was(host: HostBackend) -> None:
+    class Stored(EmailMessage):
+        @property
+        def from_email(self) -> str:
+            return str(self.stored)
+
+        @from_email.setter
+        def from_email(self, value: str) -> None:
+            self.stored = value
+
+    message = Stored("Hello", "World", to=["someone@example.net"])
+    host.send_messages([message])
+    assert host.got[0].from_email == "Shop <shop@example.com>"
+    assert message.from_email == "project@example.com"
 
 
 def test_messages_may_come_from_a_generator(

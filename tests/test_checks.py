@@ -11,8 +11,9 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from django.views.debug import SafeExceptionReporterFilter
 
-from email_hosts import checks
+from email_hosts import checks, mailers
 from email_hosts.debug import EmailHostsReporterFilter
+from email_hosts.hosts import DJANGO_HAS_MAILERS
 
 Found = list[tuple[str, str]]
 
@@ -85,6 +86,12 @@ def test_w001_empty_host(empty: str | None) -> None:
     ]
 
 
+def test_w001_empty_host_where_unknown_keys_are_an_error() -> None:
+    assert found({"shop": ""}, EMAIL_HOSTS_STRICT=True) == [
+        ("W001", 'EMAIL_HOSTS["shop"] is empty: to use it is an error.')
+    ]
+
+
 @pytest.mark.parametrize(
     ("dsn", "expected"),
     [
@@ -120,6 +127,16 @@ def test_w003_filter_that_shows_secrets(chosen: type, expected: list[str]) -> No
 def test_w004_host_that_sends_nothing(dsn: str) -> None:
     assert ids(found({"shop": dsn}, deploy=True)) == ["W004"]
     assert found({"shop": dsn}) == []
+
+
+@pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+def test_w005_host_that_a_mailer_hides() -> None:  # pragma: mailers-only
+    hosts = {"shop": "smtp://h", "club": "smtp://h", "default": "smtp://h"}
+    console = {"BACKEND": "django.core.mail.backends.console.EmailBackend"}
+    mailers_too = {**mailers(hosts), "default": console}
+    assert found(hosts, MAILERS=mailers_too) == [
+        ("W005", 'EMAIL_HOSTS["default"] is not used: MAILERS["default"] comes first.')
+    ]
 
 
 def test_deployment_checks_leave_invalid_hosts_to_the_others() -> None:

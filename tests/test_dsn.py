@@ -107,6 +107,7 @@ def test_percent_encoding_is_undone_and_a_plus_stays_a_plus() -> None:
         ("127.0.0.1:2525", "127.0.0.1", 2525),
         ("[::1]:2525", "::1", 2525),
         ("[fe80::1%25eth0]", "fe80::1%eth0", 25),
+        ("[fe80::1%eth0]", "fe80::1%eth0", 25),
         ("bücher.example", "bücher.example", 25),
         ("@mail.example.com", "mail.example.com", 25),
         (":@mail.example.com", "mail.example.com", 25),
@@ -118,7 +119,7 @@ def test_host_is_a_name_or_an_address(address: str, host: str, port: int) -> Non
 
 def test_each_further_option_is_an_option_of_the_backend() -> None:
     query = (
-        "timeout=2.5&ssl_certfile=/a%20b/c.pem&ssl_keyfile=k.pem&ssl_cafile=ca.pem&"
+        "conn_max_age=60&conn_max_messages=50&timeout=2.5&ssl_certfile=/a%20b/c.pem&ssl_keyfile=k.pem&ssl_cafile=ca.pem&"
         "local_hostname=web1.example.com&_default_from_email=a@example.com&"
         "_server_email=Root <root@localhost>&"
     )
@@ -129,9 +130,16 @@ def test_each_further_option_is_an_option_of_the_backend() -> None:
         "ssl_keyfile": "k.pem",
         "ssl_cafile": "ca.pem",
         "local_hostname": "web1.example.com",
+        "conn_max_age": 60,
+        "conn_max_messages": 50,
         "default_from_email": "a@example.com",
         "server_email": "Root <root@localhost>",
     }
+
+
+def test_local_hostname_is_what_smtp_can_say() -> None:
+    parsed = options("smtp://h?local_hostname=bücher.example")
+    assert parsed["local_hostname"] == "xn--bcher-kva.example"
 
 
 def test_local_hostname_may_be_an_address_in_brackets() -> None:
@@ -161,9 +169,10 @@ def test_sender_is_any_one_address(address: str) -> None:
     }
 
 
-def test_unquoted_period_in_a_name_is_quoted_as_django_needs_it() -> None:
-    parsed = options("smtp://h?_default_from_email=Dr. Shop <shop@example.com>")
-    assert parsed["default_from_email"] == '"Dr. Shop" <shop@example.com>'
+@pytest.mark.parametrize("name", ["Dr. Shop", "Shop Inc.", "N.", "Dr. Bücher & Co."])
+def test_unquoted_period_in_a_name_is_quoted_as_django_needs_it(name: str) -> None:
+    parsed = options(f"smtp://h?_default_from_email={quote(name)} <shop@example.com>")
+    assert parsed["default_from_email"] == f'"{name}" <shop@example.com>'
 
 
 @pytest.mark.parametrize("scheme", ["console", "locmem", "dummy"])
@@ -223,6 +232,9 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("smtp://[::1", "the host is neither"),
         ("smtp://[h]", "the host is neither"),
         ("smtp://h%41", "the host is neither"),
+        ("smtp://Kx7vQz9:Wj4bYt2@[fe80::1%25a%40evil.example]", "the host is neither"),
+        ("smtp://Kx7vQz9:Wj4bYt2@[fe80::1%25%E2%84%80]", "the host is neither"),
+        ("smtp://[fe80::1%25a%23b]", "the host is neither"),
         ("smtp://℀.example", "the host is neither"),
         (f"smtp://{'a' * 64}", "the host is neither"),
         ("smtp://h:0", "the port is not a number from 1 to 65535"),
@@ -257,7 +269,9 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("smtp://h?default_from_email=a@example.com", "did you mean '_default_from_email'?"),
         ("smtp://h?_default_form_email=a@example.com", "did you mean '_default_from_email'?"),
         ("smtp://h?zz=5", "unknown option 'zz'; known options: ssl, tls, timeout, "),
-        ("smtp://h?conn_max_age=5", "unknown option 'conn_max_age'"),
+        ("smtp://h?conn_max_age=0", "option 'conn_max_age' is a number of seconds above 0"),
+        ("smtp://h?conn_max_messages=0", "option 'conn_max_messages' is a whole number"),
+        ("smtp://h?conn_max_messages=1.5", "option 'conn_max_messages' is a whole number"),
         ("smtp://h?=5", "unknown option ''"),
         ("console://?timeout=5", "unknown option 'timeout'; known options: _default_from_"),
         ("smtp://h?ssl&ssl", "option 'ssl' is given twice"),
@@ -285,6 +299,8 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("smtp://h?_server_email=@b", "is one email address"),
         ("smtp://h?_server_email=a@b..c", "is one email address"),
         ("smtp://h?_server_email=a@b,c@d", "is one email address"),
+        ("smtp://h?_server_email=a@b,", "is one email address"),
+        ("smtp://h?_server_email=A%E2%80%A8B <a@b>", "has a control character"),
         ("smtp://h?_server_email=a@b$c", "is one email address"),
         ("smtp://h?_server_email=a b@c", "is one email address"),
         ("smtp://h?_server_email=A <a@b> c", "is one email address"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -212,12 +213,17 @@ class TestUnknownKey:
             ("email_hosts", logging.WARNING)
         }
 
+    def test_is_no_worse_with_a_key_that_is_no_string(self) -> None:
+        with override_settings(EMAIL_HOSTS={1: "smtp://h"}):
+            assert type(get_connection("shop")) is locmem.EmailBackend
+
     @pytest.mark.parametrize("empty", ["", None])
     def test_is_one_with_an_empty_host(
         self, empty: str | None, caplog: pytest.LogCaptureFixture
     ) -> None:
         with override_settings(EMAIL_HOSTS={"shop": empty, "club": "smtp://h"}):
             assert type(get_connection("shop")) is locmem.EmailBackend
+        assert caplog.messages[0].startswith('EMAIL_HOSTS["shop"]: the host is empty, its')
         assert "known hosts: club" in caplog.text
 
     @pytest.mark.parametrize("empty", [{}, {"shop": ""}])
@@ -234,6 +240,13 @@ class TestUnknownKey:
         del settings.EMAIL_HOSTS
         assert type(get_connection("shop")) is locmem.EmailBackend
         assert not caplog.records
+
+    def test_that_is_a_dsn_is_an_error_that_does_not_repeat_it(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(InvalidEmailHost, match="connection_from_dsn") as caught:
+            get_connection("smtp://Kx7vQz9:Wj4bYt2@h")
+        assert "Kx7" not in str(caught.value) + caplog.text
 
     def test_does_not_get_the_options_of_the_missing_host(self) -> None:
         assert "secret" not in str(vars(get_connection("shpo", password="secret")))
@@ -275,6 +288,7 @@ class TestMailers:  # pragma: mailers-only
     @pytest.mark.parametrize(
         ("mailer", "message"),
         [
+            ({}, "OPTIONS must define 'host'"),
             ({"BACKEND": "no.such.Backend"}, "backend 'no.such.Backend' cannot be imported"),
             ({"BACKEND": DJANGO_SMTP, "OPTIONS": {"x": 1}}, "Unknown options 'x'"),
         ],
@@ -326,10 +340,15 @@ class TestMailers:  # pragma: mailers-only
         assert connection.fail_silently is True
 
 
+@pytest.mark.filterwarnings(DEPRECATED_SETTING)
 class TestConnectionFromDSN:
-    """A DSN from elsewhere."""
+    """A DSN from elsewhere, outside of tests."""
 
-    @override_settings(EMAIL_HOSTS={})
+    @pytest.fixture(autouse=True)
+    def outside_of_tests(self) -> Iterator[None]:
+        with override_settings(EMAIL_BACKEND=DJANGO_SMTP):
+            yield
+
     def test_becomes_a_connection(self) -> None:
         connection: Any = connection_from_dsn(
             "smtps://u:p@h?_server_email=a@example.com", fail_silently=True, timeout=5
@@ -347,13 +366,14 @@ class TestConnectionFromDSN:
         with pytest.raises(InvalidEmailHost, match="is not allowed here; allowed: smtp, smtp"):
             connection_from_dsn(dsn)
 
-    @override_settings(EMAIL_HOSTS={})
     def test_may_be_what_the_caller_allows(self) -> None:
         assert type(connection_from_dsn("console://", schemes={"console"})) is (
             console.EmailBackend
         )
-        with pytest.raises(InvalidEmailHost, match="'smtp' is not allowed here"):
-            connection_from_dsn("smtp://h", schemes={"console"})
+        with pytest.raises(
+            InvalidEmailHost, match="'smtp' is not allowed here; allowed: cons"
+        ):
+            connection_from_dsn("smtp://h", schemes="console")
 
     @pytest.mark.parametrize("dsn", ["", None, "smtp://u:Kx7vQz9@h?timout=5"])
     def test_is_refused_without_a_key(self, dsn: Any) -> None:

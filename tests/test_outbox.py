@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-from django.core import mail
+from django.conf import settings
 from django.core.mail import EmailMessage
+from django.core.mail.backends import locmem
 from django.test import override_settings
 
 from email_hosts import hosts, mailers
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
 from email_hosts.backends.outbox import OutboxBackend
+from email_hosts.exceptions import InvalidEmailHost
 
 LOCMEM = {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
 SMTP = {"BACKEND": "django.core.mail.backends.smtp.EmailBackend", "OPTIONS": {"host": "h"}}
@@ -80,7 +83,11 @@ def test_override_of_another_setting_changes_nothing() -> None:
 def test_override_of_the_hosts_is_taken_at_its_word() -> None:
     with override_settings(DEBUG=True):
         assert type(get_connection("shop")) is EmailHostsBackend
-    assert type(connection_from_dsn("smtp://h")) is EmailHostsBackend
+
+
+@override_settings(EMAIL_HOSTS=HOSTS)
+def test_override_of_the_hosts_says_nothing_of_a_dsn_from_elsewhere() -> None:
+    assert type(connection_from_dsn("smtp://h")) is OutboxBackend
 
 
 def test_settings_fixture_of_pytest_is_taken_at_its_word(settings: Any) -> None:
@@ -92,12 +99,43 @@ def test_settings_fixture_of_pytest_is_taken_at_its_word(settings: Any) -> None:
 def test_override_of_the_default_backend_is_taken_at_its_word() -> None:
     with override_settings(EMAIL_BACKEND=SMTP["BACKEND"]):
         assert type(get_connection("shop")) is EmailHostsBackend
+        assert type(connection_from_dsn("smtp://h")) is EmailHostsBackend
+
+
+def test_option_that_does_not_fit_does_not_wait_for_production() -> None:
+    with pytest.raises(InvalidEmailHost, match="unknown option 'timout'"):
+        get_connection("shop", timout=5)
+
+
+def test_file_host_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(settings.EMAIL_HOSTS, "folder", f"file:{tmp_path}/out")
+    get_connection("folder").send_messages([])
+    assert list(tmp_path.iterdir()) == []
+
+
+class Subclass(locmem.EmailBackend):
+    """Another project's idea of an outbox."""
+
+
+@pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
+def test_subclass_of_the_in_memory_backend_is_one() -> None:
+    with override_settings(EMAIL_BACKEND=f"{__name__}.Subclass"):
+        assert type(get_connection("shop")) is OutboxBackend
+    with override_settings(EMAIL_BACKEND="no.such.Backend"):
+        assert type(get_connection("shop")) is EmailHostsBackend
+
+
+def test_default_that_nobody_has_set_is_the_safe_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test has removed MAILERS, and with it what the test runner had put there."""
+    monkeypatch.setattr(hosts, "_has_mailers", lambda: False)
+    monkeypatch.setattr(hosts, "_replaced_setting", lambda name: SMTP["BACKEND"])
+    assert type(get_connection("shop", timeout=5)) is OutboxBackend
 
 
 def test_in_memory_backend_outside_of_tests_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(mail, "outbox")
+    monkeypatch.setattr("email_hosts.hosts._tests_are_running", lambda: False)
     get_connection("shop")
     get_connection("club")
     assert [record.getMessage() for record in caplog.records] == [
@@ -155,6 +193,10 @@ class TestMailers:  # pragma: mailers-only
     @override_settings(MAILERS={"default": SMTP})
     def test_override_of_the_default_mailer_is_taken_at_its_word(self) -> None:
         assert type(get_connection("shop")) is EmailHostsBackend
+
+    @override_settings(MAILERS=mailers({"default": "locmem:?_server_email=a@example.com"}))
+    def test_in_memory_host_is_an_in_memory_backend(self) -> None:
+        assert type(get_connection("shop")) is OutboxBackend
 
     @pytest.mark.parametrize("mailers", [{}, {"other": LOCMEM}])
     def test_no_default_mailer_is_the_safe_side(self, mailers: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import datetime
 import smtplib
 import socket
 import ssl
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from unittest import mock
 
 import pytest
 import trustme
-from conftest import ServerFactory, server_context
+from conftest import ServerFactory, ServeScript, server_context
 from django.core.mail import EmailMessage
 from django.test import override_settings
+from scripted import BODY, any_of, at
 from servers import SMTPServer
 
+from email_hosts import tls as tls_module
 from email_hosts.backends import EmailHostsBackend, get_connection
-from email_hosts.backends import smtp as smtp_backend
 from email_hosts.exceptions import InvalidEmailHost
 
 NewMessage = Callable[..., EmailMessage]
@@ -236,6 +238,30 @@ class TestFailure:
                 host.send_messages([message])
         assert host.connection is None
 
+    def test_challenge_that_makes_no_sense_is_an_smtp_error(
+        self, serve: ServeScript, connect: Connect
+    ) -> None:
+        server = serve(at("AUTH", "334 !!!notb64=a"), extensions=["AUTH CRAM-MD5"])
+        with pytest.raises(smtplib.SMTPException, match="challenge makes no sense"):
+            connect(f"smtp://user:pw@127.0.0.1:{server.port}").open()
+
+    @pytest.mark.parametrize("step", ["AUTH", "MAIL", "RCPT", BODY])
+    def test_does_not_show_the_login_that_a_server_repeats(
+        self, step: str, serve: ServeScript, connect: Connect, message: EmailMessage
+    ) -> None:
+        username, password = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
+        plain = b64encode(f"\0{username}\0{password}".encode()).decode()
+        reply = f"550 not for {username} {password} {plain} {b64encode(b'Kx7vQz9').decode()}"
+        server = serve(
+            any_of(at(step, reply), at("AUTH", "235 welcome")), extensions=["AUTH PLAIN"]
+        )
+        with pytest.raises(smtplib.SMTPException) as caught:
+            connect(f"smtp://{username}:{password}@127.0.0.1:{server.port}").send_messages(
+                [message]
+            )
+        assert "not for ***** ***** ***** *****" in str(caught.value)
+        assert not any(word in repr(vars(caught.value)) for word in (username, plain))
+
     def test_tls_that_is_not_offered_is_no_reason_to_go_without(
         self, start_server: ServerFactory, connect: Connect, message: EmailMessage
     ) -> None:
@@ -318,7 +344,7 @@ class TestFailure:
         server = start_server(refused=["b@example.net", "c@example.net"])
         host = connect(f"smtp://127.0.0.1:{server.port}")
         assert host.send_messages([new_message(to=[f"{n}@example.net" for n in "abc"])]) == 1
-        assert caplog.messages[-1] == 'host "shop": 2 recipients refused [550]'
+        assert caplog.messages[-1] == 'host "shop": refused recipients: 2 [550]'
 
     def test_to_say_goodbye_loses_no_accepted_message(
         self,
@@ -404,4 +430,4 @@ def test_backend_without_a_dsn_has_the_port_of_its_transport(
 
 
 def test_tls_contexts_are_kept_in_bounds() -> None:
-    assert smtp_backend._tls_context.cache_parameters()["maxsize"] == 64
+    assert tls_module._context.cache_parameters()["maxsize"] == 64

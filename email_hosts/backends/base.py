@@ -28,14 +28,15 @@ class HostSender(BaseEmailBackend):
         the next host. What the backend notes on the copy, Anymail's ``anymail_status``
         say, is on the caller's message afterwards.
         """
-        originals = list(messages)
-        batch = [self._from_host(message) for message in originals]
+        batch = [(message, self._from_host(message)) for message in messages]
         try:
-            yield batch
+            yield [sent for _, sent in batch]
         finally:
-            for original, sent in zip(originals, batch, strict=True):
-                if sent is not original:
-                    vars(original).update(vars(sent), from_email=original.from_email)
+            for message, sent in batch:
+                if sent is not message:
+                    from_email = message.from_email
+                    vars(message).update(vars(sent))
+                    message.from_email = from_email
 
     def _from_host(self, message: EmailMessage) -> EmailMessage:
         sender = self._sender_for(message.from_email)
@@ -82,7 +83,8 @@ class HostBackend(HostSender):
     @property
     def fail_silently(self) -> bool:
         """Whether the wrapped backend swallows errors."""
-        return bool(self.wrapped.fail_silently)
+        # Not every backend has it: Django 6.1 warns of those that do not.
+        return bool(vars(self.wrapped).get("fail_silently", False))
 
     @fail_silently.setter
     def fail_silently(self, value: bool) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import inspect
 import smtplib
 import ssl
-from collections.abc import Iterable
-from functools import lru_cache
-from pathlib import Path
+from base64 import b64encode
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import Any
 
 from django.core.mail import DNS_NAME, EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from django.views.decorators.debug import sensitive_variables
 
+from .. import transaction
 from ..dsn import SMTP_SCHEMES, did_you_mean
 from ..exceptions import InvalidEmailHost
 from ..hosts import logger
+from ..pool import Held, pool
+from ..tls import client_context
+from ..transaction import Envelope
 from .base import HostSender
 
 DEFAULT_TIMEOUT = 60  # seconds
@@ -48,6 +52,8 @@ class EmailHostsBackend(HostSender, EmailBackend):
         *,
         ssl_cafile: str | None = None,
         local_hostname: str | None = None,
+        conn_max_age: float | None = None,
+        conn_max_messages: int = 100,
         default_from_email: str = "",
         server_email: str = "",
         alias: str | None = None,
@@ -85,8 +91,13 @@ class EmailHostsBackend(HostSender, EmailBackend):
         self.alias = alias
         self.ssl_cafile = ssl_cafile or ""
         self.local_hostname = local_hostname or ""
+        self.conn_max_age = conn_max_age
+        self.conn_max_messages = conn_max_messages
         self.default_from_email = default_from_email
         self.server_email = server_email
+        self.refused_recipients: dict[str, transaction.Reply] = {}
+        self._held: Held | None = None
+        self._may_reconnect = False
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -95,11 +106,9 @@ class EmailHostsBackend(HostSender, EmailBackend):
         Raises ``InvalidEmailHost`` if one of their files cannot be loaded.
         """
         options = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
-        files = tuple(str(getattr(self, option)) for option in options)
+        files = [str(getattr(self, option)) for option in options]
         try:
-            # A certificate that has been renewed makes a new context.
-            changed = tuple(Path(file).stat().st_mtime_ns for file in files if file)
-            return _tls_context(*files, changed=changed)
+            return client_context(*files)
         except OSError as error:
             given = [option for option, file in zip(options, files, strict=True) if file]
             reason = f"cannot load {', '.join(given)}: {error}"
@@ -109,35 +118,37 @@ class EmailHostsBackend(HostSender, EmailBackend):
     def open(self) -> bool | None:
         """Connect and log in, unless that is done. Return whether it was needed.
 
-        ``None`` is a failure passed over with ``fail_silently``; it is logged.
-        Raises ``OSError``, which all of smtplib's and ssl's errors are.
+        With ``conn_max_age``, a parked connection saves both. ``None`` is a failure that
+        was passed over with ``fail_silently``, and logged. Raises ``OSError``, which all
+        of smtplib's and ssl's errors are.
         """
         if self.connection:
             return False
-        try:
-            self.connection = self._connect()
-        except OSError as error:
-            if not self.fail_silently:
-                raise
-            self._log_failure(error)
-            return None
-        return True
+        parked = pool.take(self._pool_key) if self.conn_max_age else None
+        self._may_reconnect = parked is not None
+        return self._hold(parked)
 
     def close(self) -> None:
-        """Say QUIT and disconnect.
+        """Park the connection if it can be used again, else say QUIT and disconnect.
 
-        Whatever the server answers: the messages that it has accepted stay accepted.
+        Raises nothing: the messages that the server has accepted stay accepted.
         """
-        connection, self.connection = self.connection, None
-        if connection is None:
+        held, self._held, self.connection = self._held, None, None
+        if held is None:
             return
-        try:
-            connection.quit()
-        except OSError:
-            connection.close()
+        is_spent = held.messages >= self.conn_max_messages
+        if self.conn_max_age and not is_spent and not transaction.is_closed(held.connection):
+            pool.park(self._pool_key, held)
+        else:
+            transaction.say_quit(held.connection)
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Send the messages from the host's sender; return how many were accepted."""
+        """Send the messages from the host's sender; return how many were accepted.
+
+        ``refused_recipients`` has the server's replies to those who do not get a message
+        that others do get: smtplib tells, and Django passes over it.
+        """
+        self.refused_recipients = {}
         with self.with_sender(email_messages) as batch, self._lock:
             if not batch:
                 return 0
@@ -145,10 +156,51 @@ class EmailHostsBackend(HostSender, EmailBackend):
             if opened is None:
                 return 0
             try:
-                return sum(self._send(message) for message in batch)
+                return self._send_batch(batch)
             finally:
-                if opened:
+                if opened or not self._held or transaction.is_closed(self._held.connection):
                     self.close()
+
+    def _send_batch(self, batch: list[EmailMessage]) -> int:
+        envelopes = transaction.Envelopes(self._envelopes(batch))
+        sent = 0
+        while True:
+            with closing(transaction.send(self.connection, envelopes)) as outcomes:
+                for refused, error in outcomes:
+                    if error is None:
+                        sent += 1
+                        self._note_accepted(refused)
+                    elif self._may_reconnect and transaction.can_be_repeated(error):
+                        break
+                    elif self.fail_silently:
+                        self._log_failure(error)
+                    else:
+                        self._hide_login(error)
+                        raise error
+                else:
+                    return sent
+            # What was parked has died meanwhile, or is about to.
+            self._may_reconnect = False
+            transaction.say_quit(self.connection, wait=False)
+            if self._hold(None) is None:
+                return sent
+
+    def _hold(self, parked: Held | None) -> bool | None:
+        self._held = self.connection = None
+        try:
+            self._held = parked or self._new()
+        except OSError as error:
+            self._hide_login(error)
+            if not self.fail_silently:
+                raise
+            self._log_failure(error)
+            return None
+        self.connection = self._held.connection
+        return True
+
+    def _new(self) -> Held:
+        opened_at = pool.clock()
+        return Held(self._connect(), expires_at=opened_at + (self.conn_max_age or 0))
 
     def _connect(self) -> smtplib.SMTP:
         if not (self.username + self.password).isascii():
@@ -163,43 +215,69 @@ class EmailHostsBackend(HostSender, EmailBackend):
         }
         if self.use_ssl:
             params["context"] = self.ssl_context
-        connection = self.connection_class(self.host, self.port, **params)
+        connection: smtplib.SMTP = self.connection_class(self.host, self.port, **params)
         try:
+            transaction.send_at_once(connection)
             if self.use_tls:
                 connection.starttls(context=self.ssl_context)
             if self.username and self.password:
-                connection.login(self.username, self.password)
+                self._log_in(connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _send(self, email_message: EmailMessage) -> bool:
-        envelope = self._envelope(email_message)
-        if not envelope:
-            return False
+    def _log_in(self, connection: smtplib.SMTP) -> None:
         try:
-            refused = self.connection.sendmail(*envelope)
-        except smtplib.SMTPException as error:
-            if not self.fail_silently:
-                raise
-            self._log_failure(error)
-            return False
-        if len(refused) > 0:  # smtplib returns them and Django says nothing of them
-            codes = sorted({code for code, _ in refused.values()})
-            logger.warning("%s: %d recipients refused %s", self._name, len(refused), codes)
-        return True
+            connection.login(self.username, self.password)
+        except ValueError as error:  # smtplib leaves it to base64
+            problem = f"the server's challenge makes no sense: {error}"
+            raise smtplib.SMTPException(problem) from error
 
-    def _envelope(self, email_message: EmailMessage) -> tuple[Any, ...]:
-        """Return the arguments of ``sendmail()``; none if nobody is to get the message."""
-        connection, notes = self.connection, _Notes()
-        self.connection = notes
-        try:
-            # Private: _send(). It alone encodes as this version of Django does.
-            super()._send(email_message)  # type: ignore[misc]
-        finally:
-            self.connection = connection
-        return notes.envelope
+    @property
+    def _pool_key(self) -> tuple[object, ...]:
+        """What makes one connection as good as another."""
+        return (
+            self.host,
+            self.port,
+            self.username,
+            self.password,
+            self.use_tls,
+            self.use_ssl,
+            self.timeout,
+            self.ssl_cafile,
+            self.ssl_certfile,
+            self.ssl_keyfile,
+            self.local_hostname,
+            self.conn_max_age,
+        )
+
+    def _envelopes(self, batch: list[EmailMessage]) -> Iterator[Envelope]:
+        for message in batch:
+            connection, self.connection = self.connection, _Notes()
+            try:
+                # Private: _send(). It alone encodes as this version of Django does.
+                super()._send(message)  # type: ignore[misc]
+            finally:
+                notes, self.connection = self.connection, connection
+            yield from notes.envelopes
+
+    def _note_accepted(self, refused: dict[str, transaction.Reply]) -> None:
+        if self._held:
+            self._held.messages += 1
+        if len(refused) > 0:
+            self.refused_recipients.update(refused)
+            codes = sorted({code for code, _ in refused.values()})
+            logger.warning("%s: refused recipients: %d %s", self._name, len(refused), codes)
+
+    def _hide_login(self, error: OSError) -> None:
+        """Star the login out of the server's words; some servers repeat it."""
+        plain = f"\0{self.username}\0{self.password}"  # RFC 4616
+        words = [word.encode() for word in (self.username, self.password, plain)]
+        encoded = [b64encode(word) for word in words]
+        # Of two of which one is a part of the other, the longer one comes first.
+        secrets = sorted((word for word in words + encoded if len(word) > 2), key=len)
+        transaction.censor(error, secrets[::-1])
 
     def _log_failure(self, error: OSError) -> None:
         # The error's text may hold recipients. Its code does not.
@@ -214,19 +292,8 @@ class EmailHostsBackend(HostSender, EmailBackend):
 class _Notes:
     """Stands in for an SMTP connection and notes what it should send."""
 
-    envelope: tuple[Any, ...] = ()
+    def __init__(self) -> None:
+        self.envelopes: list[Envelope] = []
 
     def sendmail(self, *envelope: Any) -> None:
-        self.envelope = envelope
-
-
-@lru_cache(maxsize=64)
-def _tls_context(
-    cafile: str, certfile: str, keyfile: str, changed: tuple[int, ...]
-) -> ssl.SSLContext:
-    """Return a TLS context; building one takes over 20 ms, so it is kept."""
-    context = ssl.create_default_context(cafile=cafile or None)
-    if certfile:
-        # An encrypted key is an error then, where openssl would ask the terminal.
-        context.load_cert_chain(certfile, keyfile or None, password="")
-    return context
+        self.envelopes.append(Envelope(*envelope))

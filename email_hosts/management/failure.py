@@ -6,40 +6,51 @@ import smtplib
 import ssl
 from collections.abc import Iterable
 
-from django.core.mail.backends.base import BaseEmailBackend
+from django.core.management.base import CommandError
+
+from ..exceptions import InvalidEmailHost
 
 # What a send or a connection can raise: smtplib and ssl raise OSErrors; the standard
 # library ValueErrors for bad addresses and headers, and for some of the odd replies.
-FAILURES = (OSError, ValueError)
+FAILURES = (InvalidEmailHost, OSError, ValueError)
 
 
-def reason(error: Exception, connection: BaseEmailBackend) -> str:
-    """Return what went wrong, without the user name and password of the connection."""
-    if isinstance(error, smtplib.SMTPRecipientsRefused):
-        replies = {_reply(code, text) for code, text in error.recipients.values()}
-        text = f"recipients refused: {'; '.join(sorted(replies))}"
+def reason(error: Exception) -> str:
+    """Return what went wrong, and where to look if that is not obvious."""
+    if isinstance(error, InvalidEmailHost):
+        text = error.reason
+    elif isinstance(error, smtplib.SMTPRecipientsRefused):
+        text = f"recipients refused: {refusals(error.recipients)}"
     elif isinstance(error, smtplib.SMTPResponseException):
         text = _reply(error.smtp_code, error.smtp_error)
     elif isinstance(error, ssl.SSLCertVerificationError):
-        text = f"certificate not trusted: {error.verify_message}"
-    elif isinstance(error, TimeoutError):
+        text = (
+            f"certificate not trusted: {error.verify_message} (option ssl_cafile is for "
+            "an authority of your own)"
+        )
+    elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        text = "no TLS from the first byte there; submission:// starts it later"
+    elif isinstance(error, TimeoutError) or "timed out" in str(error):
         text = "no answer in time"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror
     else:
         text = str(error) or type(error).__name__
-    return _without(text, _secrets(connection))
+    # A server may say what it likes, to a terminal too.
+    printable = (character if character.isprintable() else " " for character in text)
+    return " ".join("".join(printable).split())
+
+
+def refusals(replies: dict[str, tuple[int, bytes]]) -> str:
+    """Return what a server has replied, by recipient, to those whom it refused."""
+    return "; ".join(sorted({_reply(code, text) for code, text in replies.values()}))
+
+
+def no_such_host(key: str, known: Iterable[str]) -> CommandError:
+    """Return the error for a key that is not one of these."""
+    name = "such host" if ":" in key else f"host '{key}'"  # what has a colon may be a DSN
+    return CommandError(f"There is no {name}. Known hosts: {', '.join(known) or 'none'}.")
 
 
 def _reply(code: int, text: bytes | str) -> str:
     return f"{code} {text.decode(errors='replace') if isinstance(text, bytes) else text}"
-
-
-def _secrets(connection: BaseEmailBackend) -> Iterable[str]:
-    return filter(None, (getattr(connection, name, "") for name in ("password", "username")))
-
-
-def _without(text: str, secrets: Iterable[str]) -> str:
-    for secret in secrets:  # a server may repeat them in its reply
-        text = text.replace(secret, "*****")
-    return " ".join(text.split())

@@ -11,8 +11,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ...dsn import is_empty, parse_host, scheme_of
 from ...exceptions import InvalidEmailHost
-from ...hosts import email_hosts, get_connection
-from ..failure import FAILURES, reason
+from ...hosts import email_hosts, get_connection, is_hidden, is_strict
+from ..failure import FAILURES, no_such_host, reason
 
 HEADER = ("HOST", "SCHEME", "SERVER", "SECURITY", "USER", "SENDER")
 NONE = "-"
@@ -48,11 +48,9 @@ class Command(BaseCommand):
             hosts = email_hosts()
         except InvalidEmailHost as error:
             raise CommandError(str(error)) from None
-        unknown = [key for key in keys if key not in hosts]
-        if unknown:
-            raise CommandError(
-                f"There is no host '{unknown[0]}'. Known hosts: {', '.join(hosts) or 'none'}."
-            )
+        for key in keys:
+            if key not in hosts:
+                raise no_such_host(key, map(str, hosts))
         if not hosts:
             self.stdout.write("EMAIL_HOSTS names no host.")
             return
@@ -69,7 +67,7 @@ class Command(BaseCommand):
             style = self.style.ERROR if status.is_failure else self.style.SUCCESS
             line(rows[key], style(status.text))
             if status.is_failure:
-                failed.append(key)
+                failed.append(str(key))
         if failed:
             raise CommandError(f"{len(failed)} of {len(rows)} failed: {', '.join(failed)}")
 
@@ -85,35 +83,32 @@ def _cells(key: str, dsn: Any) -> tuple[str, ...]:
     try:
         options = parse_host(key, dsn)["OPTIONS"]
     except InvalidEmailHost:
-        return key, NONE, NONE, NONE, NONE, NONE
+        return str(key), NONE, NONE, NONE, NONE, NONE
     sender = options.get("default_from_email", NONE)
     if "host" not in options:
-        return key, scheme_of(dsn), options.get("file_path", NONE), NONE, NONE, sender
+        return str(key), scheme_of(dsn), options.get("file_path", NONE), NONE, NONE, sender
     host = f"[{options['host']}]" if ":" in options["host"] else options["host"]
     security = "TLS" if options["use_ssl"] else "STARTTLS" if options["use_tls"] else "none"
     user = "*****" if options["username"] else NONE
-    return key, scheme_of(dsn), f"{host}:{options['port']}", security, user, sender
+    return str(key), scheme_of(dsn), f"{host}:{options['port']}", security, user, sender
 
 
 def _status(key: str, dsn: Any, connect: bool) -> Status:
     if is_empty(dsn):
-        return Status(False, "empty: its mail goes to the default backend")
+        return Status(is_strict(), "empty: not configured")
     try:
-        has_server = "host" in parse_host(key, dsn)["OPTIONS"]
+        host = parse_host(key, dsn)
+        if is_hidden(key, host):
+            return Status(False, f'not used: MAILERS["{key}"] comes first')
+        if not connect:
+            return Status(False, "valid")
         connection = get_connection(key)
-    except InvalidEmailHost as error:
-        return Status(True, error.reason)
-    if not connect:
-        return Status(False, "valid")
-    if not has_server:
-        return Status(False, "OK, no server to connect to")
-    start = perf_counter()
-    try:
+        if "host" not in host["OPTIONS"]:
+            return Status(False, "OK, no server to connect to")
+        start = perf_counter()
         connection.open()
-    except InvalidEmailHost as error:
-        return Status(True, error.reason)
+        milliseconds = (perf_counter() - start) * 1000
     except FAILURES as error:
-        return Status(True, reason(error, connection))
-    milliseconds = (perf_counter() - start) * 1000
+        return Status(True, reason(error))
     connection.close()
     return Status(False, f"OK {milliseconds:.0f} ms")

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from ... import hosts
 from ...exceptions import InvalidEmailHost
-from ..failure import FAILURES, reason
+from ..failure import FAILURES, no_such_host, reason, refusals
 
 
 class Command(BaseCommand):
@@ -30,9 +30,7 @@ class Command(BaseCommand):
         try:
             known = hosts.known_keys()
             if host not in known:
-                raise CommandError(
-                    f"There is no host '{host}'. Known hosts: {', '.join(known) or 'none'}."
-                )
+                raise no_such_host(host, known)
             connection = hosts.get_connection(host)
         except InvalidEmailHost as error:
             raise CommandError(str(error)) from None
@@ -43,12 +41,14 @@ class Command(BaseCommand):
         )
         try:
             sent = connection.send_messages([message])
-        except InvalidEmailHost as error:
-            raise CommandError(str(error)) from None
         except FAILURES as error:
-            raise CommandError(f"{host}: not sent: {reason(error, connection)}") from None
+            raise CommandError(f"{host}: not sent: {reason(error)}") from None
         if not sent:
             raise CommandError(f"{host}: not sent: the backend took no message")
+        refused = getattr(connection, "refused_recipients", {})
+        accepted = ", ".join(address for address in email if address not in refused)
         self.stdout.write(
-            self.style.SUCCESS(f"Sent a test message through {host} to {', '.join(email)}.")
+            self.style.SUCCESS(f"Sent a test message through {host} to {accepted}.")
         )
+        if refused:
+            raise CommandError(f"{host}: refused {', '.join(refused)}: {refusals(refused)}")

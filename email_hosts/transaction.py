@@ -1,0 +1,344 @@
+"""Messages over one open SMTP connection, in as few round trips as the server allows.
+
+smtplib's ``sendmail()`` waits for the reply to each command. Where the server says
+PIPELINING (RFC 2920), a message takes two round trips here, and each further message of a
+batch one. Results and errors are those of ``sendmail()``.
+"""
+
+from __future__ import annotations
+
+import re
+import smtplib
+import socket
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+Reply = tuple[int, bytes]
+
+# Of commands without a reply. A socket buffers far more, so that writing never waits for
+# a server that in turn waits for its replies to be read.
+MAX_BYTES_IN_FLIGHT = 8192
+
+QUIT_TIMEOUT = 0.5  # seconds
+
+SENDMAIL = smtplib.SMTP.sendmail
+DATA = b"DATA\r\n"
+RECIPIENT_ACCEPTED = (250, 251)
+START_MAIL_INPUT = 354
+SERVICE_CLOSING = 421
+
+
+class Envelope(NamedTuple):
+    """A message as it goes over the wire: the arguments of ``sendmail()``."""
+
+    sender: str
+    recipients: list[str]
+    content: bytes
+
+
+class Outcome(NamedTuple):
+    """What ``sendmail()`` would have returned or raised for an envelope."""
+
+    refused: dict[str, Reply]
+    error: smtplib.SMTPException | None = None
+
+
+class Envelopes:
+    """The envelopes of a batch, of which the next one can be had before its turn."""
+
+    def __init__(self, envelopes: Iterator[Envelope]) -> None:
+        self._coming = envelopes
+        self._ready: deque[Envelope | Exception | None] = deque()
+
+    def current(self) -> Envelope | None:
+        """Return the envelope whose turn it is, or raise what kept it from being made."""
+        envelope = self._at(0)
+        if isinstance(envelope, Exception):
+            raise envelope
+        return envelope
+
+    def following(self) -> Envelope | None:
+        """Return the one after that, if there is one already."""
+        envelope = self._at(1)
+        return None if isinstance(envelope, Exception) else envelope
+
+    def advance(self) -> None:
+        """Go on to the next one."""
+        self._ready.popleft()
+
+    def _at(self, position: int) -> Envelope | Exception | None:
+        while len(self._ready) <= position:
+            try:
+                self._ready.append(next(self._coming, None))
+            except Exception as error:  # raised in its turn, after the messages before it
+                self._ready.append(error)
+        return self._ready[position]
+
+
+def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, None, None]:
+    """Send the envelopes; give the outcome of each as soon as it is known.
+
+    Stop after an outcome, and its envelope is still the current one. The connection is
+    in step then, or closed.
+    """
+    if not _is_smtplibs(connection):
+        yield from _through_sendmail(connection, envelopes)
+        return
+    ahead: _Group | None = None
+    in_step = True
+    try:
+        while envelope := envelopes.current():
+            in_step = False
+            group, ahead = ahead, None
+            outcome = Outcome({})
+            try:
+                connection.ehlo_or_helo_if_needed()
+                group = group or _Group(connection, envelope)
+                outcome = Outcome(group.offer())
+                ahead = _group_ahead(connection, envelopes)
+                group.finish(ahead)
+            except smtplib.SMTPException as error:
+                outcome = Outcome({}, error)
+                if group:
+                    group.withdraw(ahead)
+            in_step = not ahead
+            yield outcome
+            envelopes.advance()
+    finally:
+        if not in_step:
+            connection.close()
+
+
+def body_was_sent(error: BaseException) -> bool:
+    """Whether the body was handed over before this error.
+
+    Unless the server has answered, the message may have been accepted then.
+    """
+    return getattr(error, "body_was_sent", False)
+
+
+def can_be_repeated(error: smtplib.SMTPException) -> bool:
+    """Whether the connection was lost, or is about to be, and nobody has the message."""
+    replies = getattr(error, "recipients", {}).values()
+    codes = {getattr(error, "smtp_code", 0), *(code for code, _ in replies)}
+    was_lost = isinstance(error, smtplib.SMTPServerDisconnected) or SERVICE_CLOSING in codes
+    return was_lost and not body_was_sent(error)
+
+
+def censor(error: Exception, secrets: list[bytes]) -> None:
+    """Star the secrets out of what the server has replied."""
+
+    def censored(words: Any) -> Any:
+        if isinstance(words, dict):
+            return {who: (code, censored(text)) for who, (code, text) in words.items()}
+        for secret in secrets if isinstance(words, bytes) else ():
+            words = words.replace(secret, b"*****")
+        return words
+
+    error.args = tuple(map(censored, error.args))
+    for attribute in ("smtp_error", "recipients"):
+        if hasattr(error, attribute):
+            setattr(error, attribute, censored(getattr(error, attribute)))
+
+
+def send_at_once(connection: smtplib.SMTP) -> None:
+    """Let no small write wait for the acknowledgement of the one before (Nagle)."""
+    if _is_smtplibs(connection):
+        open_socket(connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def is_closed(connection: smtplib.SMTP) -> bool:
+    """Whether the connection was lost, or closed after an error."""
+    return _is_smtplibs(connection) and connection.sock is None
+
+
+def say_quit(connection: smtplib.SMTP, *, wait: bool = True) -> None:
+    """Say QUIT and disconnect; raises nothing: what is accepted stays accepted.
+
+    The reply tells nothing. A server deserves a moment to give it (RFC 5321, 4.1.1.10),
+    and no more than that.
+    """
+    if not _is_smtplibs(connection):
+        connection.quit()
+        return
+    with suppress(OSError):  # the server may be gone already
+        open_socket(connection).settimeout(QUIT_TIMEOUT)
+        connection.putcmd("QUIT")
+        if wait:
+            connection.getreply()
+    connection.close()
+
+
+def _is_smtplibs(connection: smtplib.SMTP) -> bool:
+    """Whether this is no mock, and no class whose own ``sendmail()`` is meant to be called."""
+    return getattr(type(connection), "sendmail", None) is SENDMAIL
+
+
+class _Group:
+    """MAIL, RCPT and DATA of one message: one write, if the server has PIPELINING."""
+
+    def __init__(self, connection: smtplib.SMTP, envelope: Envelope) -> None:
+        self._connection = connection
+        self._envelope = envelope
+        self._window = MAX_BYTES_IN_FLIGHT if connection.has_extn("pipelining") else 0
+        self._to_write = deque(self._commands())
+        self._in_flight: deque[bytes] = deque()
+        self._bytes_in_flight = 0
+        self._accepted = 0
+        self._is_closing = False
+
+    def offer(self) -> dict[str, Reply]:
+        """Offer the message; return the refused recipients, or raise as smtplib does."""
+        code, text = self._reply()
+        if code != 250:
+            raise smtplib.SMTPSenderRefused(code, text, self._envelope.sender)
+        refused: dict[str, Reply] = {}
+        for recipient in self._envelope.recipients:
+            code, text = self._reply()
+            if code not in RECIPIENT_ACCEPTED:
+                refused[recipient] = (code, text)
+            if code == SERVICE_CLOSING:
+                raise smtplib.SMTPRecipientsRefused(refused)
+        if len(refused) == len(self._envelope.recipients):
+            raise smtplib.SMTPRecipientsRefused(refused)
+        code, text = self._reply()
+        if code != START_MAIL_INPUT:
+            raise smtplib.SMTPDataError(code, text)
+        return refused
+
+    def finish(self, ahead: _Group | None) -> None:
+        """Hand over the body, with the group ahead behind it; wait for the reply.
+
+        RFC 2920, 3.1: the content of a message may be the first "command" of a group.
+        """
+        commands = ahead.next_commands() if ahead else b""
+        _write(self._connection, _body(self._envelope.content), commands)
+        try:
+            code, text = _getreply(self._connection)
+            if code != 250:
+                self._is_closing = code == SERVICE_CLOSING
+                raise smtplib.SMTPDataError(code, text)
+        except smtplib.SMTPException as error:
+            error.body_was_sent = True  # type: ignore[attr-defined]
+            raise
+
+    def withdraw(self, ahead: _Group | None) -> None:
+        """Get the connection in step again after an error, or close it.
+
+        With a group ahead, it is the server that starts anew: after the end of a body.
+        """
+        self._to_write.clear()
+        try:
+            while self._in_flight and not self._is_closing:
+                command = self._in_flight[0]
+                code, _ = self._reply()
+                if command == DATA and code == START_MAIL_INPUT:
+                    self._end_empty_message()
+            if self._is_closing:
+                self._connection.close()
+            elif not ahead:
+                self._connection.rset()
+        except smtplib.SMTPException:
+            self._connection.close()
+
+    def next_commands(self) -> bytes:
+        """Return what may be written now; it counts as in flight."""
+        commands = []
+        while self._to_write:
+            size = len(self._to_write[0])
+            if self._in_flight and self._bytes_in_flight + size > self._window:
+                break
+            commands.append(self._to_write.popleft())
+            self._in_flight.append(commands[-1])
+            self._bytes_in_flight += size
+        return b"".join(commands)
+
+    def _reply(self) -> Reply:
+        if self._bytes_in_flight * 2 <= self._window:
+            _write(self._connection, self.next_commands())
+        code, text = _getreply(self._connection)
+        command = self._in_flight.popleft()
+        self._bytes_in_flight -= len(command)
+        self._is_closing = code == SERVICE_CLOSING and command != DATA  # as smtplib has it
+        self._accepted += command.startswith(b"RCPT") and code in RECIPIENT_ACCEPTED
+        return code, text
+
+    def _end_empty_message(self) -> None:
+        # RFC 2920, 3.1: a server may ask for the message after it refused everybody.
+        if self._accepted:
+            raise smtplib.SMTPServerDisconnected("somebody would get an empty message")
+        _write(self._connection, b".\r\n")
+        _getreply(self._connection)
+
+    def _commands(self) -> Iterator[bytes]:
+        sender, recipients, content = self._envelope
+        size = f" size={len(content)}" if self._connection.has_extn("size") else ""
+        yield self._command(f"MAIL FROM:{smtplib.quoteaddr(sender)}{size}")
+        for recipient in recipients:
+            yield self._command(f"RCPT TO:{smtplib.quoteaddr(recipient)}")
+        yield DATA
+
+    def _command(self, command: str) -> bytes:
+        if "\r" in command or "\n" in command:
+            raise ValueError("an address has a line break")
+        return f"{command}\r\n".encode(self._connection.command_encoding)
+
+
+def _group_ahead(connection: smtplib.SMTP, envelopes: Envelopes) -> _Group | None:
+    if not connection.has_extn("pipelining"):
+        return None
+    following = envelopes.following()
+    try:
+        return _Group(connection, following) if following else None
+    except ValueError:
+        return None  # raised in its turn
+
+
+def _through_sendmail(connection: smtplib.SMTP, envelopes: Envelopes) -> Iterator[Outcome]:
+    while envelope := envelopes.current():
+        outcome = Outcome({})
+        try:
+            outcome = Outcome(connection.sendmail(*envelope))
+        except smtplib.SMTPException as error:
+            # There is no telling how far it got. These come before the body:
+            early = (smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused)
+            error.body_was_sent = not isinstance(error, early)  # type: ignore[attr-defined]
+            outcome = Outcome({}, error)
+        yield outcome
+        envelopes.advance()
+
+
+def _body(content: bytes) -> bytes:
+    """Return the content with dots stuffed and the end of data. RFC 5321, 4.5.2."""
+    stuffed = re.sub(rb"(?m)^\.", b"..", content)
+    return stuffed + (b".\r\n" if stuffed.endswith(b"\r\n") else b"\r\n.\r\n")
+
+
+def _write(connection: smtplib.SMTP, data: bytes, ahead: bytes = b"") -> None:
+    """Write the data, and what goes ahead of the next reply.
+
+    Raises ``SMTPServerDisconnected`` if not all of the data could be written. As for the
+    rest, its replies will tell. The timeout is for each step, not for the whole.
+    """
+    unsent = memoryview(data + ahead)
+    try:
+        while unsent:
+            unsent = unsent[open_socket(connection).send(unsent) :]
+    except OSError as error:
+        if len(unsent) > len(ahead):
+            connection.close()
+            raise smtplib.SMTPServerDisconnected(f"Connection lost: {error}") from error
+
+
+def _getreply(connection: smtplib.SMTP) -> Reply:
+    open_socket(connection)
+    return connection.getreply()
+
+
+def open_socket(connection: smtplib.SMTP) -> socket.socket:
+    """Return the socket of a connection, or raise ``SMTPServerDisconnected``."""
+    if connection.sock is None:
+        raise smtplib.SMTPServerDisconnected("the connection is closed")
+    return connection.sock

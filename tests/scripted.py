@@ -1,0 +1,227 @@
+"""An SMTP server on loopback that misbehaves on cue, and counts round trips."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+CLOSE = "close"  # end the connection, as a server does that has had enough
+RESET = "reset"  # break it, as a crash does
+HANG = "hang"  # say nothing more, and do not go away either
+BODY = "BODY"  # the step after the final dot
+
+# What to do at a step with this argument: a reply, one of the above, or None for what is
+# right. A script gets the name of the step ("MAIL", "RCPT", BODY, ...) and the argument.
+Script = Callable[[str, str], str | None]
+
+RIGHT = {"DATA": "354 go ahead", "QUIT": "221 bye"}
+
+
+class Accepted(NamedTuple):
+    """A message for which the server has taken responsibility."""
+
+    sender: str
+    recipients: tuple[str, ...]
+    content: bytes
+
+
+class ScriptedServer:
+    """Answers on a port of its own choice while its ``with`` block runs.
+
+    ``turns`` counts how often it has answered and then had to wait: the round trips.
+    """
+
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        extensions: Iterable[str] = ("PIPELINING", "SIZE 10000000", "8BITMIME"),
+    ) -> None:
+        self.script = script or (lambda step, argument: None)
+        self.extensions = list(extensions)
+        self.accepted: list[Accepted] = []
+        self.commands: list[str] = []
+        self.turns = 0
+        self.connections = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._clients: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._listen)]
+
+    def __enter__(self) -> ScriptedServer:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        # shutdown() wakes up whoever is waiting in accept() or recv().
+        for one in (self._listener, *self._clients):
+            shut(one)
+        for thread in self._threads:
+            thread.join()
+
+    def disconnect(self) -> None:
+        """End the connections that are open."""
+        for client in self._clients:
+            shut(client)
+
+    def _listen(self) -> None:
+        with self._listener:
+            while True:
+                try:
+                    client, _ = self._listener.accept()
+                except OSError:
+                    return
+                self.connections += 1
+                self._clients.append(client)
+                self._threads.append(threading.Thread(target=self._serve, args=[client]))
+                self._threads[-1].start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError):  # the client may go at any time
+            Dialogue(self, client).run()
+
+
+class Dialogue:
+    """One connection of a scripted server."""
+
+    def __init__(self, server: ScriptedServer, client: socket.socket) -> None:
+        self.server = server
+        self.client = client
+        self.received = b""
+        self.replies: deque[bytes] = deque()
+        self.sender = ""
+        self.recipients: list[str] = []
+
+    def run(self) -> None:
+        """Answer until one side ends it."""
+        if not self.answer("banner", "", "220 scripted"):
+            return
+        while (line := self.read_until(b"\r\n")) is not None:
+            command = line.decode("latin-1")
+            self.server.commands.append(command)
+            step, _, argument = command.partition(" ")
+            if not self.step(step.upper(), argument):
+                return
+
+    def step(self, step: str, argument: str) -> bool:
+        """Do one step. Return whether the connection goes on."""
+        right = RIGHT.get(step, "250 fine")
+        if step == "EHLO":
+            right = "\r\n".join(
+                ["250-scripted", *map("250-{}".format, self.server.extensions), "250 HELP"]
+            )
+        elif (step == "RCPT" and not self.sender) or (step == "DATA" and not self.recipients):
+            right = "503 not yet"
+        if not self.answer(step, argument, right):
+            return False
+        if step == "DATA" and self.last.startswith("354"):
+            return self.body()
+        if step == "MAIL" and self.last.startswith("25"):
+            self.sender, self.recipients = address(argument), []
+        elif step == "RCPT" and self.last.startswith("25"):
+            self.recipients.append(address(argument))
+        elif step == "RSET":
+            self.sender, self.recipients = "", []
+        return step != "QUIT"
+
+    def body(self) -> bool:
+        """Read the body and answer to it."""
+        content = b"" if self.peek(b".\r\n") else self.read_until(b"\r\n.\r\n")
+        if content is None:
+            return False
+        goes_on = self.answer(BODY, "", "250 accepted")
+        if self.last.startswith("250"):
+            self.server.accepted.append(Accepted(self.sender, tuple(self.recipients), content))
+        self.sender, self.recipients = "", []
+        return goes_on
+
+    def answer(self, step: str, argument: str, right: str) -> bool:
+        """Answer as the script has it. Return whether the connection goes on."""
+        self.last = self.server.script(step, argument) or right
+        if self.last == HANG:
+            self.flush()
+            while self.client.recv(65536):
+                pass
+            return False
+        if self.last == RESET:
+            self.flush()
+            # RST instead of FIN
+            self.client.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+            return False
+        if self.last == CLOSE:
+            self.flush()
+            return False
+        self.replies.append(self.last.encode("latin-1") + b"\r\n")
+        if step == "QUIT":
+            self.flush()
+        return True
+
+    def peek(self, start: bytes) -> bool:
+        """Take these bytes if they come next."""
+        while len(self.received) < len(start):
+            if not self.fill():
+                return False
+        if not self.received.startswith(start):
+            return False
+        self.received = self.received[len(start) :]
+        return True
+
+    def read_until(self, end: bytes) -> bytes | None:
+        """Return what comes before the end, or ``None`` if it does not come."""
+        searched = 0
+        while (at := self.received.find(end, searched)) < 0:
+            searched = max(len(self.received) - len(end), 0)
+            if not self.fill():
+                return None
+        found, self.received = self.received[:at], self.received[at + len(end) :]
+        return found
+
+    def fill(self) -> bool:
+        """Wait for more, once all is answered."""
+        self.flush()
+        more = self.client.recv(65536)
+        self.received += more
+        return bool(more)
+
+    def flush(self) -> None:
+        """Send the replies that are due."""
+        if self.replies:
+            self.server.turns += 1
+            self.client.sendall(b"".join(self.replies))
+            self.replies.clear()
+
+
+def address(argument: str) -> str:
+    """Return what stands between the angle brackets."""
+    return argument.partition("<")[2].partition(">")[0]
+
+
+def shut(one: socket.socket) -> None:
+    """Shut a socket down, if it is open."""
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+
+
+def at(step: str, *replies: str | None) -> Script:
+    """Return a script with these replies to this step, one after the other."""
+    coming = deque(replies)
+    return lambda name, argument: coming.popleft() if name == step and coming else None
+
+
+def to(recipient: str, reply: str) -> Script:
+    """Return a script with this reply to this recipient."""
+    return lambda step, argument: reply if step == "RCPT" and recipient in argument else None
+
+
+def any_of(*scripts: Script) -> Script:
+    """Return a script that does what the first of these has to say."""
+    return lambda step, argument: next(
+        (reply for script in scripts if (reply := script(step, argument))), None
+    )

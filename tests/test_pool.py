@@ -1,0 +1,420 @@
+"""Connections that are kept from one send to the next."""
+
+from __future__ import annotations
+
+import gc
+import os
+import smtplib
+import ssl
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ServerFactory, ServeScript
+from django.core.mail import EmailMessage
+from django.core.signals import request_finished
+from django.test import override_settings
+from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, at
+
+from email_hosts.backends import EmailHostsBackend, get_connection
+from email_hosts.pool import MAX_PARKED, pool
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the pool."""
+    clock = Clock()
+    monkeypatch.setattr(pool, "clock", clock)
+    return clock
+
+
+def message(recipient: str = "a@example.net") -> EmailMessage:
+    return EmailMessage("Subject", "Hello", "sender@example.com", [recipient])
+
+
+def host(server: Any, **options: Any) -> EmailHostsBackend:
+    options = {"conn_max_age": 60, "timeout": 5, **options}
+    return EmailHostsBackend("127.0.0.1", server.port, **options)
+
+
+def parked() -> int:
+    return sum(map(len, pool._parked.values()))
+
+
+def test_dsn_switches_it_on(serve: ServeScript) -> None:
+    server = serve()
+    dsn = f"smtp://127.0.0.1:{server.port}?conn_max_age=2.5&conn_max_messages=3"
+    with override_settings(EMAIL_HOSTS={"shop": dsn}):
+        for _ in range(4):
+            connection: Any = get_connection("shop")
+            connection.send_messages([message()])
+    assert (connection.conn_max_age, connection.conn_max_messages) == (2.5, 3)
+    assert server.connections == 2
+
+
+def test_is_off_by_default(serve: ServeScript) -> None:
+    server = serve()
+    for _ in range(2):
+        host(server, conn_max_age=None).send_messages([message()])
+    assert (server.connections, parked()) == (2, 0)
+
+
+def test_next_send_uses_the_connection_again(serve: ServeScript) -> None:
+    server = serve()
+    for _ in range(5):
+        assert host(server).send_messages([message()]) == 1
+    assert (server.connections, len(server.accepted), parked()) == (1, 5, 1)
+
+
+def test_send_over_a_held_connection_takes_two_round_trips(serve: ServeScript) -> None:
+    server = serve()
+    host(server).send_messages([message()])
+    before = server.turns
+    host(server).send_messages([message()])
+    assert server.turns - before == 2
+
+
+def test_connection_is_used_no_longer_than_its_age(serve: ServeScript, clock: Clock) -> None:
+    server = serve()
+    for seconds in (0, 59, 1, 30):
+        clock.now += seconds
+        host(server).send_messages([message()])
+    assert server.connections == 2
+
+
+def test_connection_is_used_for_no_more_than_its_messages(serve: ServeScript) -> None:
+    server = serve()
+    for _ in range(4):
+        host(server, conn_max_messages=4).send_messages([message(), message()])
+    assert server.connections == 2
+    assert server.commands.count("QUIT") == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"username": "other", "password": "x"},
+        {"timeout": 6},
+        {"local_hostname": "other.example.com"},
+        {"conn_max_age": 61},
+    ],
+)
+def test_other_options_are_another_host(options: dict[str, Any], serve: ServeScript) -> None:
+    server = serve(at("AUTH", "235 welcome"), extensions=["AUTH PLAIN"])
+    for each in ({}, options):
+        host(server, **each).send_messages([message()])
+    assert server.connections == 2
+
+
+def test_expired_connections_are_closed_after_a_request(
+    serve: ServeScript, clock: Clock
+) -> None:
+    server = serve()
+    host(server).send_messages([message()])
+    clock.now += 59
+    request_finished.send(sender=None)
+    assert parked() == 1
+    clock.now += 1
+    request_finished.send(sender=None)
+    assert parked() == 0
+
+
+def test_expired_connections_are_closed_by_other_hosts_too(
+    serve: ServeScript, clock: Clock
+) -> None:
+    servers = [serve(), serve()]
+    host(servers[0]).send_messages([message()])
+    clock.now += 60
+    host(servers[1]).send_messages([message()])
+    assert parked() == 1
+
+
+def test_at_most_ten_are_parked(serve: ServeScript) -> None:
+    server = serve()
+    connections = [host(server) for _ in range(MAX_PARKED + 2)]
+    for connection in connections:
+        connection.open()
+    for connection in connections:
+        connection.close()
+    assert (server.connections, parked()) == (12, 10)
+
+
+def test_one_that_is_parked_is_taken_by_one_only(serve: ServeScript) -> None:
+    server = serve()
+    with host(server):
+        pass
+    with host(server) as first, host(server) as second:
+        assert first.connection is not second.connection
+    assert server.connections == 2
+
+
+def test_connection_after_a_refusal_is_parked(serve: ServeScript) -> None:
+    server = serve(at("MAIL", "550 no"))
+    with pytest.raises(smtplib.SMTPSenderRefused):
+        host(server).send_messages([message()])
+    host(server).send_messages([message()])
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("script", [at(BODY, CLOSE), at(BODY, HANG), at("MAIL", "421 later")])
+def test_connection_after_another_error_is_not(script: Script, serve: ServeScript) -> None:
+    server = serve(script)
+    with pytest.raises(smtplib.SMTPException):
+        host(server, timeout=0.2).send_messages([message()])
+    assert parked() == 0
+
+
+def test_interrupted_send_leaves_nothing_parked(
+    serve: ServeScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    connection = host(server)
+
+    def interrupt(self: smtplib.SMTP) -> None:
+        raise KeyboardInterrupt
+
+    with connection:
+        monkeypatch.setattr(smtplib.SMTP, "getreply", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            connection.send_messages([message()])
+        monkeypatch.undo()
+    assert parked() == 0
+
+
+class TestDeadConnection:
+    """One that died while it was parked costs a reconnect, and never a message."""
+
+    @pytest.fixture
+    def server(self, serve: ServeScript) -> ScriptedServer:
+        """A server that has accepted one message, over a connection that is parked now."""
+        server = serve()
+        host(server).send_messages([message("first@example.net")])
+        assert parked() == 1
+        return server
+
+    def assert_sent_once(self, server: ScriptedServer, batch: list[EmailMessage]) -> None:
+        assert host(server, timeout=0.3).send_messages(batch) == len(batch)
+        recipients = [one.recipients for one in server.accepted[1:]]
+        assert recipients == [tuple(message.to) for message in batch]
+
+    def test_ended_by_the_server(self, server: ScriptedServer) -> None:
+        server.disconnect()
+        self.assert_sent_once(server, [message(), message("b@example.net")])
+
+    def test_with_a_421_to_read(self, server: ScriptedServer) -> None:
+        server._clients[0].sendall(b"421 too long idle\r\n")
+        self.assert_sent_once(server, [message()])
+
+
+@pytest.mark.parametrize("fault", [CLOSE, RESET, HANG, "421 too many"])
+@pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
+@pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "stepwise"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_taken_connection_that_breaks_before_the_body_is_replaced(
+    fault: str, step: str, extensions: list[str], batch: int, serve: ServeScript
+) -> None:
+    server = serve(at(step, None, fault), extensions=extensions)
+    options = {"timeout": 0.2}
+    host(server, **options).send_messages([message("first@example.net")])
+    messages = [message(f"{i}@example.net") for i in range(batch)]
+    assert host(server, **options).send_messages(messages) == batch
+    assert [one.recipients for one in server.accepted] == [
+        ("first@example.net",),
+        *((f"{i}@example.net",) for i in range(batch)),
+    ]
+    assert server.connections == 2
+
+
+def test_second_message_of_a_taken_connection_goes_over_the_next(serve: ServeScript) -> None:
+    server = serve(at("MAIL", None, None, CLOSE))
+    host(server).send_messages([message("first@example.net")])
+    assert host(server).send_messages([message("a@x.net"), message("b@x.net")]) == 2
+    assert len(server.accepted) == 3
+
+
+def test_reconnect_is_tried_once(serve: ServeScript) -> None:
+    server = serve(at("MAIL", None, CLOSE, CLOSE))
+    host(server).send_messages([message()])
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        host(server).send_messages([message()])
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("fault", [CLOSE, RESET, HANG])
+def test_taken_connection_that_breaks_after_the_body_is_an_error(
+    fault: str, serve: ServeScript
+) -> None:
+    server = serve(at(BODY, None, fault))
+    options = {"timeout": 0.2}
+    host(server, **options).send_messages([message()])
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        host(server, **options).send_messages([message()])
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("fail_silently", [True, False])
+def test_server_that_has_gone_is_an_error(serve: ServeScript, fail_silently: bool) -> None:
+    server = serve(at("MAIL", None, CLOSE))
+    host(server, fail_silently=fail_silently).send_messages([message()])
+    server._listener.close()
+    server.script = at("MAIL", CLOSE)
+    connection = host(server, fail_silently=fail_silently)
+    connection.open()
+    server.disconnect()
+    try:
+        sent = connection.send_messages([message()])
+    except OSError:
+        assert not fail_silently
+    else:
+        assert (sent, fail_silently) == (0, True)
+    assert connection.connection is None
+
+
+def test_threads_share_the_connections(serve: ServeScript) -> None:
+    server = serve()
+
+    def send(number: int) -> int:
+        return host(server, timeout=30).send_messages([message(f"{number}@example.net")])
+
+    with ThreadPoolExecutor(20) as threads:
+        assert sum(threads.map(send, range(400))) == 400
+    assert len({one.recipients for one in server.accepted}) == 400
+    assert server.connections <= 400
+    assert parked() <= MAX_PARKED
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
+def test_nothing_leaks_over_many_sends_and_threads(serve: ServeScript) -> None:
+    """10,000 sends from 200 threads, in a process of their own."""
+    server = serve()
+    run = subprocess.run(
+        [sys.executable, "-c", LEAKS, str(server.port)],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "settings", "COVERAGE_PROCESS_START": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert len(server.accepted) == 10_000
+
+
+LEAKS = """
+import gc, os, sys, threading
+import django
+from django.core.mail import EmailMessage
+from email_hosts.backends import EmailHostsBackend
+from email_hosts.pool import pool
+django.setup()
+
+def descriptors():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+def send(times):
+    for number in range(times):
+        host = EmailHostsBackend("127.0.0.1", int(sys.argv[1]), conn_max_age=60, timeout=60)
+        message = EmailMessage("Subject", "Hello", "a@example.com", [f"{number}@example.net"])
+        assert host.send_messages([message]) == 1
+
+before = descriptors()
+threads = [threading.Thread(target=send, args=[50]) for _ in range(200)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+after = descriptors()
+assert after <= before + 10, (before, after)
+pool.close_all()
+assert descriptors() == before, (before, descriptors())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_parent_and_child_both_go_on_sending(
+    start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path
+) -> None:
+    """A process with a parked TLS connection forks; it is the parent's alone."""
+    server = start_server(context=tls, login=("user", "secret"))
+    dsn = (
+        f"submission://user:secret@127.0.0.1:{server.port}?conn_max_age=60&ssl_cafile={cafile}"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", FORKS, dsn],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "settings"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    senders = [mail.message["Subject"] for mail in server.received]
+    assert sorted(senders) == ["child"] * 3 + ["parent"] * 4
+    # The parent needed one connection, the child one of its own.
+    assert run.stdout.split() == ["parent", "True"]
+
+
+FORKS = """
+import os, sys
+import django
+from django.core.mail import EmailMessage
+from email_hosts.backends import connection_from_dsn
+from email_hosts.pool import pool
+django.setup()
+
+def send(name):
+    message = EmailMessage(name, "Hello", "a@example.com", ["b@example.net"])
+    connection_from_dsn(sys.argv[1]).send_messages([message])
+
+def held():
+    return [held.connection for parked in pool._parked.values() for held in parked]
+
+send("parent")
+before = held()
+child = os.fork()
+if not child:
+    status = 1
+    try:
+        assert held() == []
+        for _ in range(3): send("child")
+        status = 0
+    finally:
+        os._exit(status)
+assert os.waitpid(child, 0)[1] == 0
+for _ in range(3): send("parent")
+print("parent", held() == before)
+"""
+
+
+def test_process_says_goodbye_at_its_end(serve: ServeScript) -> None:
+    server = serve()
+    code = LEAKS.partition("before =")[0] + "send(1)"
+    subprocess.run(
+        [sys.executable, "-c", code, str(server.port)],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "settings"},
+        check=True,
+    )
+    for thread in server._threads[1:]:
+        thread.join(timeout=10)
+    assert server.commands[-1] == "QUIT"
+
+
+def test_discarded_connections_leave_nothing(serve: ServeScript) -> None:
+    server = serve()
+    with override_settings(EMAIL_HOSTS={"shop": f"smtp://127.0.0.1:{server.port}"}):
+        get_connection("shop")
+        gc.collect()
+        before = len(gc.get_objects())
+        for _ in range(1000):
+            get_connection("shop", timeout=5)
+        gc.collect()
+        assert len(gc.get_objects()) - before < 50

@@ -1,0 +1,324 @@
+"""Pipelining: the results of smtplib, in fewer round trips."""
+
+from __future__ import annotations
+
+import smtplib
+import socket
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+from conftest import ServerFactory, ServeScript
+from django.core.mail import EmailMessage
+from django.core.mail.backends.smtp import EmailBackend
+from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, any_of, at, to
+
+from email_hosts import transaction
+from email_hosts.backends import EmailHostsBackend
+
+PIPELINING = ("PIPELINING", "SIZE 10000000")
+STEPWISE = ("SIZE 10000000",)
+
+
+def messages(*recipients: str, content: str = "Hello") -> list[EmailMessage]:
+    """Make a message to each of these; ``a+b`` stands for one to both."""
+    return [
+        EmailMessage(
+            "Subject",
+            content,
+            "sender@example.com",
+            [f"{name}@example.net" for name in names.split("+") if name],
+            headers={"Date": "now", "Message-ID": "<1@example.com>"},
+        )
+        for names in recipients
+    ]
+
+
+def ours(server: ScriptedServer, **options: Any) -> EmailHostsBackend:
+    return EmailHostsBackend("127.0.0.1", server.port, **{"timeout": 0.2, **options})
+
+
+def djangos(server: ScriptedServer, **options: Any) -> EmailBackend:
+    options = {"host": "127.0.0.1", "port": server.port, "timeout": 0.2, **options}
+    return EmailBackend(**options, alias="x")  # without an alias, Django 6.1 warns
+
+
+def result(backend: Any, batch: list[Any]) -> tuple[Any, ...]:
+    """Return what sending the batch returns, or the error that it raises."""
+    try:
+        return ("sent", backend.send_messages(batch))
+    except smtplib.SMTPRecipientsRefused as error:
+        return (type(error), error.recipients)
+    except (smtplib.SMTPResponseException, ValueError) as error:
+        return (type(error), *error.args)
+    except smtplib.SMTPServerDisconnected as error:
+        return (type(error),)
+
+
+# A script, what is sent, and what becomes of it is what Django makes of it.
+FAULTS: dict[str, tuple[Callable[[], Script], tuple[str, ...]]] = {
+    "none": (lambda: at("none"), ("a", "b", "c")),
+    "nobody to send to": (lambda: at("none"), ("", "a", "", "b", "")),
+    "EHLO refused": (lambda: at("EHLO", "502 no"), ("a", "b")),
+    "EHLO and HELO refused": (lambda: at_any("EHLO", "HELO"), ("a", "b")),
+    "MAIL refused": (lambda: at("MAIL", "550 no"), ("a", "b")),
+    "second MAIL refused": (lambda: at("MAIL", None, "550 no"), ("a", "b", "c")),
+    "MAIL closing": (lambda: at("MAIL", "421 later"), ("a", "b")),
+    "MAIL garbage": (lambda: at("MAIL", "what?"), ("a", "b")),
+    "MAIL close": (lambda: at("MAIL", CLOSE), ("a", "b")),
+    "MAIL reset": (lambda: at("MAIL", RESET), ("a", "b")),
+    "MAIL hang": (lambda: at("MAIL", HANG), ("a", "b")),
+    "one RCPT refused": (lambda: to("b@", "550 no"), ("a+b+c", "d")),
+    "one RCPT delayed": (lambda: to("b@", "450 later"), ("a+b+c", "d")),
+    "RCPT forwarded": (lambda: to("b@", "251 forwarded"), ("a+b", "d")),
+    "RCPT unverified": (lambda: to("b@", "252 maybe"), ("a+b", "d")),
+    "all RCPT refused": (lambda: to("@", "550 no"), ("a+b", "c")),
+    "RCPT of the second refused": (lambda: to("c@", "550 no"), ("a", "c", "d")),
+    "RCPT closing": (lambda: to("b@", "421 later"), ("a+b+c", "d")),
+    "RCPT close": (lambda: to("b@", CLOSE), ("a+b+c", "d")),
+    "RCPT reset": (lambda: to("b@", RESET), ("a+b+c", "d")),
+    "DATA refused": (lambda: at("DATA", "451 later"), ("a", "b")),
+    "DATA closing": (lambda: at("DATA", "421 later"), ("a", "b")),
+    "DATA close": (lambda: at("DATA", CLOSE), ("a", "b")),
+    "DATA hang": (lambda: at("DATA", HANG), ("a", "b")),
+    "body refused": (lambda: at(BODY, "554 spam"), ("a", "b", "c")),
+    "second body refused": (lambda: at(BODY, None, "554 spam"), ("a", "b", "c")),
+    "body delayed": (lambda: at(BODY, "451 later"), ("a", "b")),
+    "body closing": (lambda: at(BODY, "421 later"), ("a", "b")),
+    "body close": (lambda: at(BODY, CLOSE), ("a", "b")),
+    "second body close": (lambda: at(BODY, None, CLOSE), ("a", "b", "c")),
+    "body reset": (lambda: at(BODY, RESET), ("a", "b")),
+    "body hang": (lambda: at(BODY, HANG), ("a", "b")),
+    "body garbage": (lambda: at(BODY, "what?"), ("a", "b")),
+    "RSET refused": (lambda: any_of(at("MAIL", "550 no"), at("RSET", "500 no")), ("a", "b")),
+    "RSET close": (lambda: any_of(at("MAIL", "550 no"), at("RSET", CLOSE)), ("a", "b")),
+    "QUIT refused": (lambda: at("QUIT", "500 no"), ("a",)),
+    "QUIT close": (lambda: at("QUIT", CLOSE), ("a",)),
+    "bad address": (lambda: at("none"), ("a", "a@b@c", "d")),
+}
+
+
+def at_any(*steps: str) -> Script:
+    return lambda step, argument: "502 no" if step in steps else None
+
+
+@pytest.mark.parametrize("extensions", [PIPELINING, STEPWISE], ids=["pipelining", "stepwise"])
+@pytest.mark.parametrize("fail_silently", [False, True], ids=["loud", "silent"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_result_is_that_of_django(
+    fault: str, fail_silently: bool, extensions: tuple[str, ...], serve: ServeScript
+) -> None:
+    make_script, recipients = FAULTS[fault]
+    results = []
+    for make in (djangos, ours):
+        server = serve(make_script(), extensions=extensions)
+        backend = make(server, fail_silently=fail_silently)
+        results.append((result(backend, messages(*recipients)), server.accepted))
+        assert backend.connection is None
+    assert results[1] == results[0]
+
+
+@pytest.mark.parametrize(
+    "content", ["", ".", ".\n..\n.a\n\n.", "a" * 2000, "é\n.é", "x\r\n.\r\ny"]
+)
+def test_content_is_that_of_django_byte_by_byte(content: str, serve: ServeScript) -> None:
+    servers = [serve(), serve()]
+    for make, server in zip((djangos, ours), servers, strict=True):
+        make(server).send_messages(messages("a", "b", content=content))
+    assert servers[1].accepted == servers[0].accepted
+    assert len(servers[0].accepted) == 2
+
+
+class TestRoundTrips:
+    """Counted by the server."""
+
+    @pytest.mark.parametrize("recipients", ["a", "+".join("abcdefghijklmnopqrst")])
+    @pytest.mark.parametrize(
+        ("extensions", "expected"), [(PIPELINING, lambda n: 2), (STEPWISE, lambda n: 3 + n)]
+    )
+    def test_of_a_message(
+        self,
+        recipients: str,
+        extensions: tuple[str, ...],
+        expected: Callable[[int], int],
+        serve: ServeScript,
+    ) -> None:
+        server = serve(extensions=extensions)
+        with ours(server) as connection:
+            connection.send_messages(messages("first"))
+            before = server.turns
+            connection.send_messages(messages(recipients))
+            assert server.turns - before == expected(recipients.count("+") + 1)
+
+    def test_of_a_batch(self, serve: ServeScript) -> None:
+        server = serve()
+        with ours(server) as connection:
+            connection.send_messages(messages("first"))
+            before = server.turns
+            connection.send_messages(messages(*"abcdefghijklmnopqrstuvwxy"))
+            assert server.turns - before == 26
+
+    def test_of_a_thousand_recipients_stay_few(self, serve: ServeScript) -> None:
+        server = serve()
+        with ours(server, timeout=20) as connection:
+            assert connection.send_messages(messages("+".join(map(str, range(1000))))) == 1
+        assert len(server.accepted[0].recipients) == 1000
+        assert server.turns < 30
+
+
+def test_slow_reader_makes_no_deadlock() -> None:
+    """Replies are read while commands are written: neither side waits for the other."""
+    in_flight = []
+
+    def script(step: str, argument: str) -> str | None:
+        # Long replies, that fill all buffers if nobody reads them.
+        in_flight.append(len(server._clients))
+        return f"250 {'x' * 500}" if step == "RCPT" else None
+
+    with ScriptedServer(script) as server:
+        server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+        batch = messages("+".join(f"{'n' * 60}{i}" for i in range(1000)))
+        assert ours(server, timeout=20).send_messages(batch) == 1
+        assert len(server.accepted[0].recipients) == 1000
+
+
+def test_bytes_in_flight_are_bounded(serve: ServeScript) -> None:
+    server = serve()
+    backend = ours(server, timeout=20)
+    with backend:
+        written = []
+        real = backend.connection.sock
+
+        class Spy:
+            def send(self, data: memoryview) -> int:
+                if bytes(data[:4]) in (b"MAIL", b"RCPT", b"DATA"):
+                    written.append(len(data))
+                return int(real.send(data))
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(real, name)
+
+        backend.connection.sock = Spy()
+        backend.send_messages(messages("+".join(map(str, range(1000)))))
+    assert max(written) <= transaction.MAX_BYTES_IN_FLIGHT
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (at("MAIL", CLOSE), False),
+        (at("DATA", CLOSE), False),
+        (at("MAIL", "550 no"), False),
+        (at(BODY, CLOSE), True),
+        (at(BODY, HANG), True),
+        (at(BODY, "451 later"), True),
+    ],
+)
+def test_error_knows_whether_the_body_was_sent(
+    script: Script, expected: bool, serve: ServeScript
+) -> None:
+    with pytest.raises(smtplib.SMTPException) as caught:
+        ours(serve(script)).send_messages(messages("a"))
+    assert transaction.body_was_sent(caught.value) is expected
+
+
+class TestSurprise:
+    """What a server may do after it refused something in a group."""
+
+    @pytest.mark.parametrize(
+        "script",
+        [
+            any_of(to("a@", "550 no"), to("b@", "550 no"), at("DATA", "354 go ahead")),
+            any_of(at("MAIL", "550 no"), at("DATA", "354 go ahead")),
+        ],
+    )
+    def test_go_ahead_for_nobody_is_answered_with_an_empty_message(
+        self, script: Script, serve: ServeScript
+    ) -> None:
+        server = serve(script)
+        with ours(server) as connection:
+            with pytest.raises(smtplib.SMTPException):
+                connection.send_messages(messages("a+b"))
+            assert connection.send_messages(messages("c")) == 1
+        assert server.connections == 1
+        assert [one.recipients for one in server.accepted] == [(), ("c@example.net",)]
+
+    def test_go_ahead_for_somebody_nobody_asked_for_ends_the_connection(
+        self, serve: ServeScript
+    ) -> None:
+        script = any_of(
+            at("MAIL", "550 no"), at("RCPT", "250 yes"), at("DATA", "354 go ahead")
+        )
+        server = serve(script)
+        backend = ours(server)
+        with backend, pytest.raises(smtplib.SMTPSenderRefused):
+            backend.send_messages(messages("a"))
+        assert server.accepted == []
+
+    def test_refused_body_ends_what_is_ahead(self, serve: ServeScript) -> None:
+        server = serve(at(BODY, "554 spam"))
+        backend = ours(server)
+        with backend, pytest.raises(smtplib.SMTPDataError):
+            backend.send_messages(messages("a", "b"))
+        assert server.accepted == []
+        assert any("b@" in command for command in server.commands)
+
+
+def test_connection_in_step_is_used_again(serve: ServeScript) -> None:
+    server = serve(any_of(at("MAIL", "550 no"), to("x@", "550 no")))
+    with ours(server) as connection:
+        for recipients in ("a", "x", "b+x"):
+            result(connection, messages(recipients))
+        assert connection.send_messages(messages("c")) == 1
+    assert server.connections == 1
+    assert [one.recipients for one in server.accepted] == [
+        ("b@example.net",),
+        ("c@example.net",),
+    ]
+
+
+def test_lost_connection_is_opened_again_by_the_next_send(serve: ServeScript) -> None:
+    server = serve(at("MAIL", CLOSE))
+    with ours(server) as connection:
+        with pytest.raises(smtplib.SMTPServerDisconnected):
+            connection.send_messages(messages("a"))
+        assert connection.send_messages(messages("b")) == 1
+
+
+def test_class_with_a_sendmail_of_its_own_is_asked(serve: ServeScript) -> None:
+    calls = []
+
+    class Own(smtplib.SMTP):
+        def sendmail(self, *args: Any, **options: Any) -> Any:
+            calls.append(args[1])
+            if len(calls) == 2:
+                raise smtplib.SMTPDataError(554, b"no")
+            return super().sendmail(*args, **options)
+
+    server = serve()
+    with mock.patch.object(EmailHostsBackend, "connection_class", Own):
+        backend = ours(server, fail_silently=True)
+        assert backend.send_messages(messages("a", "b", "c")) == 2
+    assert calls == [[f"{name}@example.net"] for name in "abc"]
+
+
+def test_mocked_sendmail_is_called(serve: ServeScript) -> None:
+    with mock.patch("smtplib.SMTP.sendmail", return_value={}) as sendmail:
+        assert ours(serve()).send_messages(messages("a")) == 1
+    sendmail.assert_called_once()
+
+
+def test_small_writes_do_not_wait(start_server: ServerFactory) -> None:
+    with EmailHostsBackend("127.0.0.1", start_server().port) as backend:
+        sock = backend.connection.sock
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+def test_server_that_never_answers_quit_is_not_waited_for(
+    serve: ServeScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "QUIT_TIMEOUT", 0.01)
+    server = serve(at("QUIT", HANG))
+    assert ours(server, timeout=600).send_messages(messages("a")) == 1
