@@ -92,7 +92,6 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
         while envelope := envelopes.current():
             in_step = False
             group, ahead = ahead, None
-            outcome = Outcome({})
             try:
                 connection.ehlo_or_helo_if_needed()
                 group = group or _Group(connection, envelope)
@@ -100,7 +99,9 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
                 ahead = _group_ahead(connection, envelopes)
                 group.finish(ahead)
             except smtplib.SMTPException as error:
-                outcome = Outcome({}, error)
+                outcome = Outcome(
+                    {}, _marked(error, body_was_sent=body_was_sent(error, False))
+                )
                 if group:
                     group.withdraw(ahead)
             in_step = not ahead
@@ -111,12 +112,18 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
             connection.close()
 
 
-def body_was_sent(error: BaseException) -> bool:
+def body_was_sent(error: BaseException, unless_known: bool = True) -> bool:
     """Whether the body was handed over before this error.
 
-    Unless the server has answered, the message may have been accepted then.
+    Unless the server has answered, the message may have been accepted then. An error that
+    is not of ``send()`` does not tell.
     """
-    return getattr(error, "body_was_sent", False)
+    return getattr(error, "body_was_sent", unless_known)
+
+
+def _marked(error: smtplib.SMTPException, *, body_was_sent: bool) -> smtplib.SMTPException:
+    error.body_was_sent = body_was_sent  # type: ignore[attr-defined]
+    return error
 
 
 def can_be_repeated(error: smtplib.SMTPException) -> bool:
@@ -221,7 +228,7 @@ class _Group:
                 self._is_closing = code == SERVICE_CLOSING
                 raise smtplib.SMTPDataError(code, text)
         except smtplib.SMTPException as error:
-            error.body_was_sent = True  # type: ignore[attr-defined]
+            _marked(error, body_was_sent=True)
             raise
 
     def withdraw(self, ahead: _Group | None) -> None:
@@ -298,13 +305,9 @@ def _group_ahead(connection: smtplib.SMTP, envelopes: Envelopes) -> _Group | Non
 
 def _through_sendmail(connection: smtplib.SMTP, envelopes: Envelopes) -> Iterator[Outcome]:
     while envelope := envelopes.current():
-        outcome = Outcome({})
         try:
             outcome = Outcome(connection.sendmail(*envelope))
-        except smtplib.SMTPException as error:
-            # There is no telling how far it got. These come before the body:
-            early = (smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused)
-            error.body_was_sent = not isinstance(error, early)  # type: ignore[attr-defined]
+        except smtplib.SMTPException as error:  # it does not tell how far it got
             outcome = Outcome({}, error)
         yield outcome
         envelopes.advance()

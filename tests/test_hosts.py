@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import UserDict
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.conf import settings as django_settings
 from django.core.mail import EmailMessage
 from django.core.mail.backends import console, locmem, smtp
 from django.test import override_settings
@@ -95,6 +97,69 @@ def test_connection_is_new_and_closed() -> None:
     assert first is not second
     assert isinstance(first, EmailHostsBackend)
     assert first.connection is None
+
+
+class TestSettings:
+    """They are read whenever a connection is made, fast as that is."""
+
+    @pytest.fixture(autouse=True)
+    def hosts(self) -> Iterator[dict[str, str]]:
+        with override_settings(EMAIL_HOSTS={"shop": "smtp://first"}) as settings:
+            assert settings is None
+            assert self.host() == self.host() == "first"
+            yield django_settings.EMAIL_HOSTS
+
+    def host(self) -> Any:
+        return vars(get_connection("shop"))["host"]
+
+    def test_change_in_place(self, hosts: dict[str, str]) -> None:
+        hosts["shop"] = "smtp://second"
+        assert self.host() == "second"
+
+    def test_change_in_place_of_what_is_no_plain_dict(self) -> None:
+        hosts = UserDict(shop="smtp://second")
+        with override_settings(EMAIL_HOSTS=hosts):
+            assert self.host() == "second"
+            hosts["shop"] = "smtp://third"
+            assert self.host() == "third"
+
+    def test_override(self) -> None:
+        with override_settings(EMAIL_HOSTS={"shop": "smtp://second"}):
+            assert self.host() == "second"
+        assert self.host() == "first"
+
+    def test_assignment(self) -> None:
+        django_settings.EMAIL_HOSTS = {"shop": "smtp://second"}
+        assert self.host() == "second"
+
+    def test_that_are_not_valid_any_more(self) -> None:
+        for _ in range(2):
+            with override_settings(EMAIL_HOSTS=["smtp://h"]), pytest.raises(InvalidEmailHost):
+                get_connection("shop")
+
+    def test_begin_of_tests(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("email_hosts.hosts._hosts_are_overridden", lambda: False)
+        assert self.host() == "first"
+        monkeypatch.setattr("email_hosts.hosts._tests_are_running", lambda: False)
+        assert type(get_connection("shop")).__name__ == "OutboxBackend"
+
+    @needs_mailers
+    def test_mailer(self) -> None:  # pragma: mailers-only
+        with override_settings():
+            django_settings.MAILERS = {
+                "default": {"BACKEND": DJANGO_SMTP, "OPTIONS": {"host": "default"}},
+                "shop": {"BACKEND": DJANGO_SMTP, "OPTIONS": {"host": "mailer"}},
+            }
+            assert self.host() == "mailer"
+
+    def test_connections_are_apart(self) -> None:
+        first, second = (get_connection("shop") for _ in range(2))
+        assert isinstance(first, EmailHostsBackend)
+        first.refused_recipients["a"] = (550, b"no")
+        first.timeout = 1
+        assert isinstance(second, EmailHostsBackend)
+        assert (second.refused_recipients, second.timeout) == ({}, 60)
+        assert first._lock is not second._lock
 
 
 @override_settings(EMAIL_HOSTS={"shop": "submission://user:pw@h?timeout=5"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import smtplib
 import ssl
+import threading
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -96,8 +97,17 @@ class EmailHostsBackend(HostSender, EmailBackend):
         self.default_from_email = default_from_email
         self.server_email = server_email
         self.refused_recipients: dict[str, transaction.Reply] = {}
-        self._held: Held | None = None
+        self._held: Any = None  # a Held while open, else None
         self._may_reconnect = False
+
+    def __copy__(self) -> EmailHostsBackend:
+        """Return another connection with the same options, closed as a new one is."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other.connection = other._held = None
+        other.refused_recipients = {}
+        other._lock = threading.RLock()
+        return other
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -167,9 +177,10 @@ class EmailHostsBackend(HostSender, EmailBackend):
         while True:
             with closing(transaction.send(self.connection, envelopes)) as outcomes:
                 for refused, error in outcomes:
+                    self._held.messages += 1
                     if error is None:
                         sent += 1
-                        self._note_accepted(refused)
+                        self._note_refused(refused)
                     elif self._may_reconnect and transaction.can_be_repeated(error):
                         break
                     elif self.fail_silently:
@@ -262,9 +273,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
                 notes, self.connection = self.connection, connection
             yield from notes.envelopes
 
-    def _note_accepted(self, refused: dict[str, transaction.Reply]) -> None:
-        if self._held:
-            self._held.messages += 1
+    def _note_refused(self, refused: dict[str, transaction.Reply]) -> None:
         if len(refused) > 0:
             self.refused_recipients.update(refused)
             codes = sorted({code for code, _ in refused.values()})

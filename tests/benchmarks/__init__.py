@@ -1,0 +1,9 @@
+"""How fast mail is sent, as ratios within one run. ``tox -e bench``, ``-- --quick``
+
+``sink`` is an SMTP server in a process of its own, with a relay in front of it that holds
+all bytes back for a while, as a distance does. ``ways`` are the ways to send that are
+compared, ``__main__`` runs them in turns and prints the table.
+
+With ``SMTP_HOST``, ``SMTP_PORT``, ``SMTP_USER``, ``SMTP_PASSWORD`` and ``SSL_CERT_FILE`` in
+the environment, it measures that server instead, which has to know XSTAT as the sink does.
+"""
