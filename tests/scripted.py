@@ -145,8 +145,7 @@ class Dialogue:
         self.last = self.server.script(step, argument) or right
         if self.last == HANG:
             self.flush()
-            while self.client.recv(65536):
-                pass
+            self.client.makefile("rb").read()  # until the client has had enough
             return False
         if self.last == RESET:
             self.flush()

@@ -17,7 +17,7 @@ from conftest import ServerFactory, ServeScript
 from django.core.mail import EmailMessage
 from django.core.signals import request_finished
 from django.test import override_settings
-from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, at
+from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, at, shut
 
 from email_hosts.backends import EmailHostsBackend, get_connection
 from email_hosts.pool import MAX_PARKED, pool
@@ -205,7 +205,7 @@ class TestDeadConnection:
         return server
 
     def assert_sent_once(self, server: ScriptedServer, batch: list[EmailMessage]) -> None:
-        assert host(server, timeout=0.3).send_messages(batch) == len(batch)
+        assert host(server).send_messages(batch) == len(batch)
         recipients = [one.recipients for one in server.accepted[1:]]
         assert recipients == [tuple(message.to) for message in batch]
 
@@ -268,14 +268,11 @@ def test_taken_connection_that_breaks_after_the_body_is_an_error(
 def test_server_that_has_gone_is_an_error(serve: ServeScript, fail_silently: bool) -> None:
     server = serve(at("MAIL", None, CLOSE))
     host(server, fail_silently=fail_silently).send_messages([message()])
-    server._listener.close()
-    server.script = at("MAIL", CLOSE)
+    shut(server._listener)
     connection = host(server, fail_silently=fail_silently)
-    connection.open()
-    server.disconnect()
     try:
         sent = connection.send_messages([message()])
-    except OSError:
+    except ConnectionRefusedError:
         assert not fail_silently
     else:
         assert (sent, fail_silently) == (0, True)
@@ -392,6 +389,16 @@ assert os.waitpid(child, 0)[1] == 0
 for _ in range(3): send("parent")
 print("parent", held() == before)
 """
+
+
+def test_forgotten_connections_are_closed_without_a_word(serve: ServeScript) -> None:
+    """What a forked child does."""
+    server = serve()
+    host(server).send_messages([message()])
+    pool.forget()
+    assert parked() == 0
+    host(server).send_messages([message()])
+    assert "QUIT" not in server.commands
 
 
 def test_process_says_goodbye_at_its_end(serve: ServeScript) -> None:

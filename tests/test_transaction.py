@@ -16,6 +16,7 @@ from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, any_of, a
 
 from email_hosts import transaction
 from email_hosts.backends import EmailHostsBackend
+from email_hosts.transaction import Envelope, Envelopes
 
 PIPELINING = ("PIPELINING", "SIZE 10000000")
 STEPWISE = ("SIZE 10000000",)
@@ -62,6 +63,9 @@ FAULTS: dict[str, tuple[Callable[[], Script], tuple[str, ...]]] = {
     "nobody to send to": (lambda: at("none"), ("", "a", "", "b", "")),
     "EHLO refused": (lambda: at("EHLO", "502 no"), ("a", "b")),
     "EHLO and HELO refused": (lambda: at_any("EHLO", "HELO"), ("a", "b")),
+    "banner refused": (lambda: at("banner", "554 no"), ("a",)),
+    "banner close": (lambda: at("banner", CLOSE), ("a",)),
+    "banner hang": (lambda: at("banner", HANG), ("a",)),
     "MAIL refused": (lambda: at("MAIL", "550 no"), ("a", "b")),
     "second MAIL refused": (lambda: at("MAIL", None, "550 no"), ("a", "b", "c")),
     "MAIL closing": (lambda: at("MAIL", "421 later"), ("a", "b")),
@@ -264,6 +268,49 @@ class TestSurprise:
             backend.send_messages(messages("a", "b"))
         assert server.accepted == []
         assert any("b@" in command for command in server.commands)
+
+
+@pytest.mark.parametrize("recipients", [["a", "\r\nRSET\r\n@"], ["\r\nRSET\r\n@", "a"]])
+def test_line_break_in_an_address_is_an_error_in_its_turn(
+    recipients: list[str], serve: ServeScript
+) -> None:
+    """Django lets none through, and yet it must not become a command."""
+    server = serve()
+    coming = (Envelope("s@example.com", [name], b"Hello\r\n") for name in recipients)
+    with smtplib.SMTP("127.0.0.1", server.port, timeout=5) as connection:
+        outcomes = transaction.send(connection, Envelopes(coming))
+        with pytest.raises(ValueError, match="line break"):
+            list(outcomes)
+    assert len(server.accepted) == recipients.index("\r\nRSET\r\n@")
+    assert "RSET" not in server.commands
+
+
+def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
+    serve: ServeScript,
+) -> None:
+    server = serve()
+    coming = iter([Envelope("s@example.com", [name], b"Hello\r\n") for name in "ab"])
+    connection: Any = smtplib.SMTP("127.0.0.1", server.port, timeout=5)
+    real = connection.sock
+
+    class Breaking:
+        """Breaks when what goes ahead of the reply to the body is written."""
+
+        def send(self, data: memoryview) -> int:
+            if bytes(data).startswith(b"MAIL") and server.commands[-1] == "DATA":
+                raise BrokenPipeError
+            end = bytes(data).find(b"\r\n.\r\n") + 5
+            return int(real.send(data[:end] if end > 4 else data))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    connection.sock = Breaking()
+    first, second = transaction.send(connection, Envelopes(coming))
+    assert first.error is None
+    assert isinstance(second.error, smtplib.SMTPServerDisconnected)
+    assert transaction.body_was_sent(second.error) is False
+    assert len(server.accepted) == 1
 
 
 def test_connection_in_step_is_used_again(serve: ServeScript) -> None:

@@ -33,11 +33,10 @@ class Sink(asyncio.Protocol):
         self.is_starting_tls = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet; after STARTTLS, say nothing."""
+        """Greet."""
         self.transport = transport
-        if not self.is_encrypted:
-            self.counters["conn"] += 1
-            self.flush(b"220 sink ESMTP\r\n")
+        self.counters["conn"] += 1
+        self.flush(b"220 sink ESMTP\r\n")
 
     def data_received(self, data: bytes) -> None:
         """Answer all that is complete in one write."""
@@ -111,29 +110,19 @@ class Relay(asyncio.Protocol):
     def __init__(self, delay: float) -> None:
         self.delay = delay
         self.transport: Any = None
-        self.other: Relay | None = None
-        self.waiting: list[bytes] = []
+        self.other: Any = None  # the other end, once it is there
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take part."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Hand it on, later."""
-        if self.other is None:
-            self.waiting.append(data)
-        else:
-            asyncio.get_running_loop().call_later(self.delay, self.other.write, data)
+        """Hand it on, later. A client says nothing before the server has greeted."""
+        asyncio.get_running_loop().call_later(self.delay, self.other.transport.write, data)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Hand that on, too."""
-        if self.other:
-            asyncio.get_running_loop().call_later(self.delay, self.other.transport.close)
-
-    def write(self, data: bytes) -> None:
-        """Send on what the other end got."""
-        if not self.transport.is_closing():
-            self.transport.write(data)
+        asyncio.get_running_loop().call_later(self.delay, self.other.transport.close)
 
     async def connect(self, port: int) -> None:
         """Connect to the sink: the client's SYN, SYN-ACK and ACK take 1.5 round trips."""
@@ -143,8 +132,6 @@ class Relay(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: other, "127.0.0.1", port)
         self.other = other
-        for data in self.waiting:
-            self.data_received(data)
 
 
 async def serve(certificate: str, round_trips: list[float]) -> None:
