@@ -8,11 +8,29 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 
 from . import debug
-from .dsn import HOST_BACKEND, Mailer, is_empty, parse_host, scheme_of
+from .dsn import (
+    ANYMAIL,
+    ROUTING_BACKEND,
+    Mailer,
+    backend_of,
+    is_empty,
+    members,
+    parse_host,
+    scheme_of,
+)
 from .exceptions import InvalidEmailHost
-from .hosts import email_hosts, import_backend, is_hidden, is_strict
+from .hosts import (
+    build,
+    email_hosts,
+    import_backend,
+    is_hidden,
+    is_strict,
+    known_keys,
+    router,
+)
 
 TAG = "email_hosts"
 LOCAL_SCHEMES = {"console", "locmem", "dummy", "file"}
@@ -27,7 +45,7 @@ def register() -> None:
 def check_hosts(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[checks.CheckMessage]:
-    """E001, E002, E003, W001, W005: whether each host can be used."""
+    """E001 to E005, W001, W005: whether each host can be used, and the router."""
     try:
         hosts = email_hosts()
     except InvalidEmailHost as error:
@@ -38,7 +56,8 @@ def check_hosts(
                 id="email_hosts.E001",
             )
         ]
-    return [message for key, dsn in hosts.items() for message in _check_host(key, dsn)]
+    messages = [message for key, dsn in hosts.items() for message in _check_host(key, dsn)]
+    return [*messages, *_check_router()]
 
 
 def check_deployment(
@@ -87,7 +106,7 @@ def _check_host(key: Any, dsn: Any) -> Iterator[checks.CheckMessage]:
                 id="email_hosts.E002",
             )
         else:
-            yield from _check_backend(key, mailer)
+            yield from _check_backend(key, dsn, mailer)
             if is_hidden(key, mailer):  # pragma: mailers-only
                 yield checks.Warning(
                     f'EMAIL_HOSTS["{key}"] is not used: MAILERS["{key}"] comes first.',
@@ -96,18 +115,72 @@ def _check_host(key: Any, dsn: Any) -> Iterator[checks.CheckMessage]:
                 )
 
 
-def _check_backend(key: str, mailer: Mailer) -> Iterator[checks.CheckMessage]:
-    path = mailer["BACKEND"]
-    if path == HOST_BACKEND:
-        path = mailer["OPTIONS"]["backend"]
+def _check_backend(key: str, dsn: str, mailer: Mailer) -> Iterator[checks.CheckMessage]:
+    path = backend_of(mailer)
     try:
         import_backend(path)
+        if scheme_of(dsn) == "backend" or scheme_of(dsn).startswith(ANYMAIL):
+            yield from _check_options(key, mailer)
     except InvalidEmailHost as error:
         yield checks.Error(
             f'EMAIL_HOSTS["{key}"]: {error}',
             hint="Install the package that has this backend, or correct the DSN.",
             id="email_hosts.E003",
         )
+    problem = "sends through the router, which picks a host" if path == ROUTING_BACKEND else ""
+    for member in members(mailer):
+        if member not in known_keys():
+            problem = f'names "{member}", and there is no such host'
+    circle = _circle(key)
+    if circle:
+        problem = f"is on the way to itself: {' -> '.join(circle)}"
+    if problem:
+        yield checks.Error(
+            f'EMAIL_HOSTS["{key}"] {problem}.',
+            hint="Name hosts that have a server of their own.",
+            id="email_hosts.E004",
+        )
+
+
+def _check_options(key: str, mailer: Mailer) -> Iterator[checks.CheckMessage]:
+    try:
+        build(mailer, alias=key)
+    except InvalidEmailHost as error:
+        yield checks.Error(
+            str(error),
+            hint="See the documentation of the backend for its options.",
+            id="email_hosts.E002",
+        )
+
+
+def _check_router() -> Iterator[checks.CheckMessage]:
+    try:
+        router()
+    except ImproperlyConfigured as error:
+        yield checks.Error(
+            str(error),
+            hint='Write EMAIL_HOSTS_ROUTER = "shop.mail.router", or remove it.',
+            id="email_hosts.E005",
+        )
+
+
+def _circle(start: str) -> list[str]:
+    """Return the way from a host back to itself, by the members that it names."""
+    ways = [[start]]
+    seen = set()
+    while ways:
+        way = ways.pop()
+        try:
+            following = members(parse_host(way[-1], email_hosts().get(way[-1])))
+        except InvalidEmailHost:
+            continue
+        for member in following:
+            if member == start:
+                return [*way, member]
+            if member not in seen:
+                seen.add(member)
+                ways.append([*way, member])
+    return []
 
 
 def _check_deployed_host(key: str, dsn: str, mailer: Mailer) -> Iterator[checks.CheckMessage]:

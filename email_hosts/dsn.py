@@ -29,6 +29,10 @@ class Mailer(TypedDict):
     OPTIONS: dict[str, Any]
 
 
+# Returns what an option means; a ValueError says what it has to be.
+Converter = Callable[[str], Any]
+
+
 class Scheme(NamedTuple):
     """What the scheme of an SMTP host says about its transport."""
 
@@ -50,10 +54,14 @@ SMTP_SCHEMES = {
     "smtp+ssl": IMPLICIT_TLS,
 }
 BUILTIN_SCHEMES = ("console", "locmem", "dummy")
-SCHEMES = (*SMTP_SCHEMES, *BUILTIN_SCHEMES, "file")
+SEVERAL_SCHEMES = {"failover": {}, "roundrobin": {"rotate": True}}
+ANYMAIL = "anymail+"  # and the name of the provider
+SCHEMES = (*SMTP_SCHEMES, *BUILTIN_SCHEMES, "file", *SEVERAL_SCHEMES, "backend")
 
 SMTP_BACKEND = "email_hosts.backends.EmailHostsBackend"
 HOST_BACKEND = "email_hosts.backends.HostBackend"
+FAILOVER_BACKEND = "email_hosts.backends.FailoverBackend"
+ROUTING_BACKEND = "email_hosts.backends.RoutingBackend"
 FILE_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
 
 DJANGO_SETTINGS = {
@@ -92,6 +100,18 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
     raise InvalidEmailHost(f"EMAIL_HOSTS is a dict of DSN strings, not {type(hosts).__name__}")
 
 
+def members(mailer: Mailer) -> tuple[str, ...]:
+    """Return the keys of the hosts that a failover or round robin consists of."""
+    is_several = backend_of(mailer) == FAILOVER_BACKEND
+    return tuple(mailer["OPTIONS"]["hosts"]) if is_several else ()
+
+
+def backend_of(mailer: Mailer) -> str:
+    """Return the path of the backend that sends, below one that only applies a sender."""
+    path: str = mailer["BACKEND"]
+    return str(mailer["OPTIONS"]["backend"]) if path == HOST_BACKEND else path
+
+
 def is_empty(dsn: object) -> bool:
     """Whether a host counts as not configured, as if its key were missing."""
     return dsn is None or dsn == ""
@@ -128,19 +148,27 @@ def parse_conf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def scheme_of(dsn: str) -> str:
     """Return the scheme of a DSN, in lower case. Raises ``InvalidEmailHost``."""
-    scheme, colon, _ = dsn.partition(":")
-    if not colon or scheme.lower() not in SCHEMES:
+    scheme, colon, _ = dsn.lower().partition(":")
+    is_known = scheme in SCHEMES or re.fullmatch(r"anymail\+[a-z][a-z0-9_-]*", scheme)
+    if not colon or not is_known:
         raise InvalidEmailHost(_unknown_scheme(dsn))
-    return scheme.lower()
+    return scheme
 
 
 def redacted(dsn: object) -> str:
-    """Return a DSN for people to read, without user name and password."""
+    """Return a DSN for people to read, without user name, password and keys."""
     try:
         parse(dsn)
     except InvalidEmailHost:
         return "*****"  # no telling where its secrets are
-    return re.sub(r"(?<=://)[^/?#]*@", "*****:*****@", str(dsn))
+    address, question_mark, query = str(dsn).partition("?")
+    options = (
+        part if name in _HARMLESS_OPTIONS or not equals else f"{name}=*****"
+        for part in query.split("&")
+        for name, equals, _ in [part.partition("=")]
+    )
+    address = re.sub(r"(?<=://)[^/?#]*@", "*****:*****@", address)
+    return f"{address}{question_mark}{'&'.join(options)}"
 
 
 class _Parts(NamedTuple):
@@ -161,19 +189,21 @@ def _parse(dsn: str) -> Mailer:
     if "#" in dsn:
         raise InvalidEmailHost(f"the DSN has a fragment, after a hash; {PERCENT_ENCODE}")
     rest, _, query = dsn.partition(":")[2].partition("?")
-    _refuse_stray_at(query)
     authority, slash, path = (
         rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
     )
     parts = _Parts(scheme, authority, slash + path, query)
     if scheme in SMTP_SCHEMES:
         return _smtp(parts)
-    if scheme == "file":
-        return _file(parts)
-    return _builtin(parts)
+    if scheme in SEVERAL_SCHEMES:
+        return _several(parts)
+    if scheme in BUILTIN_SCHEMES:
+        return _builtin(parts)
+    return _file(parts) if scheme == "file" else _backend(parts)
 
 
 def _smtp(parts: _Parts) -> Mailer:
+    _refuse_stray_at(parts.query)
     if parts.authority and parts.path:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
     userinfo, _, address = parts.authority.rpartition("@")
@@ -203,13 +233,10 @@ def _smtp(parts: _Parts) -> Mailer:
 
 
 def _builtin(parts: _Parts) -> Mailer:
+    _refuse_address(parts)
     options = _options(parts.query, _SENDER_OPTIONS)
-    if parts.authority or parts.path:
-        raise InvalidEmailHost(
-            f"'{parts.scheme}' takes nothing but options; write {parts.scheme}://"
-        )
     conf = django_email_url(f"{parts.scheme}://")
-    return _with_sender(conf["EMAIL_BACKEND"], {}, options)
+    return _with_sender(conf["EMAIL_BACKEND"], options)
 
 
 def _file(parts: _Parts) -> Mailer:
@@ -220,13 +247,60 @@ def _file(parts: _Parts) -> Mailer:
             "a file host names a folder: file:///var/mail/out is absolute, "
             "file:mail/out relative"
         )
-    return _with_sender(FILE_BACKEND, {"file_path": path}, options)
+    return _with_sender(FILE_BACKEND, {"file_path": path, **options})
 
 
-def _with_sender(backend: str, options: dict[str, Any], sender: dict[str, Any]) -> Mailer:
-    if not sender:
-        return {"BACKEND": backend, "OPTIONS": options}
-    return {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": backend, **options, **sender}}
+def _several(parts: _Parts) -> Mailer:
+    """Other hosts by their keys: ``failover:shop,spare``"""
+    names = (parts.authority + parts.path).split(",")
+    keys = [_decoded("a host", name).strip() for name in names]
+    if not all(keys) or len(set(keys)) < len(keys):
+        raise InvalidEmailHost(
+            f"'{parts.scheme}' names hosts, each once; write {parts.scheme}:shop,spare"
+        )
+    options = _options(parts.query, {"retry": _seconds, **_SENDER_OPTIONS})
+    several = {"hosts": keys, **SEVERAL_SCHEMES[parts.scheme], **options}
+    return _with_sender(FAILOVER_BACKEND, several)
+
+
+def _backend(parts: _Parts) -> Mailer:
+    """Any backend: ``backend://dotted.path.Class``, or one of Anymail's"""
+    if parts.scheme == "backend":
+        path = parts.authority + parts.path
+        if not re.fullmatch(r"\w+(\.\w+)+", path):
+            raise InvalidEmailHost(
+                "'backend' names a class; write backend://dotted.path.Class?option=value"
+            )
+    else:
+        _refuse_address(parts)
+        provider = parts.scheme.removeprefix(ANYMAIL).replace("-", "_")
+        path = f"anymail.backends.{provider}.EmailBackend"
+    for name, _, _ in _split(parts.query):
+        if name not in _SENDER_OPTIONS and (
+            not name.isidentifier() or name in RESERVED_OPTIONS
+        ):
+            hint = did_you_mean(name, _SENDER_OPTIONS)
+            raise InvalidEmailHost(f"{name!r} cannot be the name of an option{hint}")
+    options = _options(parts.query, _SENDER_OPTIONS, others=_as_given)
+    return _with_sender(path, options)
+
+
+# Names that have another meaning on the way to the backend.
+RESERVED_OPTIONS = {"alias", "backend", "fail_silently", "default_from_email", "server_email"}
+
+
+def _refuse_address(parts: _Parts) -> None:
+    if parts.authority or parts.path:
+        raise InvalidEmailHost(
+            f"'{parts.scheme}' takes nothing but options; write {parts.scheme}://"
+        )
+
+
+def _with_sender(backend: str, options: dict[str, Any]) -> Mailer:
+    """Return the mailer of a backend that knows nothing of senders."""
+    if options.keys() & {"default_from_email", "server_email"}:
+        return {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": backend, **options}}
+    return {"BACKEND": backend, "OPTIONS": options}
 
 
 def _credentials(userinfo: str) -> tuple[str, str]:
@@ -279,16 +353,18 @@ def _is_host_name(text: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", ascii_name))
 
 
-def _options(query: str, converters: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+def _options(
+    query: str, converters: Mapping[str, Converter], others: Converter | None = None
+) -> dict[str, Any]:
     """Return the values of the options in a query, by the name that a backend takes."""
     options: dict[str, Any] = {}
     for name, equals, value in _split(query):
-        if name not in converters:
+        converter = converters.get(name, others)
+        if converter is None:
             raise InvalidEmailHost(_unknown_option(name, converters))
-        option = name.removeprefix("_")
+        option = name.removeprefix("_") if name in _SENDER_OPTIONS else name
         if option in options:
             raise InvalidEmailHost(f"option '{name}' is given twice")
-        converter = converters[name]
         if not equals and converter is _boolean:
             value = "true"
         try:
@@ -316,6 +392,10 @@ def _refuse_stray_at(query: str) -> None:
             raise InvalidEmailHost(
                 f"the DSN has an at sign among its options; {PERCENT_ENCODE}"
             )
+
+
+def _as_given(value: str) -> bool | str:
+    return {"true": True, "false": False}.get(value, value)
 
 
 def _boolean(value: str) -> bool:
@@ -372,7 +452,7 @@ def _email_address(value: str) -> str:
     return value
 
 
-_SMTP_OPTIONS: dict[str, Callable[[str], Any]] = {
+_SMTP_OPTIONS: dict[str, Converter] = {
     "ssl": _boolean,
     "tls": _boolean,
     "timeout": _seconds,
@@ -383,14 +463,17 @@ _SMTP_OPTIONS: dict[str, Callable[[str], Any]] = {
     "conn_max_age": _seconds,
     "conn_max_messages": _count,
 }
-_SENDER_OPTIONS: dict[str, Callable[[str], Any]] = {
+_SENDER_OPTIONS: dict[str, Converter] = {
     "_default_from_email": _email_address,
     "_server_email": _email_address,
 }
 
 
+_HARMLESS_OPTIONS = {*_SMTP_OPTIONS, *_SENDER_OPTIONS, "retry"}
+
+
 def _unknown_scheme(dsn: str) -> str:
-    known = f"known schemes are {', '.join(SCHEMES)}"
+    known = f"known schemes are {', '.join(SCHEMES)}, {ANYMAIL}mailgun and the like"
     match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
     if not match:  # what stands before the first colon may be a user name
         return f"the DSN starts with no scheme; {known}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import smtplib
+from collections.abc import Mapping
+
 from django.core.exceptions import ImproperlyConfigured
 
 
@@ -25,3 +28,17 @@ class EmailHostDoesNotExist(InvalidEmailHost, KeyError):
 
     # KeyError's own __str__ would show the repr() of the message.
     __str__ = Exception.__str__
+
+
+class AllHostsFailed(smtplib.SMTPException):
+    """None of several hosts could be used, and none has taken the message.
+
+    ``errors`` has what each of them raised, by key.
+    """
+
+    def __init__(self, errors: Mapping[str, Exception], *, alias: str | None = None) -> None:
+        self.errors = dict(errors)
+        self.alias = alias
+        # Their texts may hold recipients.
+        causes = ", ".join(f"{key} ({type(error).__name__})" for key, error in errors.items())
+        super().__init__(f'"{alias}": all hosts failed: {causes}')

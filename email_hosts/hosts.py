@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from copy import copy
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -13,16 +15,18 @@ import django
 from django.conf import Settings, UserSettingsHolder, settings
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
 from django.utils.module_loading import import_string
 from django.views.decorators.debug import sensitive_variables
 
 from .dsn import (
-    HOST_BACKEND,
+    ROUTING_BACKEND,
     SMTP_BACKEND,
     SMTP_SCHEMES,
     Mailer,
+    backend_of,
     dict_of_hosts,
     is_empty,
     parse,
@@ -101,6 +105,48 @@ def email_hosts() -> Mapping[str, Any]:
     return dict_of_hosts(getattr(settings, "EMAIL_HOSTS", {}))
 
 
+def get_host(key: str) -> BaseEmailBackend:
+    """Return a new connection to a host that has to be there.
+
+    Raises ``EmailHostDoesNotExist`` for a key without one.
+    """
+    if key not in known_keys():
+        raise EmailHostDoesNotExist(
+            f"there is no such host; known hosts: {', '.join(known_keys()) or 'none'}",
+            alias=key,
+        )
+    return get_connection(key)
+
+
+def senders() -> dict[str, str]:
+    """Return the ``_default_from_email`` of each host that is valid and has one."""
+    found = {}
+    for key, dsn in email_hosts().items():
+        with suppress(InvalidEmailHost):
+            found[key] = parse(dsn)["OPTIONS"].get("default_from_email")
+    return {key: sender for key, sender in found.items() if sender}
+
+
+def router() -> Callable[[EmailMessage], str | None] | None:
+    """Return ``EMAIL_HOSTS_ROUTER``, or ``None`` if it is not set.
+
+    Raises ``ImproperlyConfigured`` if it is no callable, or the path of none.
+    """
+    chosen: Any = getattr(settings, "EMAIL_HOSTS_ROUTER", None)
+    try:
+        found = import_string(chosen) if isinstance(chosen, str) else chosen
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"EMAIL_HOSTS_ROUTER cannot be imported: {error}"
+        ) from error
+    if found is None or callable(found):
+        return cast("Callable[[EmailMessage], str | None] | None", found)
+    raise ImproperlyConfigured(
+        "EMAIL_HOSTS_ROUTER is a callable, or the path of one: router(message) returns the "
+        f"key of a host, or None; it is {type(found).__name__}"
+    )
+
+
 def known_keys() -> list[str]:
     """Return the keys that have a host of their own, in the order of the settings."""
     hosts = [str(key) for key, dsn in email_hosts().items() if not is_empty(dsn)]
@@ -115,7 +161,9 @@ def is_strict() -> bool:
 def is_hidden(key: str, host: Mailer) -> bool:
     """Whether ``MAILERS`` has something else for the key of a host, and so comes first."""
     mailer = _mailers().get(key)
-    return mailer not in (None, host) and not (_default_is_locmem() and _is_locmem(mailer))
+    routes = mailer is not None and mailer.get("BACKEND") == ROUTING_BACKEND
+    is_stand_in = _is_locmem(mailer) and _default_is_locmem()
+    return mailer is not None and mailer != host and not routes and not is_stand_in
 
 
 def project_senders() -> tuple[str, str]:
@@ -128,7 +176,12 @@ def import_backend(path: str) -> type[BaseEmailBackend]:
     try:
         return cast("type[BaseEmailBackend]", import_string(path))
     except ImportError as error:
-        raise InvalidEmailHost(f"backend '{path}' cannot be imported: {error}") from error
+        problem = f"backend '{path}' cannot be imported: {error}"
+    # Anymail's own ImproperlyInstalled is both; what it needs is in the provider's extra.
+    match = re.fullmatch(r"anymail\.backends\.(\w+)\.EmailBackend", path)
+    extra = f"[{match[1].replace('_', '-')}]" if match else ""
+    hint = f"; python -m pip install 'django-anymail{extra}'" if match else ""
+    raise InvalidEmailHost(problem + hint)
 
 
 @sensitive_variables()
@@ -211,7 +264,9 @@ def _find(key: str) -> _Source | None:
     dsn = email_hosts().get(key)
     # Django's test runner makes every mailer an in-memory one; the host knows more.
     is_stand_in = _default_is_locmem() and _is_locmem(mailer)
-    if not is_empty(dsn) and (mailer is None or is_stand_in):
+    # A default mailer that routes may route to the host of its own key.
+    is_router = mailer is not None and mailer.get("BACKEND") == ROUTING_BACKEND
+    if not is_empty(dsn) and (mailer is None or is_stand_in or is_router):
         is_captured = _default_is_locmem() and not _hosts_are_overridden()
         return _Source("EMAIL_HOSTS", parse_host(key, dsn), is_captured)
     return None if mailer is None else _Source("MAILERS", mailer)
@@ -281,12 +336,7 @@ def _default_is_locmem() -> bool:
 
 
 def _is_locmem(mailer: Mailer | None) -> bool:
-    if mailer is None:
-        return False
-    path = mailer.get("BACKEND", DJANGO_DEFAULT_BACKEND)
-    if path == HOST_BACKEND:
-        path = mailer["OPTIONS"]["backend"]
-    return _is_in_memory(path)
+    return mailer is not None and "BACKEND" in mailer and _is_in_memory(backend_of(mailer))
 
 
 @lru_cache(maxsize=64)

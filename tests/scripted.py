@@ -131,6 +131,8 @@ class Dialogue:
 
     def body(self) -> bool:
         """Read the body and answer to it."""
+        if (fault := self.server.script("CONTENT", "")) is not None:
+            return self.answer("CONTENT", "", fault)
         content = b"" if self.peek(b".\r\n") else self.read_until(b"\r\n.\r\n")
         if content is None:
             return False

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import speckenv_django
 from django.core.checks import run_checks
+from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 from django.views.debug import SafeExceptionReporterFilter
@@ -77,6 +78,85 @@ def test_e003_backend_that_cannot_be_imported(
     assert text.startswith(
         "EMAIL_HOSTS[\"shop\"]: backend 'no.such.Backend' cannot be imported"
     )
+
+
+class Choosy(BaseEmailBackend):
+    """Takes one option, and wants it."""
+
+    def __init__(self, *, color: str, alias: str | None = None) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("query", ["", "?colour=red", "?color=red&size=5"])
+def test_e002_option_that_a_backend_refuses(query: str) -> None:
+    ((name, text),) = found({"shop": f"backend://{__name__}.Choosy{query}"})
+    assert name == "E002"
+    assert text.startswith('EMAIL_HOSTS["shop"]: ')
+    assert "'colo" in text or "'size'" in text
+    assert found({"shop": f"backend://{__name__}.Choosy?color=red"}) == []
+
+
+def test_e002_provider_without_what_it_needs() -> None:
+    ((name, text),) = found({"news": "anymail+mailgun://?sender_domain=example.com"})
+    assert (name, "api_key" in text.lower()) == ("E002", True)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "hint"),
+    [
+        ("backend://no.such.Backend", ""),
+        ("anymail+mailgum://", "python -m pip install 'django-anymail[mailgum]'"),
+        ("anymail+amazon-ses://", "python -m pip install 'django-anymail[amazon-ses]'"),
+    ],
+)
+def test_e003_backend_that_is_not_installed(dsn: str, hint: str) -> None:
+    ((name, text),) = found({"shop": dsn})
+    assert name == "E003"
+    assert hint in text
+
+
+@pytest.mark.parametrize(
+    ("hosts", "problem"),
+    [
+        ({"all": "failover:nobody"}, 'names "nobody", and there is no such host'),
+        ({"all": "failover:a", "a": ""}, 'names "a", and there is no such host'),
+        ({"all": "failover:all"}, "is on the way to itself: all -> all"),
+        ({"all": "backend://email_hosts.backends.RoutingBackend"}, "sends through the router"),
+    ],
+)
+def test_e004_unknown_or_circular_host(hosts: dict[str, str], problem: str) -> None:
+    (text,) = (text for name, text in found(hosts) if name == "E004")
+    assert text.startswith(f'EMAIL_HOSTS["all"] {problem}')
+
+
+def test_e004_longer_circle_is_told_for_each_host_in_it() -> None:
+    circle = {
+        "a": "failover:b",
+        "b": "roundrobin:c?_server_email=x@example.com",
+        "c": "failover:a",
+    }
+    others = {"d": "failover:a", "e": "smtp://h", "f": "failover:e,smpt", "smpt": "smpt://h"}
+    errors = [text for name, text in found({**circle, **others}) if name == "E004"]
+    assert errors == [
+        f'EMAIL_HOSTS["{way[0]}"] is on the way to itself: {" -> ".join(way)}.'
+        for way in ("abca", "bcab", "cabc")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("router", "problem"),
+    [
+        ("no.such.router", "cannot be imported"),
+        (5, "it is int"),
+        ("email_hosts.pool.MAX_PARKED", ""),
+    ],
+)
+def test_e005_router_that_cannot_be_imported_or_called(router: Any, problem: str) -> None:
+    ((name, text),) = found({}, EMAIL_HOSTS_ROUTER=router)
+    assert name == "E005"
+    assert problem in text
+    assert found({}, EMAIL_HOSTS_ROUTER=found) == []
+    assert found({}, EMAIL_HOSTS_ROUTER="email_hosts.backends.routing.host_of_sender") == []
 
 
 @pytest.mark.parametrize("empty", ["", None])

@@ -44,6 +44,13 @@ def error(command: str, *args: str, hosts: Any, **options: Any) -> str:
     return message
 
 
+class Hosted(DummyBackend):
+    """One whose options look like those of an SMTP host."""
+
+    def __init__(self, host: str, alias: str = "") -> None:
+        super().__init__()
+
+
 class TestSend:
     """sendtestemailhosts HOST EMAIL [EMAIL...]"""
 
@@ -204,6 +211,31 @@ empty       -           -                     -         -      -              em
         with override_settings(MAILERS={"default": smtp}):
             shown = run("checkemailhosts", hosts={"default": "smtp://h"}, connect=True)
         assert 'not used: MAILERS["default"] comes first' in shown
+
+    def test_members_of_several_hosts_are_shown_and_tried(
+        self, start_server: ServerFactory, closed_port: int
+    ) -> None:
+        hosts = {
+            "a": f"smtp://127.0.0.1:{start_server().port}",
+            "b": f"smtp://127.0.0.1:{closed_port}",
+            "good": "failover:a",
+            "bad": "roundrobin:a,b,bad,nobody?_default_from_email=x@example.com",
+            "provider": f"backend://{__name__}.Hosted?host=example.com",
+        }
+        out = StringIO()
+        with (
+            override_settings(EMAIL_HOSTS=hosts),
+            pytest.raises(CommandError, match="2 of 5 failed: b, bad"),
+        ):
+            call_command("checkemailhosts", connect=True, stdout=out)
+        _, _, _, good, bad, provider = out.getvalue().splitlines()
+        assert " failover " in good
+        assert "  a: OK " in good
+        assert " a, b, bad, nobody " in bad
+        for status in ("a: OK ", "b: Connection refused", "bad: is on the way to itself"):
+            assert status in bad
+        assert bad.endswith("nobody: there is no such host")
+        assert provider.endswith("OK, no server to connect to")
 
     def test_folder_is_not_made_by_looking(self, tmp_path: Path) -> None:
         run("checkemailhosts", hosts={"folder": f"file:{tmp_path}/out"})

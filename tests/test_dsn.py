@@ -208,6 +208,57 @@ def test_sender_of_another_backend_is_applied_by_a_wrapper() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("failover:shop,spare", {"hosts": ["shop", "spare"]}),
+        ("failover://shop,spare", {"hosts": ["shop", "spare"]}),
+        ("failover:shop, a%2Cb?retry=0.5", {"hosts": ["shop", "a,b"], "retry": 0.5}),
+        ("roundrobin:a,b?retry=5", {"hosts": ["a", "b"], "rotate": True, "retry": 5}),
+    ],
+)
+def test_several_hosts_are_named_by_their_keys(text: str, expected: dict[str, Any]) -> None:
+    mailer = dsn.parse(text)
+    assert mailer == {"BACKEND": "email_hosts.backends.FailoverBackend", "OPTIONS": expected}
+    assert dsn.members(mailer) == tuple(expected["hosts"])
+
+
+@pytest.mark.parametrize(
+    ("text", "backend", "expected"),
+    [
+        (
+            "anymail+mailgun://?api_key=a%26b+c",
+            "anymail.backends.mailgun",
+            {"api_key": "a&b+c"},
+        ),
+        ("anymail+amazon-ses:", "anymail.backends.amazon_ses", {}),
+        (
+            "anymail+unisender_go://?a=true&b=false&c=True&d=1&e=x@y&f=",
+            "anymail.backends.unisender_go",
+            {"a": True, "b": False, "c": "True", "d": "1", "e": "x@y", "f": ""},
+        ),
+    ],
+)
+def test_provider_of_anymail_takes_any_option(
+    text: str, backend: str, expected: dict[str, Any]
+) -> None:
+    assert dsn.parse(text) == {"BACKEND": f"{backend}.EmailBackend", "OPTIONS": expected}
+
+
+def test_any_backend_is_named_by_its_path() -> None:
+    assert dsn.parse("backend://a.b.C?x=1&_server_email=a@example.com") == {
+        "BACKEND": "email_hosts.backends.HostBackend",
+        "OPTIONS": {"backend": "a.b.C", "x": "1", "server_email": "a@example.com"},
+    }
+
+
+def test_members_are_those_below_a_sender_of_its_own() -> None:
+    mailer = dsn.parse("failover:a,b?_default_from_email=c@example.com")
+    assert mailer["BACKEND"] == "email_hosts.backends.HostBackend"
+    assert dsn.members(mailer) == ("a", "b")
+    assert dsn.members(dsn.parse("console://?_server_email=c@example.com")) == ()
+
+
 ENCODE = "percent-encode each slash, question mark, hash"
 
 
@@ -316,6 +367,21 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("file:///", "a file host names a folder"),
         ("file://mail/out", "file:///var/mail/out is absolute, file:mail/out relative"),
         ("file:out#1", "has a fragment"),
+        ("console://u:Kx7?vQz@h", "'console' takes nothing but options"),
+        ("failover:", "'failover' names hosts, each once; write failover:shop,spare"),
+        ("failover:a,,b", "'failover' names hosts"),
+        ("roundrobin:a,a", "'roundrobin' names hosts"),
+        ("failover:a?retry=0", "option 'retry' is a number of seconds"),
+        ("failover:a?rotate=1", "unknown option 'rotate'"),
+        ("anymail+://?api_key=x", "unknown scheme 'anymail+'"),
+        ("anymail+mailgun://Kx7vQz9", "'anymail+mailgun' takes nothing but options"),
+        ("anymail+mailgun://?api_key=x&api_key=y", "option 'api_key' is given twice"),
+        ("anymail+mailgun://?api-key=x", "'api-key' cannot be the name of an option"),
+        ("anymail+mailgun://?default_from_email=x", "did you mean '_default_from_email'?"),
+        ("anymail+mailgun://?alias=x", "'alias' cannot be the name of an option"),
+        ("backend://", "'backend' names a class; write backend://dotted.path.Class"),
+        ("backend://C", "'backend' names a class"),
+        ("backend://a.b.C/x", "'backend' names a class"),
     ],
 )
 def test_refusal_says_what_to_change_and_repeats_no_secret(text: object, part: str) -> None:
@@ -353,6 +419,11 @@ def test_parse_conf_maps_djangos_settings_to_options() -> None:
         ("submission://Kx7vQz9:Wj4@bYt2@h:25?ssl", "submission://*****:*****@h:25?ssl"),
         ("submission://Kx7vQz9:Wj4/bYt2@h", "*****"),
         ("console://?_server_email=a@b", "console://?_server_email=a@b"),
+        (
+            "anymail+mailgun://?api_key=Kx7vQz9&_server_email=a@b&debug",
+            "anymail+mailgun://?api_key=*****&_server_email=a@b&debug",
+        ),
+        ("failover:a,b?retry=5", "failover:a,b?retry=5"),
         (["smtp://h"], "*****"),
     ],
 )

@@ -13,6 +13,7 @@ import unittest
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ DOCUMENT = publish_doctree(README.read_text(), settings_overrides=STRICT)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated"),
+    pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated"),
 ]
 
 
@@ -60,6 +62,23 @@ def settings_of(block: str) -> dict[str, Any]:
     names: dict[str, Any] = {"INSTALLED_APPS": []}
     exec(block, names)
     return {name: value for name, value in names.items() if name.isupper()}
+
+
+@pytest.fixture(autouse=True)
+def shop_mail(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module of the project in which the README has a router."""
+    (block,) = (block for block in OTHERS if block.startswith("# shop/mail.py"))
+    module = ModuleType("shop.mail")
+    exec(block, vars(module))
+    monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.mail", module)
+    return module
+
+
+def test_router_of_the_example(shop_mail: Any) -> None:
+    news = mail.EmailMessage(headers={"List-Id": "<newsletter.example.com>"})
+    assert shop_mail.router(news) == "news"
+    assert shop_mail.router(mail.EmailMessage()) is None
 
 
 @pytest.mark.parametrize("block", SETTINGS)

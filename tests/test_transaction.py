@@ -119,8 +119,10 @@ def test_result_is_that_of_django(
         server = serve(make_script(), extensions=extensions)
         backend = make(server, fail_silently=fail_silently)
         results.append((result(backend, messages(*recipients)), server.accepted))
-        assert backend.connection is None
+        # Django 4.2 leaves the connection open after an error.
+        getattr(backend.connection, "close", lambda: None)()
     assert results[1] == results[0]
+    assert backend.connection is None
 
 
 @pytest.mark.parametrize(

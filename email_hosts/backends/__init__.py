@@ -3,11 +3,15 @@
 from ..dsn import parse_conf
 from ..hosts import connection_from_dsn, get_connection
 from .base import HostBackend
+from .failover import FailoverBackend
+from .routing import RoutingBackend
 from .smtp import EmailHostsBackend
 
 __all__ = [
     "EmailHostsBackend",
+    "FailoverBackend",
     "HostBackend",
+    "RoutingBackend",
     "connection_from_dsn",
     "get_connection",
     "parse_conf",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ...dsn import is_empty, parse_host, scheme_of
+from ...dsn import SMTP_BACKEND, backend_of, is_empty, members, parse_host, scheme_of
 from ...exceptions import InvalidEmailHost
 from ...hosts import email_hosts, get_connection, is_hidden, is_strict
 from ..failure import FAILURES, no_such_host, reason
@@ -81,29 +81,33 @@ class Command(BaseCommand):
 
 def _cells(key: str, dsn: Any) -> tuple[str, ...]:
     try:
-        options = parse_host(key, dsn)["OPTIONS"]
+        mailer = parse_host(key, dsn)
     except InvalidEmailHost:
         return str(key), NONE, NONE, NONE, NONE, NONE
+    options = mailer["OPTIONS"]
     sender = options.get("default_from_email", NONE)
-    if "host" not in options:
-        return str(key), scheme_of(dsn), options.get("file_path", NONE), NONE, NONE, sender
+    if backend_of(mailer) != SMTP_BACKEND:
+        server = ", ".join(members(mailer)) or str(options.get("file_path", NONE))
+        return str(key), scheme_of(dsn), server, NONE, NONE, sender
     host = f"[{options['host']}]" if ":" in options["host"] else options["host"]
     security = "TLS" if options["use_ssl"] else "STARTTLS" if options["use_tls"] else "none"
     user = "*****" if options["username"] else NONE
     return str(key), scheme_of(dsn), f"{host}:{options['port']}", security, user, sender
 
 
-def _status(key: str, dsn: Any, connect: bool) -> Status:
+def _status(key: str, dsn: Any, connect: bool, way: tuple[str, ...] = ()) -> Status:
     if is_empty(dsn):
         return Status(is_strict(), "empty: not configured")
     try:
         host = parse_host(key, dsn)
-        if is_hidden(key, host):
+        if is_hidden(key, host):  # pragma: mailers-only
             return Status(False, f'not used: MAILERS["{key}"] comes first')
         if not connect:
             return Status(False, "valid")
+        if members(host):
+            return _status_of_several((*way, key), members(host))
         connection = get_connection(key)
-        if "host" not in host["OPTIONS"]:
+        if backend_of(host) != SMTP_BACKEND:
             return Status(False, "OK, no server to connect to")
         start = perf_counter()
         connection.open()
@@ -112,3 +116,18 @@ def _status(key: str, dsn: Any, connect: bool) -> Status:
         return Status(True, reason(error))
     connection.close()
     return Status(False, f"OK {milliseconds:.0f} ms")
+
+
+def _status_of_several(way: tuple[str, ...], keys: tuple[str, ...]) -> Status:
+    """Return the statuses of the members. If one fails, the whole does."""
+    hosts = email_hosts()
+    statuses = {}
+    for key in keys:
+        if key in way:
+            statuses[key] = Status(True, "is on the way to itself")
+        elif is_empty(hosts.get(key)):
+            statuses[key] = Status(True, "there is no such host")
+        else:
+            statuses[key] = _status(key, hosts[key], connect=True, way=way)
+    text = "; ".join(f"{key}: {status.text}" for key, status in statuses.items())
+    return Status(any(status.is_failure for status in statuses.values()), text)

@@ -1,0 +1,239 @@
+"""Several hosts as one: in order, the next where one fails, or each in turn."""
+
+from __future__ import annotations
+
+import random
+import smtplib
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+
+from .. import hosts
+from ..exceptions import AllHostsFailed, InvalidEmailHost
+from ..transaction import body_was_sent
+
+clock = time.monotonic
+logger = hosts.logger
+
+
+class FailoverBackend(BaseEmailBackend):
+    """Sends each message through the first of its hosts that takes it.
+
+    ``hosts`` are keys. One that has just failed comes last for ``retry`` seconds. With
+    ``rotate``, each message starts at the next host. The next one is tried only if this
+    one surely did not take the message; any other error is the caller's.
+
+    Raises ``AllHostsFailed`` if none could be used, and ``InvalidEmailHost`` for options
+    that do not fit.
+    """
+
+    def __init__(
+        self,
+        hosts: Iterable[str],
+        retry: float = 60,
+        rotate: bool = False,
+        *,
+        alias: str | None = None,
+        fail_silently: bool = False,
+        _ignore_unknown_kwargs: object = None,  # private: from Django 6.1's get_connection()
+    ) -> None:
+        super().__init__()
+        self.hosts = tuple(hosts.split(",") if isinstance(hosts, str) else hosts)
+        if not self.hosts or not retry > 0:
+            raise InvalidEmailHost(
+                "it needs hosts, and 'retry' in seconds above 0", alias=alias
+            )
+        self.retry = retry
+        self.rotate = rotate
+        self.alias = alias
+        self.fail_silently = fail_silently
+
+    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
+        """Send the messages; return how many were accepted."""
+        sent = 0
+        standing = _standing((self.alias, self.hosts))
+        with not_in_a_circle(self.alias or "failover"), _Connections() as connections:
+            for message in email_messages:
+                try:
+                    sent += self._send(message, standing, connections)
+                except (OSError, ValueError) as error:
+                    if not self.fail_silently:
+                        raise
+                    logger.warning(
+                        '"%s": %s, passed over by fail_silently', self.alias, _name(error)
+                    )
+        return sent
+
+    def _send(
+        self, message: EmailMessage, standing: _Standing, connections: _Connections
+    ) -> int:
+        errors: dict[str, Exception] = {}
+        for key in standing.order(self.hosts, rotate=self.rotate):
+            try:
+                connection = connections.open(key)
+            except Exception as error:  # whatever it was: nothing has been sent
+                failure = error
+            else:
+                try:
+                    sent = connection.send_messages([message])
+                except Exception as error:
+                    connections.drop(key)
+                    if not was_surely_not_taken(error):
+                        raise
+                    failure = error
+                else:
+                    standing.succeeded(key)
+                    return sent or 0
+            errors[key] = failure
+            standing.failed(key, self.retry)
+            logger.warning('"%s": host "%s" failed: %s', self.alias, key, _name(failure))
+        raise AllHostsFailed(errors, alias=self.alias)
+
+
+class _Standing:
+    """Which hosts are passed over, and whose turn it is, for the whole process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._down_until: dict[str, float] = {}
+        self._turn: int | None = None
+
+    def order(self, keys: tuple[str, ...], *, rotate: bool) -> list[str]:
+        """Return the hosts in the order in which to try them, those that are down last."""
+        with self._lock:
+            if rotate:
+                # At random at first: the processes of a site should not all start with one.
+                turn = random.randrange(len(keys)) if self._turn is None else self._turn  # noqa: S311
+                self._turn = (turn + 1) % len(keys)
+                keys = keys[turn:] + keys[:turn]
+            now = clock()
+            return sorted(keys, key=lambda key: self._down_until.get(key, 0) > now)
+
+    def failed(self, key: str, retry: float) -> None:
+        """Pass the host over for so many seconds."""
+        with self._lock:
+            self._down_until[key] = clock() + retry
+
+    def succeeded(self, key: str) -> None:
+        """Have the host in its place again."""
+        with self._lock:
+            self._down_until.pop(key, None)
+
+
+_standings: dict[object, _Standing] = {}
+
+
+def _standing(host: object) -> _Standing:
+    return _standings.setdefault(host, _Standing())
+
+
+class _Connections:
+    """The hosts that a batch has opened, closed at its end."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, BaseEmailBackend] = {}
+
+    def __enter__(self) -> _Connections:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for key in list(self._open):
+            self.drop(key)
+
+    def open(self, key: str) -> BaseEmailBackend:
+        """Return the open connection of this host."""
+        if key not in self._open:
+            connection = hosts.get_host(key)
+            connection.open()
+            self._open[key] = connection
+        return self._open[key]
+
+    def drop(self, key: str) -> None:
+        """Close the connection of this host; raises nothing, for it has done its work."""
+        with suppress(Exception):
+            self._open.pop(key).close()
+
+
+def was_surely_not_taken(error: Exception) -> bool:
+    """Whether the next host may have the message, after what this one raised on sending."""
+    if isinstance(error, AllHostsFailed):
+        return True
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return any(code < 500 for code, _ in error.recipients.values())
+    if isinstance(error, smtplib.SMTPSenderRefused):
+        return True
+    if isinstance(error, smtplib.SMTPDataError) and error.smtp_code >= 400:
+        return error.smtp_code < 500
+    status = _http_status(error)
+    if status is not None:
+        return status == 429 or status >= 500
+    return not body_was_sent(error) or _could_not_connect(error)
+
+
+def _http_status(error: BaseException | None) -> int | None:
+    """Return the status of a provider's answer: Anymail's, or that of botocore below it."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):
+            response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        status = getattr(error, "status_code", None) or getattr(
+            response, "status_code", response
+        )
+        if isinstance(status, int):
+            return status
+        error = error.__cause__
+    return None
+
+
+# By name, for neither package is a dependency. urllib3's, then botocore's.
+NOT_CONNECTED = {
+    "NewConnectionError",
+    "ConnectTimeoutError",
+    "NameResolutionError",
+    "EndpointConnectionError",
+}
+
+
+def _could_not_connect(error: BaseException) -> bool:
+    """Whether the connection was refused, or the like: nothing has been sent then.
+
+    The cause may be in ``reason`` (urllib3) or among the arguments (requests). Not so in
+    ``__context__``: that may be an error that the caller is handling.
+    """
+    pending, seen = [error], []
+    while pending:
+        one = pending.pop()
+        seen.append(one)
+        names = {each.__name__ for each in type(one).__mro__}
+        if isinstance(one, (ConnectionRefusedError, socket.gaierror)) or names & NOT_CONNECTED:
+            return True
+        below = [one.__cause__, getattr(one, "reason", None), *one.args]
+        pending += [each for each in below if isinstance(each, Exception) and each not in seen]
+    return False
+
+
+def _name(error: Exception) -> str:
+    # Its text may hold recipients.
+    return f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".rstrip()
+
+
+_within: ContextVar[tuple[str, ...]] = ContextVar("within", default=())
+
+
+@contextmanager
+def not_in_a_circle(name: str) -> Iterator[None]:
+    """Raise ``InvalidEmailHost`` if this host is on the way to itself."""
+    if name in _within.get():
+        way = " -> ".join((*_within.get(), name))
+        raise InvalidEmailHost(f"hosts name each other in a circle: {way}")
+    token = _within.set((*_within.get(), name))
+    try:
+        yield
+    finally:
+        _within.reset(token)

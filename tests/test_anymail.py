@@ -1,0 +1,190 @@
+"""Providers of Anymail as hosts, against an HTTP server on loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from conftest import ServeScript
+from django.core.mail import EmailMessage
+from django.test import override_settings
+
+from email_hosts.backends import HostBackend, get_connection
+from email_hosts.backends import failover as module
+
+pytest.importorskip("anymail")
+
+# What the providers answer to a message that they take.
+TAKEN = {
+    "/example.com/messages": {"id": "<1@example.com>", "message": "Queued. Thank you."},
+    "/email": {
+        "ErrorCode": 0,
+        "Message": "OK",
+        "MessageID": "1",
+        "SubmittedAt": "2026-01-01T00:00:00Z",
+        "To": "a@example.net",
+    },
+    "/smtp/email": {"messageId": "<1@example.com>"},
+}
+DSNS = {
+    "mailgun": "anymail+mailgun://?api_key=K&sender_domain=example.com&api_url={}",
+    "postmark": "anymail+postmark://?server_token=K&api_url={}",
+    "brevo": "anymail+brevo://?api_key=K&api_url={}",
+}
+CREDENTIALS = {
+    "mailgun": ("Authorization", "Basic YXBpOks="),
+    "postmark": ("X-Postmark-Server-Token", "K"),
+    "brevo": ("api-key", "K"),
+}
+PATHS = dict(zip(DSNS, TAKEN, strict=True))
+
+
+class Provider(ThreadingHTTPServer):
+    """Answers with ``status``, or not at all if that is 0; keeps what it got."""
+
+    daemon_threads = True
+    status = 200
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.requests: list[Answer] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.over = threading.Event()
+
+
+class Answer(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Provider
+    body = b""
+
+    def do_POST(self) -> None:
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.requests.append(self)
+        if not self.server.status:
+            self.server.over.wait()
+            return
+        answer = json.dumps(TAKEN[self.path]).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with Provider() as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        yield server
+        server.over.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def every_host_is_up() -> None:
+    module._standings.clear()
+
+
+def hosts(url: str) -> dict[str, str]:
+    return {
+        name: f"{dsn.format(url)}&_default_from_email=News <news@example.com>"
+        for name, dsn in DSNS.items()
+    }
+
+
+def message() -> Any:
+    return EmailMessage("Hello", "World", to=["a@example.net"])
+
+
+@pytest.mark.parametrize("name", DSNS)
+def test_message_goes_through_the_provider(name: str, provider: Provider) -> None:
+    one = message()
+    with override_settings(EMAIL_HOSTS=hosts(provider.url)):
+        connection = get_connection(name)
+        assert connection.send_messages([one]) == 1
+    (request,) = provider.requests
+    header, value = CREDENTIALS[name]
+    assert (request.path, request.headers[header]) == (PATHS[name], value)
+    assert b"news@example.com" in request.body.replace(b"%40", b"@")
+    assert b"a@example.net" in request.body.replace(b"%40", b"@")
+    assert one.anymail_status.message_id
+    assert one.from_email == "project@example.com"
+    assert isinstance(connection, HostBackend)
+    assert connection.esp_name.lower() == name
+
+
+def test_other_credentials_for_one_call(provider: Provider) -> None:
+    with override_settings(EMAIL_HOSTS=hosts(provider.url)):
+        get_connection("brevo", api_key="OTHER").send_messages([message()])
+        get_connection("brevo").send_messages([message()])
+    assert [request.headers["api-key"] for request in provider.requests] == ["OTHER", "K"]
+
+
+def test_two_providers_in_one_project(provider: Provider) -> None:
+    with override_settings(EMAIL_HOSTS=hosts(provider.url)):
+        for name in ("postmark", "brevo"):
+            get_connection(name).send_messages([message()])
+    assert [request.path for request in provider.requests] == ["/email", "/smtp/email"]
+
+
+@pytest.mark.parametrize("name", DSNS)
+@pytest.mark.parametrize(
+    ("status", "goes_on"), [(429, True), (500, True), (503, True), (401, False), (400, False)]
+)
+def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
+    name: str, status: int, goes_on: bool, provider: Provider, serve: ServeScript
+) -> None:
+    provider.status = status
+    spare = serve()
+    settings = {
+        **hosts(provider.url),
+        "spare": f"smtp://127.0.0.1:{spare.port}",
+        "all": f"failover:{name},spare",
+    }
+    with override_settings(EMAIL_HOSTS=settings):
+        if goes_on:
+            assert get_connection("all").send_messages([message()]) == 1
+        else:
+            with pytest.raises(Exception, match=str(status)):
+                get_connection("all").send_messages([message()])
+    assert len(provider.requests) == 1
+    assert len(spare.accepted) == goes_on
+
+
+def test_failover_goes_on_if_nobody_listens(closed_port: int, serve: ServeScript) -> None:
+    spare = serve()
+    settings = {
+        **hosts(f"http://127.0.0.1:{closed_port}"),
+        "spare": f"smtp://127.0.0.1:{spare.port}",
+        "all": "failover:mailgun,spare",
+    }
+    with override_settings(EMAIL_HOSTS=settings):
+        assert get_connection("all").send_messages([message()]) == 1
+    assert len(spare.accepted) == 1
+
+
+def test_failover_does_not_go_on_if_the_reply_never_comes(
+    provider: Provider, serve: ServeScript
+) -> None:
+    provider.status = 0
+    spare = serve()
+    settings = {
+        **hosts(provider.url),
+        "spare": f"smtp://127.0.0.1:{spare.port}",
+        "all": "failover:brevo,spare",
+    }
+    with (
+        override_settings(EMAIL_HOSTS=settings, ANYMAIL={"REQUESTS_TIMEOUT": 0.2}),
+        pytest.raises(OSError, match="Error posting to"),
+    ):
+        get_connection("all").send_messages([message()])
+    assert spare.accepted == []

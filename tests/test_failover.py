@@ -1,0 +1,515 @@
+"""Several hosts as one: never twice, never lost in silence."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+import ssl
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from conftest import ServerFactory, ServeScript
+from django.core import mail
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.test import override_settings
+from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, at, to
+
+from email_hosts import hosts, mailers
+from email_hosts.backends import FailoverBackend, connection_from_dsn, get_connection
+from email_hosts.backends import failover as module
+from email_hosts.backends.failover import was_surely_not_taken
+from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist, InvalidEmailHost
+
+GARBAGE = "what?"
+NEXT, CALLER, HERE = "the next host has it", "the caller gets an error", "this host has it"
+UNSURE = "one of the first two"  # depends on how much had been written
+
+
+@pytest.fixture(autouse=True)
+def every_host_is_up() -> Iterator[None]:
+    """Forget which hosts failed in another test."""
+    module._standings.clear()
+    yield
+    module._standings.clear()
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "clock", clock)
+    return clock
+
+
+def faults() -> Iterator[tuple[str, str, str]]:
+    """Give each step, what happens there, and what has to come of it."""
+    broken = (CLOSE, RESET, HANG)
+    for step in ("banner", "EHLO", "AUTH", "MAIL"):
+        for action in (*broken, "421 later", "451 later", "554 no", GARBAGE):
+            yield step, action, NEXT
+    for step in ("RCPT", "DATA"):
+        for action in (*broken, "421 later", "451 later", GARBAGE):
+            yield step, action, NEXT
+        yield step, "554 no", CALLER
+    for action in broken:
+        yield "CONTENT", action, UNSURE
+    for action in (*broken, "554 no", GARBAGE):
+        yield BODY, action, CALLER
+    for action in ("421 later", "451 later"):
+        yield BODY, action, NEXT
+    for action in (*broken, "421 later", "554 no", GARBAGE):
+        yield "QUIT", action, HERE
+
+
+def dsns(servers: list[ScriptedServer | int]) -> dict[str, str]:
+    """Return ``EMAIL_HOSTS``: a host for each server or port, and all of them as one."""
+    found = {
+        f"h{i}": f"smtp://u:p@127.0.0.1:{getattr(server, 'port', server)}"
+        f"?timeout=0.15&_default_from_email=h{i}@example.com"
+        for i, server in enumerate(servers)
+    }
+    return {**found, "all": f"failover:{','.join(found)}"}
+
+
+def messages(count: int) -> list[EmailMessage]:
+    return [EmailMessage("Hello", "World", to=[f"m{i}@example.net"]) for i in range(count)]
+
+
+def send(settings: dict[str, str], batch: list[EmailMessage], key: str = "all") -> Any:
+    with override_settings(EMAIL_HOSTS=settings):
+        return get_connection(key).send_messages(batch)
+
+
+def deliveries(servers: list[ScriptedServer | int]) -> list[tuple[str, str]]:
+    """Return recipient and sender of all that was accepted, anywhere."""
+    return [
+        (recipient, one.sender)
+        for server in servers
+        if isinstance(server, ScriptedServer)
+        for one in server.accepted
+        for recipient in one.recipients
+    ]
+
+
+AUTH = ["AUTH PLAIN"]
+
+
+@pytest.fixture
+def serve_auth(serve: ServeScript) -> Callable[..., ScriptedServer]:
+    """Start a server that takes any login."""
+
+    def start(script: Any = None, *, pipelining: bool = True) -> ScriptedServer:
+        def with_auth(step: str, argument: str) -> str | None:
+            reply = script and script(step, argument)
+            return reply or ("235 welcome" if step == "AUTH" else None)
+
+        return serve(with_auth, extensions=[*AUTH, *["PIPELINING"] * pipelining])
+
+    return start
+
+
+@pytest.mark.parametrize(("step", "action", "outcome"), list(faults()))
+@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelining", "stepwise"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_fault(
+    step: str,
+    action: str,
+    outcome: str,
+    pipelining: bool,
+    size: int,
+    serve_auth: Callable[..., ScriptedServer],
+    closed_port: int,
+) -> None:
+    """Each fault at each place: in the first host of two, and in the second of three."""
+    for before in (0, 1):
+        module._standings.clear()
+        faulty = serve_auth(at(step, action), pipelining=pipelining)
+        servers: list[Any] = [closed_port] * before + [faulty, serve_auth()]
+        expected = [f"m{i}@example.net" for i in range(size)]
+        try:
+            assert send(dsns(servers), messages(size)) == size
+        except OSError:
+            assert outcome in (CALLER, UNSURE)
+            expected = []
+        else:
+            assert outcome != CALLER
+        got = deliveries(servers)
+        assert [recipient for recipient, _ in got] == expected
+        place = before + (outcome in (NEXT, UNSURE))
+        assert {sender for _, sender in got} <= {f"h{place}@example.com"}
+
+
+def test_fault_of_one_recipient_is_not_one_of_the_host(
+    serve_auth: Callable[..., ScriptedServer],
+) -> None:
+    servers: list[Any] = [serve_auth(to("bad@", "550 no")), serve_auth()]
+    message = EmailMessage("Hello", "World", to=["good@example.net", "bad@example.net"])
+    assert send(dsns(servers), [message]) == 1
+    assert deliveries(servers) == [("good@example.net", "h0@example.com")]
+
+
+def test_tls_that_fails_is_for_the_next(
+    start_server: ServerFactory, tls: ssl.SSLContext, serve: ServeScript
+) -> None:
+    untrusted, plain = start_server(context=tls), serve()
+    settings = {
+        "a": f"submission://127.0.0.1:{untrusted.port}",
+        "b": f"submission://127.0.0.1:{plain.port}",
+        "c": f"submissions://127.0.0.1:{plain.port}?timeout=0.2",
+        "d": f"submissions://127.0.0.1:{plain.port}?ssl_cafile=/no/such/file",
+        "e": f"smtp://127.0.0.1:{plain.port}",
+        "all": "failover:a,b,c,d,e",
+    }
+    assert send(settings, messages(1)) == 1
+    assert len(plain.accepted) == 1
+
+
+def test_fault_in_a_batch_moves_the_rest_to_the_next(
+    serve_auth: Callable[..., ScriptedServer],
+) -> None:
+    servers: list[Any] = [serve_auth(at("MAIL", None, "451 later")), serve_auth()]
+    assert send(dsns(servers), messages(4)) == 4
+    assert deliveries(servers) == [
+        ("m0@example.net", "h0@example.com"),
+        *((f"m{i}@example.net", "h1@example.com") for i in (1, 2, 3)),
+    ]
+    assert [server.connections for server in servers] == [1, 1]
+
+
+def test_error_of_the_caller_does_not_mark_the_host_as_down(
+    serve_auth: Callable[..., ScriptedServer],
+) -> None:
+    servers: list[Any] = [serve_auth(at(BODY, "554 spam")), serve_auth()]
+    with pytest.raises(smtplib.SMTPDataError):
+        send(dsns(servers), messages(1))
+    with pytest.raises(ValueError, match=r"[Ii]nvalid|Header"):
+        send(dsns(servers), [EmailMessage("Hello", to=["a@b\nc@d"])])
+    assert send(dsns(servers), messages(1)) == 1
+    assert [len(server.accepted) for server in servers] == [1, 0]
+
+
+@pytest.mark.parametrize("retry", [60, 0.5])
+def test_host_that_failed_comes_back_after_retry(
+    retry: float, serve_auth: Callable[..., ScriptedServer], clock: Clock
+) -> None:
+    servers: list[Any] = [serve_auth(at("MAIL", "451 later")), serve_auth()]
+    settings = {**dsns(servers), "all": f"failover:h0,h1?retry={retry}"}
+    counts = []
+    for seconds in (0, retry * 0.9, retry * 0.2):
+        clock.now += seconds
+        send(settings, messages(1))
+        counts.append([len(server.accepted) for server in servers])
+    assert counts == [[0, 1], [0, 2], [1, 2]]
+
+
+def test_hosts_that_are_all_down_are_tried_anyway(
+    serve_auth: Callable[..., ScriptedServer], clock: Clock
+) -> None:
+    servers: list[Any] = [serve_auth(at("MAIL", "451 later")), serve_auth(at("MAIL", "451 a"))]
+    with pytest.raises(AllHostsFailed):
+        send(dsns(servers), messages(1))
+    assert send(dsns(servers), messages(1)) == 1
+    assert [len(server.accepted) for server in servers] == [1, 0]
+
+
+def test_host_that_is_down_is_the_last_resort(
+    serve_auth: Callable[..., ScriptedServer], clock: Clock
+) -> None:
+    servers: list[Any] = [
+        serve_auth(at("MAIL", "451 later")),
+        serve_auth(at("MAIL", None, "451 later")),
+    ]
+    for _ in range(2):
+        assert send(dsns(servers), messages(1)) == 1
+    assert [len(server.accepted) for server in servers] == [1, 1]
+
+
+def test_all_hosts_failed_tells_of_each(
+    serve_auth: Callable[..., ScriptedServer],
+    closed_port: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    servers: list[Any] = [closed_port, serve_auth(at("AUTH", "535 u is not allowed"))]
+    with pytest.raises(AllHostsFailed) as caught:
+        send(dsns(servers), messages(1))
+    assert isinstance(caught.value, smtplib.SMTPException)
+    assert {key: type(error) for key, error in caught.value.errors.items()} == {
+        "h0": ConnectionRefusedError,
+        "h1": smtplib.SMTPAuthenticationError,
+    }
+    assert str(caught.value) == (
+        '"all": all hosts failed: h0 (ConnectionRefusedError), h1 (SMTPAuthenticationError)'
+    )
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.WARNING, '"all": host "h0" failed: ConnectionRefusedError'),
+        (logging.WARNING, '"all": host "h1" failed: SMTPAuthenticationError 535'),
+    ]
+
+
+def test_failure_may_be_passed_over(
+    closed_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with override_settings(EMAIL_HOSTS=dsns([closed_port])):
+        connection = get_connection("all", fail_silently=True)
+        assert connection.send_messages(messages(2)) == 0
+    assert caplog.messages[-1] == '"all": AllHostsFailed, passed over by fail_silently'
+
+
+class TestRoundRobin:
+    """Each message starts at the next host."""
+
+    def test_takes_turns_across_connections(
+        self, serve_auth: Callable[..., ScriptedServer]
+    ) -> None:
+        servers: list[Any] = [serve_auth() for _ in range(3)]
+        settings = {**dsns(servers), "all": "roundrobin:h0,h1,h2"}
+        for count in (1, 2, 3):
+            send(settings, messages(count))
+        assert [len(server.accepted) for server in servers] == [2, 2, 2]
+
+    @pytest.mark.parametrize("start", [0, 1])
+    def test_begins_at_random(
+        self,
+        start: int,
+        serve_auth: Callable[..., ScriptedServer],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("random.randrange", lambda count: start)
+        servers: list[Any] = [serve_auth(), serve_auth()]
+        send({**dsns(servers), "all": "roundrobin:h0,h1"}, messages(1))
+        assert len(servers[start].accepted) == 1
+
+    def test_passes_over_what_is_down(
+        self, serve_auth: Callable[..., ScriptedServer], closed_port: int
+    ) -> None:
+        servers: list[Any] = [closed_port, serve_auth()]
+        assert send({**dsns(servers), "all": "roundrobin:h0,h1"}, messages(4)) == 4
+        assert len(servers[1].accepted) == 4
+
+
+def test_members_may_be_several_hosts_themselves(
+    serve_auth: Callable[..., ScriptedServer], closed_port: int
+) -> None:
+    servers: list[Any] = [closed_port, serve_auth()]
+    settings = {**dsns(servers), "down": "failover:h0", "all": "failover:down,h1"}
+    assert send(settings, messages(1)) == 1
+    assert deliveries(servers) == [("m0@example.net", "h1@example.com")]
+
+
+def test_sender_of_its_own_comes_first(serve_auth: Callable[..., ScriptedServer]) -> None:
+    servers: list[Any] = [serve_auth()]
+    settings = {**dsns(servers), "all": "failover:h0?_default_from_email=all@example.com"}
+    send(settings, messages(1))
+    assert deliveries(servers) == [("m0@example.net", "all@example.com")]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"all": "failover:all"}, {"all": "failover:a", "a": "failover:b", "b": "roundrobin:all"}],
+)
+def test_circle_is_refused(settings: dict[str, str]) -> None:
+    with pytest.raises(InvalidEmailHost, match=r"in a circle: all -> .*all"):
+        send(settings, messages(1))
+
+
+def test_unknown_member_is_an_error_and_not_the_default_backend() -> None:
+    with pytest.raises(AllHostsFailed) as caught:
+        send({"all": "failover:nobody"}, messages(1))
+    assert isinstance(caught.value.errors["nobody"], EmailHostDoesNotExist)
+
+
+@pytest.mark.parametrize(
+    "options", [{"hosts": []}, {"hosts": "a", "retry": 0}, {"hosts": "a", "retry": -1}]
+)
+def test_option_that_does_not_fit_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidEmailHost, match="it needs hosts"):
+        FailoverBackend(**options)
+
+
+def test_options_of_one_connection() -> None:
+    with override_settings(EMAIL_HOSTS={"a": "smtp://h", "all": "failover:a"}):
+        connection: Any = get_connection("all", retry=0.5, hosts="a")
+        assert (connection.retry, connection.hosts, connection.alias) == (0.5, ("a",), "all")
+        with pytest.raises(InvalidEmailHost, match=r'EMAIL_HOSTS\["all"\]: .*retyr'):
+            get_connection("all", retyr=5)
+
+
+def test_threads_lose_and_double_nothing_while_the_primary_flaps(
+    serve_auth: Callable[..., ScriptedServer],
+) -> None:
+    turns = Counter[str]()
+
+    def flapping(step: str, argument: str) -> str | None:
+        turns[step] += 1
+        return "451 later" if step == "MAIL" and turns[step] % 3 == 0 else None
+
+    servers: list[Any] = [serve_auth(flapping), serve_auth()]
+    settings = {
+        key: dsn.replace("timeout=0.15", "timeout=20&conn_max_age=60")
+        for key, dsn in dsns(servers).items()
+    }
+    settings["all"] += "?retry=0.001"
+    with override_settings(EMAIL_HOSTS=settings), ThreadPoolExecutor(8) as threads:
+
+        def work(number: int) -> int:
+            batch = [EmailMessage("x", to=[f"{number}-{i}@example.net"]) for i in range(5)]
+            return get_connection("all").send_messages(batch)
+
+        assert sum(threads.map(work, range(40))) == 200
+    recipients = [recipient for recipient, _ in deliveries(servers)]
+    assert len(recipients) == len(set(recipients)) == 200
+    assert all(server.accepted for server in servers)
+
+
+def test_in_tests_the_outbox_has_it(
+    mailoutbox: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.conf import settings
+
+    monkeypatch.setitem(settings.EMAIL_HOSTS, "safe", "failover:shop,club")
+    get_connection("safe").send_messages(messages(1))
+    assert [sent.sent_using for sent in mailoutbox] == ["safe"]
+
+
+@pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated")
+def test_mail_to_admins_is_from_the_host_that_sends_it(
+    serve_auth: Callable[..., ScriptedServer], closed_port: int
+) -> None:
+    servers: list[Any] = [closed_port, serve_auth()]
+    settings = {k: f"{v}&_server_email={k}@alert.example" for k, v in dsns(servers).items()}
+    with override_settings(EMAIL_HOSTS={**settings, "all": "failover:h0,h1"}):
+        mail.mail_admins("Alert", "!", connection=get_connection("all"))
+    assert deliveries(servers) == [("admin@example.com", "h1@alert.example")]
+
+
+@pytest.mark.skipif(not hosts.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+def test_is_a_mailer(  # pragma: mailers-only
+    serve_auth: Callable[..., ScriptedServer], closed_port: int
+) -> None:
+    servers: list[Any] = [closed_port, serve_auth()]
+    settings = dsns(servers)
+    with override_settings(MAILERS={"default": mailers(settings)["h1"], **mailers(settings)}):
+        messages(1)[0].send(using="all")
+        assert deliveries(servers) == [("m0@example.net", "h1@example.com")]
+
+
+class Picky(BaseEmailBackend):
+    """Raises what the test wants it to."""
+
+    error: Exception
+    calls = 0
+
+    def send_messages(self, email_messages: Any) -> int:
+        type(self).calls += 1
+        raise self.error
+
+
+def caused(error: Any, cause: Exception) -> Any:
+    error.__cause__ = cause
+    return error
+
+
+def answered(status: int) -> Any:
+    error: Any = Exception("provider")
+    error.status_code = status
+    return error
+
+
+def botocore_answered(status: int) -> Any:
+    error: Any = Exception("ClientError")
+    error.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+    return caused(Exception("AnymailAPIError"), error)
+
+
+class NewConnectionError(Exception):
+    """urllib3's, by its name."""
+
+
+class MaxRetryError(Exception):
+    """urllib3's, which has the cause in an attribute."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__("Max retries exceeded")
+        self.reason = reason
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (AllHostsFailed({}), True),
+        (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (450, b"")}), True),
+        (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (554, b"")}), False),
+        (smtplib.SMTPSenderRefused(550, b"", "a"), True),
+        (smtplib.SMTPDataError(451, b""), True),
+        (smtplib.SMTPDataError(554, b""), False),
+        (smtplib.SMTPServerDisconnected("who knows when"), False),
+        (ConnectionRefusedError(), True),
+        (ConnectionResetError(), False),
+        (TimeoutError(), False),
+        (ValueError("bad header"), False),
+        (answered(429), True),
+        (answered(500), True),
+        (answered(503), True),
+        (answered(401), False),
+        (answered(200), False),
+        (botocore_answered(503), True),
+        (botocore_answered(400), False),
+        (caused(Exception(), ConnectionError(MaxRetryError(NewConnectionError()))), True),
+        (caused(Exception(), ConnectionError(MaxRetryError(TimeoutError()))), False),
+    ],
+)
+def test_next_host_is_tried_only_if_this_one_surely_did_not_take_it(
+    error: Exception, expected: bool
+) -> None:
+    assert was_surely_not_taken(error) is expected
+
+
+def test_error_that_the_caller_is_handling_says_nothing() -> None:
+    try:
+        raise ConnectionRefusedError
+    except ConnectionRefusedError:
+        try:
+            raise TimeoutError
+        except TimeoutError as error:
+            assert error.__context__ is not None
+            assert not was_surely_not_taken(error)
+
+
+@pytest.mark.parametrize(("error", "goes_on"), [(answered(503), True), (answered(401), False)])
+def test_any_backend_can_be_a_member(
+    error: Exception, goes_on: bool, serve_auth: Callable[..., ScriptedServer]
+) -> None:
+    servers: list[Any] = [serve_auth()]
+    settings = {**dsns(servers), "p": f"backend://{__name__}.Picky", "all": "failover:p,h0"}
+    with mock.patch.object(Picky, "error", error, create=True):
+        if goes_on:
+            assert send(settings, messages(1)) == 1
+        else:
+            with pytest.raises(Exception, match="provider"):
+                send(settings, messages(1))
+    assert len(servers[0].accepted) == goes_on
+
+
+def test_failover_from_elsewhere_needs_leave() -> None:
+    with pytest.raises(InvalidEmailHost, match="'failover' is not allowed here"):
+        connection_from_dsn("failover:shop,club")
+
+
+def test_files_may_be_members(tmp_path: Path, closed_port: int) -> None:
+    settings = {**dsns([closed_port]), "disk": f"file:{tmp_path}", "all": "failover:h0,disk"}
+    assert send(settings, messages(1)) == 1
+    assert len(list(tmp_path.iterdir())) == 1

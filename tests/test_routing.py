@@ -1,0 +1,203 @@
+"""A default backend that picks a host for each message."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import ServeScript
+from django.core import mail
+from django.core.mail import EmailMessage
+from django.test import override_settings
+from django.utils.log import AdminEmailHandler
+from scripted import ScriptedServer, at
+
+from email_hosts import mailers
+from email_hosts.backends import RoutingBackend
+from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
+from email_hosts.hosts import DJANGO_HAS_MAILERS
+
+RECORD = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it failed", (), None)
+ROUTING = "email_hosts.backends.RoutingBackend"
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated"),
+    pytest.mark.filterwarnings("ignore:The 'fail_silently' argument is deprecated"),
+]
+
+
+class Site:
+    """Three hosts on two servers of a project whose default backend routes."""
+
+    def __init__(self, serve: ServeScript) -> None:
+        self.servers: dict[str, ScriptedServer] = {
+            key: serve() for key in ("shop", "club", "default")
+        }
+        self.hosts = {
+            key: f"smtp://127.0.0.1:{server.port}?timeout=1"
+            for key, server in self.servers.items()
+        }
+        self.hosts["shop"] += "&_default_from_email=The Shop <shop@example.com>"
+        self.hosts["club"] += "&_default_from_email=club@bücher.example"
+
+    def recipients(self) -> dict[str, list[str]]:
+        """Return who got mail, by host."""
+        return {
+            key: [recipient for one in server.accepted for recipient in one.recipients]
+            for key, server in self.servers.items()
+            if server.accepted
+        }
+
+
+@pytest.fixture
+def site(serve: ServeScript) -> Iterator[Site]:
+    site = Site(serve)
+    with override_settings(EMAIL_BACKEND=ROUTING, EMAIL_HOSTS=site.hosts):
+        yield site
+
+
+def message(from_email: str, to: str = "a@example.net") -> EmailMessage:
+    return EmailMessage("Hello", "World", from_email, [to])
+
+
+@pytest.mark.parametrize(
+    ("from_email", "host"),
+    [
+        ("shop@example.com", "shop"),
+        ("Somebody Else <SHOP@Example.com>", "shop"),
+        ("orders@example.com", "shop"),
+        ("club@bücher.example", "club"),
+        ("info@xn--bcher-kva.example", "club"),
+        ("me@elsewhere.example", "default"),
+        ("nonsense", "default"),
+    ],
+)
+def test_sender_picks_the_host(from_email: str, host: str, site: Site) -> None:
+    message(from_email).send()
+    assert list(site.recipients()) == [host]
+
+
+def test_same_address_comes_before_the_same_domain(site: Site) -> None:
+    hosts = {
+        **site.hosts,
+        "orders": site.hosts["default"] + "&_default_from_email=orders@example.com",
+        "broken": "smpt://h",
+    }
+    with override_settings(EMAIL_HOSTS=hosts):
+        message("orders@example.com").send()
+    assert list(site.recipients()) == ["default"]
+
+
+def test_code_that_never_heard_of_hosts_is_routed(site: Site) -> None:
+    mail.send_mail("Hello", "World", "shop@example.com", ["a@example.net"])
+    with override_settings(SERVER_EMAIL="root@elsewhere.example"):
+        mail.mail_admins("Alert", "!")
+    assert site.recipients() == {"shop": ["a@example.net"], "default": ["admin@example.com"]}
+
+
+def club(message: EmailMessage) -> str | None:
+    """A project's own router."""
+    return "club" if message.subject == "Hello" else None
+
+
+@pytest.mark.parametrize("router", [club, f"{__name__}.club"])
+def test_router_of_the_project_picks_the_host(router: Any, site: Site) -> None:
+    with override_settings(EMAIL_HOSTS_ROUTER=router):
+        message("shop@example.com").send()
+        EmailMessage("Other", "", "shop@example.com", ["b@example.net"]).send()
+    assert site.recipients() == {"club": ["a@example.net"], "default": ["b@example.net"]}
+
+
+def test_batch_opens_each_host_once(site: Site) -> None:
+    senders = ["shop@example.com", "club@bücher.example"] * 3
+    batch = (message(sender, f"{i}@example.net") for i, sender in enumerate(senders))
+    assert RoutingBackend().send_messages(batch) == 6
+    assert [site.servers[key].connections for key in ("shop", "club")] == [1, 1]
+
+
+def test_failure_of_one_host_does_not_keep_the_others_mail_back(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    for key in ("shop", "club"):
+        site.servers[key].script = at("MAIL", "550 no")
+    batch = [
+        message("shop@example.com"),
+        message("club@bücher.example"),
+        message("x@y.example"),
+    ]
+    with pytest.raises(smtplib.SMTPSenderRefused):
+        RoutingBackend().send_messages(batch)
+    assert list(site.recipients()) == ["default"]
+    assert caplog.messages == ["router: SMTPSenderRefused, passed over"]
+
+
+def test_failure_may_be_passed_over(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.servers["shop"].script = at("MAIL", "550 no")
+    batch = [message("shop@example.com"), message("x@y.example")]
+    assert RoutingBackend(fail_silently=True).send_messages(batch) == 1
+    assert caplog.messages == ["router: SMTPSenderRefused, passed over"]
+
+
+def test_no_host_is_an_error_after_the_others_mail(site: Site) -> None:
+    hosts = {key: dsn for key, dsn in site.hosts.items() if key != "default"}
+    with override_settings(EMAIL_HOSTS=hosts), pytest.raises(EmailHostDoesNotExist):
+        RoutingBackend().send_messages([message("x@y.example"), message("shop@example.com")])
+    assert list(site.recipients()) == ["shop"]
+
+
+def test_error_of_the_router_is_raised_after_the_others_mail(site: Site) -> None:
+    def router(message: EmailMessage) -> str:
+        return {"shop@example.com": "shop"}[message.from_email]
+
+    with override_settings(EMAIL_HOSTS_ROUTER=router), pytest.raises(KeyError):
+        RoutingBackend().send_messages([message("x@y.example"), message("shop@example.com")])
+    assert list(site.recipients()) == ["shop"]
+
+
+def test_router_that_points_back_to_itself_is_refused(site: Site) -> None:
+    hosts = {"default": f"backend://{ROUTING}"}
+    with (
+        override_settings(EMAIL_HOSTS=hosts),
+        pytest.raises(InvalidEmailHost, match="in a circle: router -> router"),
+    ):
+        message("x@y.example").send()
+
+
+@pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+def test_default_mailer_routes_to_the_host_of_its_own_key(  # pragma: mailers-only
+    serve: ServeScript,
+) -> None:
+    site = Site(serve)
+    default = {"default": {"BACKEND": ROUTING}}
+    with override_settings(MAILERS=default, EMAIL_HOSTS=site.hosts):
+        message("x@y.example").send()
+        message("shop@example.com").send()
+    assert list(site.recipients()) == ["shop", "default"]
+
+
+@pytest.mark.skipif(DJANGO_HAS_MAILERS, reason="Django 6.1 has another way")
+@pytest.mark.parametrize("email_backend", [None, ROUTING])
+def test_admin_email_handler_is_routed(  # pragma: no-mailers-only
+    email_backend: str | None, site: Site
+) -> None:
+    with override_settings(SERVER_EMAIL="server@example.com"):
+        AdminEmailHandler(email_backend=email_backend).emit(RECORD)
+    assert site.recipients() == {"shop": ["admin@example.com"]}
+
+
+@pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+@pytest.mark.parametrize(
+    ("using", "host"), [(None, "shop"), ("club", "club"), ("safe", "club")]
+)
+def test_admin_email_handler_names_a_mailer(  # pragma: mailers-only
+    using: str | None, host: str, serve: ServeScript
+) -> None:
+    site = Site(serve)
+    hosts = {**site.hosts, "safe": "failover:club,shop"}
+    settings = {"MAILERS": {**mailers(hosts), "default": {"BACKEND": ROUTING}}}
+    with override_settings(**settings, EMAIL_HOSTS=hosts, SERVER_EMAIL="server@example.com"):
+        AdminEmailHandler(using=using).emit(RECORD)
+    assert site.recipients() == {host: ["admin@example.com"]}
