@@ -71,7 +71,6 @@ def test_table_has_each_way_at_each_distance() -> None:
 def test_another_server_can_be_measured(running: tuple[Any, Statistics]) -> None:
     server, _ = running
     shown = run(
-        "--quick",
         SMTP_HOST=server.host,
         SMTP_PORT=str(server.port),
         SMTP_USER=server.username,

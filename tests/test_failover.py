@@ -39,6 +39,12 @@ def every_host_is_up() -> Iterator[None]:
     module._standings.clear()
 
 
+@pytest.fixture(autouse=True)
+def nobody_waits_for_quit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a server that hangs on QUIT not hold up the tests."""
+    monkeypatch.setattr("email_hosts.transaction.QUIT_TIMEOUT", 0.05)
+
+
 class Clock:
     """Time that passes when the test says so."""
 
@@ -75,11 +81,11 @@ def faults() -> Iterator[tuple[str, str, str]]:
         yield "QUIT", action, HERE
 
 
-def dsns(servers: list[ScriptedServer | int]) -> dict[str, str]:
+def dsns(servers: list[ScriptedServer | int], hanging: int = -1) -> dict[str, str]:
     """Return ``EMAIL_HOSTS``: a host for each server or port, and all of them as one."""
     found = {
         f"h{i}": f"smtp://u:p@127.0.0.1:{getattr(server, 'port', server)}"
-        f"?timeout=0.15&_default_from_email=h{i}@example.com"
+        f"?timeout={0.2 if i == hanging else 20}&_default_from_email=h{i}@example.com"
         for i, server in enumerate(servers)
     }
     return {**found, "all": f"failover:{','.join(found)}"}
@@ -141,7 +147,8 @@ def test_fault(
         servers: list[Any] = [closed_port] * before + [faulty, serve_auth()]
         expected = [f"m{i}@example.net" for i in range(size)]
         try:
-            assert send(dsns(servers), messages(size)) == size
+            settings = dsns(servers, hanging=before if action == HANG else -1)
+            assert send(settings, messages(size)) == size
         except OSError:
             assert outcome in (CALLER, UNSURE)
             expected = []
@@ -359,7 +366,7 @@ def test_threads_lose_and_double_nothing_while_the_primary_flaps(
 
     servers: list[Any] = [serve_auth(flapping), serve_auth()]
     settings = {
-        key: dsn.replace("timeout=0.15", "timeout=20&conn_max_age=60")
+        key: dsn.replace("timeout=20", "timeout=20&conn_max_age=60")
         for key, dsn in dsns(servers).items()
     }
     settings["all"] += "?retry=0.001"

@@ -172,7 +172,7 @@ def test_connection_after_a_refusal_is_parked(serve: ServeScript) -> None:
 def test_connection_after_another_error_is_not(script: Script, serve: ServeScript) -> None:
     server = serve(script)
     with pytest.raises(smtplib.SMTPException):
-        host(server, timeout=0.2).send_messages([message()])
+        host(server, timeout=0.5).send_messages([message()])
     assert parked() == 0
 
 
@@ -226,7 +226,7 @@ def test_taken_connection_that_breaks_before_the_body_is_replaced(
     fault: str, step: str, extensions: list[str], batch: int, serve: ServeScript
 ) -> None:
     server = serve(at(step, None, fault), extensions=extensions)
-    options = {"timeout": 0.2}
+    options = {"timeout": 0.3 if fault == HANG else 20}
     host(server, **options).send_messages([message("first@example.net")])
     messages = [message(f"{i}@example.net") for i in range(batch)]
     assert host(server, **options).send_messages(messages) == batch
@@ -257,7 +257,7 @@ def test_taken_connection_that_breaks_after_the_body_is_an_error(
     fault: str, serve: ServeScript
 ) -> None:
     server = serve(at(BODY, None, fault))
-    options = {"timeout": 0.2}
+    options = {"timeout": 0.3 if fault == HANG else 20}
     host(server, **options).send_messages([message()])
     with pytest.raises(smtplib.SMTPServerDisconnected):
         host(server, **options).send_messages([message()])

@@ -61,9 +61,8 @@ def main() -> None:
     )
     parser.add_argument("--picture", type=Path, help="draw the ratios into this SVG file")
     arguments = parser.parse_args()
-    rounds, seconds = arguments.rounds, arguments.seconds
-    if arguments.quick:
-        rounds, seconds = 3, 0.15
+    precise = (arguments.rounds, arguments.seconds)
+    rounds, seconds = (3, 0.15) if arguments.quick else precise
     settings.configure(USE_TZ=True)
     django.setup()
     say(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds")
