@@ -16,6 +16,7 @@ from scripted import ScriptedServer
 from servers import SMTPServer
 
 from email_hosts import hosts
+from email_hosts.backends import failover
 from email_hosts.pool import pool
 
 
@@ -66,6 +67,24 @@ def serve() -> Iterator[ServeScript]:
         yield lambda *args, **options: stack.enter_context(ScriptedServer(*args, **options))
 
 
+class Clock:
+    """Time that passes when the test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of all that measures time."""
+    clock = Clock()
+    monkeypatch.setattr(pool, "clock", clock)
+    monkeypatch.setattr(failover, "clock", clock)
+    return clock
+
+
 @pytest.fixture
 def closed_port() -> int:
     """A port on 127.0.0.1 that nobody listens on."""
@@ -74,10 +93,11 @@ def closed_port() -> int:
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_parked() -> Iterator[None]:
-    """Close what a test has parked."""
+def nothing_is_left_behind() -> Iterator[None]:
+    """Close what a test has parked, and forget which hosts it has found to be down."""
     yield
     pool.close_all()
+    failover._standings.clear()
 
 
 @pytest.fixture(autouse=True)

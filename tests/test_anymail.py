@@ -14,7 +14,6 @@ from django.core.mail import EmailMessage
 from django.test import override_settings
 
 from email_hosts.backends import HostBackend, get_connection
-from email_hosts.backends import failover as module
 
 pytest.importorskip("anymail")
 
@@ -87,11 +86,6 @@ def provider() -> Iterator[Provider]:
         server.over.set()
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(autouse=True)
-def every_host_is_up() -> None:
-    module._standings.clear()
 
 
 def hosts(url: str) -> dict[str, str]:

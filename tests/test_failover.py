@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import ServerFactory, ServeScript
+from conftest import Clock, ServerFactory, ServeScript
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -32,33 +32,9 @@ UNSURE = "one of the first two"  # depends on how much had been written
 
 
 @pytest.fixture(autouse=True)
-def every_host_is_up() -> Iterator[None]:
-    """Forget which hosts failed in another test."""
-    module._standings.clear()
-    yield
-    module._standings.clear()
-
-
-@pytest.fixture(autouse=True)
 def nobody_waits_for_quit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a server that hangs on QUIT not hold up the tests."""
     monkeypatch.setattr("email_hosts.transaction.QUIT_TIMEOUT", 0.05)
-
-
-class Clock:
-    """Time that passes when the test says so."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "clock", clock)
-    return clock
 
 
 def faults() -> Iterator[tuple[str, str, str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ServerFactory, ServeScript
+from conftest import Clock, ServerFactory, ServeScript
 from django.core.mail import EmailMessage
 from django.core.signals import request_finished
 from django.test import override_settings
@@ -21,23 +21,6 @@ from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, at, shut
 
 from email_hosts.backends import EmailHostsBackend, get_connection
 from email_hosts.pool import MAX_PARKED, pool
-
-
-class Clock:
-    """Time that passes when the test says so."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of the pool."""
-    clock = Clock()
-    monkeypatch.setattr(pool, "clock", clock)
-    return clock
 
 
 def message(recipient: str = "a@example.net") -> EmailMessage:

@@ -62,7 +62,7 @@ class FailoverBackend(BaseEmailBackend):
             for message in email_messages:
                 try:
                     sent += self._send(message, standing, connections)
-                except (OSError, ValueError) as error:
+                except Exception as error:
                     if not self.fail_silently:
                         raise
                     logger.warning(
