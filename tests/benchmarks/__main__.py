@@ -180,12 +180,11 @@ def measure(
 
 def repeat(send: Callable[[], int], seconds: float) -> tuple[int, float]:
     """Send until the time is over. Return how many messages that were, and the time."""
-    sent, start = 0, time.perf_counter()
-    while True:
+    sent, took, start = 0, 0.0, time.perf_counter()
+    while not sent or took < seconds:
         sent += send()
         took = time.perf_counter() - start
-        if took >= seconds:
-            return sent, took
+    return sent, took
 
 
 def show(columns: list[Column], table: dict[tuple[str, Column], Result]) -> None:
