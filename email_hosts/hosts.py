@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -34,10 +33,10 @@ from .dsn import (
     scheme_of,
 )
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost
+from .nesting import warn
 
 # For the type checker: it knows neither MAILERS nor the layers of the settings.
 _settings: Any = settings
-logger = logging.getLogger("email_hosts")
 
 DJANGO_HAS_MAILERS = django.VERSION >= (6, 1)
 DJANGO_DEFAULT_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
@@ -105,7 +104,7 @@ def email_hosts() -> Mapping[str, Any]:
     return dict_of_hosts(getattr(settings, "EMAIL_HOSTS", {}))
 
 
-def get_host(key: str) -> BaseEmailBackend:
+def get_host(key: str, *, fail_silently: bool = False) -> BaseEmailBackend:
     """Return a new connection to a host that has to be there.
 
     Raises ``EmailHostDoesNotExist`` for a key without one.
@@ -115,7 +114,7 @@ def get_host(key: str) -> BaseEmailBackend:
             f"there is no such host; known hosts: {', '.join(known_keys()) or 'none'}",
             alias=key,
         )
-    return get_connection(key)
+    return get_connection(key, fail_silently=fail_silently)
 
 
 def senders() -> dict[str, str]:
@@ -230,23 +229,30 @@ _cached_settings = vars(settings)
 
 
 def _state(key: str) -> tuple[Any, ...]:
-    hosts = _cached_settings.get("EMAIL_HOSTS")
+    hosts, mailers = _cached_settings.get("EMAIL_HOSTS"), _cached_settings.get("MAILERS")
+    layer = _cached_settings.get("_wrapped")
+    set_directly = getattr(layer, "__dict__", NOTHING).get
     return (
         hosts.get(key) if isinstance(hosts, dict) else None,
-        _cached_settings.get("_wrapped"),
-        _cached_settings.get("MAILERS"),
+        layer,
+        mailers and (mailers.get(key), mailers.get("default")),
+        set_directly("EMAIL_BACKEND"),
+        set_directly("EMAIL_TIMEOUT"),
         _tests_are_running(),
     )
 
 
+NOTHING: Mapping[str, Any] = {}
+
+
 def _new_connection(key: str, options: Mapping[str, Any]) -> BaseEmailBackend:
+    state = _state(key)
     source = _find(key)
     if source is None:
         return _labelled(_default_connection(key), alias=key)
-    state = _state(key)
     connection = _labelled(_connection(source, options, alias=key), alias=key)
     is_dict_entry = source.setting == "EMAIL_HOSTS" and state[0] is not None
-    if is_dict_entry and not options and hasattr(connection, "__copy__"):
+    if is_dict_entry and not options and "__copy__" in vars(type(connection)):
         _prototypes[key] = _Prototype(copy(connection), state)
     return connection
 
@@ -382,4 +388,4 @@ def _replaced_setting(name: str) -> Any:
 
 @lru_cache(maxsize=1024)
 def _warn_once(message: str) -> None:
-    logger.warning("%s", message)
+    warn("%s", message)

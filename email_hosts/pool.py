@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import selectors
 import smtplib
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.signals import request_finished
 
-from .transaction import open_socket, say_quit
+from .transaction import is_quiet, say_quit
 
 MAX_PARKED = 10  # connections of one host
 
@@ -26,6 +25,11 @@ class Held:
     connection: smtplib.SMTP
     expires_at: float
     messages: int = 0
+    pid: int = field(default_factory=lambda: os.getpid())
+
+    def is_inherited(self) -> bool:
+        """Whether it is the parent's: after a fork, both have the same socket."""
+        return self.pid != os.getpid()
 
 
 class Pool:
@@ -46,7 +50,7 @@ class Pool:
         """
         self.close_expired()
         while held := self._pop(host):
-            if _is_quiet(held.connection):
+            if is_quiet(held.connection):
                 return held
             held.connection.close()
         return None
@@ -92,12 +96,6 @@ class Pool:
                     del self._parked[host]
         for held in closed:
             say_quit(held.connection, wait=False)
-
-
-def _is_quiet(connection: smtplib.SMTP) -> bool:
-    with selectors.DefaultSelector() as selector:
-        selector.register(open_socket(connection), selectors.EVENT_READ)
-        return not selector.select(timeout=0)
 
 
 pool = Pool()

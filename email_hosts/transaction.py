@@ -8,8 +8,10 @@ batch one. Results and errors are those of ``sendmail()``.
 from __future__ import annotations
 
 import re
+import selectors
 import smtplib
 import socket
+import ssl
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -21,6 +23,9 @@ Reply = tuple[int, bytes]
 # a server that in turn waits for its replies to be read.
 MAX_BYTES_IN_FLIGHT = 8192
 
+# What one TLS record holds. A send() of more may have been received in part when it fails.
+MAX_RECORD = 16384
+
 QUIT_TIMEOUT = 0.5  # seconds
 
 SENDMAIL = smtplib.SMTP.sendmail
@@ -28,6 +33,7 @@ DATA = b"DATA\r\n"
 RECIPIENT_ACCEPTED = (250, 251)
 START_MAIL_INPUT = 354
 SERVICE_CLOSING = 421
+NO_CODE = -1  # smtplib's, for a line that is no reply: who knows what follows it
 
 
 class Envelope(NamedTuple):
@@ -83,7 +89,7 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
     Stop after an outcome, and its envelope is still the current one. The connection is
     in step then, or closed.
     """
-    if not _is_smtplibs(connection):
+    if not is_smtplibs(connection):
         yield from _through_sendmail(connection, envelopes)
         return
     ahead: _Group | None = None
@@ -99,9 +105,8 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
                 ahead = _group_ahead(connection, envelopes)
                 group.finish(ahead)
             except smtplib.SMTPException as error:
-                outcome = Outcome(
-                    {}, _marked(error, body_was_sent=body_was_sent(error, False))
-                )
+                mark(error, body_was_sent=body_was_sent(error, unless_known=False))
+                outcome = Outcome({}, error)
                 if group:
                     group.withdraw(ahead)
             in_step = not ahead
@@ -121,9 +126,9 @@ def body_was_sent(error: BaseException, unless_known: bool = True) -> bool:
     return getattr(error, "body_was_sent", unless_known)
 
 
-def _marked(error: smtplib.SMTPException, *, body_was_sent: bool) -> smtplib.SMTPException:
+def mark(error: OSError, *, body_was_sent: bool) -> None:
+    """Note on the error whether the body was handed over."""
     error.body_was_sent = body_was_sent  # type: ignore[attr-defined]
-    return error
 
 
 def can_be_repeated(error: smtplib.SMTPException) -> bool:
@@ -152,13 +157,13 @@ def censor(error: Exception, secrets: list[bytes]) -> None:
 
 def send_at_once(connection: smtplib.SMTP) -> None:
     """Let no small write wait for the acknowledgement of the one before (Nagle)."""
-    if _is_smtplibs(connection):
+    if is_smtplibs(connection):
         open_socket(connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def is_closed(connection: smtplib.SMTP) -> bool:
     """Whether the connection was lost, or closed after an error."""
-    return _is_smtplibs(connection) and connection.sock is None
+    return is_smtplibs(connection) and connection.sock is None
 
 
 def say_quit(connection: smtplib.SMTP, *, wait: bool = True) -> None:
@@ -167,8 +172,9 @@ def say_quit(connection: smtplib.SMTP, *, wait: bool = True) -> None:
     The reply tells nothing. A server deserves a moment to give it (RFC 5321, 4.1.1.10),
     and no more than that.
     """
-    if not _is_smtplibs(connection):
-        connection.quit()
+    if not is_smtplibs(connection):
+        with suppress(Exception):
+            connection.quit()
         return
     with suppress(OSError):  # the server may be gone already
         open_socket(connection).settimeout(QUIT_TIMEOUT)
@@ -178,7 +184,33 @@ def say_quit(connection: smtplib.SMTP, *, wait: bool = True) -> None:
     connection.close()
 
 
-def _is_smtplibs(connection: smtplib.SMTP) -> bool:
+def is_quiet(connection: smtplib.SMTP) -> bool:
+    """Whether there is nothing to read, not even the end of the connection."""
+    try:
+        sock = open_socket(connection)
+        with selectors.DefaultSelector() as selector:
+            selector.register(sock, selectors.EVENT_READ)
+            if selector.select(timeout=0):
+                return False
+        return not _has_lines(connection, sock)
+    except (OSError, ValueError):
+        return False
+
+
+def _has_lines(connection: smtplib.SMTP, sock: socket.socket) -> bool:
+    """Whether lines have been read from the socket that nobody has asked for."""
+    file: Any = connection.file
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        return bool(file.peek(1))
+    except ssl.SSLWantReadError:
+        return False
+    finally:
+        sock.settimeout(timeout)
+
+
+def is_smtplibs(connection: smtplib.SMTP) -> bool:
     """Whether this is no mock, and no class whose own ``sendmail()`` is meant to be called."""
     return getattr(type(connection), "sendmail", None) is SENDMAIL
 
@@ -193,7 +225,7 @@ class _Group:
         self._to_write = deque(self._commands())
         self._in_flight: deque[bytes] = deque()
         self._bytes_in_flight = 0
-        self._accepted = 0
+        self._has_recipients = False
         self._is_closing = False
 
     def offer(self) -> dict[str, Reply]:
@@ -225,10 +257,10 @@ class _Group:
         try:
             code, text = _getreply(self._connection)
             if code != 250:
-                self._is_closing = code == SERVICE_CLOSING
+                self._is_closing = code in (SERVICE_CLOSING, NO_CODE)
                 raise smtplib.SMTPDataError(code, text)
         except smtplib.SMTPException as error:
-            _marked(error, body_was_sent=True)
+            mark(error, body_was_sent=True)
             raise
 
     def withdraw(self, ahead: _Group | None) -> None:
@@ -243,10 +275,8 @@ class _Group:
                 code, _ = self._reply()
                 if command == DATA and code == START_MAIL_INPUT:
                     self._end_empty_message()
-            if self._is_closing:
+            if self._is_closing or (not ahead and self._connection.rset()[0] != 250):
                 self._connection.close()
-            elif not ahead:
-                self._connection.rset()
         except smtplib.SMTPException:
             self._connection.close()
 
@@ -268,13 +298,14 @@ class _Group:
         code, text = _getreply(self._connection)
         command = self._in_flight.popleft()
         self._bytes_in_flight -= len(command)
-        self._is_closing = code == SERVICE_CLOSING and command != DATA  # as smtplib has it
-        self._accepted += command.startswith(b"RCPT") and code in RECIPIENT_ACCEPTED
+        is_closing = code == SERVICE_CLOSING and command != DATA  # as smtplib has it
+        self._is_closing = is_closing or code == NO_CODE
+        self._has_recipients |= command.startswith(b"RCPT") and not 400 <= code <= 599
         return code, text
 
     def _end_empty_message(self) -> None:
         # RFC 2920, 3.1: a server may ask for the message after it refused everybody.
-        if self._accepted:
+        if self._has_recipients:
             raise smtplib.SMTPServerDisconnected("somebody would get an empty message")
         _write(self._connection, b".\r\n")
         _getreply(self._connection)
@@ -328,7 +359,7 @@ def _write(connection: smtplib.SMTP, data: bytes, ahead: bytes = b"") -> None:
     unsent = memoryview(data + ahead)
     try:
         while unsent:
-            unsent = unsent[open_socket(connection).send(unsent) :]
+            unsent = unsent[open_socket(connection).send(unsent[:MAX_RECORD]) :]
     except OSError as error:
         if len(unsent) > len(ahead):
             connection.close()

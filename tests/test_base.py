@@ -125,7 +125,7 @@ def test_from_header_of_the_message_stays_as_written(
 def test_message_is_as_it_was_when_the_send_fails(
     host: HostBackend, message: EmailMessage
 ) -> None:
-    host.wrapped.failure = OSError("no")  # type: ignore[attr-defined]
+    host.wrapped.failure = OSError("no")
     before = copy.copy(vars(message))
     with pytest.raises(OSError, match="no"):
         host.send_messages([message])

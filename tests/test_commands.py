@@ -237,6 +237,13 @@ empty       -           -                     -         -      -              em
         assert bad.endswith("nobody: there is no such host")
         assert provider.endswith("OK, no server to connect to")
 
+    @pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+    def test_member_that_is_a_mailer_alone_is_told(self) -> None:  # pragma: mailers-only
+        smtp = {"OPTIONS": {"host": "mailer"}}
+        with override_settings(MAILERS={"default": smtp, "m": smtp}):
+            shown = run("checkemailhosts", hosts={"all": "failover:m"}, connect=True)
+        assert "m: not tried, it is of MAILERS alone" in shown
+
     def test_folder_is_not_made_by_looking(self, tmp_path: Path) -> None:
         run("checkemailhosts", hosts={"folder": f"file:{tmp_path}/out"})
         assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
-from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, at, to
+from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, any_of, at, to
 
 from email_hosts import hosts, mailers
 from email_hosts.backends import FailoverBackend, connection_from_dsn, get_connection
@@ -134,6 +134,33 @@ def test_fault(
         assert [recipient for recipient, _ in got] == expected
         place = before + (outcome in (NEXT, UNSURE))
         assert {sender for _, sender in got} <= {f"h{place}@example.com"}
+
+
+@pytest.mark.parametrize("banner", ["421 too busy", CLOSE, HANG])
+def test_kept_connection_that_cannot_be_replaced_is_for_the_next(
+    banner: str, serve_auth: Callable[..., ScriptedServer]
+) -> None:
+    """It has died while it was parked, and the server takes no other."""
+    faulty = serve_auth(any_of(at("MAIL", None, CLOSE), at("banner", None, banner)))
+    servers: list[Any] = [faulty, serve_auth()]
+    settings = dsns(servers, hanging=0 if banner == HANG else -1)
+    settings["h0"] += "&conn_max_age=60"
+    for _ in range(2):
+        assert send(settings, messages(1)) == 1
+    assert [len(server.accepted) for server in servers] == [1, 1]
+
+
+class SoftTimeLimit(Exception):
+    """What a task queue raises anywhere, to end a task."""
+
+
+def test_end_of_a_task_is_no_fault_of_a_host(
+    serve_auth: Callable[..., ScriptedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers: list[Any] = [serve_auth()]
+    monkeypatch.setattr(smtplib.SMTP, "login", mock.Mock(side_effect=SoftTimeLimit))
+    with pytest.raises(SoftTimeLimit):
+        send(dsns(servers), messages(1))
 
 
 def test_fault_of_one_recipient_is_not_one_of_the_host(
@@ -305,7 +332,7 @@ def test_sender_of_its_own_comes_first(serve_auth: Callable[..., ScriptedServer]
     [{"all": "failover:all"}, {"all": "failover:a", "a": "failover:b", "b": "roundrobin:all"}],
 )
 def test_circle_is_refused(settings: dict[str, str]) -> None:
-    with pytest.raises(InvalidEmailHost, match=r"in a circle: all -> .*all"):
+    with pytest.raises(InvalidEmailHost, match=r'in a circle: host "all" -> .*host "all"'):
         send(settings, messages(1))
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections import UserDict
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.conf import settings as django_settings
@@ -99,11 +104,19 @@ def test_connection_is_new_and_closed() -> None:
     assert first.connection is None
 
 
+def test_settings_may_not_be_loaded_yet() -> None:
+    """In a script that does without ``django.setup()``."""
+    code = "from email_hosts.backends import get_connection; get_connection('shop')"
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "settings"}
+    tests = Path(__file__).parent
+    subprocess.run([sys.executable, "-c", code], cwd=tests, env=environment, check=True)
+
+
 class TestSettings:
     """They are read whenever a connection is made, fast as that is."""
 
     @pytest.fixture(autouse=True)
-    def hosts(self) -> Iterator[dict[str, str]]:
+    def email_hosts(self) -> Iterator[dict[str, str]]:
         with override_settings(EMAIL_HOSTS={"shop": "smtp://first"}) as settings:
             assert settings is None
             assert self.host() == self.host() == "first"
@@ -112,8 +125,8 @@ class TestSettings:
     def host(self) -> Any:
         return vars(get_connection("shop"))["host"]
 
-    def test_change_in_place(self, hosts: dict[str, str]) -> None:
-        hosts["shop"] = "smtp://second"
+    def test_change_in_place(self, email_hosts: dict[str, str]) -> None:
+        email_hosts["shop"] = "smtp://second"
         assert self.host() == "second"
 
     def test_change_in_place_of_what_is_no_plain_dict(self) -> None:
@@ -142,6 +155,26 @@ class TestSettings:
         assert self.host() == "first"
         monkeypatch.setattr("email_hosts.hosts._tests_are_running", lambda: False)
         assert type(get_connection("shop")).__name__ == "OutboxBackend"
+
+    def test_assignment_of_another_setting(self) -> None:
+        layer = hosts._settings._wrapped
+        with mock.patch.dict(vars(layer), EMAIL_TIMEOUT=5):
+            assert vars(get_connection("shop"))["timeout"] == 5
+
+    def test_backend_that_is_wrapped_is_not_shared(self) -> None:
+        dsn = "backend://email_hosts.backends.EmailHostsBackend?host=h&_server_email=a@example.com"
+        with override_settings(EMAIL_HOSTS={"shop": dsn}):
+            first: Any = get_connection("shop", fail_silently=True)
+            second: Any = get_connection("shop")
+        assert (first.fail_silently, second.fail_silently) == (True, False)
+
+    @needs_mailers
+    def test_mailer_in_place(self) -> None:  # pragma: mailers-only
+        smtp = {"BACKEND": DJANGO_SMTP, "OPTIONS": {"host": "mailer"}}
+        with override_settings(MAILERS={"default": smtp}):
+            assert self.host() == self.host() == "first"
+            hosts._settings.MAILERS["shop"] = smtp
+            assert self.host() == "mailer"
 
     @needs_mailers
     def test_mailer(self) -> None:  # pragma: mailers-only

@@ -21,6 +21,7 @@ from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, at, shut
 
 from email_hosts.backends import EmailHostsBackend, get_connection
 from email_hosts.pool import MAX_PARKED, pool
+from email_hosts.transaction import is_quiet
 
 
 def message(recipient: str = "a@example.net") -> EmailMessage:
@@ -157,6 +158,42 @@ def test_connection_after_another_error_is_not(script: Script, serve: ServeScrip
     with pytest.raises(smtplib.SMTPException):
         host(server, timeout=0.5).send_messages([message()])
     assert parked() == 0
+
+
+def test_connection_with_a_line_that_nobody_asked_for_is_not_parked(
+    serve: ServeScript, start_server: ServerFactory
+) -> None:
+    server = serve(at(BODY, "250 accepted\r\n421 and that was it"))
+    assert host(server).send_messages([message()]) == 1
+    assert parked() == 0
+
+
+def test_tls_connection_is_parked(
+    start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path
+) -> None:
+    server = start_server(context=tls)
+    for _ in range(2):
+        host(server, use_tls=True, ssl_cafile=str(cafile)).send_messages([message()])
+    assert (len(server.received), parked()) == (2, 1)
+
+
+def test_connection_of_the_parent_is_not_used_by_the_child(
+    serve: ServeScript, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve()
+    connection = host(server)
+    connection.open()
+    inherited = connection.connection
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert connection.send_messages([message()]) == 1
+    assert connection.connection is not inherited
+    assert (server.connections, parked()) == (2, 1)
+    assert "QUIT" not in server.commands
+
+
+def test_connection_that_cannot_be_looked_at_is_not_quiet() -> None:
+    connection = smtplib.SMTP()
+    assert not is_quiet(connection)
 
 
 def test_interrupted_send_leaves_nothing_parked(

@@ -17,7 +17,7 @@ from scripted import ScriptedServer, at
 
 from email_hosts import mailers
 from email_hosts.backends import RoutingBackend
-from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
+from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.hosts import DJANGO_HAS_MAILERS
 
 RECORD = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it failed", (), None)
@@ -91,6 +91,42 @@ def test_same_address_comes_before_the_same_domain(site: Site) -> None:
     assert list(site.recipients()) == ["default"]
 
 
+def test_key_may_be_router(site: Site, closed_port: int) -> None:
+    hosts = {**site.hosts, "down": f"smtp://127.0.0.1:{closed_port}"}
+    hosts["router"] = "failover:down,shop"
+    with override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=lambda message: "router"):
+        message("me@example.com").send()
+    assert site.recipients() == {"shop": ["a@example.net"]}
+
+
+class Mailing(logging.Handler):
+    """Mails what is logged, as AdminEmailHandler does, and then fails."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mail.send_mail("Log", record.getMessage(), "shop@example.com", ["admin@example.net"])
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("spare", [",shop", ""])
+def test_log_handler_that_mails_does_not_disturb_the_send(
+    spare: str, site: Site, closed_port: int
+) -> None:
+    hosts = {**site.hosts, "down": f"smtp://127.0.0.1:{closed_port}"}
+    hosts["safe"] = f"failover:down{spare}"
+    logger = logging.getLogger("email_hosts")
+    logger.addHandler(handler := Mailing())
+    try:
+        with override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=lambda message: "safe"):
+            mail.send_mail("Hello", "", "me@example.com", ["a@example.net"])
+    except AllHostsFailed:
+        assert spare == ""
+    else:
+        # The mail about the failure has come first, through the spare as well.
+        assert site.recipients() == {"shop": ["admin@example.net", "a@example.net"]}
+    finally:
+        logger.removeHandler(handler)
+
+
 def test_code_that_never_heard_of_hosts_is_routed(site: Site) -> None:
     mail.send_mail("Hello", "World", "shop@example.com", ["a@example.net"])
     with override_settings(SERVER_EMAIL="root@elsewhere.example"):
@@ -136,9 +172,17 @@ def test_failure_of_one_host_does_not_keep_the_others_mail_back(
 
 def test_failure_may_be_passed_over(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     site.servers["shop"].script = at("MAIL", "550 no")
-    batch = [message("shop@example.com"), message("x@y.example")]
-    assert RoutingBackend(fail_silently=True).send_messages(batch) == 1
-    assert caplog.messages == ["router: SMTPSenderRefused, passed over"]
+    batch = [message("shop@example.com") for _ in range(3)]
+    hosts = {key: dsn for key, dsn in site.hosts.items() if key != "default"}
+    with override_settings(EMAIL_HOSTS=hosts):
+        sent = RoutingBackend(fail_silently=True).send_messages(
+            [*batch, message("x@y.example")]
+        )
+    assert sent == 2
+    assert caplog.messages == [
+        'host "shop": SMTPSenderRefused 550, passed over by fail_silently',
+        "router: EmailHostDoesNotExist, passed over",
+    ]
 
 
 def test_no_host_is_an_error_after_the_others_mail(site: Site) -> None:
@@ -161,7 +205,7 @@ def test_router_that_points_back_to_itself_is_refused(site: Site) -> None:
     hosts = {"default": f"backend://{ROUTING}"}
     with (
         override_settings(EMAIL_HOSTS=hosts),
-        pytest.raises(InvalidEmailHost, match="in a circle: router -> router"),
+        pytest.raises(InvalidEmailHost, match="in a circle: the router -> the router"),
     ):
         message("x@y.example").send()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -16,6 +17,7 @@ from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, any_of, a
 
 from email_hosts import transaction
 from email_hosts.backends import EmailHostsBackend
+from email_hosts.pool import pool
 from email_hosts.transaction import Envelope, Envelopes
 
 PIPELINING = ("PIPELINING", "SIZE 10000000")
@@ -99,8 +101,12 @@ FAULTS: dict[str, tuple[Callable[[], Script], tuple[str, ...]]] = {
     "RSET close": (lambda: any_of(at("MAIL", "550 no"), at("RSET", CLOSE)), ("a", "b")),
     "QUIT refused": (lambda: at("QUIT", "500 no"), ("a",)),
     "QUIT close": (lambda: at("QUIT", CLOSE), ("a",)),
+    "RCPT garbage": (lambda: at("RCPT", "what?\r\n250 fine"), ("a", "b")),
     "bad address": (lambda: at("none"), ("a", "a@b@c", "d")),
 }
+
+
+UNTRUSTED = {"MAIL garbage", "RCPT garbage", "body garbage", "RSET refused"}
 
 
 def at_any(*steps: str) -> Script:
@@ -114,6 +120,7 @@ def test_result_is_that_of_django(
     fault: str, fail_silently: bool, extensions: tuple[str, ...], serve: ServeScript
 ) -> None:
     make_script, recipients = FAULTS[fault]
+    fail_silently &= fault not in UNTRUSTED
     results = []
     for make in (djangos, ours):
         server = serve(make_script(), extensions=extensions)
@@ -135,6 +142,19 @@ def test_content_is_that_of_django_byte_by_byte(content: str, serve: ServeScript
         make(server).send_messages(messages("a", "b", content=content))
     assert servers[1].accepted == servers[0].accepted
     assert len(servers[0].accepted) == 2
+
+
+@pytest.mark.parametrize("extensions", [PIPELINING, STEPWISE], ids=["pipelining", "stepwise"])
+@pytest.mark.parametrize("fault", sorted(UNTRUSTED))
+def test_connection_is_not_trusted_after_a_line_that_is_no_reply(
+    fault: str, extensions: tuple[str, ...], serve: ServeScript
+) -> None:
+    """Who knows what follows it: where Django goes on, this connection is closed."""
+    make_script, recipients = FAULTS[fault]
+    server = serve(make_script(), extensions=extensions)
+    backend = ours(server, fail_silently=True)
+    assert backend.send_messages(messages(*recipients)) == 0
+    assert server.accepted == []
 
 
 class TestRoundTrips:
@@ -195,11 +215,12 @@ def test_bytes_in_flight_are_bounded(serve: ServeScript) -> None:
     server = serve()
     backend = ours(server, timeout=20)
     with backend:
-        written = []
+        written, records = [], []
         real = backend.connection.sock
 
         class Spy:
             def send(self, data: memoryview) -> int:
+                records.append(len(data))
                 if bytes(data[:4]) in (b"MAIL", b"RCPT", b"DATA"):
                     written.append(len(data))
                 return int(real.send(data))
@@ -210,6 +231,7 @@ def test_bytes_in_flight_are_bounded(serve: ServeScript) -> None:
         backend.connection.sock = Spy()
         backend.send_messages(messages("+".join(map(str, range(1000)))))
     assert max(written) <= transaction.MAX_BYTES_IN_FLIGHT
+    assert max(records) == transaction.MAX_RECORD
 
 
 @pytest.mark.parametrize(
@@ -262,6 +284,16 @@ class TestSurprise:
         backend = ours(server)
         with backend, pytest.raises(smtplib.SMTPSenderRefused):
             backend.send_messages(messages("a"))
+        assert server.accepted == []
+
+    @pytest.mark.parametrize("doubtful", ["250 yes", "252 maybe"])
+    def test_go_ahead_after_a_doubtful_reply_ends_the_connection(
+        self, doubtful: str, serve: ServeScript
+    ) -> None:
+        script = any_of(at("MAIL", "550 no"), to("@", doubtful), at("DATA", "354 go ahead"))
+        server = serve(script)
+        with pytest.raises(smtplib.SMTPSenderRefused):
+            ours(server).send_messages(messages("a"))
         assert server.accepted == []
 
     def test_refused_body_ends_what_is_ahead(self, serve: ServeScript) -> None:
@@ -337,6 +369,18 @@ def test_lost_connection_is_opened_again_by_the_next_send(serve: ServeScript) ->
         assert connection.send_messages(messages("b")) == 1
 
 
+def test_close_waits_for_a_send_in_another_thread(serve: ServeScript) -> None:
+    backend = ours(serve())
+    backend.open()
+    closing = threading.Thread(target=backend.close)
+    with backend._lock:
+        closing.start()
+        closing.join(0.05)
+        assert backend.connection is not None
+    closing.join()
+    assert backend.connection is None
+
+
 def test_class_with_a_sendmail_of_its_own_is_asked(serve: ServeScript) -> None:
     calls = []
 
@@ -349,8 +393,9 @@ def test_class_with_a_sendmail_of_its_own_is_asked(serve: ServeScript) -> None:
 
     server = serve()
     with mock.patch.object(EmailHostsBackend, "connection_class", Own):
-        backend = ours(server, fail_silently=True)
+        backend = ours(server, fail_silently=True, conn_max_age=60)
         assert backend.send_messages(messages("a", "b", "c")) == 2
+    assert pool._parked == {}  # for nobody knows whether it is in step
     assert calls == [[f"{name}@example.net"] for name in "abc"]
 
 

@@ -69,7 +69,9 @@ class HostBackend(HostSender):
         alias: str | None = None,
         **options: Any,
     ) -> None:
-        self.wrapped = hosts.build({"BACKEND": backend, "OPTIONS": options}, alias=alias)
+        wrapped: Any = hosts.build({"BACKEND": backend, "OPTIONS": options}, alias=alias)
+        wrapped.alias = alias
+        self.wrapped = wrapped
         super().__init__()
         self.alias = alias
         self.default_from_email = default_from_email
@@ -92,7 +94,8 @@ class HostBackend(HostSender):
 
     def open(self) -> bool | None:
         """Open the wrapped backend; return what it returns."""
-        return self.wrapped.open()
+        opened: bool | None = self.wrapped.open()
+        return opened
 
     def close(self) -> None:
         """Close the wrapped backend."""
@@ -101,4 +104,4 @@ class HostBackend(HostSender):
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages through the wrapped backend; return how many it took."""
         with self.with_sender(email_messages) as batch:
-            return self.wrapped.send_messages(batch) or 0
+            return int(self.wrapped.send_messages(batch) or 0)

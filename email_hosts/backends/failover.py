@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import random
 import smtplib
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Iterable
+from contextlib import suppress
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
 from ..exceptions import AllHostsFailed, InvalidEmailHost
+from ..nesting import not_in_a_circle, warn
 from ..transaction import body_was_sent
 
 clock = time.monotonic
-logger = hosts.logger
+
+# What a host can raise before it gets a message: the network, TLS and login are OSErrors.
+UNUSABLE = (OSError, ValueError, TypeError, ImportError, ImproperlyConfigured)
 
 
 class FailoverBackend(BaseEmailBackend):
@@ -58,16 +62,15 @@ class FailoverBackend(BaseEmailBackend):
         """Send the messages; return how many were accepted."""
         sent = 0
         standing = _standing((self.alias, self.hosts))
-        with not_in_a_circle(self.alias or "failover"), _Connections() as connections:
+        name = self.alias or ",".join(self.hosts)
+        with not_in_a_circle(f'host "{name}"'), _Connections() as connections:
             for message in email_messages:
                 try:
                     sent += self._send(message, standing, connections)
                 except Exception as error:
                     if not self.fail_silently:
                         raise
-                    logger.warning(
-                        '"%s": %s, passed over by fail_silently', self.alias, _name(error)
-                    )
+                    warn('"%s": %s, passed over by fail_silently', self.alias, _name(error))
         return sent
 
     def _send(
@@ -77,8 +80,8 @@ class FailoverBackend(BaseEmailBackend):
         for key in standing.order(self.hosts, rotate=self.rotate):
             try:
                 connection = connections.open(key)
-            except Exception as error:  # whatever it was: nothing has been sent
-                failure = error
+            except UNUSABLE as error:  # nothing has been sent
+                failure: Exception = error
             else:
                 try:
                     sent = connection.send_messages([message])
@@ -92,7 +95,7 @@ class FailoverBackend(BaseEmailBackend):
                     return sent or 0
             errors[key] = failure
             standing.failed(key, self.retry)
-            logger.warning('"%s": host "%s" failed: %s', self.alias, key, _name(failure))
+            warn('"%s": host "%s" failed: %s', self.alias, key, _name(failure))
         raise AllHostsFailed(errors, alias=self.alias)
 
 
@@ -127,6 +130,9 @@ class _Standing:
 
 
 _standings: dict[object, _Standing] = {}
+if hasattr(os, "register_at_fork"):  # pragma: no branch (there is no fork on Windows)
+    # Another thread of the parent may have held a lock.
+    os.register_at_fork(after_in_child=_standings.clear)
 
 
 def _standing(host: object) -> _Standing:
@@ -221,19 +227,3 @@ def _could_not_connect(error: BaseException) -> bool:
 def _name(error: Exception) -> str:
     # Its text may hold recipients.
     return f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".rstrip()
-
-
-_within: ContextVar[tuple[str, ...]] = ContextVar("within", default=())
-
-
-@contextmanager
-def not_in_a_circle(name: str) -> Iterator[None]:
-    """Raise ``InvalidEmailHost`` if this host is on the way to itself."""
-    if name in _within.get():
-        way = " -> ".join((*_within.get(), name))
-        raise InvalidEmailHost(f"hosts name each other in a circle: {way}")
-    token = _within.set((*_within.get(), name))
-    try:
-        yield
-    finally:
-        _within.reset(token)

@@ -10,9 +10,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
-from .failover import not_in_a_circle
-
-logger = hosts.logger
+from ..nesting import not_in_a_circle, warn
 
 
 class RoutingBackend(BaseEmailBackend):
@@ -28,6 +26,8 @@ class RoutingBackend(BaseEmailBackend):
         *,
         alias: str | None = None,
         fail_silently: bool = False,
+        username: object = None,  # what send_mail() has for the default backend,
+        password: object = None,  # not for a host
         _ignore_unknown_kwargs: object = None,  # private: from Django 6.1's get_connection()
     ) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class RoutingBackend(BaseEmailBackend):
         batches: dict[str, list[EmailMessage]] = {}
         errors: list[Exception] = []
         sent = 0
-        with not_in_a_circle("router"):
+        with not_in_a_circle("the router"):
             router = hosts.router() or host_of_sender
             for message in email_messages:
                 try:
@@ -53,11 +53,12 @@ class RoutingBackend(BaseEmailBackend):
                     errors.append(error)
             for key, batch in batches.items():
                 try:
-                    sent += hosts.get_host(key).send_messages(batch) or 0
+                    host = hosts.get_host(key, fail_silently=self.fail_silently)
+                    sent += host.send_messages(batch) or 0
                 except Exception as error:
                     errors.append(error)
         for passed_over in errors[0 if self.fail_silently else 1 :]:
-            logger.warning("router: %s, passed over", type(passed_over).__name__)
+            warn("router: %s, passed over", type(passed_over).__name__)
         if errors and not self.fail_silently:
             raise errors[0]
         return sent

@@ -18,7 +18,7 @@ from django.views.decorators.debug import sensitive_variables
 from .. import transaction
 from ..dsn import SMTP_SCHEMES, did_you_mean
 from ..exceptions import InvalidEmailHost
-from ..hosts import logger
+from ..nesting import warn
 from ..pool import Held, pool
 from ..tls import client_context
 from ..transaction import Envelope
@@ -132,25 +132,39 @@ class EmailHostsBackend(HostSender, EmailBackend):
         was passed over with ``fail_silently``, and logged. Raises ``OSError``, which all
         of smtplib's and ssl's errors are.
         """
-        if self.connection:
-            return False
-        parked = pool.take(self._pool_key) if self.conn_max_age else None
-        self._may_reconnect = parked is not None
-        return self._hold(parked)
+        with self._lock:
+            if self.connection and self._held.is_inherited():
+                self.close()
+            if self.connection:
+                return False
+            parked = pool.take(self._pool_key) if self.conn_max_age else None
+            self._may_reconnect = parked is not None
+            return self._hold(parked)
 
     def close(self) -> None:
         """Park the connection if it can be used again, else say QUIT and disconnect.
 
         Raises nothing: the messages that the server has accepted stay accepted.
         """
-        held, self._held, self.connection = self._held, None, None
+        with self._lock:
+            held, self._held, self.connection = self._held, None, None
         if held is None:
             return
-        is_spent = held.messages >= self.conn_max_messages
-        if self.conn_max_age and not is_spent and not transaction.is_closed(held.connection):
+        if held.is_inherited():
+            held.connection.close()
+        elif self._may_be_parked(held):
             pool.park(self._pool_key, held)
         else:
             transaction.say_quit(held.connection)
+
+    def _may_be_parked(self, held: Held) -> bool:
+        is_spent = held.messages >= self.conn_max_messages
+        return bool(
+            self.conn_max_age
+            and not is_spent
+            and transaction.is_smtplibs(held.connection)
+            and transaction.is_quiet(held.connection)
+        )
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages from the host's sender; return how many were accepted.
@@ -202,6 +216,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
             self._held = parked or self._new()
         except OSError as error:
             self._hide_login(error)
+            transaction.mark(error, body_was_sent=False)
             if not self.fail_silently:
                 raise
             self._log_failure(error)
@@ -277,7 +292,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
         if len(refused) > 0:
             self.refused_recipients.update(refused)
             codes = sorted({code for code, _ in refused.values()})
-            logger.warning("%s: refused recipients: %d %s", self._name, len(refused), codes)
+            warn("%s: refused recipients: %d %s", self._name, len(refused), codes)
 
     def _hide_login(self, error: OSError) -> None:
         """Star the login out of the server's words; some servers repeat it."""
@@ -291,7 +306,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
     def _log_failure(self, error: OSError) -> None:
         # The error's text may hold recipients. Its code does not.
         what = f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".rstrip()
-        logger.warning("%s: %s, passed over by fail_silently", self._name, what)
+        warn("%s: %s, passed over by fail_silently", self._name, what)
 
     @property
     def _name(self) -> str:

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ...dsn import SMTP_BACKEND, backend_of, is_empty, members, parse_host, scheme_of
 from ...exceptions import InvalidEmailHost
-from ...hosts import email_hosts, get_connection, is_hidden, is_strict
+from ...hosts import email_hosts, get_connection, is_hidden, is_strict, known_keys
 from ..failure import FAILURES, no_such_host, reason
 
 HEADER = ("HOST", "SCHEME", "SERVER", "SECURITY", "USER", "SENDER")
@@ -125,8 +125,10 @@ def _status_of_several(way: tuple[str, ...], keys: tuple[str, ...]) -> Status:
     for key in keys:
         if key in way:
             statuses[key] = Status(True, "is on the way to itself")
-        elif is_empty(hosts.get(key)):
+        elif key not in known_keys():
             statuses[key] = Status(True, "there is no such host")
+        elif is_empty(hosts.get(key)):  # pragma: mailers-only
+            statuses[key] = Status(False, "not tried, it is of MAILERS alone")
         else:
             statuses[key] = _status(key, hosts[key], connect=True, way=way)
     text = "; ".join(f"{key}: {status.text}" for key, status in statuses.items())
