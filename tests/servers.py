@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import logging
 import ssl
+import threading
 from collections.abc import Iterable
 from email.message import EmailMessage
 from email.policy import default
@@ -45,6 +46,7 @@ class SMTPServer(Controller):
         **options: Any,
     ) -> None:
         self.received: list[Received] = []
+        self.sessions: list[Any] = []
         self.login = login
         self.refused = set(refused)
         super().__init__(
@@ -64,7 +66,24 @@ class SMTPServer(Controller):
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        # aiosmtpd leaves connections open that the client has left open.
+        ended = threading.Event()
+        self.loop.call_soon_threadsafe(self._end, ended)
+        ended.wait()
         self.stop()
+
+    def factory(self) -> SMTP:
+        """Return what serves one connection."""
+        session: SMTP = super().factory()  # type: ignore[no-untyped-call]
+        self.sessions.append(session)
+        return session
+
+    def _end(self, ended: threading.Event) -> None:
+        for session in self.sessions:
+            if session.transport:
+                session.transport.abort()
+        # Once for the connections to be lost, and once for those below TLS.
+        self.loop.call_soon(self.loop.call_soon, self.loop.call_soon, ended.set)
 
     def _trigger_server(self) -> None:
         # aiosmtpd connects to the port that it was given, which is 0.
