@@ -61,7 +61,7 @@ def dsns(servers: list[ScriptedServer | int], hanging: int = -1) -> dict[str, st
     """Return ``EMAIL_HOSTS``: a host for each server or port, and all of them as one."""
     found = {
         f"h{i}": f"smtp://u:p@127.0.0.1:{getattr(server, 'port', server)}"
-        f"?timeout={0.2 if i == hanging else 20}&_default_from_email=h{i}@example.com"
+        f"?timeout={0.3 if i == hanging else 20}&_default_from_email=h{i}@example.com"
         for i, server in enumerate(servers)
     }
     return {**found, "all": f"failover:{','.join(found)}"}
