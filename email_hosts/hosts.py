@@ -110,10 +110,7 @@ def get_host(key: str, *, fail_silently: bool = False) -> BaseEmailBackend:
     Raises ``EmailHostDoesNotExist`` for a key without one.
     """
     if key not in known_keys():
-        raise EmailHostDoesNotExist(
-            f"there is no such host; known hosts: {', '.join(known_keys()) or 'none'}",
-            alias=key,
-        )
+        raise EmailHostDoesNotExist(f"there is no such host; {_known_hosts()}", alias=key)
     return get_connection(key, fail_silently=fail_silently)
 
 
@@ -159,10 +156,8 @@ def is_strict() -> bool:
 
 def is_hidden(key: str, host: Mailer) -> bool:
     """Whether ``MAILERS`` has something else for the key of a host, and so comes first."""
-    mailer = _mailers().get(key)
-    routes = mailer is not None and mailer.get("BACKEND") == ROUTING_BACKEND
-    is_stand_in = _is_locmem(mailer) and _default_is_locmem()
-    return mailer is not None and mailer != host and not routes and not is_stand_in
+    source = _find(key)
+    return source is not None and source.setting == "MAILERS" and source.mailer != host
 
 
 def project_senders() -> tuple[str, str]:
@@ -228,6 +223,9 @@ _prototypes: dict[str, _Prototype] = {}
 _cached_settings = vars(settings)
 
 
+NOTHING: Mapping[str, Any] = {}
+
+
 def _state(key: str) -> tuple[Any, ...]:
     hosts, mailers = _cached_settings.get("EMAIL_HOSTS"), _cached_settings.get("MAILERS")
     layer = _cached_settings.get("_wrapped")
@@ -240,9 +238,6 @@ def _state(key: str) -> tuple[Any, ...]:
         set_directly("EMAIL_TIMEOUT"),
         _tests_are_running(),
     )
-
-
-NOTHING: Mapping[str, Any] = {}
 
 
 def _new_connection(key: str, options: Mapping[str, Any]) -> BaseEmailBackend:
@@ -268,12 +263,13 @@ class _Source(NamedTuple):
 def _find(key: str) -> _Source | None:
     mailer = _mailers().get(key)
     dsn = email_hosts().get(key)
+    default_is_locmem = _default_is_locmem()
     # Django's test runner makes every mailer an in-memory one; the host knows more.
-    is_stand_in = _default_is_locmem() and _is_locmem(mailer)
+    is_stand_in = default_is_locmem and _is_locmem(mailer)
     # A default mailer that routes may route to the host of its own key.
     is_router = mailer is not None and mailer.get("BACKEND") == ROUTING_BACKEND
     if not is_empty(dsn) and (mailer is None or is_stand_in or is_router):
-        is_captured = _default_is_locmem() and not _hosts_are_overridden()
+        is_captured = default_is_locmem and not _hosts_are_overridden()
         return _Source("EMAIL_HOSTS", parse_host(key, dsn), is_captured)
     return None if mailer is None else _Source("MAILERS", mailer)
 
@@ -296,22 +292,25 @@ def _default_connection(key: str) -> BaseEmailBackend:
             "get_connection() takes the key of a host, and this is a DSN; "
             "connection_from_dsn() takes one"
         )
-    known = ", ".join(known_keys()) or "none"
+    known = _known_hosts()
     problem = "the host is empty" if key in email_hosts() else "there is no such host"
     if is_strict():
-        raise EmailHostDoesNotExist(f"{problem}; known hosts: {known}", alias=key)
+        raise EmailHostDoesNotExist(f"{problem}; {known}", alias=key)
     if any(not is_empty(dsn) for dsn in email_hosts().values()):
         _warn_once(
-            f'EMAIL_HOSTS["{key}"]: {problem}, its mail goes to the default backend; '
-            f"known hosts: {known}"
+            f'EMAIL_HOSTS["{key}"]: {problem}, its mail goes to the default backend; {known}'
         )
     connection = mail.mailers.get("default") if DJANGO_HAS_MAILERS else mail.get_connection()
     if connection is None:  # pragma: mailers-only
         raise EmailHostDoesNotExist(
-            f'{problem}, and there is no MAILERS["default"]; known hosts: {known}',
+            f'{problem}, and there is no MAILERS["default"]; {known}',
             alias=key,
         )
     return connection
+
+
+def _known_hosts() -> str:
+    return f"known hosts: {', '.join(known_keys()) or 'none'}"
 
 
 def _labelled(connection: Any, *, alias: str | None) -> BaseEmailBackend:

@@ -17,7 +17,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
 from ..exceptions import AllHostsFailed, InvalidEmailHost
-from ..nesting import not_in_a_circle, warn
+from ..nesting import not_in_a_circle, warn, without_text
 from ..transaction import body_was_sent
 
 clock = time.monotonic
@@ -70,7 +70,11 @@ class FailoverBackend(BaseEmailBackend):
                 except Exception as error:
                     if not self.fail_silently:
                         raise
-                    warn('"%s": %s, passed over by fail_silently', self.alias, _name(error))
+                    warn(
+                        '"%s": %s, passed over by fail_silently',
+                        self.alias,
+                        without_text(error),
+                    )
         return sent
 
     def _send(
@@ -95,7 +99,7 @@ class FailoverBackend(BaseEmailBackend):
                     return sent or 0
             errors[key] = failure
             standing.failed(key, self.retry)
-            warn('"%s": host "%s" failed: %s', self.alias, key, _name(failure))
+            warn('"%s": host "%s" failed: %s', self.alias, key, without_text(failure))
         raise AllHostsFailed(errors, alias=self.alias)
 
 
@@ -222,8 +226,3 @@ def _could_not_connect(error: BaseException) -> bool:
         below = [one.__cause__, getattr(one, "reason", None), *one.args]
         pending += [each for each in below if isinstance(each, Exception) and each not in seen]
     return False
-
-
-def _name(error: Exception) -> str:
-    # Its text may hold recipients.
-    return f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".rstrip()

@@ -18,7 +18,7 @@ from django.views.decorators.debug import sensitive_variables
 from .. import transaction
 from ..dsn import SMTP_SCHEMES, did_you_mean
 from ..exceptions import InvalidEmailHost
-from ..nesting import warn
+from ..nesting import warn, without_text
 from ..pool import Held, pool
 from ..tls import client_context
 from ..transaction import Envelope
@@ -304,9 +304,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
         transaction.censor(error, secrets[::-1])
 
     def _log_failure(self, error: OSError) -> None:
-        # The error's text may hold recipients. Its code does not.
-        what = f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".rstrip()
-        warn("%s: %s, passed over by fail_silently", self._name, what)
+        warn("%s: %s, passed over by fail_silently", self._name, without_text(error))
 
     @property
     def _name(self) -> str:
