@@ -13,7 +13,7 @@ from typing import Any
 
 from django.core.signals import request_finished
 
-from .transaction import is_quiet, say_quit
+from .connection import is_quiet, say_quit
 
 MAX_PARKED = 10  # connections of one host
 

@@ -8,16 +8,12 @@ batch one. Results and errors are those of ``sendmail()``.
 from __future__ import annotations
 
 import re
-import selectors
 import smtplib
-import socket
-import ssl
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 from typing import Any, NamedTuple
 
-Reply = tuple[int, bytes]
+from .connection import Reply, is_smtplibs, open_socket
 
 # Of commands without a reply. A socket buffers far more, so that writing never waits for
 # a server that in turn waits for its replies to be read.
@@ -26,9 +22,6 @@ MAX_BYTES_IN_FLIGHT = 8192
 # What one TLS record holds. A send() of more may have been received in part when it fails.
 MAX_RECORD = 16384
 
-QUIT_TIMEOUT = 0.5  # seconds
-
-SENDMAIL = smtplib.SMTP.sendmail
 DATA = b"DATA\r\n"
 RECIPIENT_ACCEPTED = (250, 251)
 START_MAIL_INPUT = 354
@@ -155,66 +148,6 @@ def censor(error: Exception, secrets: list[bytes]) -> None:
             setattr(error, attribute, censored(getattr(error, attribute)))
 
 
-def send_at_once(connection: smtplib.SMTP) -> None:
-    """Let no small write wait for the acknowledgement of the one before (Nagle)."""
-    if is_smtplibs(connection):
-        open_socket(connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def is_closed(connection: smtplib.SMTP) -> bool:
-    """Whether the connection was lost, or closed after an error."""
-    return is_smtplibs(connection) and connection.sock is None
-
-
-def say_quit(connection: smtplib.SMTP, *, wait: bool = True) -> None:
-    """Say QUIT and disconnect; raises nothing: what is accepted stays accepted.
-
-    The reply tells nothing. A server deserves a moment to give it (RFC 5321, 4.1.1.10),
-    and no more than that.
-    """
-    if not is_smtplibs(connection):
-        with suppress(Exception):
-            connection.quit()
-        return
-    with suppress(OSError):  # the server may be gone already
-        open_socket(connection).settimeout(QUIT_TIMEOUT)
-        connection.putcmd("QUIT")
-        if wait:
-            connection.getreply()
-    connection.close()
-
-
-def is_quiet(connection: smtplib.SMTP) -> bool:
-    """Whether there is nothing to read, not even the end of the connection."""
-    try:
-        sock = open_socket(connection)
-        with selectors.DefaultSelector() as selector:
-            selector.register(sock, selectors.EVENT_READ)
-            if selector.select(timeout=0):
-                return False
-        return not _has_lines(connection, sock)
-    except (OSError, ValueError):
-        return False
-
-
-def _has_lines(connection: smtplib.SMTP, sock: socket.socket) -> bool:
-    """Whether lines have been read from the socket that nobody has asked for."""
-    file: Any = connection.file
-    timeout = sock.gettimeout()
-    sock.settimeout(0)
-    try:
-        return bool(file.peek(1))
-    except ssl.SSLWantReadError:
-        return False
-    finally:
-        sock.settimeout(timeout)
-
-
-def is_smtplibs(connection: smtplib.SMTP) -> bool:
-    """Whether this is no mock, and no class whose own ``sendmail()`` is meant to be called."""
-    return getattr(type(connection), "sendmail", None) is SENDMAIL
-
-
 class _Group:
     """MAIL, RCPT and DATA of one message: one write, if the server has PIPELINING."""
 
@@ -255,7 +188,7 @@ class _Group:
         commands = ahead.next_commands() if ahead else b""
         _write(self._connection, _body(self._envelope.content), commands)
         try:
-            code, text = _getreply(self._connection)
+            code, text = self._connection.getreply()
             if code != 250:
                 self._is_closing = code in (SERVICE_CLOSING, NO_CODE)
                 raise smtplib.SMTPDataError(code, text)
@@ -295,7 +228,7 @@ class _Group:
     def _reply(self) -> Reply:
         if self._bytes_in_flight * 2 <= self._window:
             _write(self._connection, self.next_commands())
-        code, text = _getreply(self._connection)
+        code, text = self._connection.getreply()
         command = self._in_flight.popleft()
         self._bytes_in_flight -= len(command)
         is_closing = code == SERVICE_CLOSING and command != DATA  # as smtplib has it
@@ -308,7 +241,7 @@ class _Group:
         if self._has_recipients:
             raise smtplib.SMTPServerDisconnected("somebody would get an empty message")
         _write(self._connection, b".\r\n")
-        _getreply(self._connection)
+        self._connection.getreply()
 
     def _commands(self) -> Iterator[bytes]:
         sender, recipients, content = self._envelope
@@ -364,15 +297,3 @@ def _write(connection: smtplib.SMTP, data: bytes, ahead: bytes = b"") -> None:
         if len(unsent) > len(ahead):
             connection.close()
             raise smtplib.SMTPServerDisconnected(f"Connection lost: {error}") from error
-
-
-def _getreply(connection: smtplib.SMTP) -> Reply:
-    open_socket(connection)
-    return connection.getreply()
-
-
-def open_socket(connection: smtplib.SMTP) -> socket.socket:
-    """Return the socket of a connection, or raise ``SMTPServerDisconnected``."""
-    if connection.sock is None:
-        raise smtplib.SMTPServerDisconnected("the connection is closed")
-    return connection.sock

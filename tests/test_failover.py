@@ -34,7 +34,7 @@ UNSURE = "one of the first two"  # depends on how much had been written
 @pytest.fixture(autouse=True)
 def nobody_waits_for_quit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a server that hangs on QUIT not hold up the tests."""
-    monkeypatch.setattr("email_hosts.transaction.QUIT_TIMEOUT", 0.05)
+    monkeypatch.setattr("email_hosts.connection.QUIT_TIMEOUT", 0.05)
 
 
 def faults() -> Iterator[tuple[str, str, str]]:

@@ -21,7 +21,6 @@ from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, at, shut
 
 from email_hosts.backends import EmailHostsBackend, get_connection
 from email_hosts.pool import MAX_PARKED, pool
-from email_hosts.transaction import is_quiet
 
 
 def message(recipient: str = "a@example.net") -> EmailMessage:
@@ -189,11 +188,6 @@ def test_connection_of_the_parent_is_not_used_by_the_child(
     assert connection.connection is not inherited
     assert (server.connections, parked()) == (2, 1)
     assert "QUIT" not in server.commands
-
-
-def test_connection_that_cannot_be_looked_at_is_not_quiet() -> None:
-    connection = smtplib.SMTP()
-    assert not is_quiet(connection)
 
 
 def test_interrupted_send_leaves_nothing_parked(

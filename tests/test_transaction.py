@@ -10,13 +10,14 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import ServerFactory, ServeScript
+from conftest import ServeScript
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, any_of, at, to
 
 from email_hosts import transaction
 from email_hosts.backends import EmailHostsBackend
+from email_hosts.connection import SMTP
 from email_hosts.pool import pool
 from email_hosts.transaction import Envelope, Envelopes
 
@@ -312,7 +313,7 @@ def test_line_break_in_an_address_is_an_error_in_its_turn(
     """Django lets none through, and yet it must not become a command."""
     server = serve()
     coming = (Envelope("s@example.com", [name], b"Hello\r\n") for name in recipients)
-    with smtplib.SMTP("127.0.0.1", server.port, timeout=5) as connection:
+    with SMTP("127.0.0.1", server.port, timeout=5) as connection:
         outcomes = transaction.send(connection, Envelopes(coming))
         with pytest.raises(ValueError, match="line break"):
             list(outcomes)
@@ -325,7 +326,7 @@ def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
 ) -> None:
     server = serve()
     coming = iter([Envelope("s@example.com", [name], b"Hello\r\n") for name in "ab"])
-    connection: Any = smtplib.SMTP("127.0.0.1", server.port, timeout=0.5)
+    connection: Any = SMTP("127.0.0.1", server.port, timeout=0.5)
     real = connection.sock
 
     class Breaking:
@@ -403,17 +404,3 @@ def test_mocked_sendmail_is_called(serve: ServeScript) -> None:
     with mock.patch("smtplib.SMTP.sendmail", return_value={}) as sendmail:
         assert ours(serve()).send_messages(messages("a")) == 1
     sendmail.assert_called_once()
-
-
-def test_small_writes_do_not_wait(start_server: ServerFactory) -> None:
-    with EmailHostsBackend("127.0.0.1", start_server().port) as backend:
-        sock = backend.connection.sock
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
-
-
-def test_server_that_never_answers_quit_is_not_waited_for(
-    serve: ServeScript, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transaction, "QUIT_TIMEOUT", 0.01)
-    server = serve(at("QUIT", HANG))
-    assert ours(server, timeout=600).send_messages(messages("a")) == 1

@@ -16,6 +16,15 @@ from django.core.mail.backends.smtp import EmailBackend
 from django.views.decorators.debug import sensitive_variables
 
 from .. import transaction
+from ..connection import (
+    CLASSES,
+    Reply,
+    is_closed,
+    is_quiet,
+    is_smtplibs,
+    say_quit,
+    send_at_once,
+)
 from ..dsn import SMTP_SCHEMES, did_you_mean
 from ..exceptions import InvalidEmailHost
 from ..nesting import warn, without_text
@@ -96,7 +105,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
         self.conn_max_messages = conn_max_messages
         self.default_from_email = default_from_email
         self.server_email = server_email
-        self.refused_recipients: dict[str, transaction.Reply] = {}
+        self.refused_recipients: dict[str, Reply] = {}
         self._held: Any = None  # a Held while open, else None
         self._may_reconnect = False
 
@@ -108,6 +117,12 @@ class EmailHostsBackend(HostSender, EmailBackend):
         other.refused_recipients = {}
         other._lock = threading.RLock()
         return other
+
+    @property
+    def connection_class(self) -> type[smtplib.SMTP]:
+        """The class of the connection that ``open`` makes."""
+        chosen = super().connection_class
+        return CLASSES.get(chosen, chosen)
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -155,15 +170,15 @@ class EmailHostsBackend(HostSender, EmailBackend):
         elif self._may_be_parked(held):
             pool.park(self._pool_key, held)
         else:
-            transaction.say_quit(held.connection)
+            say_quit(held.connection)
 
     def _may_be_parked(self, held: Held) -> bool:
         is_spent = held.messages >= self.conn_max_messages
         return bool(
             self.conn_max_age
             and not is_spent
-            and transaction.is_smtplibs(held.connection)
-            and transaction.is_quiet(held.connection)
+            and is_smtplibs(held.connection)
+            and is_quiet(held.connection)
         )
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
@@ -182,7 +197,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
             try:
                 return self._send_batch(batch)
             finally:
-                if opened or not self._held or transaction.is_closed(self._held.connection):
+                if opened or not self._held or is_closed(self._held.connection):
                     self.close()
 
     def _send_batch(self, batch: list[EmailMessage]) -> int:
@@ -206,7 +221,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
                     return sent
             # What was parked has died meanwhile, or is about to.
             self._may_reconnect = False
-            transaction.say_quit(self.connection, wait=False)
+            say_quit(self.connection, wait=False)
             if self._hold(None) is None:
                 return sent
 
@@ -243,7 +258,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
             params["context"] = self.ssl_context
         connection: smtplib.SMTP = self.connection_class(self.host, self.port, **params)
         try:
-            transaction.send_at_once(connection)
+            send_at_once(connection)
             if self.use_tls:
                 connection.starttls(context=self.ssl_context)
             if self.username and self.password:
@@ -288,7 +303,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
                 notes, self.connection = self.connection, connection
             yield from notes.envelopes
 
-    def _note_refused(self, refused: dict[str, transaction.Reply]) -> None:
+    def _note_refused(self, refused: dict[str, Reply]) -> None:
         if len(refused) > 0:
             self.refused_recipients.update(refused)
             codes = sorted({code for code, _ in refused.values()})
