@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 from collections.abc import Mapping
+from functools import partial
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -42,3 +43,7 @@ class AllHostsFailed(smtplib.SMTPException):
         # Their texts may hold recipients.
         causes = ", ".join(f"{key} ({type(error).__name__})" for key, error in errors.items())
         super().__init__(f'"{alias}": all hosts failed: {causes}')
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Be of use in another process, too: where a task is waited for, say."""
+        return partial(type(self), alias=self.alias), (self.errors,)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from copy import copy
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
 import django
@@ -62,10 +62,7 @@ def get_connection(
         connection = copy(prototype.connection)
     else:
         connection = _new_connection(key, options)
-    if fail_silently:
-        # Since Django 6.1 not every backend takes it as an option.
-        connection.fail_silently = True
-    return connection
+    return _silenced(connection) if fail_silently else connection
 
 
 @sensitive_variables()
@@ -91,9 +88,7 @@ def connection_from_dsn(
         )
     source = _Source("DSN", mailer, is_captured=_default_is_locmem())
     connection = _labelled(_connection(source, options, alias=None), alias=None)
-    if fail_silently:
-        connection.fail_silently = True
-    return connection
+    return _silenced(connection) if fail_silently else connection
 
 
 def email_hosts() -> Mapping[str, Any]:
@@ -207,6 +202,21 @@ def build(
     )
 
 
+def pickled(key: str | None, protocol: object = None) -> tuple[object, ...]:
+    """Return what ``pickle`` keeps of a connection: its key, to ask for another one with.
+
+    Nothing else may travel: not the login, nor an open socket. Raises ``TypeError`` for a
+    connection that is more than its key.
+    """
+    if key is None:
+        raise TypeError(
+            "a connection cannot be pickled if it has options of its own or comes from a "
+            "DSN, for its login would be in the pickle; pass the key of the host, and call "
+            "get_connection(key) where the message is sent"
+        )
+    return get_connection, (key,)
+
+
 class _Prototype(NamedTuple):
     """A closed connection to make copies of, while the settings are in this state.
 
@@ -246,8 +256,10 @@ def _new_connection(key: str, options: Mapping[str, Any]) -> BaseEmailBackend:
     if source is None:
         return _labelled(_default_connection(key), alias=key)
     connection = _labelled(_connection(source, options, alias=key), alias=key)
+    if options:
+        return _kept_from_pickle(connection)
     is_dict_entry = source.setting == "EMAIL_HOSTS" and state[0] is not None
-    if is_dict_entry and not options and "__copy__" in vars(type(connection)):
+    if is_dict_entry and "__copy__" in vars(type(connection)):
         _prototypes[key] = _Prototype(copy(connection), state)
     return connection
 
@@ -317,6 +329,19 @@ def _labelled(connection: Any, *, alias: str | None) -> BaseEmailBackend:
     connection.alias = alias
     for sender in ("default_from_email", "server_email"):
         setattr(connection, sender, getattr(connection, sender, ""))
+    # On the object, for the class may be anybody's.
+    connection.__reduce_ex__ = partial(pickled, alias)
+    return cast("BaseEmailBackend", connection)
+
+
+def _silenced(connection: BaseEmailBackend) -> BaseEmailBackend:
+    # Since Django 6.1 not every backend takes it as an option.
+    connection.fail_silently = True
+    return _kept_from_pickle(connection)
+
+
+def _kept_from_pickle(connection: Any) -> BaseEmailBackend:
+    connection.__reduce_ex__ = partial(pickled, None)
     return cast("BaseEmailBackend", connection)
 
 

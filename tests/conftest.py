@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import trustme
 from django.core.mail import EmailMessage
@@ -18,6 +19,9 @@ from servers import SMTPServer
 from email_hosts import hosts
 from email_hosts.backends import failover
 from email_hosts.pool import pool
+
+# tox -e fuzz
+hypothesis.settings.register_profile("fuzz", max_examples=50_000, deadline=None)
 
 
 @pytest.fixture(scope="session")

@@ -218,7 +218,3 @@ def test_wrapped_backend_is_opened_and_closed(host: HostBackend) -> None:
         assert connection is host
     assert host.open() is True
     assert host.calls == ["open", "close", "open"]
-
-
-def test_wrapper_can_be_copied(host: HostBackend) -> None:
-    assert copy.deepcopy(host).default_from_email == host.default_from_email

@@ -435,6 +435,7 @@ def test_redacted_dsn_shows_no_secret(text: object, shown: str) -> None:
 SECRETS = st.text("QXZÄqxzß€987@:/?#%&=+ \n", min_size=1)
 
 
+@pytest.mark.fuzz
 @given(st.text() | st.builds("{}:{}".format, st.sampled_from(dsn.SCHEMES), st.text()))
 def test_any_string_is_an_entry_or_refused(text: str) -> None:
     try:
@@ -444,6 +445,7 @@ def test_any_string_is_an_entry_or_refused(text: str) -> None:
     assert mailer.keys() == {"BACKEND", "OPTIONS"}
 
 
+@pytest.mark.fuzz
 @given(
     st.sampled_from(sorted(dsn.SMTP_SCHEMES)),
     SECRETS,
@@ -463,6 +465,7 @@ def test_no_piece_of_a_secret_is_in_a_message(
             assert not any(piece in str(error) for piece in pieces)
 
 
+@pytest.mark.fuzz
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_percent_encoded_credentials_come_back_or_are_refused(
     username: str, password: str

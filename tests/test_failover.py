@@ -19,11 +19,11 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
 from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, any_of, at, to
+from test_retry import answered
 
 from email_hosts import hosts, mailers
 from email_hosts.backends import FailoverBackend, connection_from_dsn, get_connection
 from email_hosts.backends import failover as module
-from email_hosts.backends.failover import was_surely_not_taken
 from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist, InvalidEmailHost
 
 GARBAGE = "what?"
@@ -426,77 +426,6 @@ class Picky(BaseEmailBackend):
     def send_messages(self, email_messages: Any) -> int:
         type(self).calls += 1
         raise self.error
-
-
-def caused(error: Any, cause: Exception) -> Any:
-    error.__cause__ = cause
-    return error
-
-
-def answered(status: int) -> Any:
-    error: Any = Exception("provider")
-    error.status_code = status
-    return error
-
-
-def botocore_answered(status: int) -> Any:
-    error: Any = Exception("ClientError")
-    error.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
-    return caused(Exception("AnymailAPIError"), error)
-
-
-class NewConnectionError(Exception):
-    """urllib3's, by its name."""
-
-
-class MaxRetryError(Exception):
-    """urllib3's, which has the cause in an attribute."""
-
-    def __init__(self, reason: Exception) -> None:
-        super().__init__("Max retries exceeded")
-        self.reason = reason
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (AllHostsFailed({}), True),
-        (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (450, b"")}), True),
-        (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (554, b"")}), False),
-        (smtplib.SMTPSenderRefused(550, b"", "a"), True),
-        (smtplib.SMTPDataError(451, b""), True),
-        (smtplib.SMTPDataError(554, b""), False),
-        (smtplib.SMTPServerDisconnected("who knows when"), False),
-        (ConnectionRefusedError(), True),
-        (ConnectionResetError(), False),
-        (TimeoutError(), False),
-        (ValueError("bad header"), False),
-        (answered(429), True),
-        (answered(500), True),
-        (answered(503), True),
-        (answered(401), False),
-        (answered(200), False),
-        (botocore_answered(503), True),
-        (botocore_answered(400), False),
-        (caused(Exception(), ConnectionError(MaxRetryError(NewConnectionError()))), True),
-        (caused(Exception(), ConnectionError(MaxRetryError(TimeoutError()))), False),
-    ],
-)
-def test_next_host_is_tried_only_if_this_one_surely_did_not_take_it(
-    error: Exception, expected: bool
-) -> None:
-    assert was_surely_not_taken(error) is expected
-
-
-def test_error_that_the_caller_is_handling_says_nothing() -> None:
-    try:
-        raise ConnectionRefusedError
-    except ConnectionRefusedError:
-        try:
-            raise TimeoutError
-        except TimeoutError as error:
-            assert error.__context__ is not None
-            assert not was_surely_not_taken(error)
 
 
 @pytest.mark.parametrize(("error", "goes_on"), [(answered(503), True), (answered(401), False)])

@@ -2,6 +2,7 @@
 
 from ..dsn import parse_conf
 from ..hosts import connection_from_dsn, get_connection
+from ..retry import can_be_retried
 from .base import HostBackend
 from .failover import FailoverBackend
 from .routing import RoutingBackend
@@ -12,6 +13,7 @@ __all__ = [
     "FailoverBackend",
     "HostBackend",
     "RoutingBackend",
+    "can_be_retried",
     "connection_from_dsn",
     "get_connection",
     "parse_conf",

@@ -19,6 +19,10 @@ class HostSender(BaseEmailBackend):
     default_from_email = ""
     server_email = ""
 
+    def __reduce_ex__(self, protocol: object) -> Any:
+        """Refuse to be pickled; a connection of ``get_connection()`` has its own answer."""
+        return hosts.pickled(None)
+
     @contextmanager
     def with_sender(self, messages: Iterable[EmailMessage]) -> Iterator[list[EmailMessage]]:
         """Give the messages as this host sends them, in a list.
@@ -78,8 +82,6 @@ class HostBackend(HostSender):
         self.server_email = server_email
 
     def __getattr__(self, name: str) -> Any:
-        if name == "wrapped":  # not there yet, while it is being copied
-            raise AttributeError(name)
         return getattr(self.wrapped, name)
 
     @property

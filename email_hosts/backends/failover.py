@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import smtplib
-import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -18,7 +16,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from .. import hosts
 from ..exceptions import AllHostsFailed, InvalidEmailHost
 from ..nesting import not_in_a_circle, warn, without_text
-from ..transaction import body_was_sent
+from ..retry import can_be_retried
 
 clock = time.monotonic
 
@@ -91,7 +89,7 @@ class FailoverBackend(BaseEmailBackend):
                     sent = connection.send_messages([message])
                 except Exception as error:
                     connections.drop(key)
-                    if not was_surely_not_taken(error):
+                    if not can_be_retried(error):
                         raise
                     failure = error
                 else:
@@ -168,61 +166,3 @@ class _Connections:
         """Close the connection of this host; raises nothing, for it has done its work."""
         with suppress(Exception):
             self._open.pop(key).close()
-
-
-def was_surely_not_taken(error: Exception) -> bool:
-    """Whether the next host may have the message, after what this one raised on sending."""
-    if isinstance(error, AllHostsFailed):
-        return True
-    if isinstance(error, smtplib.SMTPRecipientsRefused):
-        return any(code < 500 for code, _ in error.recipients.values())
-    if isinstance(error, smtplib.SMTPSenderRefused):
-        return True
-    if isinstance(error, smtplib.SMTPDataError) and error.smtp_code >= 400:
-        return error.smtp_code < 500
-    status = _http_status(error)
-    if status is not None:
-        return status == 429 or status >= 500
-    return not body_was_sent(error) or _could_not_connect(error)
-
-
-def _http_status(error: BaseException | None) -> int | None:
-    """Return the status of a provider's answer: Anymail's, or that of botocore below it."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        status = getattr(error, "status_code", None) or getattr(
-            response, "status_code", response
-        )
-        if isinstance(status, int):
-            return status
-        error = error.__cause__
-    return None
-
-
-# By name, for neither package is a dependency. urllib3's, then botocore's.
-NOT_CONNECTED = {
-    "NewConnectionError",
-    "ConnectTimeoutError",
-    "NameResolutionError",
-    "EndpointConnectionError",
-}
-
-
-def _could_not_connect(error: BaseException) -> bool:
-    """Whether the connection was refused, or the like: nothing has been sent then.
-
-    The cause may be in ``reason`` (urllib3) or among the arguments (requests). Not so in
-    ``__context__``: that may be an error that the caller is handling.
-    """
-    pending, seen = [error], []
-    while pending:
-        one = pending.pop()
-        seen.append(one)
-        names = {each.__name__ for each in type(one).__mro__}
-        if isinstance(one, (ConnectionRefusedError, socket.gaierror)) or names & NOT_CONNECTED:
-            return True
-        below = [one.__cause__, getattr(one, "reason", None), *one.args]
-        pending += [each for each in below if isinstance(each, Exception) and each not in seen]
-    return False

@@ -1,0 +1,124 @@
+"""Keys travel between processes; connections and logins do not."""
+
+from __future__ import annotations
+
+import pickle
+import smtplib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMessage
+from django.test import override_settings
+
+from email_hosts import hosts, mailers
+from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
+from email_hosts.backends.outbox import OutboxBackend
+from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist, InvalidEmailHost
+
+SECRET = "Kx7vQz9"
+SENDER = "_default_from_email=a@example.com"
+HOSTS = {
+    "smtp": f"submission://user:{SECRET}@smtp.example.com?conn_max_age=60",
+    "provider": f"anymail+postmark://?server_token={SECRET}",
+    "provider with sender": f"anymail+postmark://?server_token={SECRET}&{SENDER}",
+    "console": "console://",
+    "console with sender": f"console://?{SENDER}",
+    "failover": "failover:smtp,console",
+}
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("key", HOSTS)
+@override_settings(EMAIL_HOSTS=HOSTS)
+def test_pickled_connection_is_its_key_and_nothing_else(key: str, protocol: int) -> None:
+    pickled = pickle.dumps(get_connection(key), protocol)
+    assert pickled == pickle.dumps(_Asks(key), protocol)
+    with override_settings(EMAIL_HOSTS={**HOSTS, key: "smtp://another.example.com"}):
+        unpickled: Any = pickle.loads(pickled)
+        assert (unpickled.alias, unpickled.host) == (key, "another.example.com")
+
+
+class _Asks:
+    """Pickled, it is a call of ``get_connection`` with this key."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return get_connection, (self.key,)
+
+
+@override_settings(EMAIL_HOSTS=HOSTS)
+def test_open_connection_is_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection: Any = get_connection("smtp")
+    connection.connection = connection._held = object()
+    assert pickle.loads(pickle.dumps(connection)).connection is None
+
+
+@pytest.mark.filterwarnings("ignore:The EmailMessage.connection attribute is deprecated")
+def test_message_takes_the_key_along(message: EmailMessage) -> None:
+    message.connection = get_connection("shop")
+    pickled = pickle.dumps(message)
+    assert SECRET.encode() not in pickled
+    connection: Any = pickle.loads(pickled).connection
+    assert isinstance(connection, OutboxBackend)
+    assert connection.alias == "shop"
+
+
+@pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer")
+def test_unknown_key_travels_too() -> None:
+    assert pickle.loads(pickle.dumps(get_connection("nowhere"))).alias == "nowhere"
+
+
+def made_by_django() -> Any:  # pragma: mailers-only
+    """A connection of ``using="smtp"``."""
+    from django.core.mail import mailers as djangos
+
+    with override_settings(MAILERS=mailers(HOSTS)):
+        return djangos["provider with sender"]
+
+
+@pytest.mark.parametrize(
+    "connect",
+    [
+        lambda: get_connection("smtp", timeout=5),
+        lambda: get_connection("smtp", fail_silently=True),
+        lambda: get_connection("provider", server_token=SECRET),
+        lambda: get_connection("provider with sender", server_token=SECRET),
+        lambda: get_connection("console", fail_silently=True),
+        lambda: connection_from_dsn(HOSTS["smtp"]),
+        lambda: connection_from_dsn("console://", schemes=["console"]),
+        lambda: EmailHostsBackend("smtp.example.com"),
+        pytest.param(
+            made_by_django,
+            marks=pytest.mark.skipif(not hosts.DJANGO_HAS_MAILERS, reason="new in Django 6.1"),
+        ),
+    ],
+)
+@override_settings(EMAIL_HOSTS=HOSTS)
+def test_connection_that_is_more_than_its_key_is_not_pickled(
+    connect: Callable[[], Any],
+) -> None:
+    with pytest.raises(TypeError, match="pass the key of the host"):
+        pickle.dumps(connect())
+
+
+def test_host_is_pickled_after_a_call_with_options() -> None:
+    get_connection("shop", timeout=5)
+    get_connection("shop", fail_silently=True)
+    assert pickle.loads(pickle.dumps(get_connection("shop"))).alias == "shop"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AllHostsFailed({"shop": smtplib.SMTPDataError(451, b"later")}, alias="safe"),
+        InvalidEmailHost("unknown option", alias="shop", setting="MAILERS"),
+        EmailHostDoesNotExist("there is no such host", alias="shop"),
+    ],
+)
+def test_error_is_the_same_on_the_other_side(error: Any) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.alias) == (str(error), error.alias)
+    assert str(getattr(copy, "errors", "")) == str(getattr(error, "errors", ""))

@@ -1,0 +1,111 @@
+"""What an error says about the message: may it be sent again?"""
+
+from __future__ import annotations
+
+import smtplib
+from typing import Any
+
+import pytest
+from conftest import ServeScript
+from django.core.mail import EmailMessage
+from scripted import BODY, CLOSE, Script, any_of, at
+
+from email_hosts.backends import EmailHostsBackend, can_be_retried
+from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
+
+
+def caused(error: Any, cause: Exception) -> Any:
+    error.__cause__ = cause
+    return error
+
+
+def answered(status: int) -> Any:
+    error: Any = Exception("provider")
+    error.status_code = status
+    return error
+
+
+def botocore_answered(status: int) -> Any:
+    error: Any = Exception("ClientError")
+    error.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+    return caused(Exception("AnymailAPIError"), error)
+
+
+class NewConnectionError(Exception):
+    """urllib3's, by its name."""
+
+
+class MaxRetryError(Exception):
+    """urllib3's, which has the cause in an attribute."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__("Max retries exceeded")
+        self.reason = reason
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (AllHostsFailed({}), True),
+        (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (450, b"")}), True),
+        (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (554, b"")}), False),
+        (smtplib.SMTPSenderRefused(550, b"", "a"), True),
+        (smtplib.SMTPDataError(451, b""), True),
+        (smtplib.SMTPDataError(554, b""), False),
+        (smtplib.SMTPServerDisconnected("who knows when"), False),
+        (ConnectionRefusedError(), True),
+        (ConnectionResetError(), False),
+        (TimeoutError(), False),
+        (ValueError("bad header"), False),
+        (InvalidEmailHost("no such option"), False),
+        (answered(429), True),
+        (answered(500), True),
+        (answered(503), True),
+        (answered(401), False),
+        (answered(200), False),
+        (botocore_answered(503), True),
+        (botocore_answered(400), False),
+        (caused(Exception(), ConnectionError(MaxRetryError(NewConnectionError()))), True),
+        (caused(Exception(), ConnectionError(MaxRetryError(TimeoutError()))), False),
+    ],
+)
+def test_message_that_failed_may_be_sent_again_if_surely_nobody_has_it(
+    error: Exception, expected: bool
+) -> None:
+    assert can_be_retried(error) is expected
+
+
+def test_error_that_the_caller_is_handling_says_nothing() -> None:
+    try:
+        raise ConnectionRefusedError
+    except ConnectionRefusedError:
+        try:
+            raise TimeoutError
+        except TimeoutError as error:
+            assert error.__context__ is not None
+            assert not can_be_retried(error)
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (at("banner", CLOSE), True),
+        (at("AUTH", "535 no"), True),
+        (at("DATA", CLOSE), True),
+        (at(BODY, "451 later"), True),
+        (at(BODY, "554 spam"), False),
+        (at(BODY, CLOSE), False),
+        (at(BODY, "what?"), False),
+        (at(BODY, "250-" + 9000 * "x"), False),
+    ],
+)
+def test_errors_of_an_smtp_host_tell(
+    script: Script, expected: bool, serve: ServeScript, message: EmailMessage
+) -> None:
+    server = serve(
+        any_of(script, at("AUTH", "235 welcome")), extensions=["PIPELINING", "AUTH PLAIN"]
+    )
+    backend = EmailHostsBackend("127.0.0.1", server.port, "user", "secret", timeout=20)
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        backend.send_messages([message])
+    assert can_be_retried(caught.value) is expected
