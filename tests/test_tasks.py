@@ -1,0 +1,108 @@
+"""Mail from task workers: only keys travel, and each process has its own connections."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import django
+import pytest
+from conftest import ServeScript
+from scripted import ScriptedServer, any_of, at, to
+
+PARENT = "parent@example.net"
+ADDRESSES = [f"{number}@example.net" for number in range(20)]
+ENQUEUE = f"""
+import django
+django.setup()
+from worker.%s import send
+for address in {ADDRESSES}:
+    send.%s("shop", address)
+"""
+# Alone: it asks nobody for company, which takes a second.
+ALONE = "--without-gossip --without-heartbeat --without-mingle"
+CELERY = f"-m celery -A worker.celeryapp worker -c 4 {ALONE}"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., str]:
+    """Run Python in the project of ``worker/``, and return what it prints."""
+
+    def run(server: ScriptedServer, *arguments: str) -> str:
+        with start(server, tmp_path, *arguments) as process:
+            output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        return output
+
+    return run
+
+
+def start(server: ScriptedServer, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start Python in the project of ``worker/``."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=Path(__file__).parent,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "worker.settings",
+            "WORKER_PORT": str(server.port),
+            "WORKER_FOLDER": str(folder),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def processes(server: ScriptedServer) -> set[str]:
+    """Return the processes that have sent a message."""
+    contents = [one.content.decode() for one in server.accepted]
+    return {pid for text in contents for pid in re.findall(r"from (\d+)\.", text)}
+
+
+def recipients(server: ScriptedServer) -> list[str]:
+    """Return who has got a message, sorted."""
+    return sorted(one.recipients[0] for one in server.accepted)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_celery(
+    pool: str, serve: ServeScript, run: Callable[..., str], tmp_path: Path
+) -> None:
+    refused, *others = ADDRESSES
+    server = serve(any_of(to(f"<{refused}>", "550 no"), at("RCPT", None, "451 later")))
+    run(server, "-c", ENQUEUE % ("celeryapp", "delay"))
+    with start(server, tmp_path, *CELERY.split(), "-P", pool) as process:
+        has_all = server.wait_for(len([PARENT, *others]))
+        process.terminate()  # it finishes what it has begun
+        output, _ = process.communicate(timeout=60)
+    assert has_all, output
+    assert recipients(server) == sorted([PARENT, *others])
+    tries = [command for command in server.commands if command.startswith("MAIL")]
+    assert len(tries) == len([PARENT, *ADDRESSES, "again"])
+    if pool == "prefork":
+        assert server.connections == len(processes(server)) > 1
+    else:
+        assert server.connections <= 4
+        assert len(processes(server)) == 1
+
+
+@pytest.mark.skipif(
+    django.VERSION < (6, 0) or not importlib.util.find_spec("django_tasks_db"),
+    reason="needs Django 6.0 and django-tasks-db",
+)
+def test_djangos_tasks(
+    serve: ServeScript, run: Callable[..., str]
+) -> None:  # pragma: tasks-only
+    server = serve()
+    run(server, "-m", "django", "migrate")
+    run(server, "-c", ENQUEUE % ("djangotasks", "enqueue"))
+    assert server.accepted == []
+    run(server, "-m", "django", "db_worker", "--batch", "--no-startup-delay")
+    assert recipients(server) == sorted(ADDRESSES)
+    assert server.connections == len(processes(server)) == 1

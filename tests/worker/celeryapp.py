@@ -1,0 +1,42 @@
+"""Sends mail in Celery's workers."""
+
+import os
+from typing import Any
+
+import celery.signals
+from celery import Celery
+from django.core.mail import EmailMessage
+
+from email_hosts.backends import can_be_retried, get_connection
+
+FOLDER = os.environ["WORKER_FOLDER"]
+
+app = Celery(
+    "worker",
+    broker="filesystem://",
+    broker_transport_options={
+        "data_folder_in": FOLDER,
+        "data_folder_out": FOLDER,
+        "control_folder": f"{FOLDER}/control",
+        "polling_interval": 0.01,  # seconds
+    },
+    worker_prefetch_multiplier=1,  # a turn for each process
+)
+
+
+@app.task(bind=True, max_retries=3)  # type: ignore[untyped-decorator]
+def send(self: Any, host: str, address: str) -> None:
+    """Send a message that tells the process that has sent it."""
+    message = EmailMessage("Hello", f"from {os.getpid()}.", to=[address])
+    try:
+        get_connection(host).send_messages([message])
+    except OSError as error:
+        if can_be_retried(error):
+            raise self.retry(exc=error, countdown=0) from error
+        raise
+
+
+@celery.signals.worker_init.connect  # type: ignore[untyped-decorator]
+def send_before_the_fork(**signal: Any) -> None:
+    """Leave an open connection in the process whose children the workers will be."""
+    send.run("shop", "parent@example.net")

@@ -1,0 +1,15 @@
+"""Sends mail in the workers of Django's own tasks."""
+
+import os
+
+from django.core.mail import EmailMessage
+from django.tasks import task
+
+from email_hosts.backends import get_connection
+
+
+@task
+def send(host: str, address: str) -> None:
+    """Send a message that tells the process that has sent it."""
+    message = EmailMessage("Hello", f"from {os.getpid()}.", to=[address])
+    get_connection(host).send_messages([message])
