@@ -13,6 +13,7 @@ from typing import NamedTuple
 CLOSE = "close"  # end the connection, as a server does that has had enough
 RESET = "reset"  # break it, as a crash does
 HANG = "hang"  # say nothing more, and do not go away either
+TAKEN = "taken"  # at BODY: take the message, and break the connection without a word
 BODY = "BODY"  # the step after the final dot
 
 # What to do at a step with this argument: a reply, one of the above, or None for what is
@@ -31,7 +32,7 @@ class Accepted(NamedTuple):
 
 
 class ScriptedServer:
-    """Answers on a port of its own choice while its ``with`` block runs.
+    """Answers while its ``with`` block runs, on a port of its own choice if that is 0.
 
     ``turns`` counts how often it has answered and then had to wait: the round trips.
     """
@@ -41,6 +42,7 @@ class ScriptedServer:
         script: Script | None = None,
         *,
         extensions: Iterable[str] = ("PIPELINING", "SIZE 10000000", "8BITMIME"),
+        port: int = 0,
     ) -> None:
         self.script = script or (lambda step, argument: None)
         self.extensions = list(extensions)
@@ -49,7 +51,7 @@ class ScriptedServer:
         self.turns = 0
         self.connections = 0
         self._arrival = threading.Condition()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self._clients: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._listen)]
@@ -149,7 +151,7 @@ class Dialogue:
         if content is None:
             return False
         goes_on = self.answer(BODY, "", "250 accepted")
-        if self.last.startswith("250"):
+        if self.last.startswith("250") or self.last == TAKEN:
             self.server.accept(Accepted(self.sender, tuple(self.recipients), content))
         self.sender, self.recipients = "", []
         return goes_on
@@ -168,7 +170,7 @@ class Dialogue:
                 socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
             )
             return False
-        if self.last == CLOSE:
+        if self.last in (CLOSE, TAKEN):
             self.flush()
             return False
         self.replies.append(self.last.encode("latin-1") + b"\r\n")

@@ -1,0 +1,65 @@
+"""The soak test accounts for each message, and says so when it cannot."""
+
+from __future__ import annotations
+
+import smtplib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scripted import Accepted
+from soak.__main__ import verdict
+from soak.account import Account
+
+LATER = smtplib.SMTPDataError(451, b"later")
+SILENCE = smtplib.SMTPServerDisconnected()
+
+
+def test_nothing_is_lost_nor_doubled() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "soak", "--messages", "500", "--seed", "1"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "seed 1\n500 messages in " in run.stdout
+
+
+def accepted(*numbers: int) -> list[Accepted]:
+    """Return messages with these numbers."""
+    return [Accepted("a@x", ("b@x",), b"Subject: %d\r\n\r\n" % number) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "arrived", "mistakes"),
+    [
+        ([0], None, [0], []),
+        ([0], None, [], ["0: lost"]),
+        ([0], None, [0, 0], ["0: accepted 2 times"]),
+        ([], None, [], ["0: not accounted for"]),
+        ([0, 0], None, [0], ["0: not accounted for"]),
+        ([0], LATER, [], []),
+        ([0], LATER, [0], ["0: reported as not sent, and was"]),
+        ([0], SILENCE, [], []),
+        ([0], SILENCE, [0], []),
+        ([0], SILENCE, [0, 0], ["0: accepted 2 times"]),
+        ([0, 1], LATER, [0], []),
+        ([0, 1], LATER, [0, 0, 1], ["0: accepted 2 times"]),
+    ],
+)
+def test_account(
+    batch: list[int], error: Exception | None, arrived: list[int], mistakes: list[str]
+) -> None:
+    account = Account()
+    if error:
+        account.report(batch, error)
+    else:
+        account.sent += batch
+    assert account.mistakes(max([0, *batch]) + 1, accepted(*arrived)) == mistakes
+
+
+def test_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (verdict([]), verdict(["7: lost"])) == (0, 1)
+    assert "accounted for" in capsys.readouterr().out
