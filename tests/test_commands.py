@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import smtplib
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from conftest import ServerFactory
 from django.core.mail.backends.dummy import EmailBackend as DummyBackend
 from django.core.management import CommandError, ManagementUtility, call_command
+from django.core.management.color import color_style
 from django.test import override_settings
 
 from email_hosts.hosts import DJANGO_HAS_MAILERS
@@ -51,8 +54,25 @@ class Hosted(DummyBackend):
         super().__init__()
 
 
+class Terminal(StringIO):
+    """Somebody watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def slow_and_fast(closed_port: int) -> Iterator[dict[str, str]]:
+    """A host that fails when its time is over, and one that fails at once."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        yield {
+            "slow": f"smtp://127.0.0.1:{silent.getsockname()[1]}?timeout=0.5",
+            "fast": f"smtp://127.0.0.1:{closed_port}",
+        }
+
+
 class TestSend:
-    """sendtestemailhosts HOST EMAIL [EMAIL...]"""
+    """sendtestemailhosts HOST[,HOST...] EMAIL [EMAIL...]"""
 
     def test_sends_through_the_host(self, start_server: ServerFactory) -> None:
         server = start_server()
@@ -142,6 +162,43 @@ class TestSend:
         assert error("sendtestemailhosts", "d", "a@x.net", hosts={"d": "dummy://"}) == (
             "d: not sent: the backend took no message"
         )
+
+    def test_several_hosts_each_send_a_message(
+        self, start_server: ServerFactory, closed_port: int
+    ) -> None:
+        server = start_server()
+        hosts = {
+            "up": f"smtp://127.0.0.1:{server.port}",
+            "down": f"smtp://127.0.0.1:{closed_port}",
+        }
+        out = StringIO()
+        with override_settings(EMAIL_HOSTS=hosts), pytest.raises(CommandError) as caught:
+            call_command("sendtestemailhosts", "down,up", "a@example.net", stdout=out)
+        assert str(caught.value) == "1 of 2 failed: down"
+        assert out.getvalue().splitlines() == [
+            "down: not sent: Connection refused",
+            "Sent a test message through up to a@example.net.",
+        ]
+        assert len(server.received) == 1
+
+    def test_key_with_a_comma_is_one_host(self, mailoutbox: list[Any]) -> None:
+        assert "through a,b to" in run(
+            "sendtestemailhosts", "a,b", "a@example.net", hosts={"a,b": "locmem://"}
+        )
+
+    @pytest.mark.parametrize(
+        ("output", "order"), [(Terminal, ["fast", "slow"]), (StringIO, ["slow", "fast"])]
+    )
+    def test_on_a_terminal_shows_a_host_as_soon_as_it_is_done(
+        self, output: type[StringIO], order: list[str], slow_and_fast: dict[str, str]
+    ) -> None:
+        out = output()
+        with (
+            pytest.raises(CommandError, match="2 of 2 failed: "),
+            override_settings(EMAIL_HOSTS=slow_and_fast),
+        ):
+            call_command("sendtestemailhosts", "slow,fast", "a@x", stdout=out, no_color=True)
+        assert [line.partition(":")[0] for line in out.getvalue().splitlines()] == order
 
     def test_mistake_in_another_host_does_not_matter(self, tmp_path: Path) -> None:
         hosts = {"folder": f"file:{tmp_path}", "broken": "smpt://h"}
@@ -319,28 +376,35 @@ empty       -           -                     -         -      -              em
             thread.join()
             listener.close()
 
-    def test_on_a_terminal_shows_a_host_as_soon_as_it_is_done(self, closed_port: int) -> None:
-        class Terminal(StringIO):
-            def isatty(self) -> bool:
-                return True
-
-        terminal = Terminal()
+    @pytest.mark.parametrize(("output", "first"), [(Terminal, "fast"), (StringIO, "slow")])
+    def test_on_a_terminal_shows_a_host_as_soon_as_it_is_done(
+        self, output: type[StringIO], first: str, slow_and_fast: dict[str, str]
+    ) -> None:
+        out = output()
         with (
-            socket.create_server(("127.0.0.1", 0)) as silent,
-            pytest.raises(CommandError, match="2 of 2 failed: fast, slow"),
-            override_settings(
-                EMAIL_HOSTS={
-                    "slow": f"smtp://127.0.0.1:{silent.getsockname()[1]}?timeout=0.5",
-                    "fast": f"smtp://127.0.0.1:{closed_port}",
-                }
-            ),
+            pytest.raises(CommandError, match="2 of 2 failed: "),
+            override_settings(EMAIL_HOSTS=slow_and_fast),
         ):
-            call_command("checkemailhosts", connect=True, stdout=terminal, no_color=True)
-        assert [line.split()[0] for line in terminal.getvalue().splitlines()] == [
-            "HOST",
-            "fast",
-            "slow",
-        ]
+            call_command("checkemailhosts", connect=True, stdout=out, no_color=True)
+        header, *lines = out.getvalue().splitlines()
+        assert header.startswith("HOST ")
+        assert [line.startswith(first) for line in lines] == [True, False]
+
+    @override_settings(EMAIL_HOSTS={"good": "smtp://h", "none": "", "bad": "smpt://h"})
+    def test_has_colours_that_can_be_switched_off(self) -> None:
+        shown = {}
+        for colours in ("force_color", "no_color"):
+            out = Terminal()
+            with pytest.raises(CommandError, match="1 of 3 failed: bad"):
+                call_command("checkemailhosts", stdout=out, **{colours: True})
+            shown[colours] = out.getvalue()
+        style = color_style(force_color=True)
+        assert style.MIGRATE_HEADING("HOST")[:-4] in shown["force_color"]
+        assert style.SUCCESS("valid") in shown["force_color"]
+        assert style.WARNING("empty: not configured") in shown["force_color"]
+        assert style.ERROR("unknown scheme")[:-4] in shown["force_color"]
+        assert "\x1b" not in shown["no_color"]
+        assert re.sub(r"\x1b\[[0-9;]*m", "", shown["force_color"]) == shown["no_color"]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -13,33 +11,43 @@ from ...dsn import SMTP_BACKEND, backend_of, is_empty, members, parse_host, sche
 from ...exceptions import InvalidEmailHost
 from ...hosts import email_hosts, get_connection, is_hidden, is_strict, known_keys
 from ..failure import FAILURES, no_such_host, reason
+from ..side_by_side import side_by_side
 
 HEADER = ("HOST", "SCHEME", "SERVER", "SECURITY", "USER", "SENDER")
 NONE = "-"
 
 
+SUCCESS, WARNING, ERROR = "SUCCESS", "WARNING", "ERROR"  # Django's styles
+
+
 class Status(NamedTuple):
     """What came of one host."""
 
-    is_failure: bool
+    style: str
     text: str
 
 
 class Command(BaseCommand):
     """Shows the hosts, and whether they can be reached."""
 
-    help = "Shows the hosts in EMAIL_HOSTS. Sends nothing and shows no secret."
+    help = (
+        "Shows the hosts in EMAIL_HOSTS, and whether each is valid. Sends nothing, and shows "
+        "no user name and no password. The exit code is 1 if a host failed."
+    )
     requires_system_checks = ()  # it shows itself which host is not valid
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the hosts and ``--connect``."""
         parser.add_argument(
-            "keys", nargs="*", metavar="HOST", help="Key in EMAIL_HOSTS. Default: all."
+            "keys",
+            nargs="*",
+            metavar="HOST",
+            help="Key in EMAIL_HOSTS; if none is given, all.",
         )
         parser.add_argument(
             "--connect",
             action="store_true",
-            help="Connect to each host, through TLS and login, and show how long it took.",
+            help="Connect to each, through TLS and login, and show how long that took.",
         )
 
     def handle(self, *, keys: list[str], connect: bool, **options: Any) -> None:
@@ -57,26 +65,23 @@ class Command(BaseCommand):
         rows = {key: _cells(key, hosts[key]) for key in keys or hosts}
         widths = [max(map(len, column)) for column in zip(HEADER, *rows.values(), strict=True)]
 
-        def line(cells: tuple[str, ...], status: str) -> None:
+        def line(cells: tuple[str, ...], status: str) -> str:
             padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-            self.stdout.write(f"{'  '.join(padded)}  {status}")
+            return f"{'  '.join(padded)}  {status}"
 
-        line(HEADER, "STATUS")
+        self.stdout.write(self.style.MIGRATE_HEADING(line(HEADER, "STATUS")))
         failed = []
-        for key, status in self._statuses({key: hosts[key] for key in rows}, connect):
-            style = self.style.ERROR if status.is_failure else self.style.SUCCESS
-            line(rows[key], style(status.text))
-            if status.is_failure:
+        for key, status in side_by_side(
+            lambda key: _status(key, hosts[key], connect),
+            rows,
+            as_they_finish=connect and self.stdout.isatty(),
+        ):
+            style = getattr(self.style, status.style)
+            self.stdout.write(line(rows[key], style(status.text)))
+            if status.style == ERROR:
                 failed.append(str(key))
         if failed:
             raise CommandError(f"{len(failed)} of {len(rows)} failed: {', '.join(failed)}")
-
-    def _statuses(self, hosts: dict[str, Any], connect: bool) -> Iterator[tuple[str, Status]]:
-        # All at once: a host that does not answer holds up no other.
-        with ThreadPoolExecutor(max_workers=len(hosts)) as pool:
-            tasks = {pool.submit(_status, key, hosts[key], connect): key for key in hosts}
-            for task in as_completed(tasks) if self.stdout.isatty() else tasks:
-                yield tasks[task], task.result()
 
 
 def _cells(key: str, dsn: Any) -> tuple[str, ...]:
@@ -97,25 +102,25 @@ def _cells(key: str, dsn: Any) -> tuple[str, ...]:
 
 def _status(key: str, dsn: Any, connect: bool, way: tuple[str, ...] = ()) -> Status:
     if is_empty(dsn):
-        return Status(is_strict(), "empty: not configured")
+        return Status(ERROR if is_strict() else WARNING, "empty: not configured")
     try:
         host = parse_host(key, dsn)
         if is_hidden(key, host):  # pragma: mailers-only
-            return Status(False, f'not used: MAILERS["{key}"] comes first')
+            return Status(WARNING, f'not used: MAILERS["{key}"] comes first')
         if not connect:
-            return Status(False, "valid")
+            return Status(SUCCESS, "valid")
         if members(host):
             return _status_of_several((*way, key), members(host))
         connection = get_connection(key)
         if backend_of(host) != SMTP_BACKEND:
-            return Status(False, "OK, no server to connect to")
+            return Status(SUCCESS, "OK, no server to connect to")
         start = perf_counter()
         connection.open()
         milliseconds = (perf_counter() - start) * 1000
     except FAILURES as error:
-        return Status(True, reason(error))
+        return Status(ERROR, reason(error))
     connection.close()
-    return Status(False, f"OK {milliseconds:.0f} ms")
+    return Status(SUCCESS, f"OK {milliseconds:.0f} ms")
 
 
 def _status_of_several(way: tuple[str, ...], keys: tuple[str, ...]) -> Status:
@@ -124,12 +129,13 @@ def _status_of_several(way: tuple[str, ...], keys: tuple[str, ...]) -> Status:
     statuses = {}
     for key in keys:
         if key in way:
-            statuses[key] = Status(True, "is on the way to itself")
+            statuses[key] = Status(ERROR, "is on the way to itself")
         elif key not in known_keys():
-            statuses[key] = Status(True, "there is no such host")
+            statuses[key] = Status(ERROR, "there is no such host")
         elif is_empty(hosts.get(key)):  # pragma: mailers-only
-            statuses[key] = Status(False, "not tried, it is of MAILERS alone")
+            statuses[key] = Status(WARNING, "not tried, it is of MAILERS alone")
         else:
             statuses[key] = _status(key, hosts[key], connect=True, way=way)
     text = "; ".join(f"{key}: {status.text}" for key, status in statuses.items())
-    return Status(any(status.is_failure for status in statuses.values()), text)
+    is_failure = any(status.style == ERROR for status in statuses.values())
+    return Status(ERROR if is_failure else SUCCESS, text)

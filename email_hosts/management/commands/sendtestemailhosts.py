@@ -1,8 +1,8 @@
-"""``manage.py sendtestemailhosts HOST EMAIL [EMAIL...]``"""
+"""``manage.py sendtestemailhosts HOST[,HOST...] EMAIL [EMAIL...]``"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.mail import EmailMessage
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -11,44 +11,80 @@ from django.utils import timezone
 from ... import hosts
 from ...exceptions import InvalidEmailHost
 from ..failure import FAILURES, no_such_host, reason, refusals
+from ..side_by_side import side_by_side
+
+
+class Outcome(NamedTuple):
+    """Who gets the message of one host, and what went wrong, if anything did."""
+
+    accepted: list[str]
+    problem: str = ""
 
 
 class Command(BaseCommand):
-    """Sends a test message through one host."""
+    """Sends a test message through one host, or through several."""
 
-    help = "Sends a test message through one of the hosts in EMAIL_HOSTS."
+    help = (
+        "Sends a test message through a host in EMAIL_HOSTS, from the host's own sender, "
+        "and says who gets it."
+    )
     requires_system_checks = ()  # another host's mistake need not stop this one's test
     missing_args_message = "Give a host and at least one email address."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the host and the recipients."""
-        parser.add_argument("host", help="Key of a host in EMAIL_HOSTS.")
-        parser.add_argument("email", nargs="+", help="Who is to get the message.")
+        parser.add_argument(
+            "host",
+            metavar="HOST",
+            help="Key in EMAIL_HOSTS, or several of them: shop,club",
+        )
+        parser.add_argument(
+            "email", nargs="+", metavar="EMAIL", help="Who is to get the message."
+        )
 
     def handle(self, *, host: str, email: list[str], **options: Any) -> None:
-        """Send the message, or raise ``CommandError`` with the reason."""
+        """Send a message through each host. Raises ``CommandError`` if one failed."""
         try:
             known = hosts.known_keys()
-            if host not in known:
-                raise no_such_host(host, known)
-            connection = hosts.get_connection(host)
         except InvalidEmailHost as error:
             raise CommandError(str(error)) from None
-        message = EmailMessage(
-            subject=f"Test message through {host}",
-            body=f'If you read this, the host "{host}" delivers mail.\n\n{timezone.now()}',
-            to=email,
-        )
-        try:
-            sent = connection.send_messages([message])
-        except FAILURES as error:
-            raise CommandError(f"{host}: not sent: {reason(error)}") from None
-        if not sent:
-            raise CommandError(f"{host}: not sent: the backend took no message")
-        refused = getattr(connection, "refused_recipients", {})
-        accepted = ", ".join(address for address in email if address not in refused)
-        self.stdout.write(
-            self.style.SUCCESS(f"Sent a test message through {host} to {accepted}.")
-        )
-        if refused:
-            raise CommandError(f"{host}: refused {', '.join(refused)}: {refusals(refused)}")
+        keys = [host] if host in known else list(dict.fromkeys(host.split(",")))
+        for key in keys:
+            if key not in known:
+                raise no_such_host(key, known)
+        failed = {}
+        for key, (accepted, problem) in side_by_side(
+            lambda key: _send(key, email), keys, as_they_finish=self.stdout.isatty()
+        ):
+            if accepted:
+                done = f"Sent a test message through {key} to {', '.join(accepted)}."
+                self.stdout.write(self.style.SUCCESS(done))
+            if problem:
+                failed[key] = problem
+                if len(keys) > 1:
+                    self.stdout.write(self.style.ERROR(problem))
+        if failed:
+            summary = f"{len(failed)} of {len(keys)} failed: {', '.join(failed)}"
+            raise CommandError(summary if len(keys) > 1 else failed[host])
+
+
+def _send(key: str, email: list[str]) -> Outcome:
+    message = EmailMessage(
+        subject=f"Test message through {key}",
+        body=f'If you read this, the host "{key}" delivers mail.\n\n{timezone.now()}',
+        to=email,
+    )
+    try:
+        connection = hosts.get_connection(key)
+    except InvalidEmailHost as error:
+        return Outcome([], str(error))
+    try:
+        sent = connection.send_messages([message])
+    except FAILURES as error:
+        return Outcome([], f"{key}: not sent: {reason(error)}")
+    if not sent:
+        return Outcome([], f"{key}: not sent: the backend took no message")
+    refused = getattr(connection, "refused_recipients", {})
+    accepted = [address for address in email if address not in refused]
+    problem = f"{key}: refused {', '.join(refused)}: {refusals(refused)}" if refused else ""
+    return Outcome(accepted, problem)
