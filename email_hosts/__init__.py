@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .dsn import Mailer
 
-__version__ = "0.3.0"
+__version__ = "1.0.0"
 
 
 def mailers(hosts: Mapping[str, str | None]) -> dict[str, Mailer]:

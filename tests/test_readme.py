@@ -11,18 +11,21 @@ import subprocess
 import sys
 import unittest
 from collections.abc import Iterator
+from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import django
 import pytest
-from conftest import ServerFactory
+from conftest import ServerFactory, ServeScript
 from django.core import mail
 from django.core.management import call_command
 from django.test import override_settings
 from docutils import nodes
 from docutils.core import publish_doctree
+from scripted import BODY, CLOSE, Script, at
 
 from email_hosts import checks, dsn, mailers
 from email_hosts.backends import EmailHostsBackend
@@ -95,13 +98,48 @@ def test_settings_are_valid(block: str, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("block", OTHERS)
 def test_code_runs_in_a_project_with_these_hosts(block: str) -> None:
     names: dict[str, Any] = {"__name__": "readme"}
-    if "using=" not in block:
+    if "using=" not in block and ("django.tasks" not in block or django.VERSION >= (6, 0)):
         exec(block, names)
     for test in [value for value in names.values() if inspect.isclass(value)]:
         if issubclass(test, unittest.TestCase) and test.__module__ == "readme":
             test.databases = set()  # type: ignore[attr-defined]
             mail.outbox.clear()
             test("test_shop_says_hello").debug()
+
+
+@lru_cache  # Celery wants each task but once
+def task_of(package: str) -> Any:
+    """Return the task that is written with this package."""
+    (block,) = (block for block in OTHERS if f"from {package} import" in block)
+    names: dict[str, Any] = {"__name__": f"readme.{package}"}
+    exec(block, names)
+    return names["send_welcome"]
+
+
+@pytest.mark.parametrize(
+    ("script", "tries", "sent"),
+    [
+        (at("RCPT", "451 later", "421 later"), 3, True),
+        (at("RCPT", *6 * ["451 later"]), 6, False),
+        (at("RCPT", "550 no"), 1, False),
+        (at(BODY, CLOSE), 1, False),
+    ],
+)
+def test_task_is_retried_if_that_is_safe(
+    script: Script, tries: int, sent: bool, serve: ServeScript
+) -> None:
+    server = serve(script)
+    with override_settings(EMAIL_HOSTS={"shop": f"smtp://127.0.0.1:{server.port}"}):
+        result = task_of("celery").apply(["shop", "someone@example.net"])
+    assert result.successful() is sent
+    assert len(server.accepted) == sent
+    assert sum(command.startswith("MAIL") for command in server.commands) == tries
+
+
+@pytest.mark.skipif(django.VERSION < (6, 0), reason="new in Django 6.0")
+def test_task_of_django_sends(mailoutbox: list[Any]) -> None:  # pragma: tasks-only
+    task_of("django.tasks").enqueue("shop", "someone@example.net")
+    assert [message.sent_using for message in mailoutbox] == ["shop"]
 
 
 @pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
