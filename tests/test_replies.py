@@ -64,8 +64,8 @@ class Talker:
             client.sendall(answer)
             received += client.recv(65536)
             self.received = received
-        while self.conversation.is_silent and client.recv(65536):
-            pass
+        if self.conversation.is_silent:
+            client.makefile("rb").read()  # until the client has had enough
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,8 @@ REPLIES = st.one_of(
 ANSWERS = st.lists(st.lists(REPLIES, min_size=1, max_size=4).map(b"".join), max_size=9)
 # Many go wrong at once; these do so late.
 GREETED = st.builds(lambda ehlo, rest: [b"220 hi\r\n", ehlo, *rest], EHLO, ANSWERS)
-CONVERSATIONS = st.builds(Conversation, ANSWERS | GREETED, is_silent=st.booleans())
+SILENT = st.sampled_from([False, False, False, True])  # which takes the longest
+CONVERSATIONS = st.builds(Conversation, ANSWERS | GREETED, SILENT)
 
 LOGIN = {"username": "user", "password": "secret"}
 OPTIONS: list[dict[str, Any]] = [
@@ -123,7 +124,7 @@ GROUP = b"250 ok\r\n250 ok\r\n354 go\r\n"
     Conversation([b"220 hi\r\n", reply(250, ["", "PIPELINING"]), GROUP, b"250 ok\r\n"], False),
     {"conn_max_age": 60},
 )
-@example(Conversation([b"220 hi\r\n", reply(250, ["", "PIPELINING"]), GROUP], False), {})
+@example(Conversation([b"220 hi\r\n", reply(250, ["", "PIPELINING"]), GROUP], True), {})
 @example(
     Conversation([b"220 hi\r\n", reply(250, ["", "AUTH CRAM-MD5"]), b"334 \xff\r\n"], False),
     LOGIN,
@@ -132,7 +133,7 @@ def test_send_ends_in_success_or_an_oserror(
     server: Talker, conversation: Conversation, options: dict[str, Any]
 ) -> None:
     server.conversation, server.received = conversation, b""
-    backend = EmailHostsBackend("127.0.0.1", server.port, timeout=0.05, **options)
+    backend = EmailHostsBackend("127.0.0.1", server.port, timeout=0.2, **options)
     message = EmailMessage("Hello", "the end", "a@example.com", ["b@example.net"])
     try:
         assert backend.send_messages([message]) == 1
