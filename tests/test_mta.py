@@ -132,7 +132,8 @@ DOTTED = f".{'x' * 57} é\n..\n" * 32_000  # two megabytes
         new_message("dots", ".\n..\n.\r\n\n...a\n."),
         new_message("IDN", sender="a@bücher.example", to=["b@müller.example"]),
         with_attachment("dots.txt", DOTTED, "text/plain"),
-        with_attachment("dots.eml", f"Subject: x\n\n{DOTTED}", "message/rfc822"),
+        # In ASCII: Django 4.2 can attach no other message.
+        with_attachment("dots.eml", "To: x\n\n" + DOTTED.replace("é", ""), "message/rfc822"),
         with_attachment("binary", bytes(range(256)) * 8_000, "application/octet-stream"),
     ],
     ids=lambda message: message.subject,
