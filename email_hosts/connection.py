@@ -135,6 +135,8 @@ def is_quiet(connection: smtplib.SMTP) -> bool:
 def _has_lines(connection: smtplib.SMTP, sock: socket.socket) -> bool:
     """Whether lines have been read from the socket that nobody has asked for."""
     file: Any = connection.file
+    if file is None:  # TLS has started, and nobody has spoken yet
+        return False
     timeout = sock.gettimeout()
     sock.settimeout(0)
     try:

@@ -46,4 +46,17 @@ class AllHostsFailed(smtplib.SMTPException):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Be of use in another process, too: where a task is waited for, say."""
-        return partial(type(self), alias=self.alias), (self.errors,)
+        errors = {key: _plain(error) for key, error in self.errors.items()}
+        return partial(type(self), alias=self.alias), (errors,)
+
+
+def without_text(error: Exception) -> str:
+    """Return how a record names an error: its text may hold recipients, its code does not."""
+    return f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".rstrip()
+
+
+def _plain(error: Exception) -> Exception:
+    """Return the error, or its name if it may hold more than text: a request with its key."""
+    is_ours = type(error).__module__ in {"builtins", "smtplib", "ssl", "socket", __name__}
+    is_text = all(isinstance(each, (str, bytes, int, dict, type(None))) for each in error.args)
+    return error if is_ours and is_text else smtplib.SMTPException(without_text(error))

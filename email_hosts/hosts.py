@@ -141,7 +141,8 @@ def router() -> Callable[[EmailMessage], str | None] | None:
 def known_keys() -> list[str]:
     """Return the keys that have a host of their own, in the order of the settings."""
     hosts = [str(key) for key, dsn in email_hosts().items() if not is_empty(dsn)]
-    return list(dict.fromkeys([*hosts, *_mailers()]))
+    mailers = [key for key, mailer in _mailers().items() if not _is_router(mailer)]
+    return list(dict.fromkeys([*hosts, *mailers]))
 
 
 def is_strict() -> bool:
@@ -196,7 +197,7 @@ def build(
     except (ImproperlyConfigured, TypeError) as error:
         reason = str(getattr(error, "reason", error))
     else:
-        return connection
+        return _pickled_as(None, connection)
     raise InvalidEmailHost(
         reason.removeprefix(f"MAILERS[{alias!r}]: "), alias=alias, setting=setting
     )
@@ -257,7 +258,7 @@ def _new_connection(key: str, options: Mapping[str, Any]) -> BaseEmailBackend:
         return _labelled(_default_connection(key), alias=key)
     connection = _labelled(_connection(source, options, alias=key), alias=key)
     if options:
-        return _kept_from_pickle(connection)
+        return _pickled_as(None, connection)
     is_dict_entry = source.setting == "EMAIL_HOSTS" and state[0] is not None
     if is_dict_entry and "__copy__" in vars(type(connection)):
         _prototypes[key] = _Prototype(copy(connection), state)
@@ -279,8 +280,7 @@ def _find(key: str) -> _Source | None:
     # Django's test runner makes every mailer an in-memory one; the host knows more.
     is_stand_in = default_is_locmem and _is_locmem(mailer)
     # A default mailer that routes may route to the host of its own key.
-    is_router = mailer is not None and mailer.get("BACKEND") == ROUTING_BACKEND
-    if not is_empty(dsn) and (mailer is None or is_stand_in or is_router):
+    if not is_empty(dsn) and (mailer is None or is_stand_in or _is_router(mailer)):
         is_captured = default_is_locmem and not _hosts_are_overridden()
         return _Source("EMAIL_HOSTS", parse_host(key, dsn), is_captured)
     return None if mailer is None else _Source("MAILERS", mailer)
@@ -329,19 +329,21 @@ def _labelled(connection: Any, *, alias: str | None) -> BaseEmailBackend:
     connection.alias = alias
     for sender in ("default_from_email", "server_email"):
         setattr(connection, sender, getattr(connection, sender, ""))
-    # On the object, for the class may be anybody's.
-    connection.__reduce_ex__ = partial(pickled, alias)
-    return cast("BaseEmailBackend", connection)
+    return _pickled_as(alias, connection)
 
 
 def _silenced(connection: BaseEmailBackend) -> BaseEmailBackend:
     # Since Django 6.1 not every backend takes it as an option.
     connection.fail_silently = True
-    return _kept_from_pickle(connection)
+    return _pickled_as(None, connection)
 
 
-def _kept_from_pickle(connection: Any) -> BaseEmailBackend:
-    connection.__reduce_ex__ = partial(pickled, None)
+def _pickled_as(key: str | None, connection: Any) -> BaseEmailBackend:
+    # On the object, for the class may be anybody's.
+    connection.__reduce_ex__ = partial(pickled, key)
+    if not hasattr(connection, "__deepcopy__"):
+        # Django's in-memory backend copies a message with the connection that it names.
+        connection.__deepcopy__ = lambda memo: connection
     return cast("BaseEmailBackend", connection)
 
 
@@ -363,6 +365,10 @@ def _default_is_locmem() -> bool:
     # The test runner sets it. If it is as Django has it, a test has removed MAILERS.
     is_unset = not _settings.is_overridden("EMAIL_BACKEND")
     return _is_in_memory(path) or (is_unset and _tests_are_running())
+
+
+def _is_router(mailer: Mailer) -> bool:
+    return mailer.get("BACKEND") == ROUTING_BACKEND
 
 
 def _is_locmem(mailer: Mailer | None) -> bool:

@@ -40,11 +40,6 @@ def warn(message: str, *arguments: object) -> None:
         copy_context().run(_warn, message, *arguments)
 
 
-def without_text(error: Exception) -> str:
-    """Return how a record names an error: its text may hold recipients, its code does not."""
-    return f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".rstrip()
-
-
 def _warn(message: str, *arguments: object) -> None:
     _is_logging.set(True)
     _hosts.set(())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import socket
+import traceback
 
 from .exceptions import AllHostsFailed
 from .transaction import body_was_sent
@@ -24,6 +25,8 @@ def can_be_retried(error: BaseException) -> bool:
     it may have been delivered, or if it was refused for good. See the README for when that
     is, and RFC 5321, 4.2.1 for what is for good.
     """
+    if _is_of_a_receiver(error):
+        return False
     if isinstance(error, AllHostsFailed):
         return True
     if isinstance(error, smtplib.SMTPRecipientsRefused):
@@ -32,40 +35,51 @@ def can_be_retried(error: BaseException) -> bool:
         return True
     if isinstance(error, smtplib.SMTPDataError) and error.smtp_code >= 400:
         return error.smtp_code < 500
-    status = _http_status(error)
-    if status is not None:
+    errors = _with_causes(error)
+    for status in filter(None, map(_http_status, errors)):
         return status == 429 or status >= 500
-    return not body_was_sent(error) or _could_not_connect(error)
+    return not body_was_sent(error) or any(map(_could_not_connect, errors))
 
 
-def _http_status(error: BaseException | None) -> int | None:
-    """Return the status of a provider's answer: Anymail's, or that of botocore below it."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        status = getattr(error, "status_code", None) or getattr(
-            response, "status_code", response
-        )
-        if isinstance(status, int):
-            return status
-        error = error.__cause__
-    return None
+def _is_of_a_receiver(error: BaseException) -> bool:
+    """Whether a receiver of a signal has raised it.
+
+    It tells nothing of the message then: Anymail's ``post_send`` comes after the provider
+    has accepted it.
+    """
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(
+        frame.f_globals.get("__name__") == "django.dispatch.dispatcher" for frame, _ in frames
+    )
 
 
-def _could_not_connect(error: BaseException) -> bool:
-    """Whether the connection was refused, or the like: nothing has been sent then.
+def _with_causes(error: BaseException) -> list[BaseException]:
+    """Return the error with what has caused it.
 
     The cause may be in ``reason`` (urllib3) or among the arguments (requests). Not so in
     ``__context__``: that may be an error that the caller is handling.
     """
-    pending, seen = [error], []
-    while pending:
-        one = pending.pop()
-        seen.append(one)
-        names = {each.__name__ for each in type(one).__mro__}
-        if isinstance(one, (ConnectionRefusedError, socket.gaierror)) or names & NOT_CONNECTED:
-            return True
+    found = [error]
+    for one in found:
         below = [one.__cause__, getattr(one, "reason", None), *one.args]
-        pending += [each for each in below if isinstance(each, Exception) and each not in seen]
-    return False
+        found += [
+            each for each in below if isinstance(each, BaseException) and each not in found
+        ]
+    return found
+
+
+def _http_status(error: BaseException) -> int | None:
+    """Return the status of a provider's answer: Anymail's, or that of botocore below it."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        metadata = response.get("ResponseMetadata")
+        response = metadata.get("HTTPStatusCode") if isinstance(metadata, dict) else None
+    status = getattr(error, "status_code", None) or getattr(response, "status_code", response)
+    return status if isinstance(status, int) else None
+
+
+def _could_not_connect(error: BaseException) -> bool:
+    """Whether the connection was refused, or the like: nothing has been sent then."""
+    names = {each.__name__ for each in type(error).__mro__}
+    is_refused = isinstance(error, (ConnectionRefusedError, socket.gaierror))
+    return is_refused or not names.isdisjoint(NOT_CONNECTED)

@@ -134,18 +134,22 @@ def can_be_repeated(error: smtplib.SMTPException) -> bool:
 
 def censor(error: Exception, secrets: list[bytes]) -> None:
     """Star the secrets out of what the server has replied."""
-
-    def censored(words: Any) -> Any:
-        if isinstance(words, dict):
-            return {who: (code, censored(text)) for who, (code, text) in words.items()}
-        for secret in secrets if isinstance(words, bytes) else ():
-            words = words.replace(secret, b"*****")
-        return words
-
-    error.args = tuple(map(censored, error.args))
+    error.args = tuple(censored(each, secrets) for each in error.args)
     for attribute in ("smtp_error", "recipients"):
         if hasattr(error, attribute):
-            setattr(error, attribute, censored(getattr(error, attribute)))
+            setattr(error, attribute, censored(getattr(error, attribute), secrets))
+
+
+def censored(words: Any, secrets: list[bytes]) -> Any:
+    """Return what the server has replied without these secrets."""
+    if isinstance(words, dict):
+        return {who: (code, censored(text, secrets)) for who, (code, text) in words.items()}
+    for secret in secrets:
+        if isinstance(words, bytes):
+            words = words.replace(secret, b"*****")
+        elif isinstance(words, str):  # smtplib quotes some replies
+            words = words.replace(secret.decode(), "*****")
+    return words
 
 
 class _Group:

@@ -19,7 +19,8 @@ from django.core.management.color import color_style
 from django.test import override_settings
 
 from email_hosts.hosts import DJANGO_HAS_MAILERS
-from email_hosts.management.failure import reason
+from email_hosts.management.failure import reason, refusals
+from email_hosts.management.side_by_side import side_by_side
 
 SECRETS = ("Kx7vQz9", "Wj4bYt2")
 
@@ -168,6 +169,27 @@ class TestSend:
             "Sent a test message through up to a@example.net.",
         ]
         assert len(server.received) == 1
+
+    def test_host_that_is_named_twice_is_asked_once(self, closed_port: int) -> None:
+        hosts = {"shop": f"smtp://127.0.0.1:{closed_port}"}
+        assert error("sendtestemailhosts", "shop,shop", "a@x.net", hosts=hosts) == (
+            "shop: not sent: Connection refused"
+        )
+
+    def test_empty_host_is_told_from_one_that_is_not_there(self) -> None:
+        assert error("sendtestemailhosts", "shop", "a@x.net", hosts={"shop": ""}) == (
+            "Host 'shop' is empty: it is not configured."
+        )
+
+    def test_whatever_a_backend_raises_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*args: Any) -> None:
+            raise RuntimeError("out of paper")
+
+        monkeypatch.setattr(DummyBackend, "send_messages", fail)
+        hosts = {"a": "dummy://", "b": "locmem://"}
+        assert error("sendtestemailhosts", "a,b", "a@x.net", hosts=hosts) == (
+            "1 of 2 failed: a"
+        )
 
     def test_key_with_a_comma_is_one_host(self, mailoutbox: list[Any]) -> None:
         assert "through a,b to" in run(
@@ -397,7 +419,8 @@ def test_on_a_terminal_a_host_is_shown_as_soon_as_it_is_done(
     [
         (smtplib.SMTPServerDisconnected("Connection\nclosed"), "Connection closed"),
         (smtplib.SMTPConnectError(554, "text"), "554 text"),
-        (smtplib.SMTPDataError(554, b"bytes \xff"), "554 bytes \ufffd"),
+        (smtplib.SMTPDataError(554, b"bytes \xff"), "554 bytes \\xff"),
+        (RuntimeError("of a backend\n"), "RuntimeError: of a backend"),
         (TimeoutError("timed out"), "no answer in time"),
         (OSError(113, "No route to host"), "No route to host"),
         (OSError(), "OSError"),
@@ -407,3 +430,26 @@ def test_on_a_terminal_a_host_is_shown_as_soon_as_it_is_done(
 )
 def test_reason_is_one_line(failure: Exception, expected: str) -> None:
     assert reason(failure) == expected
+
+
+def test_refusals_are_one_line() -> None:
+    replies = {"a@x.net": (550, b"\x1b[2J no\n"), "b@x.net": (550, b"\x1b[2J no\n")}
+    assert refusals(replies) == "550 [2J no"
+
+
+def test_host_that_hangs_is_not_waited_for_if_nobody_cares_any_more() -> None:
+    """After Ctrl-C, say."""
+    end = threading.Event()
+
+    def ask(key: str) -> bool:
+        return key == "fast" or end.wait(60)
+
+    answers: Any = side_by_side(ask, ["slow", "fast"], as_they_finish=True)
+    assert next(answers) == ("fast", True)
+    answers.close()
+    end.set()
+
+
+def test_error_that_nobody_expects_is_raised() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(side_by_side(lambda key: 1 / 0, ["a"], as_they_finish=False))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import smtplib
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +82,18 @@ class TestReply:
 def test_backend_connects_with_these_limits(serve: ServeScript) -> None:
     with EmailHostsBackend("127.0.0.1", serve().port) as backend:
         assert isinstance(backend.connection, SMTP)
+
+
+def test_connection_that_has_only_begun_with_tls_can_be_closed(
+    start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path
+) -> None:
+    port = start_server(context=tls).port
+    options: Any = {"use_tls": True, "ssl_cafile": str(cafile), "conn_max_age": 60}
+    backend = EmailHostsBackend("127.0.0.1", port, **options)
+    backend.ssl_context.maximum_version = ssl.TLSVersion.TLSv1_2  # later ones begin to talk
+    backend.open()
+    backend.close()
+    assert backend.connection is None
 
 
 def test_what_cannot_be_looked_at_is_not_quiet() -> None:

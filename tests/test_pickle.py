@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import smtplib
 from collections.abc import Callable
@@ -79,7 +80,7 @@ def made_by_django() -> Any:  # pragma: mailers-only
         return djangos["provider with sender"]
 
 
-@pytest.mark.parametrize(
+MORE_THAN_A_KEY = pytest.mark.parametrize(
     "connect",
     [
         lambda: get_connection("smtp", timeout=5),
@@ -96,12 +97,42 @@ def made_by_django() -> Any:  # pragma: mailers-only
         ),
     ],
 )
+
+
+@MORE_THAN_A_KEY
 @override_settings(EMAIL_HOSTS=HOSTS)
 def test_connection_that_is_more_than_its_key_is_not_pickled(
     connect: Callable[[], Any],
 ) -> None:
     with pytest.raises(TypeError, match="pass the key of the host"):
         pickle.dumps(connect())
+
+
+@MORE_THAN_A_KEY
+@override_settings(EMAIL_HOSTS=HOSTS)
+def test_copy_of_a_message_has_the_same_connection(connect: Callable[[], Any]) -> None:
+    """Django's in-memory backend makes a deep copy of what it gets."""
+    connection = connect()
+    assert copy.deepcopy([connection]) == [connection]
+
+
+@pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated")
+@pytest.mark.filterwarnings("ignore:The EmailMessage.connection attribute is deprecated")
+@pytest.mark.parametrize(
+    "connect",
+    [
+        lambda: get_connection("shop"),
+        lambda: get_connection("shop", timeout=5),
+        lambda: get_connection("shop", fail_silently=True),
+        lambda: connection_from_dsn("smtp://smtp.example.com"),
+    ],
+)
+def test_message_with_a_connection_gets_into_the_outbox(
+    connect: Callable[[], Any], mailoutbox: list[Any]
+) -> None:
+    message = EmailMessage("Hello", "World", to=["a@example.net"], connection=connect())
+    assert message.send() == 1
+    assert len(mailoutbox) == 1
 
 
 def test_host_is_pickled_after_a_call_with_options() -> None:
@@ -119,6 +150,27 @@ def test_host_is_pickled_after_a_call_with_options() -> None:
     ],
 )
 def test_error_is_the_same_on_the_other_side(error: Any) -> None:
-    copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), copy.alias) == (str(error), error.alias)
-    assert str(getattr(copy, "errors", "")) == str(getattr(error, "errors", ""))
+    loaded = pickle.loads(pickle.dumps(error))
+    assert (str(loaded), loaded.alias) == (str(error), error.alias)
+    assert repr(getattr(loaded, "errors", "")) == repr(getattr(error, "errors", ""))
+
+
+class ProviderError(Exception):
+    """It holds the request, and cannot be pickled anyway."""
+
+    def __init__(self, key: str, *, code: int) -> None:
+        super().__init__(f"request with {key}")
+        self.request = lambda: key
+
+
+def test_error_of_a_provider_travels_without_its_request() -> None:
+    errors = {
+        "provider": ProviderError(SECRET, code=503),
+        "another": OSError(ProviderError(SECRET, code=503)),
+        "nested": AllHostsFailed({"shop": ConnectionRefusedError(111, "refused")}),
+    }
+    pickled = pickle.dumps(AllHostsFailed(errors, alias="safe"))
+    assert SECRET.encode() not in pickled
+    loaded = pickle.loads(pickled).errors
+    assert [str(loaded["provider"]), str(loaded["another"])] == ["ProviderError", "OSError"]
+    assert loaded["nested"].errors["shop"].errno == 111

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from conftest import ServeScript
 from django.core.mail import EmailMessage
+from django.dispatch import Signal
 from scripted import BODY, CLOSE, Script, any_of, at
 
 from email_hosts.backends import EmailHostsBackend, can_be_retried
@@ -25,9 +26,9 @@ def answered(status: int) -> Any:
     return error
 
 
-def botocore_answered(status: int) -> Any:
+def botocore_answered(status: int | None) -> Any:
     error: Any = Exception("ClientError")
-    error.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
+    error.response = {"ResponseMetadata": status and {"HTTPStatusCode": status}}
     return caused(Exception("AnymailAPIError"), error)
 
 
@@ -65,6 +66,7 @@ class MaxRetryError(Exception):
         (answered(200), False),
         (botocore_answered(503), True),
         (botocore_answered(400), False),
+        (botocore_answered(None), False),
         (caused(Exception(), ConnectionError(MaxRetryError(NewConnectionError()))), True),
         (caused(Exception(), ConnectionError(MaxRetryError(TimeoutError()))), False),
     ],
@@ -73,6 +75,29 @@ def test_message_that_failed_may_be_sent_again_if_surely_nobody_has_it(
     error: Exception, expected: bool
 ) -> None:
     assert can_be_retried(error) is expected
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [ConnectionRefusedError("of the queue"), smtplib.SMTPRecipientsRefused({"a": (450, b"")})],
+)
+def test_error_of_a_receiver_says_nothing_of_the_message(raised: Exception) -> None:
+    """Anymail sends ``post_send`` after the provider has accepted the message."""
+    post_send = Signal()
+
+    def fail(**signal: Any) -> None:
+        raise raised
+
+    post_send.connect(fail)
+    with pytest.raises(type(raised)) as caught:
+        post_send.send(sender=None)
+    assert not can_be_retried(caught.value)
+
+
+def test_error_that_is_its_own_cause_is_no_riddle() -> None:
+    error = TimeoutError()
+    error.__cause__ = error
+    assert not can_be_retried(error)
 
 
 def test_error_that_the_caller_is_handling_says_nothing() -> None:

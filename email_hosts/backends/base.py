@@ -23,6 +23,10 @@ class HostSender(BaseEmailBackend):
         """Refuse to be pickled; a connection of ``get_connection()`` has its own answer."""
         return hosts.pickled(None)
 
+    def __deepcopy__(self, memo: object) -> Any:
+        """Return the same connection, for the copy of a message that names it."""
+        return self
+
     @contextmanager
     def with_sender(self, messages: Iterable[EmailMessage]) -> Iterator[list[EmailMessage]]:
         """Give the messages as this host sends them, in a list.

@@ -14,8 +14,8 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
-from ..exceptions import AllHostsFailed, InvalidEmailHost
-from ..nesting import not_in_a_circle, warn, without_text
+from ..exceptions import AllHostsFailed, InvalidEmailHost, without_text
+from ..nesting import not_in_a_circle, warn
 from ..retry import can_be_retried
 
 clock = time.monotonic

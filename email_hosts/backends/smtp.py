@@ -26,8 +26,8 @@ from ..connection import (
     send_at_once,
 )
 from ..dsn import SMTP_SCHEMES, did_you_mean
-from ..exceptions import InvalidEmailHost
-from ..nesting import warn, without_text
+from ..exceptions import InvalidEmailHost, without_text
+from ..nesting import warn
 from ..pool import Held, pool
 from ..tls import client_context
 from ..transaction import Envelope
@@ -305,18 +305,21 @@ class EmailHostsBackend(HostSender, EmailBackend):
 
     def _note_refused(self, refused: dict[str, Reply]) -> None:
         if len(refused) > 0:
-            self.refused_recipients.update(refused)
+            self.refused_recipients.update(transaction.censored(refused, self._secrets()))
             codes = sorted({code for code, _ in refused.values()})
             warn("%s: refused recipients: %d %s", self._name, len(refused), codes)
 
     def _hide_login(self, error: OSError) -> None:
         """Star the login out of the server's words; some servers repeat it."""
+        transaction.censor(error, self._secrets())
+
+    def _secrets(self) -> list[bytes]:
         plain = f"\0{self.username}\0{self.password}"  # RFC 4616
         words = [word.encode() for word in (self.username, self.password, plain)]
         encoded = [b64encode(word) for word in words]
         # Of two of which one is a part of the other, the longer one comes first.
         secrets = sorted((word for word in words + encoded if len(word) > 2), key=len)
-        transaction.censor(error, secrets[::-1])
+        return secrets[::-1]
 
     def _log_failure(self, error: OSError) -> None:
         warn("%s: %s, passed over by fail_silently", self._name, without_text(error))

@@ -10,10 +10,6 @@ from django.core.management.base import CommandError
 
 from ..exceptions import InvalidEmailHost
 
-# What a send or a connection can raise: smtplib and ssl raise OSErrors; the standard
-# library ValueErrors for bad addresses and headers, and for some of the odd replies.
-FAILURES = (InvalidEmailHost, OSError, ValueError)
-
 
 def reason(error: Exception) -> str:
     """Return what went wrong, and where to look if that is not obvious."""
@@ -34,16 +30,17 @@ def reason(error: Exception) -> str:
         text = "no answer in time"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror
-    else:
+    elif isinstance(error, (OSError, ValueError)):
         text = str(error) or type(error).__name__
-    # A server may say what it likes, to a terminal too.
-    printable = (character if character.isprintable() else " " for character in text)
-    return " ".join("".join(printable).split())
+    else:  # of somebody's backend
+        text = f"{type(error).__name__}: {error}"
+    return _printable(text)
 
 
 def refusals(replies: dict[str, tuple[int, bytes]]) -> str:
     """Return what a server has replied, by recipient, to those whom it refused."""
-    return "; ".join(sorted({_reply(code, text) for code, text in replies.values()}))
+    texts = {_reply(code, text) for code, text in replies.values()}
+    return _printable("; ".join(sorted(texts)))
 
 
 def no_such_host(key: str, known: Iterable[str]) -> CommandError:
@@ -53,4 +50,12 @@ def no_such_host(key: str, known: Iterable[str]) -> CommandError:
 
 
 def _reply(code: int, text: bytes | str) -> str:
-    return f"{code} {text.decode(errors='replace') if isinstance(text, bytes) else text}"
+    if isinstance(text, bytes):  # a reply is ASCII, RFC 5321, 2.3.1
+        text = text.decode("ascii", "backslashreplace")
+    return f"{code} {text}"
+
+
+def _printable(text: str) -> str:
+    """Return one line. A server may say what it likes, to a terminal too."""
+    printable = (character if character.isprintable() else " " for character in text)
+    return " ".join("".join(printable).split())

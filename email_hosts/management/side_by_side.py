@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -16,8 +17,20 @@ def side_by_side(
 
     In the order of the keys; or, for somebody who watches, of those that finish first.
     """
-    keys = list(keys)
-    with ThreadPoolExecutor(max_workers=len(keys)) as pool:
-        tasks = {pool.submit(ask, key): key for key in keys}
-        for task in as_completed(tasks) if as_they_finish else tasks:
-            yield tasks[task], task.result()
+    answers = {_answer(ask, key): key for key in keys}
+    for answer in as_completed(answers) if as_they_finish else answers:
+        yield answers[answer], answer.result()
+
+
+def _answer(ask: Callable[[str], T], key: str) -> Future[T]:
+    answer: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(ask(key))
+        except Exception as error:
+            answer.set_exception(error)
+
+    # An executor's threads would be waited for, in spite of Ctrl-C.
+    threading.Thread(target=work, daemon=True).start()
+    return answer

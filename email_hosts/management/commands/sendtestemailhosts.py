@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from ... import hosts
 from ...exceptions import InvalidEmailHost
-from ..failure import FAILURES, no_such_host, reason, refusals
+from ..failure import no_such_host, reason, refusals
 from ..side_by_side import side_by_side
 
 
@@ -50,6 +50,8 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         keys = [host] if host in known else list(dict.fromkeys(host.split(",")))
         for key in keys:
+            if key in hosts.email_hosts() and key not in known:
+                raise CommandError(f"Host '{key}' is empty: it is not configured.")
             if key not in known:
                 raise no_such_host(key, known)
         failed = {}
@@ -65,7 +67,7 @@ class Command(BaseCommand):
                     self.stdout.write(self.style.ERROR(problem))
         if failed:
             summary = f"{len(failed)} of {len(keys)} failed: {', '.join(failed)}"
-            raise CommandError(summary if len(keys) > 1 else failed[host])
+            raise CommandError(summary if len(keys) > 1 else failed[keys[0]])
 
 
 def _send(key: str, email: list[str]) -> Outcome:
@@ -76,11 +78,10 @@ def _send(key: str, email: list[str]) -> Outcome:
     )
     try:
         connection = hosts.get_connection(key)
+        sent = connection.send_messages([message])
     except InvalidEmailHost as error:
         return Outcome([], str(error))
-    try:
-        sent = connection.send_messages([message])
-    except FAILURES as error:
+    except Exception as error:  # the backend may be anybody's
         return Outcome([], f"{key}: not sent: {reason(error)}")
     if not sent:
         return Outcome([], f"{key}: not sent: the backend took no message")
