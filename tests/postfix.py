@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import trustme
@@ -115,8 +116,10 @@ class Postfix:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.control("stop")
-        self._temporary.cleanup()
+        try:
+            self.control("stop")
+        finally:
+            self._temporary.cleanup()
 
     def restart(self) -> None:
         """Stop and start again. Open connections break."""
@@ -127,6 +130,17 @@ class Postfix:
         """Change a parameter while it runs."""
         subprocess.run(["postconf", "-c", self.folder, "-e", f"{name}={value}"], check=True)
         self.control("reload")
+
+    def deliver(self, seconds: float = 60) -> None:
+        """Wait until it has relayed all that it has accepted."""
+        end = time.monotonic() + seconds
+        while self._queued():
+            assert time.monotonic() < end, self.log()
+
+    def _queued(self) -> bool:
+        # In the order in which a message goes from one to the other.
+        queues = [self.folder / "queue" / name for name in ("deferred", "incoming", "active")]
+        return any(path.is_file() for queue in queues for path in queue.rglob("*"))
 
     def control(self, command: str) -> None:
         """Run ``postfix`` with this command."""

@@ -222,6 +222,18 @@ def test_default_mailer_routes_to_the_host_of_its_own_key(  # pragma: mailers-on
     assert list(site.recipients()) == ["shop", "default"]
 
 
+@pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+def test_default_mailer_that_routes_is_no_host_of_that_key(  # pragma: mailers-only
+    site: Site,
+) -> None:
+    hosts = {key: dsn for key, dsn in site.hosts.items() if key != "default"}
+    with (
+        override_settings(MAILERS={"default": {"BACKEND": ROUTING}}, EMAIL_HOSTS=hosts),
+        pytest.raises(EmailHostDoesNotExist),
+    ):
+        message("x@y.example").send()
+
+
 @pytest.mark.skipif(DJANGO_HAS_MAILERS, reason="Django 6.1 has another way")
 @pytest.mark.parametrize("email_backend", [None, ROUTING])
 def test_admin_email_handler_is_routed(  # pragma: no-mailers-only

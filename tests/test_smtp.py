@@ -17,7 +17,7 @@ import trustme
 from conftest import ServerFactory, ServeScript, server_context
 from django.core.mail import EmailMessage
 from django.test import override_settings
-from scripted import BODY, any_of, at
+from scripted import BODY, any_of, at, to
 from servers import SMTPServer
 
 from email_hosts import tls as tls_module
@@ -261,6 +261,28 @@ class TestFailure:
             )
         assert "not for ***** ***** ***** *****" in str(caught.value)
         assert not any(word in repr(vars(caught.value)) for word in (username, plain))
+
+    def test_does_not_quote_a_challenge_that_repeats_the_login(
+        self, serve: ServeScript, connect: Connect
+    ) -> None:
+        def ask_again(step: str, argument: str) -> str | None:
+            return None if step in {"banner", "EHLO", "QUIT"} else "334 S3g3dlF6OQ=="
+
+        server = serve(ask_again, extensions=["AUTH LOGIN"])
+        with pytest.raises(smtplib.SMTPException, match=r"infinite loop.*\*{5}") as caught:
+            connect(f"smtp://user:Kx7vQz9@127.0.0.1:{server.port}").open()
+        assert "S3g3dlF6OQ" not in str(caught.value)
+
+    def test_for_some_of_the_recipients_does_not_show_the_login_either(
+        self, serve: ServeScript, connect: Connect, new_message: NewMessage
+    ) -> None:
+        server = serve(
+            any_of(to("b@", "550 not for Kx7vQz9"), at("AUTH", "235 welcome")),
+            extensions=["AUTH PLAIN"],
+        )
+        host = connect(f"smtp://user:Kx7vQz9@127.0.0.1:{server.port}")
+        assert host.send_messages([new_message(to=["a@x.net", "b@x.net"])]) == 1
+        assert host.refused_recipients == {"b@x.net": (550, b"not for *****")}
 
     def test_tls_that_is_not_offered_is_no_reason_to_go_without(
         self, start_server: ServerFactory, connect: Connect, message: EmailMessage

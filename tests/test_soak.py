@@ -16,15 +16,27 @@ LATER = smtplib.SMTPDataError(451, b"later")
 SILENCE = smtplib.SMTPServerDisconnected()
 
 
-def test_nothing_is_lost_nor_doubled() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "soak", "--messages", "500", "--seed", "1"],
+def soak(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run it as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "soak", "--seed", "1", *options],
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
     )
+
+
+def test_nothing_is_lost_nor_doubled() -> None:
+    run = soak("--messages", "500")
     assert run.returncode == 0, run.stdout + run.stderr
     assert "seed 1\n500 messages in " in run.stdout
+
+
+def test_run_that_sends_nothing_proves_nothing() -> None:
+    run = soak("--seconds", "0")
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "0 messages in " in run.stdout
+    assert "this proves nothing" in run.stdout
 
 
 def accepted(*numbers: int) -> list[Accepted]:

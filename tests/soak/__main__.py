@@ -54,6 +54,8 @@ def main() -> int:
     accepted = [message for server in servers for message in server.accepted]
     messages = chosen.messages - len(list(numbers))
     mistakes = account.mistakes(messages, accepted)
+    if len(account.sent) <= messages / 2:
+        mistakes.append("most messages were not sent: this proves nothing")
     say(f"{messages} messages in {seconds:.0f} seconds, {len(accepted)} accepted")
     say(f"{len(account.sent)} sent, {len(account.not_sent)} surely not, ", end="")
     say(f"{len(account.unsure)} perhaps: {dict(account.errors)}")

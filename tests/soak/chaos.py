@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from scripted import BODY, CLOSE, HANG, RESET, TAKEN, Accepted, ScriptedServer
 
@@ -32,15 +33,16 @@ class Chaos:
         self._server = ScriptedServer(self._script)
         self.port = self._server.port
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._executor = ThreadPoolExecutor(max_workers=1)
 
     def __enter__(self) -> Chaos:
-        self._thread.start()
+        self._running = self._executor.submit(self._run)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._end.set()
-        self._thread.join()
+        self._executor.shutdown()
+        self._running.result()  # raises what it has raised
 
     def _run(self) -> None:
         while True:
