@@ -28,6 +28,7 @@ from .dsn import (
     backend_of,
     dict_of_hosts,
     is_empty,
+    members,
     parse,
     parse_host,
     scheme_of,
@@ -41,6 +42,7 @@ _settings: Any = settings
 DJANGO_HAS_MAILERS = django.VERSION >= (6, 1)
 DJANGO_DEFAULT_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
+SENDERS = ("default_from_email", "server_email")
 
 
 @sensitive_variables()
@@ -327,8 +329,8 @@ def _known_hosts() -> str:
 
 def _labelled(connection: Any, *, alias: str | None) -> BaseEmailBackend:
     connection.alias = alias
-    for sender in ("default_from_email", "server_email"):
-        setattr(connection, sender, getattr(connection, sender, ""))
+    for name in SENDERS:
+        setattr(connection, name, getattr(connection, name, ""))
     return _pickled_as(alias, connection)
 
 
@@ -354,7 +356,13 @@ def _outbox(mailer: Mailer) -> Mailer:
             "The default mailer is Django's in-memory backend, and so every host delivers "
             "to mail.outbox: nothing is sent. That is meant for tests."
         )
-    return {"BACKEND": OUTBOX_BACKEND, "OPTIONS": mailer["OPTIONS"]}
+    senders = {}
+    # Of several hosts as one, the first sends, as long as it can.
+    for first in members(mailer)[:1]:
+        with suppress(InvalidEmailHost):
+            options = parse_host(first, email_hosts().get(first))["OPTIONS"]
+            senders = {name: options[name] for name in SENDERS if name in options}
+    return {"BACKEND": OUTBOX_BACKEND, "OPTIONS": {**senders, **mailer["OPTIONS"]}}
 
 
 def _default_is_locmem() -> bool:

@@ -50,6 +50,7 @@ class ScriptedServer:
         self.commands: list[str] = []
         self.turns = 0
         self.connections = 0
+        self._arrival = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self._clients: list[socket.socket] = []
@@ -65,6 +66,17 @@ class ScriptedServer:
             shut(one)
         for thread in self._threads:
             thread.join()
+
+    def wait_for(self, messages: int, timeout: float = 60) -> bool:
+        """Wait until it has accepted so many messages. Return whether it has."""
+        with self._arrival:
+            return self._arrival.wait_for(lambda: len(self.accepted) >= messages, timeout)
+
+    def accept(self, message: Accepted) -> None:
+        """Take responsibility for a message."""
+        with self._arrival:
+            self.accepted.append(message)
+            self._arrival.notify_all()
 
     def disconnect(self) -> None:
         """End the connections that are open."""
@@ -140,7 +152,7 @@ class Dialogue:
             return False
         goes_on = self.answer(BODY, "", "250 accepted")
         if self.last.startswith("250") or self.last == TAKEN:
-            self.server.accepted.append(Accepted(self.sender, tuple(self.recipients), content))
+            self.server.accept(Accepted(self.sender, tuple(self.recipients), content))
         self.sender, self.recipients = "", []
         return goes_on
 

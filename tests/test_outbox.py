@@ -43,6 +43,26 @@ def test_host_delivers_to_the_outbox_with_its_sender_and_key(
     ]
 
 
+@pytest.mark.parametrize(
+    ("dsn", "sender"),
+    [
+        ("failover:club,shop", "club@example.org"),
+        ("failover:club,shop?_default_from_email=own@example.com", "own@example.com"),
+        ("failover:missing,shop", "project@example.com"),
+    ],
+)
+def test_several_hosts_as_one_send_as_the_first(
+    dsn: str,
+    sender: str,
+    message: EmailMessage,
+    monkeypatch: pytest.MonkeyPatch,
+    mailoutbox: list[Any],
+) -> None:
+    monkeypatch.setitem(settings.EMAIL_HOSTS, "safe", dsn)
+    get_connection("safe").send_messages([message])
+    assert [(sent.from_email, sent.sent_using) for sent in mailoutbox] == [(sender, "safe")]
+
+
 def test_callers_message_is_not_touched(message: EmailMessage) -> None:
     before = dict(vars(message))
     get_connection("shop").send_messages([message])
