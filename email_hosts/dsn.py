@@ -74,6 +74,9 @@ DJANGO_SETTINGS = {
     "timeout": "EMAIL_TIMEOUT",
 }
 
+# Names that have another meaning on the way to the backend.
+RESERVED_OPTIONS = {"alias", "backend", "fail_silently", "default_from_email", "server_email"}
+
 # In words: a raw '%2F' or '/' could be a piece of a password, too.
 PERCENT_ENCODE = (
     "percent-encode each slash, question mark, hash, ampersand, at sign and percent sign that "
@@ -285,10 +288,6 @@ def _backend(parts: _Parts) -> Mailer:
     return _with_sender(path, options)
 
 
-# Names that have another meaning on the way to the backend.
-RESERVED_OPTIONS = {"alias", "backend", "fail_silently", "default_from_email", "server_email"}
-
-
 def _refuse_address(parts: _Parts) -> None:
     if parts.authority or parts.path:
         raise InvalidEmailHost(
@@ -467,8 +466,6 @@ _SENDER_OPTIONS: dict[str, Converter] = {
     "_default_from_email": _email_address,
     "_server_email": _email_address,
 }
-
-
 _HARMLESS_OPTIONS = {*_SMTP_OPTIONS, *_SENDER_OPTIONS, "retry"}
 
 

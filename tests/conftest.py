@@ -13,11 +13,12 @@ import hypothesis
 import pytest
 import trustme
 from django.core.mail import EmailMessage
+from django.test import override_settings
 from scripted import ScriptedServer
 from servers import SMTPServer
 
 from email_hosts import hosts
-from email_hosts.backends import failover
+from email_hosts.backends import EmailHostsBackend, failover, get_connection
 from email_hosts.pool import pool
 
 # tox -e fuzz
@@ -69,6 +70,25 @@ def serve() -> Iterator[ServeScript]:
     """Start a scripted server that stops after the test."""
     with ExitStack() as stack:
         yield lambda *args, **options: stack.enter_context(ScriptedServer(*args, **options))
+
+
+Connect = Callable[..., EmailHostsBackend]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Make a connection to the host of a DSN that the test has to close."""
+    connections = []
+
+    def connect(dsn: str, **options: Any) -> EmailHostsBackend:
+        with override_settings(EMAIL_HOSTS={"shop": dsn}):
+            connection = get_connection("shop", **options)
+        assert isinstance(connection, EmailHostsBackend)
+        connections.append(connection)
+        return connection
+
+    yield connect
+    assert [connection for connection in connections if connection.connection] == []
 
 
 class Clock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import smtplib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,6 @@ from django.test import override_settings
 from email_hosts import hosts, mailers
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
 from email_hosts.backends.outbox import OutboxBackend
-from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist, InvalidEmailHost
 
 SECRET = "Kx7vQz9"
 SENDER = "_default_from_email=a@example.com"
@@ -139,38 +137,3 @@ def test_host_is_pickled_after_a_call_with_options() -> None:
     get_connection("shop", timeout=5)
     get_connection("shop", fail_silently=True)
     assert pickle.loads(pickle.dumps(get_connection("shop"))).alias == "shop"
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        AllHostsFailed({"shop": smtplib.SMTPDataError(451, b"later")}, alias="safe"),
-        InvalidEmailHost("unknown option", alias="shop", setting="MAILERS"),
-        EmailHostDoesNotExist("there is no such host", alias="shop"),
-    ],
-)
-def test_error_is_the_same_on_the_other_side(error: Any) -> None:
-    loaded = pickle.loads(pickle.dumps(error))
-    assert (str(loaded), loaded.alias) == (str(error), error.alias)
-    assert repr(getattr(loaded, "errors", "")) == repr(getattr(error, "errors", ""))
-
-
-class ProviderError(Exception):
-    """It holds the request, and cannot be pickled anyway."""
-
-    def __init__(self, key: str, *, code: int) -> None:
-        super().__init__(f"request with {key}")
-        self.request = lambda: key
-
-
-def test_error_of_a_provider_travels_without_its_request() -> None:
-    errors = {
-        "provider": ProviderError(SECRET, code=503),
-        "another": OSError(ProviderError(SECRET, code=503)),
-        "nested": AllHostsFailed({"shop": ConnectionRefusedError(111, "refused")}),
-    }
-    pickled = pickle.dumps(AllHostsFailed(errors, alias="safe"))
-    assert SECRET.encode() not in pickled
-    loaded = pickle.loads(pickled).errors
-    assert [str(loaded["provider"]), str(loaded["another"])] == ["ProviderError", "OSError"]
-    assert loaded["nested"].errors["shop"].errno == 111

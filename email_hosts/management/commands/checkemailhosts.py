@@ -16,7 +16,6 @@ from ..side_by_side import side_by_side
 HEADER = ("HOST", "SCHEME", "SERVER", "SECURITY", "USER", "SENDER")
 NONE = "-"
 
-
 SUCCESS, WARNING, ERROR = "SUCCESS", "WARNING", "ERROR"  # Django's styles
 
 

@@ -1,0 +1,48 @@
+"""Errors travel from worker to caller: they can be pickled, and keep no secret."""
+
+from __future__ import annotations
+
+import pickle
+import smtplib
+from typing import Any
+
+import pytest
+
+from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist, InvalidEmailHost
+
+SECRET = "Kx7vQz9"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AllHostsFailed({"shop": smtplib.SMTPDataError(451, b"later")}, alias="safe"),
+        InvalidEmailHost("unknown option", alias="shop", setting="MAILERS"),
+        EmailHostDoesNotExist("there is no such host", alias="shop"),
+    ],
+)
+def test_error_is_the_same_on_the_other_side(error: Any) -> None:
+    loaded = pickle.loads(pickle.dumps(error))
+    assert (str(loaded), loaded.alias) == (str(error), error.alias)
+    assert repr(getattr(loaded, "errors", "")) == repr(getattr(error, "errors", ""))
+
+
+class ProviderError(Exception):
+    """It holds the request, and cannot be pickled anyway."""
+
+    def __init__(self, key: str, *, code: int) -> None:
+        super().__init__(f"request with {key}")
+        self.request = lambda: key
+
+
+def test_error_of_a_provider_travels_without_its_request() -> None:
+    errors = {
+        "provider": ProviderError(SECRET, code=503),
+        "another": OSError(ProviderError(SECRET, code=503)),
+        "nested": AllHostsFailed({"shop": ConnectionRefusedError(111, "refused")}),
+    }
+    pickled = pickle.dumps(AllHostsFailed(errors, alias="safe"))
+    assert SECRET.encode() not in pickled
+    loaded = pickle.loads(pickled).errors
+    assert [str(loaded["provider"]), str(loaded["another"])] == ["ProviderError", "OSError"]
+    assert loaded["nested"].errors["shop"].errno == 111
