@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from . import debug
 from .dsn import (
     ANYMAIL,
+    IMPLICIT_TLS_PORT,
     ROUTING_BACKEND,
     Mailer,
     backend_of,
@@ -26,6 +27,7 @@ from .hosts import (
     build,
     email_hosts,
     import_backend,
+    is_default_routed,
     is_hidden,
     is_strict,
     known_keys,
@@ -45,7 +47,7 @@ def register() -> None:
 def check_hosts(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[checks.CheckMessage]:
-    """E001 to E005, W001, W005: whether each host can be used, and the router."""
+    """E001 to E005, W001, W005 to W007: whether each host can be used, and the router."""
     try:
         hosts = email_hosts()
     except InvalidEmailHost as error:
@@ -88,8 +90,9 @@ def _check_host(key: Any, dsn: Any) -> Iterator[checks.CheckMessage]:
             id="email_hosts.E001",
         )
     elif is_empty(dsn):
+        is_an_error = is_strict() or (key == "default" and is_default_routed())
         what = (
-            "to use it is an error" if is_strict() else "its mail goes to the default backend"
+            "to use it is an error" if is_an_error else "its mail goes to the default backend"
         )
         yield checks.Warning(
             f'EMAIL_HOSTS["{key}"] is empty: {what}.',
@@ -107,6 +110,7 @@ def _check_host(key: Any, dsn: Any) -> Iterator[checks.CheckMessage]:
             )
         else:
             yield from _check_backend(key, dsn, mailer)
+            yield from _check_port(key, mailer)
             if is_hidden(key, mailer):  # pragma: mailers-only
                 yield checks.Warning(
                     f'EMAIL_HOSTS["{key}"] is not used: MAILERS["{key}"] comes first.',
@@ -142,6 +146,17 @@ def _check_backend(key: str, dsn: str, mailer: Mailer) -> Iterator[checks.CheckM
         )
 
 
+def _check_port(key: str, mailer: Mailer) -> Iterator[checks.CheckMessage]:
+    options = mailer["OPTIONS"]
+    if options.get("port") == IMPLICIT_TLS_PORT and not options["use_ssl"]:
+        yield checks.Warning(
+            f'EMAIL_HOSTS["{key}"] has port 465, where a server waits for TLS from the first '
+            "byte (RFC 8314).",
+            hint="Use submissions:// there, or another port.",
+            id="email_hosts.W007",
+        )
+
+
 def _check_options(key: str, mailer: Mailer) -> Iterator[checks.CheckMessage]:
     try:
         build(mailer, alias=key)
@@ -155,12 +170,20 @@ def _check_options(key: str, mailer: Mailer) -> Iterator[checks.CheckMessage]:
 
 def _check_router() -> Iterator[checks.CheckMessage]:
     try:
-        router()
+        chosen = router()
     except ImproperlyConfigured as error:
         yield checks.Error(
             str(error),
             hint='Write EMAIL_HOSTS_ROUTER = "shop.mail.router", or remove it.',
             id="email_hosts.E005",
+        )
+        return
+    if is_default_routed() and not chosen and "default" not in known_keys():
+        yield checks.Warning(
+            'The default backend is RoutingBackend, and there is no host "default": mail is '
+            "an error if its sender has no host.",
+            hint='Add a host "default" to EMAIL_HOSTS.',
+            id="email_hosts.W006",
         )
 
 

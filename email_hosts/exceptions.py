@@ -51,8 +51,14 @@ class AllHostsFailed(smtplib.SMTPException):
 
 
 def without_text(error: Exception) -> str:
-    """Return how a record names an error: its text may hold recipients, its code does not."""
-    return f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".rstrip()
+    """Return how a record names an error: its text may hold recipients, its code does not.
+
+    Nor do our own errors.
+    """
+    name = type(error).__name__
+    if isinstance(error, InvalidEmailHost):
+        return f"{name}: {error}"
+    return f"{name} {getattr(error, 'smtp_code', '')}".rstrip()
 
 
 def _plain(error: Exception) -> Exception:

@@ -107,7 +107,7 @@ def get_host(key: str, *, fail_silently: bool = False) -> BaseEmailBackend:
     Raises ``EmailHostDoesNotExist`` for a key without one.
     """
     if key not in known_keys():
-        raise EmailHostDoesNotExist(f"there is no such host; {_known_hosts()}", alias=key)
+        raise EmailHostDoesNotExist(f"{_problem_with(key)}; {_known_hosts()}", alias=key)
     return get_connection(key, fail_silently=fail_silently)
 
 
@@ -152,6 +152,13 @@ def is_strict() -> bool:
     return bool(getattr(settings, "EMAIL_HOSTS_STRICT", False))
 
 
+def is_default_routed() -> bool:
+    """Whether the default backend is the ``RoutingBackend``."""
+    if _has_mailers():  # pragma: mailers-only
+        return "default" in _mailers() and _is_router(_mailers()["default"])
+    return bool(_replaced_setting("EMAIL_BACKEND") == ROUTING_BACKEND)
+
+
 def is_hidden(key: str, host: Mailer) -> bool:
     """Whether ``MAILERS`` has something else for the key of a host, and so comes first."""
     source = _find(key)
@@ -172,7 +179,10 @@ def import_backend(path: str) -> type[BaseEmailBackend]:
     # Anymail's own ImproperlyInstalled is both; what it needs is in the provider's extra.
     match = re.fullmatch(r"anymail\.backends\.(\w+)\.EmailBackend", path)
     extra = f"[{match[1].replace('_', '-')}]" if match else ""
-    hint = f"; python -m pip install 'django-anymail{extra}'" if match else ""
+    # With the Django that is there, which pip would replace otherwise.
+    version = ".".join(map(str, django.VERSION[:2]))
+    command = f"python -m pip install 'django-anymail{extra}' 'Django~={version}.0'"
+    hint = f"; {command}" if match else ""
     raise InvalidEmailHost(problem + hint)
 
 
@@ -307,7 +317,7 @@ def _default_connection(key: str) -> BaseEmailBackend:
             "connection_from_dsn() takes one"
         )
     known = _known_hosts()
-    problem = "the host is empty" if key in email_hosts() else "there is no such host"
+    problem = _problem_with(key)
     if is_strict():
         raise EmailHostDoesNotExist(f"{problem}; {known}", alias=key)
     if any(not is_empty(dsn) for dsn in email_hosts().values()):
@@ -321,6 +331,10 @@ def _default_connection(key: str) -> BaseEmailBackend:
             alias=key,
         )
     return connection
+
+
+def _problem_with(key: str) -> str:
+    return "the host is empty" if key in email_hosts() else "there is no such host"
 
 
 def _known_hosts() -> str:

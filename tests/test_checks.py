@@ -16,6 +16,12 @@ from email_hosts import checks, mailers
 from email_hosts.debug import EmailHostsReporterFilter
 from email_hosts.hosts import DJANGO_HAS_MAILERS
 
+ROUTER = "email_hosts.backends.RoutingBackend"
+ROUTED: dict[str, Any] = (
+    {"MAILERS": {"default": {"BACKEND": ROUTER}}}
+    if DJANGO_HAS_MAILERS
+    else {"EMAIL_BACKEND": ROUTER}
+)
 Found = list[tuple[str, str]]
 
 
@@ -96,6 +102,13 @@ def test_e002_option_that_a_backend_refuses(query: str) -> None:
     assert found({"shop": f"backend://{__name__}.Choosy?color=red"}) == []
 
 
+class AnyOption(BaseEmailBackend):
+    """Takes whatever it gets."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+
+
 def test_e002_provider_without_what_it_needs() -> None:
     ((name, text),) = found({"news": "anymail+mailgun://?sender_domain=example.com"})
     assert (name, "api_key" in text.lower()) == ("E002", True)
@@ -105,8 +118,8 @@ def test_e002_provider_without_what_it_needs() -> None:
     ("dsn", "hint"),
     [
         ("backend://no.such.Backend", ""),
-        ("anymail+mailgum://", "python -m pip install 'django-anymail[mailgum]'"),
-        ("anymail+amazon-ses://", "python -m pip install 'django-anymail[amazon-ses]'"),
+        ("anymail+mailgum://", "pip install 'django-anymail[mailgum]' 'Django~="),
+        ("anymail+amazon-ses://", "pip install 'django-anymail[amazon-ses]' 'Django~="),
     ],
 )
 def test_e003_backend_that_is_not_installed(dsn: str, hint: str) -> None:
@@ -217,6 +230,41 @@ def test_w005_host_that_a_mailer_hides() -> None:  # pragma: mailers-only
     assert found(hosts, MAILERS=mailers_too) == [
         ("W005", 'EMAIL_HOSTS["default"] is not used: MAILERS["default"] comes first.')
     ]
+
+
+@pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
+class TestW006:
+    """The default backend routes, and not all mail has a way to go."""
+
+    @pytest.mark.parametrize("hosts", [{}, {"shop": "smtp://h"}])
+    def test_router_without_a_default(self, hosts: dict[str, str]) -> None:
+        with override_settings(**ROUTED):
+            assert ids(found(hosts)) == ["W006"]
+            assert found({"default": "smtp://h"}) == []
+
+    def test_router_of_the_project_may_need_none(self) -> None:
+        assert found({}, EMAIL_HOSTS_ROUTER=found, **ROUTED) == []
+
+    def test_default_that_is_empty(self) -> None:
+        assert found({"default": ""}, **ROUTED)[0] == (
+            "W001",
+            'EMAIL_HOSTS["default"] is empty: to use it is an error.',
+        )
+
+
+@pytest.mark.parametrize(
+    ("dsn", "expected"),
+    [
+        ("submission://h:465", ["W007"]),
+        ("smtp://h:465", ["W007"]),
+        ("submissions://h", []),
+        ("submission://h:465?ssl", []),
+        ("submission://h:2465", []),
+        (f"backend://{__name__}.AnyOption?port=465", []),
+    ],
+)
+def test_w007_port_for_tls_from_the_first_byte(dsn: str, expected: list[str]) -> None:
+    assert ids(found({"shop": dsn})) == expected
 
 
 def test_deployment_checks_leave_invalid_hosts_to_the_others() -> None:

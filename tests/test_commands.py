@@ -172,7 +172,7 @@ class TestSend:
 
     def test_host_that_is_named_twice_is_asked_once(self, closed_port: int) -> None:
         hosts = {"shop": f"smtp://127.0.0.1:{closed_port}"}
-        assert error("sendtestemailhosts", "shop,shop", "a@x.net", hosts=hosts) == (
+        assert error("sendtestemailhosts", "shop, shop", "a@x.net", hosts=hosts) == (
             "shop: not sent: Connection refused"
         )
 
@@ -271,23 +271,25 @@ empty       -           -                     -         -      -              em
         hosts = {
             "a": f"smtp://127.0.0.1:{start_server().port}",
             "b": f"smtp://127.0.0.1:{closed_port}",
+            "c": "smpt://h",
             "good": "failover:a",
-            "bad": "roundrobin:a,b,bad,nobody?_default_from_email=x@example.com",
+            "bad": "roundrobin:a,b,bad,c,nobody?_default_from_email=x@example.com",
             "provider": f"backend://{__name__}.Hosted?host=example.com",
         }
         out = StringIO()
         with (
             override_settings(EMAIL_HOSTS=hosts),
-            pytest.raises(CommandError, match="2 of 5 failed: b, bad"),
+            pytest.raises(CommandError, match="3 of 6 failed: b, c, bad"),
         ):
             call_command("checkemailhosts", connect=True, stdout=out)
-        _, _, _, good, bad, provider = out.getvalue().splitlines()
+        _, _, _, _, good, bad, provider = out.getvalue().splitlines()
         assert " failover " in good
         assert "  a: OK " in good
-        assert " a, b, bad, nobody " in bad
+        assert " a, b, bad, c, nobody " in bad
         for status in ("a: OK ", "b: Connection refused", "bad: is on the way to itself"):
             assert status in bad
-        assert bad.endswith("nobody: there is no such host")
+        # What is wrong with c, its own line says.
+        assert bad.endswith("c: not valid; nobody: there is no such host")
         assert provider.endswith("OK, no server to connect to")
 
     @pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
@@ -421,6 +423,16 @@ def test_on_a_terminal_a_host_is_shown_as_soon_as_it_is_done(
         (smtplib.SMTPConnectError(554, "text"), "554 text"),
         (smtplib.SMTPDataError(554, b"bytes \xff"), "554 bytes \\xff"),
         (RuntimeError("of a backend\n"), "RuntimeError: of a backend"),
+        (
+            smtplib.SMTPNotSupportedError("STARTTLS extension not supported by server."),
+            "the server offers no STARTTLS (submissions:// is TLS from the first byte, "
+            "smtp:// goes without)",
+        ),
+        (
+            smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server."),
+            "the server takes no login here (without TLS, or at all)",
+        ),
+        (smtplib.SMTPNotSupportedError("SMTPUTF8 not supported"), "SMTPUTF8 not supported"),
         (TimeoutError("timed out"), "no answer in time"),
         (OSError(113, "No route to host"), "No route to host"),
         (OSError(), "OSError"),

@@ -270,6 +270,17 @@ def test_all_hosts_failed_tells_of_each(
     ]
 
 
+def test_log_says_what_is_wrong_with_a_host(
+    serve: ServeScript, caplog: pytest.LogCaptureFixture
+) -> None:
+    hosts = {"empty": "", "h1": f"smtp://127.0.0.1:{serve().port}", "all": "failover:empty,h1"}
+    assert send(hosts, messages(1)) == 1
+    assert caplog.messages == [
+        '"all": host "empty" failed: EmailHostDoesNotExist: EMAIL_HOSTS["empty"]: the host is '
+        "empty; known hosts: h1, all"
+    ]
+
+
 def test_failure_may_be_passed_over(
     closed_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -62,7 +62,7 @@ def literals() -> Iterator[str]:
 
 def settings_of(block: str) -> dict[str, Any]:
     """Return the settings that a block makes."""
-    names: dict[str, Any] = {"INSTALLED_APPS": []}
+    names: dict[str, Any] = {"INSTALLED_APPS": [], "EMAIL_HOSTS": {"default": "dummy:"}}
     exec(block, names)
     return {name: value for name, value in names.items() if name.isupper()}
 
@@ -92,7 +92,7 @@ def test_settings_are_valid(block: str, monkeypatch: pytest.MonkeyPatch) -> None
     settings.pop("INSTALLED_APPS")
     settings = {k: v for k, v in settings.items() if k != "MAILERS" or DJANGO_HAS_MAILERS}
     with override_settings(**settings):
-        call_command("check")
+        call_command("check", fail_level="WARNING")
 
 
 @pytest.mark.parametrize("block", OTHERS)
@@ -144,7 +144,9 @@ def test_task_of_django_sends(mailoutbox: list[Any]) -> None:  # pragma: tasks-o
 
 @pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
 def test_code_runs_with_mailers() -> None:  # pragma: mailers-only
-    (settings,) = (block for block in SETTINGS if "**mailers(" in block)
+    (settings,) = (
+        block for block in SETTINGS if "EMAIL_HOSTS =" in block and "MAILERS =" in block
+    )
     (block,) = (block for block in OTHERS if "using=" in block)
     hosts = settings_of(settings)["MAILERS"]
     with (

@@ -10,6 +10,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
+from ..exceptions import without_text
 from ..nesting import not_in_a_circle, warn
 
 
@@ -58,7 +59,7 @@ class RoutingBackend(BaseEmailBackend):
                 except Exception as error:
                     errors.append(error)
         for passed_over in errors[0 if self.fail_silently else 1 :]:
-            warn("router: %s, passed over", type(passed_over).__name__)
+            warn("router: %s, passed over", without_text(passed_over))
         if errors and not self.fail_silently:
             raise errors[0]
         return sent

@@ -19,6 +19,13 @@ def reason(error: Exception) -> str:
         text = f"recipients refused: {refusals(error.recipients)}"
     elif isinstance(error, smtplib.SMTPResponseException):
         text = _reply(error.smtp_code, error.smtp_error)
+    elif isinstance(error, smtplib.SMTPNotSupportedError) and "STARTTLS" in str(error):
+        text = (
+            "the server offers no STARTTLS (submissions:// is TLS from the first byte, "
+            "smtp:// goes without)"
+        )
+    elif isinstance(error, smtplib.SMTPNotSupportedError) and "AUTH" in str(error):
+        text = "the server takes no login here (without TLS, or at all)"
     elif isinstance(error, ssl.SSLCertVerificationError):
         text = (
             f"certificate not trusted: {error.verify_message} (option ssl_cafile is for "

@@ -117,7 +117,8 @@ def _status(key: str, dsn: Any, connect: bool, way: tuple[str, ...] = ()) -> Sta
         connection.open()
         milliseconds = (perf_counter() - start) * 1000
     except Exception as error:  # one host's failure is not the end of the others
-        return Status(ERROR, reason(error))
+        is_told_elsewhere = way and isinstance(error, InvalidEmailHost)
+        return Status(ERROR, "not valid" if is_told_elsewhere else reason(error))
     connection.close()
     return Status(SUCCESS, f"OK {milliseconds:.0f} ms")
 

@@ -25,8 +25,8 @@ class Command(BaseCommand):
     """Sends a test message through one host, or through several."""
 
     help = (
-        "Sends a test message through a host in EMAIL_HOSTS, from the host's own sender, "
-        "and says who gets it."
+        "Sends a test message through a host in EMAIL_HOSTS (or in MAILERS), from the host's "
+        "own sender, and says who gets it."
     )
     requires_system_checks = ()  # another host's mistake need not stop this one's test
     missing_args_message = "Give a host and at least one email address."
@@ -36,7 +36,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "host",
             metavar="HOST",
-            help="Key in EMAIL_HOSTS, or several of them: shop,club",
+            help="Key of the host, or several of them: shop,club",
         )
         parser.add_argument(
             "email", nargs="+", metavar="EMAIL", help="Who is to get the message."
@@ -48,7 +48,9 @@ class Command(BaseCommand):
             known = hosts.known_keys()
         except InvalidEmailHost as error:
             raise CommandError(str(error)) from None
-        keys = [host] if host in known else list(dict.fromkeys(host.split(",")))
+        keys = (
+            [host] if host in known else list(dict.fromkeys(map(str.strip, host.split(","))))
+        )
         for key in keys:
             if key in hosts.email_hosts() and key not in known:
                 raise CommandError(f"Host '{key}' is empty: it is not configured.")
