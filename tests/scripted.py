@@ -54,17 +54,20 @@ class ScriptedServer:
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self._clients: list[socket.socket] = []
-        self._threads = [threading.Thread(target=self._listen)]
+        self._listening = threading.Thread(target=self._listen)
+        self._serving: list[threading.Thread] = []
 
     def __enter__(self) -> ScriptedServer:
-        self._threads[0].start()
+        self._listening.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        # shutdown() wakes up whoever is waiting in accept() or recv().
-        for one in (self._listener, *self._clients):
-            shut(one)
-        for thread in self._threads:
+        # shutdown() wakes up whoever is waiting in accept() or recv(). The listener first:
+        # after that, there are no new clients.
+        shut(self._listener)
+        self._listening.join()
+        self.disconnect()
+        for thread in self._serving:
             thread.join()
 
     def wait_for(self, messages: int, timeout: float = 60) -> bool:
@@ -92,8 +95,8 @@ class ScriptedServer:
                     return
                 self.connections += 1
                 self._clients.append(client)
-                self._threads.append(threading.Thread(target=self._serve, args=[client]))
-                self._threads[-1].start()
+                self._serving.append(threading.Thread(target=self._serve, args=[client]))
+                self._serving[-1].start()
 
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):  # the client may go at any time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import random
 import sys
@@ -37,6 +38,8 @@ def main() -> int:
     parser.add_argument("--seed", default=str(random.randrange(10**6)))  # noqa: S311
     chosen = parser.parse_args()
     say(f"seed {chosen.seed}")
+    # A send that does not end is a mistake like any other: show where, and exit with 1.
+    faulthandler.dump_traceback_later(chosen.seconds + 60, exit=True)
     with ExitStack() as stack:
         servers = [stack.enter_context(Chaos(f"{chosen.seed} {host}")) for host in HOSTS]
         warnings = configure([server.port for server in servers])
