@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from . import debug
 from .dsn import (
     ANYMAIL,
+    BUILTIN_SCHEMES,
     IMPLICIT_TLS_PORT,
     ROUTING_BACKEND,
     Mailer,
@@ -35,7 +36,7 @@ from .hosts import (
 )
 
 TAG = "email_hosts"
-LOCAL_SCHEMES = {"console", "locmem", "dummy", "file"}
+LOCAL_SCHEMES = {*BUILTIN_SCHEMES, "file"}
 
 
 def register() -> None:

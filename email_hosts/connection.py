@@ -20,6 +20,7 @@ QUIT_TIMEOUT = 0.5  # seconds
 # RFC 5321 has no limit for the lines of a reply; a server's are a kilobyte or two.
 MAX_REPLY = 65536
 
+# As it is at import: a test may put a mock in its place later.
 SENDMAIL = smtplib.SMTP.sendmail
 
 
@@ -90,15 +91,20 @@ class _Replies(io.RawIOBase):
         return size
 
 
+def is_ours(connection: smtplib.SMTP) -> bool:
+    """Whether this is no mock, and no class whose own ``sendmail()`` is meant to be called."""
+    return isinstance(connection, SMTP) and type(connection).sendmail is SENDMAIL
+
+
 def send_at_once(connection: smtplib.SMTP) -> None:
     """Let no small write wait for the acknowledgement of the one before (Nagle)."""
-    if is_smtplibs(connection):
+    if is_ours(connection):
         open_socket(connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def is_closed(connection: smtplib.SMTP) -> bool:
     """Whether the connection was lost, or closed after an error."""
-    return is_smtplibs(connection) and connection.sock is None
+    return is_ours(connection) and connection.sock is None
 
 
 def say_quit(connection: smtplib.SMTP, *, wait: bool = True) -> None:
@@ -107,7 +113,7 @@ def say_quit(connection: smtplib.SMTP, *, wait: bool = True) -> None:
     The reply tells nothing. A server deserves a moment to give it (RFC 5321, 4.1.1.10),
     and no more than that.
     """
-    if not is_smtplibs(connection):
+    if not is_ours(connection):
         with suppress(Exception):
             connection.quit()
         return
@@ -127,29 +133,30 @@ def is_quiet(connection: smtplib.SMTP) -> bool:
             selector.register(sock, selectors.EVENT_READ)
             if selector.select(timeout=0):
                 return False
-        return not _has_lines(connection, sock)
+        return not has_lines(connection)
     except (OSError, ValueError):
         return False
 
 
-def _has_lines(connection: smtplib.SMTP, sock: socket.socket) -> bool:
-    """Whether lines have been read from the socket that nobody has asked for."""
+def has_lines(connection: smtplib.SMTP) -> bool:
+    """Whether the server has said something that nobody has asked for.
+
+    Raises ``OSError`` if the connection was lost.
+    """
     file: Any = connection.file
     if file is None:  # TLS has started, and nobody has spoken yet
         return False
+    sock = open_socket(connection)
     timeout = sock.gettimeout()
     sock.settimeout(0)
     try:
-        return bool(file.peek(1))
+        if file.peek(1):
+            return True
     except (BlockingIOError, ssl.SSLWantReadError):
         return False
     finally:
         sock.settimeout(timeout)
-
-
-def is_smtplibs(connection: smtplib.SMTP) -> bool:
-    """Whether this is no mock, and no class whose own ``sendmail()`` is meant to be called."""
-    return isinstance(connection, SMTP) and type(connection).sendmail is SENDMAIL
+    raise smtplib.SMTPServerDisconnected("the server has ended the connection")
 
 
 def open_socket(connection: smtplib.SMTP) -> socket.socket:

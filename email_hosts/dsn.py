@@ -74,8 +74,11 @@ DJANGO_SETTINGS = {
     "timeout": "EMAIL_TIMEOUT",
 }
 
+# What a connection calls the senders of its host.
+SENDERS = ("default_from_email", "server_email")
+
 # Names that have another meaning on the way to the backend.
-RESERVED_OPTIONS = {"alias", "backend", "fail_silently", "default_from_email", "server_email"}
+RESERVED_OPTIONS = {"alias", "backend", "fail_silently", *SENDERS}
 
 # In words: a raw '%2F' or '/' could be a piece of a password, too.
 PERCENT_ENCODE = (
@@ -105,8 +108,10 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
 
 def members(mailer: Mailer) -> tuple[str, ...]:
     """Return the keys of the hosts that a failover or round robin consists of."""
-    is_several = backend_of(mailer) == FAILOVER_BACKEND
-    return tuple(mailer["OPTIONS"]["hosts"]) if is_several else ()
+    if backend_of(mailer) != FAILOVER_BACKEND:
+        return ()
+    hosts = mailer["OPTIONS"].get("hosts", ())
+    return tuple(hosts.split(",") if isinstance(hosts, str) else hosts)
 
 
 def backend_of(mailer: Mailer) -> str:
@@ -118,6 +123,11 @@ def backend_of(mailer: Mailer) -> str:
 def is_empty(dsn: object) -> bool:
     """Whether a host counts as not configured, as if its key were missing."""
     return dsn is None or dsn == ""
+
+
+def looks_like_a_dsn(key: str) -> bool:
+    """Whether a key may be a DSN by mistake, with a login that nobody should see."""
+    return "://" in key or re.search(":.*@", key) is not None
 
 
 def parse_host(key: str, dsn: object) -> Mailer:
@@ -297,7 +307,7 @@ def _refuse_address(parts: _Parts) -> None:
 
 def _with_sender(backend: str, options: dict[str, Any]) -> Mailer:
     """Return the mailer of a backend that knows nothing of senders."""
-    if options.keys() & {"default_from_email", "server_email"}:
+    if not options.keys().isdisjoint(SENDERS):
         return {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": backend, **options}}
     return {"BACKEND": backend, "OPTIONS": options}
 

@@ -42,7 +42,8 @@ class AllHostsFailed(smtplib.SMTPException):
         self.alias = alias
         # Their texts may hold recipients.
         causes = ", ".join(f"{key} ({type(error).__name__})" for key, error in errors.items())
-        super().__init__(f'"{alias}": all hosts failed: {causes}')
+        name = "" if alias is None else f'"{alias}": '
+        super().__init__(f"{name}all hosts failed: {causes}")
 
     def __reduce__(self) -> tuple[object, ...]:
         """Be of use in another process, too: where a task is waited for, say."""

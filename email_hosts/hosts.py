@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from copy import copy
@@ -22,12 +23,14 @@ from django.views.decorators.debug import sensitive_variables
 
 from .dsn import (
     ROUTING_BACKEND,
+    SENDERS,
     SMTP_BACKEND,
     SMTP_SCHEMES,
     Mailer,
     backend_of,
     dict_of_hosts,
     is_empty,
+    looks_like_a_dsn,
     members,
     parse,
     parse_host,
@@ -42,7 +45,6 @@ _settings: Any = settings
 DJANGO_HAS_MAILERS = django.VERSION >= (6, 1)
 DJANGO_DEFAULT_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
-SENDERS = ("default_from_email", "server_email")
 
 
 @sensitive_variables()
@@ -246,13 +248,10 @@ _prototypes: dict[str, _Prototype] = {}
 _cached_settings = vars(settings)
 
 
-NOTHING: Mapping[str, Any] = {}
-
-
 def _state(key: str) -> tuple[Any, ...]:
     hosts, mailers = _cached_settings.get("EMAIL_HOSTS"), _cached_settings.get("MAILERS")
     layer = _cached_settings.get("_wrapped")
-    set_directly = getattr(layer, "__dict__", NOTHING).get
+    set_directly = getattr(layer, "__dict__", {}).get
     return (
         hosts.get(key) if isinstance(hosts, dict) else None,
         layer,
@@ -265,13 +264,14 @@ def _state(key: str) -> tuple[Any, ...]:
 
 def _new_connection(key: str, options: Mapping[str, Any]) -> BaseEmailBackend:
     state = _state(key)
+    dsn, *_ = state
     source = _find(key)
     if source is None:
         return _labelled(_default_connection(key), alias=key)
     connection = _labelled(_connection(source, options, alias=key), alias=key)
     if options:
         return _pickled_as(None, connection)
-    is_dict_entry = source.setting == "EMAIL_HOSTS" and state[0] is not None
+    is_dict_entry = source.setting == "EMAIL_HOSTS" and dsn is not None
     if is_dict_entry and "__copy__" in vars(type(connection)):
         _prototypes[key] = _Prototype(copy(connection), state)
     return connection
@@ -311,7 +311,7 @@ def _connection(
 
 
 def _default_connection(key: str) -> BaseEmailBackend:
-    if "://" in str(key):
+    if looks_like_a_dsn(str(key)):
         raise InvalidEmailHost(
             "get_connection() takes the key of a host, and this is a DSN; "
             "connection_from_dsn() takes one"
@@ -359,7 +359,9 @@ def _pickled_as(key: str | None, connection: Any) -> BaseEmailBackend:
     connection.__reduce_ex__ = partial(pickled, key)
     if not hasattr(connection, "__deepcopy__"):
         # Django's in-memory backend copies a message with the connection that it names.
-        connection.__deepcopy__ = lambda memo: connection
+        # Weak, so that one that is dropped closes its socket at once.
+        itself = weakref.ref(connection)
+        connection.__deepcopy__ = lambda memo: itself()
     return cast("BaseEmailBackend", connection)
 
 
@@ -370,13 +372,23 @@ def _outbox(mailer: Mailer) -> Mailer:
             "The default mailer is Django's in-memory backend, and so every host delivers "
             "to mail.outbox: nothing is sent. That is meant for tests."
         )
-    senders = {}
-    # Of several hosts as one, the first sends, as long as it can.
-    for first in members(mailer)[:1]:
-        with suppress(InvalidEmailHost):
-            options = parse_host(first, email_hosts().get(first))["OPTIONS"]
-            senders = {name: options[name] for name in SENDERS if name in options}
-    return {"BACKEND": OUTBOX_BACKEND, "OPTIONS": {**senders, **mailer["OPTIONS"]}}
+    return {
+        "BACKEND": OUTBOX_BACKEND,
+        "OPTIONS": {**_senders_of_first(mailer), **mailer["OPTIONS"]},
+    }
+
+
+def _senders_of_first(mailer: Mailer, *way: str) -> dict[str, str]:
+    """Return the senders of the host that sends for several, as long as it can."""
+    first = next(iter(members(mailer)), None)
+    if first is None or first in way:
+        return {}
+    try:
+        member = parse_host(first, email_hosts().get(first))
+    except InvalidEmailHost:
+        return {}
+    own = {name: member["OPTIONS"][name] for name in SENDERS if name in member["OPTIONS"]}
+    return {**_senders_of_first(member, *way, first), **own}
 
 
 def _default_is_locmem() -> bool:

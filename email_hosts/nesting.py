@@ -30,6 +30,21 @@ def not_in_a_circle(host: object) -> Iterator[None]:
         _hosts.reset(token)
 
 
+@contextmanager
+def out_of_the_circle(connection: object) -> Iterator[None]:
+    """Let a host that sends by itself be the end of the way.
+
+    What is sent meanwhile is another message: a receiver of Anymail's ``post_send`` may send
+    one, through any host.
+    """
+    way = _hosts.get() if getattr(connection, "sends_through_hosts", False) else ()
+    token = _hosts.set(way)
+    try:
+        yield
+    finally:
+        _hosts.reset(token)
+
+
 def warn(message: str, *arguments: object) -> None:
     """Log a warning, which nothing that a handler does can turn into a failed send.
 

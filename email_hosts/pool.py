@@ -25,7 +25,7 @@ class Held:
     connection: smtplib.SMTP
     expires_at: float
     messages: int = 0
-    pid: int = field(default_factory=lambda: os.getpid())
+    pid: int = field(default_factory=os.getpid)
 
     def is_inherited(self) -> bool:
         """Whether it is the parent's: after a fork, both have the same socket."""
@@ -33,14 +33,13 @@ class Held:
 
 
 class Pool:
-    """Keeps open connections by host; any thread may take what another has parked.
+    """Keeps open connections by host; any thread may take what another has parked."""
 
-    ``clock`` gives seconds and never goes back.
-    """
+    clock = staticmethod(time.monotonic)
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
-        self._lock = threading.Lock()
+    def __init__(self) -> None:
+        # For a signal handler, which may send mail while the same thread holds it.
+        self._lock = threading.RLock()
         self._parked: dict[Hashable, list[Held]] = {}
 
     def take(self, host: Hashable) -> Held | None:
@@ -76,8 +75,8 @@ class Pool:
 
     def forget(self) -> None:
         """Drop all connections without a word: in a forked child, they are the parent's."""
-        parked = self._parked
-        self.__init__(self.clock)  # type: ignore[misc]
+        parked, self._parked = self._parked, {}
+        self._lock = threading.RLock()  # another thread of the parent may have held it
         for held in [held for several in parked.values() for held in several]:
             held.connection.close()
 
@@ -93,7 +92,7 @@ class Pool:
                 closed += [held for held in parked if is_closed(held)]
                 parked[:] = [held for held in parked if not is_closed(held)]
                 if not parked:
-                    del self._parked[host]
+                    self._parked.pop(host, None)
         for held in closed:
             say_quit(held.connection, wait=False)
 

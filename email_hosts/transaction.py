@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import re
 import smtplib
+import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from .connection import Reply, is_smtplibs, open_socket
+from .connection import Reply, has_lines, is_ours, open_socket
 
 # Of commands without a reply. A socket buffers far more, so that writing never waits for
 # a server that in turn waits for its replies to be read.
@@ -82,7 +83,7 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
     Stop after an outcome, and its envelope is still the current one. The connection is
     in step then, or closed.
     """
-    if not is_smtplibs(connection):
+    if not is_ours(connection):
         yield from _through_sendmail(connection, envelopes)
         return
     ahead: _Group | None = None
@@ -132,26 +133,6 @@ def can_be_repeated(error: smtplib.SMTPException) -> bool:
     return was_lost and not body_was_sent(error)
 
 
-def censor(error: Exception, secrets: list[bytes]) -> None:
-    """Star the secrets out of what the server has replied."""
-    error.args = tuple(censored(each, secrets) for each in error.args)
-    for attribute in ("smtp_error", "recipients"):
-        if hasattr(error, attribute):
-            setattr(error, attribute, censored(getattr(error, attribute), secrets))
-
-
-def censored(words: Any, secrets: list[bytes]) -> Any:
-    """Return what the server has replied without these secrets."""
-    if isinstance(words, dict):
-        return {who: (code, censored(text, secrets)) for who, (code, text) in words.items()}
-    for secret in secrets:
-        if isinstance(words, bytes):
-            words = words.replace(secret, b"*****")
-        elif isinstance(words, str):  # smtplib quotes some replies
-            words = words.replace(secret.decode(), "*****")
-    return words
-
-
 class _Group:
     """MAIL, RCPT and DATA of one message: one write, if the server has PIPELINING."""
 
@@ -189,6 +170,7 @@ class _Group:
 
         RFC 2920, 3.1: the content of a message may be the first "command" of a group.
         """
+        self._expect_silence()
         commands = ahead.next_commands() if ahead else b""
         _write(self._connection, _body(self._envelope.content), commands)
         try:
@@ -199,6 +181,17 @@ class _Group:
         except smtplib.SMTPException as error:
             mark(error, body_was_sent=True)
             raise
+
+    def _expect_silence(self) -> None:
+        """Raise ``SMTPServerDisconnected`` rather than take a stray line for the reply."""
+        try:
+            if not has_lines(self._connection):
+                return
+            problem = "the server has said more than it was asked"
+        except OSError as error:
+            problem = f"Connection lost: {error}"
+        self._is_closing = True
+        raise smtplib.SMTPServerDisconnected(problem)
 
     def withdraw(self, ahead: _Group | None) -> None:
         """Get the connection in step again after an error, or close it.
@@ -230,6 +223,7 @@ class _Group:
         return b"".join(commands)
 
     def _reply(self) -> Reply:
+        # At half of it, not for each command: small writes would cost a round trip each.
         if self._bytes_in_flight * 2 <= self._window:
             _write(self._connection, self.next_commands())
         code, text = self._connection.getreply()
@@ -237,6 +231,7 @@ class _Group:
         self._bytes_in_flight -= len(command)
         is_closing = code == SERVICE_CLOSING and command != DATA  # as smtplib has it
         self._is_closing = is_closing or code == NO_CODE
+        # Who was not clearly refused might get what follows.
         self._has_recipients |= command.startswith(b"RCPT") and not 400 <= code <= 599
         return code, text
 
@@ -298,6 +293,19 @@ def _write(connection: smtplib.SMTP, data: bytes, ahead: bytes = b"") -> None:
         while unsent:
             unsent = unsent[open_socket(connection).send(unsent[:MAX_RECORD]) :]
     except OSError as error:
+        if not _is_of_the_socket(error):
+            raise
         if len(unsent) > len(ahead):
             connection.close()
             raise smtplib.SMTPServerDisconnected(f"Connection lost: {error}") from error
+
+
+def _is_of_the_socket(error: OSError) -> bool:
+    """Whether it comes from the socket, and not from a signal handler meanwhile.
+
+    The latter, an alarm clock's ``TimeoutError`` say, does not tell whether ``send()`` has
+    done its work.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module = str(frame.f_globals.get("__name__")).partition(".")[0]
+    return error.errno is not None or module in {"ssl", __name__.partition(".")[0]}

@@ -1,10 +1,13 @@
-"""Certificates, servers and clean caches."""
+"""What many tests need: certificates, servers, messages, a clock, clean caches."""
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,13 @@ import trustme
 from django.core.mail import EmailMessage
 from django.test import override_settings
 from scripted import ScriptedServer
-from servers import SMTPServer
+from servers import SMTPServer, server_context
 
 from email_hosts import hosts
 from email_hosts.backends import EmailHostsBackend, failover, get_connection
 from email_hosts.pool import pool
+
+needs_mailers = pytest.mark.skipif(not hosts.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
 
 # tox -e fuzz
 hypothesis.settings.register_profile("fuzz", max_examples=50_000, deadline=None)
@@ -43,13 +48,6 @@ def cafile(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tls(ca: trustme.CA) -> ssl.SSLContext:
     """What a server on 127.0.0.1 needs for TLS."""
     return server_context(ca.issue_cert("127.0.0.1", "localhost"))
-
-
-def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    """Return the TLS context of a server that has this certificate."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
-    return context
 
 
 ServerFactory = Callable[..., SMTPServer]
@@ -102,7 +100,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of all that measures time."""
+    """The clock of the pool and of failover."""
     clock = Clock()
     monkeypatch.setattr(pool, "clock", clock)
     monkeypatch.setattr(failover, "clock", clock)
@@ -137,11 +135,36 @@ def message() -> EmailMessage:
     return EmailMessage("Hello", "World", to=["someone@example.net"])
 
 
+NewMessage = Callable[..., EmailMessage]
+
+
 @pytest.fixture
-def new_message() -> Callable[..., EmailMessage]:
+def new_message() -> NewMessage:
     """Make a message to someone@example.net, with what the test needs to say."""
 
     def make(**options: Any) -> EmailMessage:
         return EmailMessage("Hello", "World", **{"to": ["someone@example.net"], **options})
 
     return make
+
+
+TESTS = Path(__file__).parent
+
+
+def run_python(
+    *arguments: str,
+    cwd: Path = TESTS,
+    environment: Mapping[str, str] = {"DJANGO_SETTINGS_MODULE": "settings"},
+    exit_code: int = 0,
+) -> str:
+    """Run Python in this environment, and ours; return what it prints."""
+    run = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert run.returncode == exit_code, run.stdout
+    return run.stdout

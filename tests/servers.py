@@ -11,11 +11,19 @@ from email.message import EmailMessage
 from email.policy import default
 from typing import Any, NamedTuple, cast
 
+import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 # aiosmtpd warns of an attribute that it sets itself.
 logging.getLogger("mail.log").setLevel(logging.ERROR)
+
+
+def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    """Return the TLS context of a server that has this certificate."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    return context
 
 
 class Received(NamedTuple):

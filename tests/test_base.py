@@ -8,6 +8,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from conftest import NewMessage
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -15,7 +16,6 @@ from django.test import override_settings
 
 from email_hosts.backends import HostBackend, get_connection
 
-NewMessage = Callable[..., EmailMessage]
 SENDERS = "_default_from_email=Shop <shop@example.com>&_server_email=alert@example.com"
 
 
@@ -139,6 +139,30 @@ def test_what_the_backend_notes_is_on_the_callers_message(
     assert message.anymail_status == "queued"  # type: ignore[attr-defined]
 
 
+def test_sender_of_the_callers_message_never_changes(
+    host: HostBackend, message: EmailMessage
+) -> None:
+    """Not for a moment: another thread may send the same message through another host."""
+    written: list[str] = []
+
+    class Watched(EmailMessage):
+        def __setattr__(self, name: str, value: object) -> None:
+            if self is message:
+                written.append(name)
+            super().__setattr__(name, value)
+
+    class Attributes(dict[str, Any]):
+        def update(self, *args: Any, **kwargs: Any) -> None:
+            written.extend(dict(*args, **kwargs))
+            super().update(*args, **kwargs)
+
+    message.__class__ = Watched
+    message.__dict__ = Attributes(vars(message))
+    written.clear()
+    host.send_messages([message])
+    assert written == ["anymail_status"]
+
+
 def test_message_with_a_sender_of_its_own_is_passed_on_itself(
     host: HostBackend, new_message: NewMessage
 ) -> None:
@@ -205,6 +229,11 @@ def test_fail_silently_is_that_of_the_wrapped_backend(host: HostBackend) -> None
     host.fail_silently = True
     assert host.fail_silently is True
     assert vars(host.wrapped)["fail_silently"] is True
+
+
+def test_fail_silently_is_passed_to_the_wrapped_backend() -> None:
+    smtp = "email_hosts.backends.EmailHostsBackend"
+    assert HostBackend(smtp, host="smtp.example.com", fail_silently=True).fail_silently
 
 
 def test_attributes_of_the_wrapped_backend_show_through(host: HostBackend) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from benchmarks.__main__ import Statistics, servers
 from benchmarks.ways import BATCH, WAYS
+from conftest import run_python
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +46,8 @@ def test_round_trips_per_mail(
 
 def run(*arguments: str, **environment: str) -> str:
     """Return what the benchmark prints when it is as short as can be."""
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--rounds", "1", "--seconds", "0", *arguments],
-        cwd=Path(__file__).parent,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    shortest = ("-m", "benchmarks", "--rounds", "1", "--seconds", "0")
+    return run_python(*shortest, *arguments, environment=environment)
 
 
 def test_table_has_each_way_at_each_distance() -> None:

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ServerFactory
+from conftest import ServerFactory, needs_mailers
 from django.core.mail.backends.dummy import EmailBackend as DummyBackend
 from django.core.management import CommandError, ManagementUtility, call_command
 from django.core.management.color import color_style
 from django.test import override_settings
 
-from email_hosts.hosts import DJANGO_HAS_MAILERS
 from email_hosts.management.failure import reason, refusals
 from email_hosts.management.side_by_side import side_by_side
 
@@ -130,8 +129,8 @@ class TestSend:
         dsn = f"smtp://127.0.0.1:{start_server(refused=refused).port}"
         assert send_error(dsn, "a@x.net", "b@x.net") == f"shop: {expected}"
 
-    def test_dsn_in_the_place_of_a_host_is_not_repeated(self) -> None:
-        dsn = "smtp://Kx7vQz9:Wj4bYt2@h"
+    @pytest.mark.parametrize("dsn", ["smtp://Kx7vQz9:Wj4bYt2@h", "Kx7vQz9:Wj4bYt2@h"])
+    def test_dsn_in_the_place_of_a_host_is_not_repeated(self, dsn: str) -> None:
         assert error("sendtestemailhosts", dsn, "a@example.net", hosts={}) == (
             "There is no such host. Known hosts: none."
         )
@@ -191,7 +190,7 @@ class TestSend:
             "1 of 2 failed: a"
         )
 
-    def test_key_with_a_comma_is_one_host(self, mailoutbox: list[Any]) -> None:
+    def test_key_with_a_comma_is_one_host(self) -> None:
         assert "through a,b to" in run(
             "sendtestemailhosts", "a,b", "a@example.net", hosts={"a,b": "locmem://"}
         )
@@ -258,7 +257,7 @@ empty       -           -                     -         -      -              em
         with override_settings(EMAIL_HOSTS_STRICT=True):
             assert error("checkemailhosts", hosts={"a": ""}) == "1 of 1 failed: a"
 
-    @pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+    @needs_mailers
     def test_mailer_that_hides_a_host_is_told(self) -> None:  # pragma: mailers-only
         smtp = {"OPTIONS": {"host": "mailer"}}
         with override_settings(MAILERS={"default": smtp}):
@@ -292,7 +291,7 @@ empty       -           -                     -         -      -              em
         assert bad.endswith("c: not valid; nobody: there is no such host")
         assert provider.endswith("OK, no server to connect to")
 
-    @pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+    @needs_mailers
     def test_member_that_is_a_mailer_alone_is_told(self) -> None:  # pragma: mailers-only
         smtp = {"OPTIONS": {"host": "mailer"}}
         with override_settings(MAILERS={"default": smtp, "m": smtp}):
@@ -306,7 +305,7 @@ empty       -           -                     -         -      -              em
     def test_no_dict_is_an_error(self) -> None:
         assert "not list" in error("checkemailhosts", hosts=["smtp://h"])
 
-    def test_invalid_host_is_shown_with_the_reason(self, capsys: Any) -> None:
+    def test_invalid_host_is_shown_with_the_reason(self) -> None:
         out = StringIO()
         hosts = {"shop": "smtp://Kx7vQz9:Wj4bYt2@h?timout=5", "local": "smtp://localhost"}
         with (

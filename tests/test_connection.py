@@ -18,7 +18,7 @@ from scripted import HANG, at
 
 from email_hosts import connection
 from email_hosts.backends import EmailHostsBackend
-from email_hosts.connection import MAX_REPLY, SMTP, is_quiet
+from email_hosts.connection import MAX_REPLY, SMTP, has_lines, is_quiet
 
 TIMEOUT = 5
 
@@ -94,6 +94,19 @@ def test_connection_that_has_only_begun_with_tls_can_be_closed(
     backend.open()
     backend.close()
     assert backend.connection is None
+
+
+def test_end_of_a_connection_is_no_silence(serve: ServeScript) -> None:
+    server = serve(at("NOOP", "250 fine\r\n421 bye"))
+    client: Any = SMTP("127.0.0.1", server.port, timeout=20)
+    with client:
+        assert not has_lines(client)
+        client.noop()
+        assert has_lines(client)
+        client.getreply()
+        client.sock.shutdown(socket.SHUT_RD)
+        with pytest.raises(smtplib.SMTPServerDisconnected, match="ended the connection"):
+            has_lines(client)
 
 
 def test_what_cannot_be_looked_at_is_not_quiet() -> None:

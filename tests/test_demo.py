@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from conftest import run_python
 from demo.__main__ import EXPECTED, report
 
 
 def test_demo_shows_who_received_what() -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "demo"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    lines = [line.split() for line in run.stdout.splitlines()]
-    assert (
-        "shop shop-user shop@example.com The Shop <shop@example.com> Your order".split()
-        in (lines)
-    )
-    assert (
-        lines.count("club club-user club@example.org club@example.org Club news".split()) == 2
-    )
+    lines = [" ".join(line.split()) for line in run_python("-m", "demo").splitlines()]
+    assert "shop shop-user shop@example.com The Shop <shop@example.com> Your order" in lines
+    assert lines.count("club club-user club@example.org club@example.org Club news") == 2
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,12 @@ def test_error_of_a_provider_travels_without_its_request() -> None:
     errors = {
         "provider": ProviderError(SECRET, code=503),
         "another": OSError(ProviderError(SECRET, code=503)),
+        "refused": smtplib.SMTPRecipientsRefused({"a@example.net": (550, b"no")}),
         "nested": AllHostsFailed({"shop": ConnectionRefusedError(111, "refused")}),
     }
     pickled = pickle.dumps(AllHostsFailed(errors, alias="safe"))
     assert SECRET.encode() not in pickled
     loaded = pickle.loads(pickled).errors
     assert [str(loaded["provider"]), str(loaded["another"])] == ["ProviderError", "OSError"]
+    assert loaded["refused"].recipients == {"a@example.net": (550, b"no")}
     assert loaded["nested"].errors["shop"].errno == 111

@@ -13,19 +13,20 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Clock, ServerFactory, ServeScript
+from conftest import Clock, ServerFactory, ServeScript, needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
+from django.core.mail.backends import locmem
 from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
 from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, any_of, at, to
-from test_retry import answered
 
-from email_hosts import hosts, mailers
+from email_hosts import mailers
 from email_hosts.backends import FailoverBackend, connection_from_dsn, get_connection
 from email_hosts.backends import failover as module
 from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist, InvalidEmailHost
 
+ROUTER = "email_hosts.backends.RoutingBackend"
 GARBAGE = "what?"
 NEXT, CALLER, HERE = "the next host has it", "the caller gets an error", "this host has it"
 UNSURE = "one of the first two"  # depends on how much had been written
@@ -396,16 +397,6 @@ def test_threads_lose_and_double_nothing_while_the_primary_flaps(
     assert all(server.accepted for server in servers)
 
 
-def test_in_tests_the_outbox_has_it(
-    mailoutbox: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from django.conf import settings
-
-    monkeypatch.setitem(settings.EMAIL_HOSTS, "safe", "failover:shop,club")
-    get_connection("safe").send_messages(messages(1))
-    assert [sent.sent_using for sent in mailoutbox] == ["safe"]
-
-
 @pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated")
 def test_mail_to_admins_is_from_the_host_that_sends_it(
     serve_auth: Callable[..., ScriptedServer], closed_port: int
@@ -417,7 +408,7 @@ def test_mail_to_admins_is_from_the_host_that_sends_it(
     assert deliveries(servers) == [("admin@example.com", "h1@alert.example")]
 
 
-@pytest.mark.skipif(not hosts.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+@needs_mailers
 def test_is_a_mailer(  # pragma: mailers-only
     serve_auth: Callable[..., ScriptedServer], closed_port: int
 ) -> None:
@@ -428,30 +419,81 @@ def test_is_a_mailer(  # pragma: mailers-only
         assert deliveries(servers) == [("m0@example.net", "h1@example.com")]
 
 
-class Picky(BaseEmailBackend):
-    """Raises what the test wants it to."""
+class ProviderError(Exception):
+    """As Anymail has it: with the status of the answer."""
 
-    error: Exception
-    calls = 0
+    def __init__(self, status_code: int) -> None:
+        super().__init__("the provider says no")
+        self.status_code = status_code
+
+
+class Provider(BaseEmailBackend):
+    """Takes nothing."""
+
+    def __init__(self, *, status: str, **options: Any) -> None:
+        super().__init__(**options)
+        self.status = int(status)
 
     def send_messages(self, email_messages: Any) -> int:
-        type(self).calls += 1
-        raise self.error
+        raise ProviderError(self.status)
 
 
-@pytest.mark.parametrize(("error", "goes_on"), [(answered(503), True), (answered(401), False)])
-def test_any_backend_can_be_a_member(
-    error: Exception, goes_on: bool, serve_auth: Callable[..., ScriptedServer]
+class TestAnyBackend:
+    """It can be a member."""
+
+    @pytest.fixture
+    def spare(self, serve_auth: Callable[..., ScriptedServer]) -> ScriptedServer:
+        """The server of the host that comes next."""
+        return serve_auth()
+
+    def settings(self, spare: ScriptedServer, status: int) -> dict[str, str]:
+        provider = f"backend://{__name__}.Provider?status={status}"
+        return {**dsns([spare]), "provider": provider, "all": "failover:provider,h0"}
+
+    def test_that_cannot_take_a_message_now(self, spare: ScriptedServer) -> None:
+        assert send(self.settings(spare, 503), messages(1)) == 1
+        assert len(spare.accepted) == 1
+
+    def test_that_refuses_a_message(self, spare: ScriptedServer) -> None:
+        with pytest.raises(ProviderError):
+            send(self.settings(spare, 401), messages(1))
+        assert spare.accepted == []
+
+
+class Copying(locmem.EmailBackend):
+    """Delivers to the outbox, and sends a copy through a host, as a receiver may do."""
+
+    def send_messages(self, email_messages: Any) -> int:
+        sent = super().send_messages(email_messages)
+        if all(message.subject != "Copy" for message in email_messages):
+            copy = EmailMessage("Copy", "", "a@example.com", ["copy@example.net"])
+            sent += get_connection("all").send_messages([copy])
+        return sent
+
+
+@pytest.mark.parametrize("all_of_them", ["failover:h", f"backend://{ROUTER}"])
+def test_mail_that_a_member_sends_by_itself_makes_no_circle(
+    all_of_them: str, mailoutbox: list[EmailMessage]
 ) -> None:
-    servers: list[Any] = [serve_auth()]
-    settings = {**dsns(servers), "p": f"backend://{__name__}.Picky", "all": "failover:p,h0"}
-    with mock.patch.object(Picky, "error", error, create=True):
-        if goes_on:
-            assert send(settings, messages(1)) == 1
-        else:
-            with pytest.raises(Exception, match="provider"):
-                send(settings, messages(1))
-    assert len(servers[0].accepted) == goes_on
+    settings = {"h": f"backend://{__name__}.Copying", "all": all_of_them}
+    with override_settings(EMAIL_HOSTS_ROUTER=lambda message: "h"):
+        send(settings, messages(1))
+    assert [sent.subject for sent in mailoutbox] == ["Hello", "Copy"]
+
+
+def test_without_a_key_it_has_the_name_of_its_hosts(caplog: pytest.LogCaptureFixture) -> None:
+    backend = FailoverBackend(["nobody", "none"], fail_silently=True)
+    with override_settings(EMAIL_HOSTS={}):
+        assert backend.send_messages(messages(1)) == 0
+    assert [text.partition(":")[0] for text in caplog.messages] == 3 * ['"nobody,none"']
+
+
+def test_signal_handler_may_send_through_the_same_hosts(
+    serve_auth: Callable[..., ScriptedServer],
+) -> None:
+    settings = dsns([serve_auth()])
+    with module._standing(("all", ("h0",)))._lock:
+        assert send(settings, messages(1)) == 1
 
 
 def test_failover_from_elsewhere_needs_leave() -> None:

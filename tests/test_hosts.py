@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
-import subprocess
-import sys
 from collections import UserDict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
+from conftest import needs_mailers, run_python
 from django.conf import settings as django_settings
-from django.core.mail import EmailMessage
 from django.core.mail.backends import console, locmem, smtp
 from django.test import override_settings
 
@@ -31,8 +27,6 @@ DJANGO_SMTP = "django.core.mail.backends.smtp.EmailBackend"
 DJANGO_LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
 NO_DEFAULT = "ignore:Django 2028 will not have a default mailer"
 DEPRECATED_SETTING = "ignore:The EMAIL_.* setting is deprecated"
-
-needs_mailers = pytest.mark.skipif(not hosts.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
 
 
 def host(**options: Any) -> Any:
@@ -96,7 +90,7 @@ def test_host_without_a_sender_carries_empty_ones(dsn: str, backend: type) -> No
     assert type(connection) is backend
 
 
-@override_settings(EMAIL_HOSTS={"shop": "smtp://h", "debug": "console://"})
+@override_settings(EMAIL_HOSTS={"shop": "smtp://h"})
 def test_connection_is_new_and_closed() -> None:
     first, second = get_connection("shop"), get_connection("shop")
     assert first is not second
@@ -107,9 +101,7 @@ def test_connection_is_new_and_closed() -> None:
 def test_settings_may_not_be_loaded_yet() -> None:
     """In a script that does without ``django.setup()``."""
     code = "from email_hosts.backends import get_connection; get_connection('shop')"
-    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "settings"}
-    tests = Path(__file__).parent
-    subprocess.run([sys.executable, "-c", code], cwd=tests, env=environment, check=True)
+    run_python("-c", code)
 
 
 class TestSettings:
@@ -117,8 +109,7 @@ class TestSettings:
 
     @pytest.fixture(autouse=True)
     def email_hosts(self) -> Iterator[dict[str, str]]:
-        with override_settings(EMAIL_HOSTS={"shop": "smtp://first"}) as settings:
-            assert settings is None
+        with override_settings(EMAIL_HOSTS={"shop": "smtp://first"}):
             assert self.host() == self.host() == "first"
             yield django_settings.EMAIL_HOSTS
 
@@ -175,6 +166,15 @@ class TestSettings:
             assert self.host() == self.host() == "first"
             hosts._settings.MAILERS["shop"] = smtp
             assert self.host() == "mailer"
+
+    @needs_mailers
+    def test_options_of_a_mailer_in_place(self) -> None:  # pragma: mailers-only
+        options = {"host": "mailer"}
+        ours = {"BACKEND": "email_hosts.backends.EmailHostsBackend", "OPTIONS": options}
+        with override_settings(MAILERS={"default": {"BACKEND": DJANGO_SMTP}, "shop": ours}):
+            assert self.host() == self.host() == "mailer"
+            options["host"] = "second"
+            assert self.host() == "second"
 
     @needs_mailers
     def test_mailer(self) -> None:  # pragma: mailers-only
@@ -292,7 +292,7 @@ def test_email_hosts_must_be_a_dict(value: object) -> None:
 class TestUnknownKey:
     """A key without a host gets the default backend."""
 
-    def test_gets_the_default_backend(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_gets_the_default_backend(self) -> None:
         connection: Any = get_connection("shpo", fail_silently=True)
         assert connection.alias == "shpo"
         assert (connection.default_from_email, connection.server_email) == ("", "")
@@ -339,11 +339,12 @@ class TestUnknownKey:
         assert type(get_connection("shop")) is locmem.EmailBackend
         assert not caplog.records
 
+    @pytest.mark.parametrize("dsn", ["smtp://Kx7vQz9:Wj4bYt2@h", "Kx7vQz9:Wj4bYt2@h"])
     def test_that_is_a_dsn_is_an_error_that_does_not_repeat_it(
-        self, caplog: pytest.LogCaptureFixture
+        self, dsn: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         with pytest.raises(InvalidEmailHost, match="connection_from_dsn") as caught:
-            get_connection("smtp://Kx7vQz9:Wj4bYt2@h")
+            get_connection(dsn)
         assert "Kx7" not in str(caught.value) + caplog.text
 
     def test_does_not_get_the_options_of_the_missing_host(self) -> None:
@@ -415,7 +416,7 @@ class TestMailers:  # pragma: mailers-only
         with pytest.raises(EmailHostDoesNotExist, match="known hosts: club, mailer"):
             host(MAILERS={"mailer": {}}, EMAIL_HOSTS={"club": "smtp://h"})
 
-    def test_hosts_are_mailers_of_django(self, message: EmailMessage) -> None:
+    def test_hosts_are_mailers_of_django(self) -> None:
         from django.core import mail
 
         dsn = "submission://user:pw@h?_default_from_email=shop@example.com"

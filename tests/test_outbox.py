@@ -8,6 +8,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from conftest import needs_mailers
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.core.mail.backends import locmem
@@ -21,8 +22,7 @@ from email_hosts.exceptions import InvalidEmailHost
 LOCMEM = {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
 SMTP = {"BACKEND": "django.core.mail.backends.smtp.EmailBackend", "OPTIONS": {"host": "h"}}
 HOSTS = {"shop": "smtp://real"}
-
-needs_mailers = pytest.mark.skipif(not hosts.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+FAILOVER = "email_hosts.backends.FailoverBackend"
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,9 @@ def test_host_delivers_to_the_outbox_with_its_sender_and_key(
         ("failover:club,shop", "club@example.org"),
         ("failover:club,shop?_default_from_email=own@example.com", "own@example.com"),
         ("failover:missing,shop", "project@example.com"),
+        ("roundrobin:inner,shop", "club@example.org"),
+        ("failover:safe", "project@example.com"),
+        (f"backend://{FAILOVER}?hosts=club,shop", "club@example.org"),
     ],
 )
 def test_several_hosts_as_one_send_as_the_first(
@@ -58,6 +61,7 @@ def test_several_hosts_as_one_send_as_the_first(
     monkeypatch: pytest.MonkeyPatch,
     mailoutbox: list[Any],
 ) -> None:
+    monkeypatch.setitem(settings.EMAIL_HOSTS, "inner", "failover:club,shop")
     monkeypatch.setitem(settings.EMAIL_HOSTS, "safe", dsn)
     get_connection("safe").send_messages([message])
     assert [(sent.from_email, sent.sent_using) for sent in mailoutbox] == [(sender, "safe")]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from importlib import metadata, resources
 from pathlib import Path
 
+from conftest import run_python
 from packaging.requirements import Requirement
 
 import email_hosts
@@ -48,4 +47,4 @@ def test_settings_file_can_use_mailers() -> None:
         "email_hosts.mailers({'shop': 'smtp://h?_default_from_email=a@example.com'})\n"
         "assert 'django.conf' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run_python("-c", code)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from conftest import needs_mailers
 from django.core.mail import EmailMessage
 from django.test import override_settings
 
-from email_hosts import hosts, mailers
+from email_hosts import mailers
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
 from email_hosts.backends.outbox import OutboxBackend
 
@@ -49,7 +52,7 @@ class _Asks:
 
 
 @override_settings(EMAIL_HOSTS=HOSTS)
-def test_open_connection_is_no_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_connection_is_no_exception() -> None:
     connection: Any = get_connection("smtp")
     connection.connection = connection._held = object()
     assert pickle.loads(pickle.dumps(connection)).connection is None
@@ -86,13 +89,11 @@ MORE_THAN_A_KEY = pytest.mark.parametrize(
         lambda: get_connection("provider", server_token=SECRET),
         lambda: get_connection("provider with sender", server_token=SECRET),
         lambda: get_connection("console", fail_silently=True),
+        lambda: vars(get_connection("provider with sender"))["wrapped"],
         lambda: connection_from_dsn(HOSTS["smtp"]),
         lambda: connection_from_dsn("console://", schemes=["console"]),
         lambda: EmailHostsBackend("smtp.example.com"),
-        pytest.param(
-            made_by_django,
-            marks=pytest.mark.skipif(not hosts.DJANGO_HAS_MAILERS, reason="new in Django 6.1"),
-        ),
+        pytest.param(made_by_django, marks=needs_mailers),
     ],
 )
 
@@ -131,6 +132,19 @@ def test_message_with_a_connection_gets_into_the_outbox(
     message = EmailMessage("Hello", "World", to=["a@example.net"], connection=connect())
     assert message.send() == 1
     assert len(mailoutbox) == 1
+
+
+@pytest.mark.parametrize("key", HOSTS)
+@override_settings(EMAIL_HOSTS=HOSTS)
+def test_connection_that_is_dropped_is_gone_at_once(key: str) -> None:
+    """Nothing waits for the garbage collector, an open socket least of all."""
+    gc.collect()
+    gc.disable()
+    try:
+        dropped = weakref.ref(get_connection(key))
+        assert dropped() is None
+    finally:
+        gc.enable()
 
 
 def test_host_is_pickled_after_a_call_with_options() -> None:

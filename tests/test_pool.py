@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import smtplib
 import ssl
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Clock, ServerFactory, ServeScript
+from conftest import Clock, ServerFactory, ServeScript, run_python
 from django.core.mail import EmailMessage
 from django.core.signals import request_finished
 from django.test import override_settings
@@ -85,20 +84,54 @@ def test_connection_is_used_for_no_more_than_its_messages(serve: ServeScript) ->
     assert server.commands.count("QUIT") == 2
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"username": "other", "password": "x"},
-        {"timeout": 6},
-        {"local_hostname": "other.example.com"},
-        {"conn_max_age": 61},
-    ],
-)
-def test_other_options_are_another_host(options: dict[str, Any], serve: ServeScript) -> None:
+def test_other_login_is_another_host(serve: ServeScript) -> None:
     server = serve(at("AUTH", "235 welcome"), extensions=["AUTH PLAIN"])
-    for each in ({}, options):
-        host(server, **each).send_messages([message()])
+    for login in ({}, {"username": "other", "password": "x"}):
+        host(server, **login).send_messages([message()])
     assert server.connections == 2
+
+
+class TestKey:
+    """A connection is shared by hosts that would make the very same one."""
+
+    OPTIONS: dict[str, Any] = {
+        "host": "other.example.com",
+        "port": 2525,
+        "username": "other",
+        "password": "other",
+        "use_tls": True,
+        "use_ssl": True,
+        "timeout": 5,
+        "ssl_keyfile": "other.pem",
+        "ssl_certfile": "other.pem",
+        "ssl_cafile": "other.pem",
+        "local_hostname": "other.example.com",
+        "conn_max_age": 61,
+    }
+    # These concern the message, or how long a connection is used.
+    OTHERS: dict[str, Any] = {
+        "fail_silently": True,
+        "conn_max_messages": 5,
+        "default_from_email": "other@example.com",
+        "server_email": "other@example.com",
+        "alias": "other",
+    }
+
+    def key(self, **options: Any) -> Any:
+        options = {"host": "smtp.example.com", "port": 25, "conn_max_age": 60, **options}
+        return EmailHostsBackend(**options)._pool_key
+
+    def test_no_option_is_forgotten(self) -> None:
+        known = inspect.signature(EmailHostsBackend).parameters
+        assert {*self.OPTIONS, *self.OTHERS} == {*known} - {"others"}
+
+    @pytest.mark.parametrize("name", OPTIONS)
+    def test_other_option_is_another_host(self, name: str) -> None:
+        assert self.key(**{name: self.OPTIONS[name]}) != self.key()
+
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_what_concerns_the_message_is_not(self, name: str) -> None:
+        assert self.key(**{name: self.OTHERS[name]}) == self.key()
 
 
 def test_expired_connections_are_closed_after_a_request(
@@ -160,7 +193,7 @@ def test_connection_after_another_error_is_not(script: Script, serve: ServeScrip
 
 
 def test_connection_with_a_line_that_nobody_asked_for_is_not_parked(
-    serve: ServeScript, start_server: ServerFactory
+    serve: ServeScript,
 ) -> None:
     server = serve(at(BODY, "250 accepted\r\n421 and that was it"))
     assert host(server).send_messages([message()]) == 1
@@ -176,14 +209,12 @@ def test_tls_connection_is_parked(
     assert (len(server.received), parked()) == (2, 1)
 
 
-def test_connection_of_the_parent_is_not_used_by_the_child(
-    serve: ServeScript, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connection_of_the_parent_is_not_used_by_the_child(serve: ServeScript) -> None:
     server = serve()
     connection = host(server)
     connection.open()
     inherited = connection.connection
-    monkeypatch.setattr(os, "getpid", lambda: -1)
+    connection._held.pid = -1
     assert connection.send_messages([message()]) == 1
     assert connection.connection is not inherited
     assert (server.connections, parked()) == (2, 1)
@@ -297,27 +328,20 @@ def test_threads_share_the_connections(serve: ServeScript) -> None:
     server = serve()
 
     def send(number: int) -> int:
-        return host(server, timeout=30).send_messages([message(f"{number}@example.net")])
+        connection = host(server, timeout=30, conn_max_messages=400)
+        return connection.send_messages([message(f"{number}@example.net")])
 
-    with ThreadPoolExecutor(20) as threads:
+    with ThreadPoolExecutor(MAX_PARKED) as threads:
         assert sum(threads.map(send, range(400))) == 400
     assert len({one.recipients for one in server.accepted}) == 400
-    assert server.connections <= 400
-    assert parked() <= MAX_PARKED
+    assert server.connections == parked() <= MAX_PARKED
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
 def test_nothing_leaks_over_many_sends_and_threads(serve: ServeScript) -> None:
     """10,000 sends from 200 threads, in a process of their own."""
     server = serve()
-    run = subprocess.run(
-        [sys.executable, "-c", LEAKS, str(server.port)],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "settings", "COVERAGE_PROCESS_START": ""},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    run_python("-c", LEAKS, str(server.port))
     assert len(server.accepted) == 10_000
 
 
@@ -359,18 +383,11 @@ def test_parent_and_child_both_go_on_sending(
     dsn = (
         f"submission://user:secret@127.0.0.1:{server.port}?conn_max_age=60&ssl_cafile={cafile}"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", FORKS, dsn],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "settings"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
+    shown = run_python("-c", FORKS, dsn)
     senders = [mail.message["Subject"] for mail in server.received]
     assert sorted(senders) == ["child"] * 3 + ["parent"] * 4
     # The parent needed one connection, the child one of its own.
-    assert run.stdout.split() == ["parent", "True"]
+    assert shown.split() == ["parent", "True"]
 
 
 FORKS = """
@@ -405,6 +422,52 @@ print("parent", held() == before)
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize(
+    ("owner", "use"),
+    [
+        ("pool.pool", "take('smtp.example.com')"),
+        ("failover._standing('safe')", "order(('shop',), rotate=True)"),
+    ],
+    ids=["pool", "failover"],
+)
+def test_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child(
+    owner: str, use: str
+) -> None:
+    run_python("-W", "ignore", "-c", FORKS_WITH_A_LOCK.format(owner=owner, use=use))
+
+
+FORKS_WITH_A_LOCK = """
+import os, signal, threading
+from email_hosts import pool
+from email_hosts.backends import failover
+
+is_held, end = threading.Event(), threading.Event()
+
+def hold():
+    with {owner}._lock:
+        is_held.set()
+        end.wait()
+
+threading.Thread(target=hold).start()
+is_held.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)  # ends it if it waits for the lock
+    {owner}.{use}
+    os._exit(0)
+end.set()
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_signal_handler_may_send_while_its_thread_uses_the_pool(serve: ServeScript) -> None:
+    server = serve()
+    with pool._lock:
+        assert host(server).send_messages([message()]) == 1
+    assert parked() == 1
+
+
 def test_forgotten_connections_are_closed_without_a_word(serve: ServeScript) -> None:
     """What a forked child does."""
     server = serve()
@@ -418,13 +481,8 @@ def test_forgotten_connections_are_closed_without_a_word(serve: ServeScript) -> 
 def test_process_says_goodbye_at_its_end(serve: ServeScript) -> None:
     server = serve()
     code = LEAKS.partition("before =")[0] + "send(1)"
-    subprocess.run(
-        [sys.executable, "-c", code, str(server.port)],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "settings"},
-        check=True,
-    )
-    for thread in server._threads[1:]:
+    run_python("-c", code, str(server.port))
+    for thread in server._serving:
         thread.join(timeout=10)
     assert server.commands[-1] == "QUIT"
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from conftest import run_python
 
 from email_hosts.hosts import DJANGO_HAS_MAILERS
 
@@ -19,16 +17,9 @@ PYTEST = ["pytest", "--no-header", "-c", os.devnull, "project/mail_tests.py"]
 @pytest.mark.parametrize("runner", [DJANGO_RUNNER, PYTEST], ids=["django", "pytest-django"])
 @pytest.mark.parametrize("default", ["EMAIL_HOST", "nothing", *MAILERS])
 def test_hosts_deliver_to_the_outbox(runner: list[str], default: str) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", *runner],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings", "DEFAULT": default},
-        capture_output=True,
-        text=True,
-    )
-    output = run.stdout + run.stderr
-    assert run.returncode == 0, output
-    assert "Ran 6 tests" in output or "6 passed" in output
+    environment = {"DJANGO_SETTINGS_MODULE": "project.settings", "DEFAULT": default}
+    shown = run_python("-m", *runner, environment=environment)
+    assert "Ran 6 tests" in shown or "6 passed" in shown
 
 
 STANDALONE = """
@@ -45,7 +36,5 @@ with override_settings(EMAIL_HOSTS={"shop": "smtp://h"}):
 
 
 def test_script_without_a_settings_file_is_no_exception() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", STANDALONE], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.split() == ["EmailHostsBackend", "OutboxBackend", "EmailHostsBackend"]
+    shown = run_python("-c", STANDALONE)
+    assert shown.split() == ["EmailHostsBackend", "OutboxBackend", "EmailHostsBackend"]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
-import os
 import re
 import ssl
-import subprocess
 import sys
 import unittest
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from typing import Any
 
 import django
 import pytest
-from conftest import ServerFactory, ServeScript
+from conftest import ServerFactory, ServeScript, needs_mailers, run_python
 from django.core import mail
 from django.core.management import call_command
 from django.test import override_settings
@@ -142,7 +140,7 @@ def test_task_of_django_sends(mailoutbox: list[Any]) -> None:  # pragma: tasks-o
     assert [message.sent_using for message in mailoutbox] == ["shop"]
 
 
-@pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+@needs_mailers
 def test_code_runs_with_mailers() -> None:  # pragma: mailers-only
     (settings,) = (
         block for block in SETTINGS if "EMAIL_HOSTS =" in block and "MAILERS =" in block
@@ -213,7 +211,6 @@ def test_new_project_sends_through_two_hosts(
         for key in ("shop", "club")
     }
     environment = {
-        **os.environ,
         "DJANGO_SETTINGS_MODULE": "project.settings",
         **{
             f"{key.upper()}_EMAIL_HOST": (
@@ -225,15 +222,7 @@ def test_new_project_sends_through_two_hosts(
     }
 
     def run(*command: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return run_python(*command, cwd=tmp_path, environment=environment)
 
     run(
         "-m",

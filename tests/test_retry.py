@@ -20,7 +20,7 @@ def caused(error: Any, cause: Exception) -> Any:
     return error
 
 
-def answered(status: int) -> Any:
+def answered(status: object) -> Any:
     error: Any = Exception("provider")
     error.status_code = status
     return error
@@ -53,6 +53,9 @@ class MaxRetryError(Exception):
         (smtplib.SMTPSenderRefused(550, b"", "a"), True),
         (smtplib.SMTPDataError(451, b""), True),
         (smtplib.SMTPDataError(554, b""), False),
+        (smtplib.SMTPDataError(400, b""), True),
+        (smtplib.SMTPDataError(500, b""), False),
+        (smtplib.SMTPDataError(354, b""), False),
         (smtplib.SMTPServerDisconnected("who knows when"), False),
         (ConnectionRefusedError(), True),
         (ConnectionResetError(), False),
@@ -64,6 +67,7 @@ class MaxRetryError(Exception):
         (answered(503), True),
         (answered(401), False),
         (answered(200), False),
+        (answered("503"), False),
         (botocore_answered(503), True),
         (botocore_answered(400), False),
         (botocore_answered(None), False),

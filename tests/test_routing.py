@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import ServeScript
+from conftest import ServeScript, needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.test import override_settings
@@ -211,7 +211,7 @@ def test_router_that_points_back_to_itself_is_refused(site: Site) -> None:
         message("x@y.example").send()
 
 
-@pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+@needs_mailers
 def test_default_mailer_routes_to_the_host_of_its_own_key(  # pragma: mailers-only
     serve: ServeScript,
 ) -> None:
@@ -223,7 +223,7 @@ def test_default_mailer_routes_to_the_host_of_its_own_key(  # pragma: mailers-on
     assert list(site.recipients()) == ["shop", "default"]
 
 
-@pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+@needs_mailers
 def test_default_mailer_that_routes_is_no_host_of_that_key(  # pragma: mailers-only
     site: Site,
 ) -> None:
@@ -245,7 +245,7 @@ def test_admin_email_handler_is_routed(  # pragma: no-mailers-only
     assert site.recipients() == {"shop": ["admin@example.com"]}
 
 
-@pytest.mark.skipif(not DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+@needs_mailers
 @pytest.mark.parametrize(
     ("using", "host"), [(None, "shop"), ("club", "club"), ("safe", "club")]
 )

@@ -6,21 +6,17 @@ import smtplib
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
-from conftest import Connect, ServerFactory, ServeScript
+from conftest import Connect, NewMessage, ServerFactory, ServeScript
 from django.core.mail import EmailMessage
 from scripted import BODY, any_of, at, to
-from servers import SMTPServer
 
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.exceptions import InvalidEmailHost
 
-NewMessage = Callable[..., EmailMessage]
 LOGIN = ("me@example.com", "p/a?s#s+")
 ENCODED_LOGIN = "me%40example.com:p%2Fa%3Fs%23s+"
 
@@ -143,6 +139,14 @@ class TestFailure:
         assert host.send_messages([new_message(to=["a@x.net", "b@x.net"])]) == 1
         assert host.refused_recipients == {"b@x.net": (550, b"not for *****")}
 
+    def test_for_some_of_the_recipients_is_that_of_the_last_send(
+        self, serve: ServeScript, connect: Connect, new_message: NewMessage
+    ) -> None:
+        host = connect(f"smtp://127.0.0.1:{serve(to('b@', '550 no')).port}")
+        host.send_messages([new_message(to=["a@x.net", "b@x.net"])])
+        host.send_messages([new_message(to=["a@x.net"])])
+        assert host.refused_recipients == {}
+
     def test_tls_that_is_not_offered_is_no_reason_to_go_without(
         self, start_server: ServerFactory, connect: Connect, message: EmailMessage
     ) -> None:
@@ -232,14 +236,12 @@ class TestFailure:
         start_server: ServerFactory,
         connect: Connect,
         message: EmailMessage,
-        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         server = start_server()
-        host = connect(f"smtp://127.0.0.1:{server.port}")
-        host.open()
-        host.connection.sock.shutdown(socket.SHUT_WR)
-        host.close()
-        assert host.connection is None
+        with connect(f"smtp://127.0.0.1:{server.port}") as host:
+            assert host.send_messages([message]) == 1
+            host.connection.sock.shutdown(socket.SHUT_WR)
+        assert len(server.received) == 1
 
     def test_of_a_server_that_never_answers_ends_in_time(
         self, connect: Connect, message: EmailMessage
@@ -258,21 +260,16 @@ class TestFailure:
 
 
 def test_batch_shares_one_connection(
-    start_server: ServerFactory,
-    connect: Connect,
-    new_message: NewMessage,
-    monkeypatch: pytest.MonkeyPatch,
+    serve: ServeScript, connect: Connect, new_message: NewMessage
 ) -> None:
-    server: SMTPServer = start_server()
-    smtp = mock.Mock(wraps=smtplib.SMTP)
-    monkeypatch.setattr(smtplib, "SMTP", smtp)
+    server = serve()
     host = connect(f"smtp://127.0.0.1:{server.port}")
     assert host.send_messages(new_message() for _ in range(3)) == 3
     with host:
         assert host.open() is False
         host.send_messages([new_message()])
         assert host.connection is not None
-    assert (smtp.call_count, len(server.received)) == (2, 4)
+    assert (server.connections, len(server.accepted)) == (2, 4)
 
 
 @pytest.mark.parametrize("batch", [[], iter(())])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import smtplib
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from conftest import run_python
 from scripted import Accepted
 from soak.__main__ import verdict
 from soak.account import Account
@@ -16,27 +14,18 @@ LATER = smtplib.SMTPDataError(451, b"later")
 SILENCE = smtplib.SMTPServerDisconnected()
 
 
-def soak(*options: str) -> subprocess.CompletedProcess[str]:
-    """Run it as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", "soak", "--seed", "1", *options],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
+SOAK = ("-m", "soak", "--seed", "1")
 
 
 def test_nothing_is_lost_nor_doubled() -> None:
-    run = soak("--messages", "500")
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "seed 1\n500 messages in " in run.stdout
+    shown = run_python(*SOAK, "--messages", "500", "--seconds", "60")
+    assert "seed 1\n500 messages in " in shown
 
 
 def test_run_that_sends_nothing_proves_nothing() -> None:
-    run = soak("--seconds", "0")
-    assert run.returncode == 1, run.stdout + run.stderr
-    assert "0 messages in " in run.stdout
-    assert "this proves nothing" in run.stdout
+    shown = run_python(*SOAK, "--seconds", "0", exit_code=1)
+    assert "0 messages in " in shown
+    assert "this proves nothing" in shown
 
 
 def accepted(*numbers: int) -> list[Accepted]:

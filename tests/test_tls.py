@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import trustme
-from conftest import Connect, ServerFactory, server_context
+from conftest import Connect, ServerFactory
 from django.core.mail import EmailMessage
+from servers import server_context
 
 from email_hosts import tls as tls_module
 from email_hosts.exceptions import InvalidEmailHost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import smtplib
 import socket
 import threading
@@ -16,7 +17,7 @@ from django.core.mail.backends.smtp import EmailBackend
 from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, any_of, at, to
 
 from email_hosts import transaction
-from email_hosts.backends import EmailHostsBackend
+from email_hosts.backends import EmailHostsBackend, can_be_retried
 from email_hosts.connection import SMTP
 from email_hosts.pool import pool
 from email_hosts.transaction import Envelope, Envelopes
@@ -195,23 +196,6 @@ class TestRoundTrips:
         assert server.turns < 30
 
 
-def test_slow_reader_makes_no_deadlock() -> None:
-    """Replies are read while commands are written: neither side waits for the other."""
-    in_flight = []
-
-    def script(step: str, argument: str) -> str | None:
-        # Long replies, that fill all buffers if nobody reads them.
-        in_flight.append(len(server._clients))
-        return f"250 {'x' * 500}" if step == "RCPT" else None
-
-    with ScriptedServer(script) as server:
-        server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        server._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
-        batch = messages("+".join(f"{'n' * 60}{i}" for i in range(1000)))
-        assert ours(server, timeout=20).send_messages(batch) == 1
-        assert len(server.accepted[0].recipients) == 1000
-
-
 def test_bytes_in_flight_are_bounded(serve: ServeScript) -> None:
     server = serve()
     backend = ours(server, timeout=20)
@@ -287,7 +271,7 @@ class TestSurprise:
             backend.send_messages(messages("a"))
         assert server.accepted == []
 
-    @pytest.mark.parametrize("doubtful", ["250 yes", "252 maybe"])
+    @pytest.mark.parametrize("doubtful", ["250 yes", "252 maybe", "354 go ahead"])
     def test_go_ahead_after_a_doubtful_reply_ends_the_connection(
         self, doubtful: str, serve: ServeScript
     ) -> None:
@@ -296,6 +280,42 @@ class TestSurprise:
         with pytest.raises(smtplib.SMTPSenderRefused):
             ours(server).send_messages(messages("a"))
         assert server.accepted == []
+
+    @pytest.mark.parametrize("line", ["250 accepted", "450 later", "what?"])
+    def test_line_before_the_body_is_not_taken_for_the_reply_to_it(
+        self, line: str, serve: ServeScript
+    ) -> None:
+        server = serve(at("DATA", f"354 go ahead\r\n{line}"))
+        with pytest.raises(
+            smtplib.SMTPServerDisconnected, match="more than it was asked"
+        ) as caught:
+            ours(server).send_messages(messages("a"))
+        assert not transaction.body_was_sent(caught.value)
+        assert server.accepted == []
+
+    def test_connection_that_is_lost_before_the_body(
+        self, serve: ServeScript, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lost = mock.Mock(side_effect=ConnectionResetError("reset by peer"))
+        monkeypatch.setattr(transaction, "has_lines", lost)
+        with pytest.raises(smtplib.SMTPServerDisconnected, match="reset by peer") as caught:
+            ours(serve()).send_messages(messages("a"))
+        assert not transaction.body_was_sent(caught.value)
+
+    def test_body_that_is_not_read_is_not_sent(self, serve: ServeScript) -> None:
+        end = threading.Event()
+
+        def script(step: str, argument: str) -> str | None:
+            if step != "CONTENT":
+                return None
+            end.wait(20)
+            return CLOSE
+
+        backend = ours(serve(script), timeout=0.3)
+        with pytest.raises(smtplib.SMTPServerDisconnected, match="timed out") as caught:
+            backend.send_messages(messages("a", content="x" * 20_000_000))
+        end.set()
+        assert not transaction.body_was_sent(caught.value)
 
     def test_refused_body_ends_what_is_ahead(self, serve: ServeScript) -> None:
         server = serve(at(BODY, "554 spam"))
@@ -306,19 +326,22 @@ class TestSurprise:
         assert any("b@" in command for command in server.commands)
 
 
-@pytest.mark.parametrize("recipients", [["a", "\r\nRSET\r\n@"], ["\r\nRSET\r\n@", "a"]])
+@pytest.mark.parametrize("line_break", ["\r", "\n", "\r\n"])
+@pytest.mark.parametrize("position", [0, 1])
 def test_line_break_in_an_address_is_an_error_in_its_turn(
-    recipients: list[str], serve: ServeScript
+    position: int, line_break: str, serve: ServeScript
 ) -> None:
     """Django lets none through, and yet it must not become a command."""
     server = serve()
+    recipients = ["a@example.net"]
+    recipients.insert(position, f"{line_break}RSET{line_break}@")
     coming = (Envelope("s@example.com", [name], b"Hello\r\n") for name in recipients)
     with SMTP("127.0.0.1", server.port, timeout=5) as connection:
         outcomes = transaction.send(connection, Envelopes(coming))
         with pytest.raises(ValueError, match="line break"):
             list(outcomes)
-    assert len(server.accepted) == recipients.index("\r\nRSET\r\n@")
-    assert "RSET" not in server.commands
+    assert len(server.accepted) == position
+    assert not any("RSET" in command for command in server.commands)
 
 
 def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
@@ -334,7 +357,7 @@ def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
 
         def send(self, data: memoryview) -> int:
             if bytes(data).startswith(b"MAIL") and server.commands[-1] == "DATA":
-                raise BrokenPipeError
+                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
             end = bytes(data).find(b"\r\n.\r\n") + 5
             return int(real.send(data[:end] if end > 4 else data))
 
@@ -347,6 +370,38 @@ def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
     assert isinstance(second.error, smtplib.SMTPServerDisconnected)
     assert transaction.body_was_sent(second.error) is False
     assert len(server.accepted) == 1
+
+
+def test_alarm_in_the_middle_of_a_write_is_no_fault_of_the_connection(
+    serve: ServeScript,
+) -> None:
+    """What a signal handler raises does not tell how much was written."""
+    server = serve()
+    ours(server, conn_max_age=60).send_messages(messages("first"))
+
+    class Alarm:
+        """Rings when the body is written."""
+
+        def __init__(self, sock: socket.socket) -> None:
+            self.sock = sock
+
+        def send(self, data: memoryview) -> int:
+            written = self.sock.send(data)
+            if bytes(data).endswith(b"\r\n.\r\n"):
+                raise TimeoutError("the alarm clock rings")
+            return written
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.sock, name)
+
+    with ours(server, conn_max_age=60) as backend:
+        backend.connection.sock = Alarm(backend.connection.sock)
+        with pytest.raises(TimeoutError, match="alarm clock") as caught:
+            backend.send_messages(messages("a"))
+    assert not can_be_retried(caught.value)
+    assert backend.connection is None
+    assert server.wait_for(2)
+    assert server.connections == 1
 
 
 def test_connection_in_step_is_used_again(serve: ServeScript) -> None:

@@ -37,14 +37,14 @@ class HostSender(BaseEmailBackend):
         say, is on the caller's message afterwards.
         """
         batch = [(message, self._from_host(message)) for message in messages]
+        before = [dict(vars(sent)) for _, sent in batch]
         try:
             yield [sent for _, sent in batch]
         finally:
-            for message, sent in batch:
+            for (message, sent), old in zip(batch, before, strict=True):
                 if sent is not message:
-                    from_email = message.from_email
-                    vars(message).update(vars(sent))
-                    message.from_email = from_email
+                    # Not the sender, not for a moment: another thread may send it, too.
+                    vars(message).update(_changes(old, vars(sent)))
 
     def _from_host(self, message: EmailMessage) -> EmailMessage:
         sender = self._sender_for(message.from_email)
@@ -60,6 +60,10 @@ class HostSender(BaseEmailBackend):
         if self.server_email and from_email == server_email:
             return self.server_email
         return ""
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return {name: new[name] for name in new if name not in old or new[name] is not old[name]}
 
 
 class HostBackend(HostSender):
@@ -79,8 +83,8 @@ class HostBackend(HostSender):
     ) -> None:
         wrapped: Any = hosts.build({"BACKEND": backend, "OPTIONS": options}, alias=alias)
         wrapped.alias = alias
+        # No super().__init__(): its ``fail_silently`` would replace that of the wrapped one.
         self.wrapped = wrapped
-        super().__init__()
         self.alias = alias
         self.default_from_email = default_from_email
         self.server_email = server_email

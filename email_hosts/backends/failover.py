@@ -15,12 +15,13 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
 from ..exceptions import AllHostsFailed, InvalidEmailHost, without_text
-from ..nesting import not_in_a_circle, warn
+from ..nesting import not_in_a_circle, out_of_the_circle, warn
 from ..retry import can_be_retried
 
 clock = time.monotonic
 
-# What a host can raise before it gets a message: the network, TLS and login are OSErrors.
+# What a host can raise before it gets a message: Django's backends, and those of others.
+# Not Exception: a time limit of the caller's, Celery's say, is no fault of the host.
 UNUSABLE = (OSError, ValueError, TypeError, ImportError, ImproperlyConfigured)
 
 
@@ -34,6 +35,8 @@ class FailoverBackend(BaseEmailBackend):
     Raises ``AllHostsFailed`` if none could be used, and ``InvalidEmailHost`` for options
     that do not fit.
     """
+
+    sends_through_hosts = True
 
     def __init__(
         self,
@@ -55,13 +58,13 @@ class FailoverBackend(BaseEmailBackend):
         self.rotate = rotate
         self.alias = alias
         self.fail_silently = fail_silently
+        self._name = alias or ",".join(self.hosts)
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages; return how many were accepted."""
         sent = 0
         standing = _standing((self.alias, self.hosts))
-        name = self.alias or ",".join(self.hosts)
-        with not_in_a_circle(f'host "{name}"'), _Connections() as connections:
+        with not_in_a_circle(f'host "{self._name}"'), _Connections() as connections:
             for message in email_messages:
                 try:
                     sent += self._send(message, standing, connections)
@@ -70,7 +73,7 @@ class FailoverBackend(BaseEmailBackend):
                         raise
                     warn(
                         '"%s": %s, passed over by fail_silently',
-                        self.alias,
+                        self._name,
                         without_text(error),
                     )
         return sent
@@ -86,7 +89,8 @@ class FailoverBackend(BaseEmailBackend):
                 failure: Exception = error
             else:
                 try:
-                    sent = connection.send_messages([message])
+                    with out_of_the_circle(connection):
+                        sent = connection.send_messages([message])
                 except Exception as error:
                     connections.drop(key)
                     if not can_be_retried(error):
@@ -97,7 +101,7 @@ class FailoverBackend(BaseEmailBackend):
                     return sent or 0
             errors[key] = failure
             standing.failed(key, self.retry)
-            warn('"%s": host "%s" failed: %s', self.alias, key, without_text(failure))
+            warn('"%s": host "%s" failed: %s', self._name, key, without_text(failure))
         raise AllHostsFailed(errors, alias=self.alias)
 
 
@@ -105,7 +109,8 @@ class _Standing:
     """Which hosts are passed over, and whose turn it is, for the whole process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # For a signal handler, which may send mail while the same thread holds it.
+        self._lock = threading.RLock()
         self._down_until: dict[str, float] = {}
         self._turn: int | None = None
 

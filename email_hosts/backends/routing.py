@@ -11,7 +11,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
 from ..exceptions import without_text
-from ..nesting import not_in_a_circle, warn
+from ..nesting import not_in_a_circle, out_of_the_circle, warn
 
 
 class RoutingBackend(BaseEmailBackend):
@@ -21,6 +21,8 @@ class RoutingBackend(BaseEmailBackend):
     key or ``None``. Without one, it is ``host_of_sender``. A message without a host goes
     to the host ``"default"``; if there is none, it is an ``EmailHostDoesNotExist``.
     """
+
+    sends_through_hosts = True
 
     def __init__(
         self,
@@ -55,7 +57,8 @@ class RoutingBackend(BaseEmailBackend):
             for key, batch in batches.items():
                 try:
                     host = hosts.get_host(key, fail_silently=self.fail_silently)
-                    sent += host.send_messages(batch) or 0
+                    with out_of_the_circle(host):
+                        sent += host.send_messages(batch) or 0
                 except Exception as error:
                     errors.append(error)
         for passed_over in errors[0 if self.fail_silently else 1 :]:

@@ -6,7 +6,6 @@ import inspect
 import smtplib
 import ssl
 import threading
-from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Any
@@ -16,12 +15,13 @@ from django.core.mail.backends.smtp import EmailBackend
 from django.views.decorators.debug import sensitive_variables
 
 from .. import transaction
+from ..censor import Censor
 from ..connection import (
     CLASSES,
     Reply,
     is_closed,
+    is_ours,
     is_quiet,
-    is_smtplibs,
     say_quit,
     send_at_once,
 )
@@ -115,7 +115,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
         vars(other).update(vars(self))
         other.connection = other._held = None
         other.refused_recipients = {}
-        other._lock = threading.RLock()
+        other._lock = threading.RLock()  # Private: the lock of Django's backend
         return other
 
     @property
@@ -177,7 +177,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
         return bool(
             self.conn_max_age
             and not is_spent
-            and is_smtplibs(held.connection)
+            and is_ours(held.connection)
             and is_quiet(held.connection)
         )
 
@@ -215,7 +215,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
                     elif self.fail_silently:
                         self._log_failure(error)
                     else:
-                        self._hide_login(error)
+                        self._censor.clean(error)
                         raise error
                 else:
                     return sent
@@ -230,7 +230,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
         try:
             self._held = parked or self._new()
         except OSError as error:
-            self._hide_login(error)
+            self._censor.clean(error)
             transaction.mark(error, body_was_sent=False)
             if not self.fail_silently:
                 raise
@@ -304,22 +304,14 @@ class EmailHostsBackend(HostSender, EmailBackend):
             yield from notes.envelopes
 
     def _note_refused(self, refused: dict[str, Reply]) -> None:
-        if len(refused) > 0:
-            self.refused_recipients.update(transaction.censored(refused, self._secrets()))
+        if len(refused) > 0:  # what a mock of smtplib returns is true, and has no length
+            self.refused_recipients.update(self._censor.cleaned(refused))
             codes = sorted({code for code, _ in refused.values()})
             warn("%s: refused recipients: %d %s", self._name, len(refused), codes)
 
-    def _hide_login(self, error: OSError) -> None:
-        """Star the login out of the server's words; some servers repeat it."""
-        transaction.censor(error, self._secrets())
-
-    def _secrets(self) -> list[bytes]:
-        plain = f"\0{self.username}\0{self.password}"  # RFC 4616
-        words = [word.encode() for word in (self.username, self.password, plain)]
-        encoded = [b64encode(word) for word in words]
-        # Of two of which one is a part of the other, the longer one comes first.
-        secrets = sorted((word for word in words + encoded if len(word) > 2), key=len)
-        return secrets[::-1]
+    @property
+    def _censor(self) -> Censor:
+        return Censor(self.username, self.password)
 
     def _log_failure(self, error: OSError) -> None:
         warn("%s: %s, passed over by fail_silently", self._name, without_text(error))

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from django.core.management.base import CommandError
 
+from ..dsn import looks_like_a_dsn
 from ..exceptions import InvalidEmailHost
 
 
@@ -52,7 +53,7 @@ def refusals(replies: dict[str, tuple[int, bytes]]) -> str:
 
 def no_such_host(key: str, known: Iterable[str]) -> CommandError:
     """Return the error for a key that is not one of these."""
-    name = "such host" if ":" in key else f"host '{key}'"  # what has a colon may be a DSN
+    name = "such host" if looks_like_a_dsn(key) else f"host '{key}'"
     return CommandError(f"There is no {name}. Known hosts: {', '.join(known) or 'none'}.")
 
 

@@ -21,8 +21,13 @@ from typing import Any, NamedTuple
 import django
 import trustme
 from django.conf import settings
+from django.core.mail.backends.smtp import EmailBackend
+from django.test import override_settings
+
+from email_hosts.backends import get_connection
 
 from .sink import PASSWORD, USER
+from .ways import FRESH, KEPT, RAW, WAYS, Server, Way
 
 THREADS = 8
 
@@ -75,17 +80,14 @@ def main() -> None:
     compare_constructors()
     if arguments.picture:  # pragma: no cover (needs what only tox -e bench installs)
         from .picture import draw
-        from .ways import WAYS
 
         speeds = {way: [table[way, column].speeds for column in columns] for way in WAYS}
         draw(speeds, [str(column) for column in columns], arguments.picture)
 
 
 @contextmanager
-def servers(round_trips: list[float]) -> Iterator[tuple[dict[float, Any], Statistics]]:
+def servers(round_trips: list[float]) -> Iterator[tuple[dict[float, Server], Statistics]]:
     """Give the servers by their distance in milliseconds, and what they count."""
-    from .ways import Server
-
     if "SMTP_HOST" in os.environ:
         names = ("HOST", "PORT", "USER", "PASSWORD")
         host, port, user, password = (os.environ[f"SMTP_{name}"] for name in names)
@@ -151,14 +153,12 @@ class Statistics:
 
 def measure(
     columns: list[Column],
-    at: dict[float, Any],
+    at: dict[float, Server],
     statistics: Statistics,
     rounds: int,
     seconds: float,
 ) -> dict[tuple[str, Column], Result]:
     """Send in every way, in turns. Return the results by way and column."""
-    from .ways import WAYS
-
     table = {}
     for column in columns:
         server = at[column.milliseconds]
@@ -189,8 +189,6 @@ def repeat(send: Callable[[], int], seconds: float) -> tuple[int, float]:
 
 def show(columns: list[Column], table: dict[tuple[str, Column], Result]) -> None:
     """Print the table: a line for each way, a part for each column."""
-    from .ways import RAW, WAYS
-
     for column in columns:
         say(f"\n{column}")
         say(f"{'':36}  mails/s (min - max)        round trips  ratio to smtplib (min - max)")
@@ -203,10 +201,8 @@ def show(columns: list[Column], table: dict[tuple[str, Column], Result]) -> None
             say(f"{name:36}  {speed}  {trips:11.2f}  {ratio}")
 
 
-def compare_threads(ms: float, server: Any, rounds: int, seconds: float) -> None:
+def compare_threads(ms: float, server: Server, rounds: int, seconds: float) -> None:
     """Print how much faster eight threads are with ``conn_max_age`` than with Django's."""
-    from .ways import FRESH, KEPT, WAYS
-
     ratios = []
     for _ in range(rounds):
         speed = {name: in_threads(WAYS[name], server, seconds) for name in (FRESH, KEPT)}
@@ -217,7 +213,7 @@ def compare_threads(ms: float, server: Any, rounds: int, seconds: float) -> None
     )
 
 
-def in_threads(way: Any, server: Any, seconds: float) -> float:
+def in_threads(way: Way, server: Server, seconds: float) -> float:
     """Return the mails per second of all threads together."""
     ready = threading.Barrier(THREADS)
     results = []
@@ -238,11 +234,6 @@ def in_threads(way: Any, server: Any, seconds: float) -> float:
 
 def compare_constructors(times: int = 2000, rounds: int = 15) -> None:
     """Print what ``get_connection`` costs, compared with Django's backend itself."""
-    from django.core.mail.backends.smtp import EmailBackend
-    from django.test import override_settings
-
-    from email_hosts.backends import get_connection
-
     dsn = "submission://user:secret@smtp.example.com?timeout=10"
     options: dict[str, Any] = {
         "host": "smtp.example.com",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 import sys
 import tempfile
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import django
 import trustme
-from servers import Received, SMTPServer
+from servers import Received, SMTPServer, server_context
 
 
 class Mail(NamedTuple):
@@ -35,8 +34,7 @@ SENDERS = {"shop": "The%20Shop%20<shop@example.com>", "club": "club@example.org"
 def main() -> int:
     """Run the demo. Return 0 if each message came as it should, else 1."""
     ca = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ca.issue_cert("localhost").configure_cert(context)
+    context = server_context(ca.issue_cert("localhost"))
     with tempfile.TemporaryDirectory() as folder:
         cafile = Path(folder, "ca.pem")
         ca.cert_pem.write_to_path(str(cafile))

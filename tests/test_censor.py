@@ -1,0 +1,68 @@
+"""What a server says does not show the login, in whatever form it repeats it."""
+
+from __future__ import annotations
+
+import hmac
+import smtplib
+from base64 import b64encode
+
+import pytest
+
+from email_hosts.censor import Censor
+
+USERNAME, PASSWORD = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
+
+
+def encoded(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def cram_md5(challenge: str) -> str:
+    """Return what a client sends. RFC 2195, 2."""
+    digest = hmac.new(PASSWORD.encode(), challenge.encode(), "md5").hexdigest()
+    return encoded(f"{USERNAME} {digest}")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        USERNAME,
+        USERNAME.upper(),
+        PASSWORD,
+        encoded(USERNAME),
+        encoded(PASSWORD),
+        encoded(f"\0{USERNAME}\0{PASSWORD}"),
+        cram_md5("<1@example.com>"),
+    ],
+)
+def test_login_is_starred_out(secret: str) -> None:
+    censor = Censor(USERNAME, PASSWORD)
+    assert censor.cleaned(f"no: {secret}, sorry") == "no: *****, sorry"
+    assert censor.cleaned(f"no: {secret}, sorry".encode()) == b"no: *****, sorry"
+
+
+@pytest.mark.parametrize("password", ["it's", 'say "it"', "a\\b", "a\\'b", "a\tb", "'\"\\'"])
+@pytest.mark.parametrize("before", ["", "'", '"', "'\""])
+def test_login_in_a_quoted_reply_is_starred_out(password: str, before: str) -> None:
+    """As smtplib quotes a challenge in the text of an error."""
+    reply = repr(f"334 {before} {password} go on".encode())
+    assert " ***** go on" in Censor("user", password).cleaned(f"no: {reply}")
+
+
+@pytest.mark.parametrize(
+    ("username", "password"), [("", ""), ("a", "b"), ("no", "to"), ("", "to you")]
+)
+def test_what_is_no_secret_stays(username: str, password: str) -> None:
+    assert Censor(username, password).cleaned("550 no mail to you") == "550 no mail to you"
+
+
+def test_error_is_cleaned_wherever_it_has_the_reply() -> None:
+    censor = Censor(USERNAME, PASSWORD)
+    reply, clean = f"not for {USERNAME}".encode(), b"not for *****"
+    refused = smtplib.SMTPRecipientsRefused({"a@example.net": (550, reply)})
+    sender = smtplib.SMTPSenderRefused(550, reply, "a@example.com")
+    for error in (refused, sender):
+        censor.clean(error)
+    assert refused.recipients == refused.args[0] == {"a@example.net": (550, clean)}
+    assert sender.smtp_error == sender.args[1] == clean
+    assert sender.args[0] == 550
