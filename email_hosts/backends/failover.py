@@ -58,7 +58,6 @@ class FailoverBackend(BaseEmailBackend):
         self.rotate = rotate
         self.alias = alias
         self.fail_silently = fail_silently
-        self._name = alias or ",".join(self.hosts)
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages; return how many were accepted."""
@@ -77,6 +76,10 @@ class FailoverBackend(BaseEmailBackend):
                         without_text(error),
                     )
         return sent
+
+    @property
+    def _name(self) -> str:
+        return self.alias or ",".join(self.hosts)
 
     def _send(
         self, message: EmailMessage, standing: _Standing, connections: _Connections

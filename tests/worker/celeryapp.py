@@ -26,8 +26,8 @@ app = Celery(
 
 @app.task(bind=True, max_retries=3)  # type: ignore[untyped-decorator]
 def send(self: Any, host: str, address: str) -> None:
-    """Send a message that tells the process that has sent it."""
-    message = EmailMessage("Hello", f"from {os.getpid()}.", to=[address])
+    """Send a message from this process."""
+    message = EmailMessage("Hello", "World", f"{os.getpid()}@example.com", [address])
     try:
         get_connection(host).send_messages([message])
     except OSError as error:

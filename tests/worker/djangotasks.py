@@ -10,6 +10,6 @@ from email_hosts.backends import get_connection
 
 @task
 def send(host: str, address: str) -> None:
-    """Send a message that tells the process that has sent it."""
-    message = EmailMessage("Hello", f"from {os.getpid()}.", to=[address])
+    """Send a message from this process."""
+    message = EmailMessage("Hello", "World", f"{os.getpid()}@example.com", [address])
     get_connection(host).send_messages([message])

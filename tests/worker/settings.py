@@ -13,8 +13,7 @@ SECRET_KEY = "worker"
 INSTALLED_APPS = ["email_hosts", *HAS_TASKS * ["django_tasks_db"]]
 USE_TZ = True
 EMAIL_HOSTS = {
-    "shop": f"smtp://127.0.0.1:{os.environ['WORKER_PORT']}?conn_max_age=600"
-    "&_default_from_email=shop@example.com",
+    "shop": f"smtp://127.0.0.1:{os.environ['WORKER_PORT']}?conn_max_age=600",
 }
 DATABASES = {
     "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": FOLDER / "db.sqlite3"},
