@@ -139,6 +139,18 @@ def test_what_the_backend_notes_is_on_the_callers_message(
     assert message.anymail_status == "queued"  # type: ignore[attr-defined]
 
 
+def test_sender_that_a_backend_rewrites_is_not_on_the_callers_message(
+    host: HostBackend, message: EmailMessage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rewrite(messages: list[EmailMessage]) -> int:
+        messages[0].from_email = "backend@example.com"
+        return 1
+
+    monkeypatch.setattr(host.wrapped, "send_messages", rewrite)
+    host.send_messages([message])
+    assert message.from_email == "project@example.com"
+
+
 def test_sender_of_the_callers_message_never_changes(
     host: HostBackend, message: EmailMessage
 ) -> None:

@@ -43,8 +43,11 @@ class HostSender(BaseEmailBackend):
         finally:
             for (message, sent), old in zip(batch, before, strict=True):
                 if sent is not message:
-                    # Not the sender, not for a moment: another thread may send it, too.
-                    vars(message).update(_changes(old, vars(sent)))
+                    # Never the sender, not even for a moment: another thread may send the
+                    # same message.
+                    changes = _changes(old, vars(sent))
+                    changes.pop("from_email", None)
+                    vars(message).update(changes)
 
     def _from_host(self, message: EmailMessage) -> EmailMessage:
         sender = self._sender_for(message.from_email)
