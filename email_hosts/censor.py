@@ -20,8 +20,8 @@ class Censor:
         # smtplib quotes some replies as Python does: between one kind of mark or the other.
         quoted = [repr(f'{word}"')[1:-2] for word in words]
         words += [*quoted, *(word.replace(r"\'", "'") for word in quoted)]
-        # Without one or two letters, nothing would be left of a reply. Of two words of which
-        # one is a part of the other, the longer one comes first.
+        # Not words of one or two letters: little would be left of a reply. The longer words
+        # come first, for one may be a part of another.
         forms = sorted((word for word in words if len(word) > 2), key=len, reverse=True)
         # CRAM-MD5 (RFC 2195) sends the user name, a space and a digest, in one word of base64.
         cram = _base64(f"{username} ")[: len(f"{username} ") * 8 // 6]

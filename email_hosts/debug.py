@@ -19,6 +19,13 @@ from .dsn import SMTP_SCHEMES, redacted
 from .exceptions import InvalidEmailHost
 from .hosts import email_hosts
 
+# What shows strings that it holds: containers, the environment, exceptions.
+HOLDERS = (bytes, Mapping, MappingView, list, tuple, Set, BaseException)
+
+DSN_WITH_LOGIN = re.compile(
+    rf"\b((?:{'|'.join(map(re.escape, SMTP_SCHEMES))})://)[^\s'\"]*@", re.IGNORECASE
+)
+
 
 class EmailHostsReporterFilter(SafeExceptionReporterFilter):
     """Django's exception reporter filter, which also knows where DSNs are.
@@ -46,9 +53,6 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         return {name: _without_dsns(value) for name, value in variables}.items()
 
 
-# What shows strings that it holds: containers, the environment, exceptions.
-HOLDERS = (bytes, Mapping, MappingView, list, tuple, Set, BaseException)
-DSN_WITH_LOGIN = re.compile(rf"\b((?:{'|'.join(map(re.escape, SMTP_SCHEMES))})://)[^\s'\"]*@")
 FILTER = f"{EmailHostsReporterFilter.__module__}.{EmailHostsReporterFilter.__qualname__}"
 
 
@@ -101,11 +105,12 @@ def _redacted_text(text: str, *, quoted: bool) -> str:
         hosts = email_hosts()
     except InvalidEmailHost:
         hosts = {}
-    for dsn in hosts.values():
-        if isinstance(dsn, str) and ":" in dsn:  # not just any word
-            shown = repr(dsn)[1:-1] if quoted else dsn
-            if shown in text:
-                text = text.replace(shown, redacted(dsn))
+    # Not just any word. The longer first: one may be the beginning of another.
+    dsns = [dsn for dsn in hosts.values() if isinstance(dsn, str) and ":" in dsn]
+    for dsn in sorted(dsns, key=len, reverse=True):
+        shown = repr(dsn)[1:-1] if quoted else dsn
+        if shown in text:
+            text = text.replace(shown, redacted(dsn))
     # One from elsewhere, a customer's say.
     return DSN_WITH_LOGIN.sub(r"\1*****:*****@", text)
 

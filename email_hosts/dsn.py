@@ -11,7 +11,7 @@ import ipaddress
 import re
 import threading
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from email import policy
 from functools import lru_cache
 from typing import Any, NamedTuple, TypedDict
@@ -108,10 +108,15 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
 
 def members(mailer: Mailer) -> tuple[str, ...]:
     """Return the keys of the hosts that a failover or round robin consists of."""
-    if backend_of(mailer) != FAILOVER_BACKEND:
-        return ()
-    hosts = mailer["OPTIONS"].get("hosts", ())
-    return tuple(hosts.split(",") if isinstance(hosts, str) else hosts)
+    is_several = backend_of(mailer) == FAILOVER_BACKEND
+    return keys_of(mailer["OPTIONS"].get("hosts", ())) if is_several else ()
+
+
+def keys_of(hosts: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the keys in ``"shop,spare"``, or in what has them apart already."""
+    if isinstance(hosts, str):
+        return tuple(filter(None, map(str.strip, hosts.split(","))))
+    return tuple(hosts)
 
 
 def backend_of(mailer: Mailer) -> str:
@@ -127,7 +132,7 @@ def is_empty(dsn: object) -> bool:
 
 def looks_like_a_dsn(key: str) -> bool:
     """Whether a key may be a DSN by mistake, with a login that nobody should see."""
-    return "://" in key or re.search(":.*@", key) is not None
+    return "://" in key or re.search(":.*[?@]", key) is not None
 
 
 def parse_host(key: str, dsn: object) -> Mailer:
@@ -182,6 +187,12 @@ def redacted(dsn: object) -> str:
     )
     address = re.sub(r"(?<=://)[^/?#]*@", "*****:*****@", address)
     return f"{address}{question_mark}{'&'.join(options)}"
+
+
+def did_you_mean(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
+    """Return ``; did you mean 'timeout'?``, or nothing where no known word is near."""
+    nearest = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 
 class _Parts(NamedTuple):
@@ -393,7 +404,7 @@ def _split(query: str) -> list[tuple[str, str, str]]:
 def _refuse_stray_at(query: str) -> None:
     """Refuse what looks like options and is in truth the rest of a password.
 
-    An '@' belongs into a sender alone, or into what was meant to be one.
+    An '@' belongs in a sender alone, or in what was meant to be one.
     """
     for name, _, value in _split(query):
         is_sender = difflib.get_close_matches(name, _SENDER_OPTIONS)
@@ -490,12 +501,6 @@ def _unknown_scheme(dsn: str) -> str:
 def _unknown_option(name: str, converters: Mapping[str, Any]) -> str:
     hint = did_you_mean(name, converters) or f"; known options: {', '.join(converters)}"
     return f"unknown option {name!r}{hint}"
-
-
-def did_you_mean(word: str, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-    """Return ``; did you mean 'timeout'?``, or nothing where no known word is near."""
-    nearest = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 
 def _decoded(part: str, text: str) -> str:

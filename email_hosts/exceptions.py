@@ -42,7 +42,7 @@ class AllHostsFailed(smtplib.SMTPException):
         self.alias = alias
         # Their texts may hold recipients.
         causes = ", ".join(f"{key} ({type(error).__name__})" for key, error in errors.items())
-        name = "" if alias is None else f'"{alias}": '
+        name = "" if alias is None else f'host "{alias}": '
         super().__init__(f"{name}all hosts failed: {causes}")
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -52,9 +52,9 @@ class AllHostsFailed(smtplib.SMTPException):
 
 
 def without_text(error: Exception) -> str:
-    """Return how a record names an error: its text may hold recipients, its code does not.
+    """Return how a record names an error: by class and code, for its text may hold recipients.
 
-    Nor do our own errors.
+    An ``InvalidEmailHost`` holds none, and is shown in full.
     """
     name = type(error).__name__
     if isinstance(error, InvalidEmailHost):
@@ -64,6 +64,6 @@ def without_text(error: Exception) -> str:
 
 def _plain(error: Exception) -> Exception:
     """Return the error, or its name if it may hold more than text: a request with its key."""
-    is_ours = type(error).__module__ in {"builtins", "smtplib", "ssl", "socket", __name__}
+    is_known = type(error).__module__ in {"builtins", "smtplib", "ssl", "socket", __name__}
     is_text = all(isinstance(each, (str, bytes, int, dict, type(None))) for each in error.args)
-    return error if is_ours and is_text else smtplib.SMTPException(without_text(error))
+    return error if is_known and is_text else smtplib.SMTPException(without_text(error))

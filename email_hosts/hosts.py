@@ -37,7 +37,7 @@ from .dsn import (
     scheme_of,
 )
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost
-from .nesting import warn
+from .log import warn
 
 # For the type checker: it knows neither MAILERS nor the layers of the settings.
 _settings: Any = settings

@@ -85,12 +85,12 @@ class Pool:
             parked = self._parked.get(host)
             return parked.pop() if parked else None
 
-    def _close(self, is_closed: Callable[[Held], bool]) -> None:
+    def _close(self, is_due: Callable[[Held], bool]) -> None:
         closed = []
         with self._lock:
             for host, parked in list(self._parked.items()):
-                closed += [held for held in parked if is_closed(held)]
-                parked[:] = [held for held in parked if not is_closed(held)]
+                closed += [held for held in parked if is_due(held)]
+                parked[:] = [held for held in parked if not is_due(held)]
                 if not parked:
                     self._parked.pop(host, None)
         for held in closed:

@@ -23,8 +23,10 @@ def can_be_retried(error: BaseException) -> bool:
 
     True if surely nobody got it, and another time or another host may do better. False if
     it may have been delivered, or if it was refused for good. See the README for when that
-    is, and RFC 5321, 4.2.1 for what is for good. Ask where the error was caught: one that was
-    pickled meanwhile has lost what it knew.
+    is, and RFC 5321, 4.2.1 for what is for good. Of several messages, those before
+    the one that failed have been sent.
+
+    Ask where the error was caught: one that was pickled meanwhile has lost what it knew.
     """
     if _is_of_a_receiver(error):
         return False

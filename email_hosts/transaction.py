@@ -80,8 +80,8 @@ class Envelopes:
 def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, None, None]:
     """Send the envelopes; give the outcome of each as soon as it is known.
 
-    Stop after an outcome, and its envelope is still the current one. The connection is
-    in step then, or closed.
+    A caller that stops after an outcome finds its envelope still the current one, and the
+    connection in step or closed.
     """
     if not is_ours(connection):
         yield from _through_sendmail(connection, envelopes)
@@ -111,11 +111,11 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
             connection.close()
 
 
-def body_was_sent(error: BaseException, unless_known: bool = True) -> bool:
+def body_was_sent(error: BaseException, *, unless_known: bool = True) -> bool:
     """Whether the body was handed over before this error.
 
-    Unless the server has answered, the message may have been accepted then. An error that
-    is not of ``send()`` does not tell.
+    If so, and if the server has not answered, the message may have been accepted. An error
+    that nobody has marked does not tell: ``unless_known`` is the answer then.
     """
     return getattr(error, "body_was_sent", unless_known)
 
@@ -182,17 +182,6 @@ class _Group:
             mark(error, body_was_sent=True)
             raise
 
-    def _expect_silence(self) -> None:
-        """Raise ``SMTPServerDisconnected`` rather than take a stray line for the reply."""
-        try:
-            if not has_lines(self._connection):
-                return
-            problem = "the server has said more than it was asked"
-        except OSError as error:
-            problem = f"Connection lost: {error}"
-        self._is_closing = True
-        raise smtplib.SMTPServerDisconnected(problem)
-
     def withdraw(self, ahead: _Group | None) -> None:
         """Get the connection in step again after an error, or close it.
 
@@ -221,6 +210,17 @@ class _Group:
             self._in_flight.append(commands[-1])
             self._bytes_in_flight += size
         return b"".join(commands)
+
+    def _expect_silence(self) -> None:
+        """Raise ``SMTPServerDisconnected`` rather than take a stray line for the reply."""
+        try:
+            if not has_lines(self._connection):
+                return
+            problem = "the server has said more than it was asked"
+        except OSError as error:
+            problem = f"Connection lost: {error}"
+        self._is_closing = True
+        raise smtplib.SMTPServerDisconnected(problem)
 
     def _reply(self) -> Reply:
         # At half of it, not for each command: small writes would cost a round trip each.

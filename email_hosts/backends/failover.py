@@ -14,8 +14,10 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
+from ..circle import handing_over_to, not_in_a_circle
+from ..dsn import keys_of
 from ..exceptions import AllHostsFailed, InvalidEmailHost, without_text
-from ..nesting import not_in_a_circle, out_of_the_circle, warn
+from ..log import warn
 from ..retry import can_be_retried
 
 clock = time.monotonic
@@ -49,7 +51,7 @@ class FailoverBackend(BaseEmailBackend):
         _ignore_unknown_kwargs: object = None,  # private: from Django 6.1's get_connection()
     ) -> None:
         super().__init__()
-        self.hosts = tuple(hosts.split(",") if isinstance(hosts, str) else hosts)
+        self.hosts = keys_of(hosts)
         if not self.hosts or not retry > 0:
             raise InvalidEmailHost(
                 "it needs hosts, and 'retry' in seconds above 0", alias=alias
@@ -63,7 +65,7 @@ class FailoverBackend(BaseEmailBackend):
         """Send the messages; return how many were accepted."""
         sent = 0
         standing = _standing((self.alias, self.hosts))
-        with not_in_a_circle(f'host "{self._name}"'), _Connections() as connections:
+        with not_in_a_circle(self._name), _Connections() as connections:
             for message in email_messages:
                 try:
                     sent += self._send(message, standing, connections)
@@ -71,7 +73,7 @@ class FailoverBackend(BaseEmailBackend):
                     if not self.fail_silently:
                         raise
                     warn(
-                        '"%s": %s, passed over by fail_silently',
+                        "%s: %s, passed over by fail_silently",
                         self._name,
                         without_text(error),
                     )
@@ -79,7 +81,7 @@ class FailoverBackend(BaseEmailBackend):
 
     @property
     def _name(self) -> str:
-        return self.alias or ",".join(self.hosts)
+        return f'host "{self.alias or ",".join(self.hosts)}"'
 
     def _send(
         self, message: EmailMessage, standing: _Standing, connections: _Connections
@@ -92,7 +94,7 @@ class FailoverBackend(BaseEmailBackend):
                 failure: Exception = error
             else:
                 try:
-                    with out_of_the_circle(connection):
+                    with handing_over_to(connection):
                         sent = connection.send_messages([message])
                 except Exception as error:
                     connections.drop(key)
@@ -104,7 +106,7 @@ class FailoverBackend(BaseEmailBackend):
                     return sent or 0
             errors[key] = failure
             standing.failed(key, self.retry)
-            warn('"%s": host "%s" failed: %s', self._name, key, without_text(failure))
+            warn('%s: host "%s" failed: %s', self._name, key, without_text(failure))
         raise AllHostsFailed(errors, alias=self.alias)
 
 

@@ -10,8 +10,9 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
+from ..circle import handing_over_to, not_in_a_circle
 from ..exceptions import without_text
-from ..nesting import not_in_a_circle, out_of_the_circle, warn
+from ..log import warn
 
 
 class RoutingBackend(BaseEmailBackend):
@@ -29,8 +30,9 @@ class RoutingBackend(BaseEmailBackend):
         *,
         alias: str | None = None,
         fail_silently: bool = False,
-        username: object = None,  # what send_mail() has for the default backend,
-        password: object = None,  # not for a host
+        # What send_mail() has for the default backend is not for a host: passed over.
+        username: object = None,
+        password: object = None,
         _ignore_unknown_kwargs: object = None,  # private: from Django 6.1's get_connection()
     ) -> None:
         super().__init__()
@@ -57,7 +59,7 @@ class RoutingBackend(BaseEmailBackend):
             for key, batch in batches.items():
                 try:
                     host = hosts.get_host(key, fail_silently=self.fail_silently)
-                    with out_of_the_circle(host):
+                    with handing_over_to(host):
                         sent += host.send_messages(batch) or 0
                 except Exception as error:
                     errors.append(error)

@@ -27,7 +27,7 @@ from ..connection import (
 )
 from ..dsn import SMTP_SCHEMES, did_you_mean
 from ..exceptions import InvalidEmailHost, without_text
-from ..nesting import warn
+from ..log import warn
 from ..pool import Held, pool
 from ..tls import client_context
 from ..transaction import Envelope
@@ -145,7 +145,8 @@ class EmailHostsBackend(HostSender, EmailBackend):
 
         With ``conn_max_age``, a parked connection saves both. ``None`` is a failure that
         was passed over with ``fail_silently``, and logged. Raises ``OSError``, which all
-        of smtplib's and ssl's errors are.
+        of smtplib's and ssl's errors are; and ``InvalidEmailHost``, with ``fail_silently``
+        too, for a certificate or a login that cannot be used.
         """
         with self._lock:
             if self.connection and self._held.is_inherited():
@@ -172,20 +173,12 @@ class EmailHostsBackend(HostSender, EmailBackend):
         else:
             say_quit(held.connection)
 
-    def _may_be_parked(self, held: Held) -> bool:
-        is_spent = held.messages >= self.conn_max_messages
-        return bool(
-            self.conn_max_age
-            and not is_spent
-            and is_ours(held.connection)
-            and is_quiet(held.connection)
-        )
-
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages from the host's sender; return how many were accepted.
 
         ``refused_recipients`` has the server's replies to those who do not get a message
-        that others do get: smtplib tells, and Django passes over it.
+        that others do get: smtplib tells, and Django passes over it. Raises what ``open``
+        raises, and smtplib's errors; with ``fail_silently``, these are logged.
         """
         self.refused_recipients = {}
         with self.with_sender(email_messages) as batch, self._lock:
@@ -199,6 +192,15 @@ class EmailHostsBackend(HostSender, EmailBackend):
             finally:
                 if opened or not self._held or is_closed(self._held.connection):
                     self.close()
+
+    def _may_be_parked(self, held: Held) -> bool:
+        is_spent = held.messages >= self.conn_max_messages
+        return bool(
+            self.conn_max_age
+            and not is_spent
+            and is_ours(held.connection)
+            and is_quiet(held.connection)
+        )
 
     def _send_batch(self, batch: list[EmailMessage]) -> int:
         envelopes = transaction.Envelopes(self._envelopes(batch))

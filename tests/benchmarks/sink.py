@@ -58,7 +58,6 @@ class Sink(asyncio.Protocol):
         del self.received[: at + len(end)]
         if self.in_body:
             self.in_body = False
-            self.counters["msg"] += 1
             return b"250 queued\r\n"
         return self.command(line)
 
