@@ -75,7 +75,7 @@ Connect = Callable[..., EmailHostsBackend]
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Make a connection to the host of a DSN that the test has to close."""
+    """Make a connection to the host of a DSN. The test has to close it."""
     connections = []
 
     def connect(dsn: str, **options: Any) -> EmailHostsBackend:

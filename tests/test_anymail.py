@@ -25,7 +25,7 @@ TAKEN = {
         "Message": "OK",
         "MessageID": "1",
         "SubmittedAt": "2026-01-01T00:00:00Z",
-        "To": "a@example.net",
+        "To": "someone@example.net",
     },
     "/smtp/email": {"messageId": "<1@example.com>"},
 }
@@ -95,38 +95,35 @@ def hosts(url: str) -> dict[str, str]:
     }
 
 
-def message() -> Any:
-    return EmailMessage("Hello", "World", to=["a@example.net"])
-
-
 @pytest.mark.parametrize("name", DSNS)
-def test_message_goes_through_the_provider(name: str, provider: Provider) -> None:
-    one = message()
+def test_message_goes_through_the_provider(
+    name: str, provider: Provider, message: Any
+) -> None:
     with override_settings(EMAIL_HOSTS=hosts(provider.url)):
         connection = get_connection(name)
-        assert connection.send_messages([one]) == 1
+        assert connection.send_messages([message]) == 1
     (request,) = provider.requests
     header, value = CREDENTIALS[name]
     assert (request.path, request.headers[header]) == (PATHS[name], value)
     assert b"news@example.com" in request.body.replace(b"%40", b"@")
-    assert b"a@example.net" in request.body.replace(b"%40", b"@")
-    assert one.anymail_status.message_id
-    assert one.from_email == "project@example.com"
+    assert b"someone@example.net" in request.body.replace(b"%40", b"@")
+    assert message.anymail_status.message_id
+    assert message.from_email == "project@example.com"
     assert isinstance(connection, HostBackend)
     assert connection.esp_name.lower() == name
 
 
-def test_other_credentials_for_one_call(provider: Provider) -> None:
+def test_other_credentials_for_one_call(provider: Provider, message: EmailMessage) -> None:
     with override_settings(EMAIL_HOSTS=hosts(provider.url)):
-        get_connection("brevo", api_key="OTHER").send_messages([message()])
-        get_connection("brevo").send_messages([message()])
+        get_connection("brevo", api_key="OTHER").send_messages([message])
+        get_connection("brevo").send_messages([message])
     assert [request.headers["api-key"] for request in provider.requests] == ["OTHER", "K"]
 
 
-def test_two_providers_in_one_project(provider: Provider) -> None:
+def test_two_providers_in_one_project(provider: Provider, message: EmailMessage) -> None:
     with override_settings(EMAIL_HOSTS=hosts(provider.url)):
         for name in ("postmark", "brevo"):
-            get_connection(name).send_messages([message()])
+            get_connection(name).send_messages([message])
     assert [request.path for request in provider.requests] == ["/email", "/smtp/email"]
 
 
@@ -135,7 +132,12 @@ def test_two_providers_in_one_project(provider: Provider) -> None:
     ("status", "goes_on"), [(429, True), (500, True), (503, True), (401, False), (400, False)]
 )
 def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
-    name: str, status: int, goes_on: bool, provider: Provider, serve: ServeScript
+    name: str,
+    status: int,
+    goes_on: bool,
+    provider: Provider,
+    serve: ServeScript,
+    message: EmailMessage,
 ) -> None:
     provider.status = status
     spare = serve()
@@ -146,15 +148,17 @@ def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
     }
     with override_settings(EMAIL_HOSTS=settings):
         if goes_on:
-            assert get_connection("all").send_messages([message()]) == 1
+            assert get_connection("all").send_messages([message]) == 1
         else:
             with pytest.raises(Exception, match=str(status)):
-                get_connection("all").send_messages([message()])
+                get_connection("all").send_messages([message])
     assert len(provider.requests) == 1
     assert len(spare.accepted) == goes_on
 
 
-def test_failover_goes_on_if_nobody_listens(closed_port: int, serve: ServeScript) -> None:
+def test_failover_goes_on_if_nobody_listens(
+    closed_port: int, serve: ServeScript, message: EmailMessage
+) -> None:
     spare = serve()
     settings = {
         **hosts(f"http://127.0.0.1:{closed_port}"),
@@ -162,12 +166,12 @@ def test_failover_goes_on_if_nobody_listens(closed_port: int, serve: ServeScript
         "all": "failover:mailgun,spare",
     }
     with override_settings(EMAIL_HOSTS=settings):
-        assert get_connection("all").send_messages([message()]) == 1
+        assert get_connection("all").send_messages([message]) == 1
     assert len(spare.accepted) == 1
 
 
 def test_failover_does_not_go_on_if_the_reply_never_comes(
-    provider: Provider, serve: ServeScript
+    provider: Provider, serve: ServeScript, message: EmailMessage
 ) -> None:
     provider.status = 0
     spare = serve()
@@ -180,5 +184,5 @@ def test_failover_does_not_go_on_if_the_reply_never_comes(
         override_settings(EMAIL_HOSTS=settings, ANYMAIL={"REQUESTS_TIMEOUT": 0.2}),
         pytest.raises(OSError, match="Error posting to"),
     ):
-        get_connection("all").send_messages([message()])
+        get_connection("all").send_messages([message])
     assert spare.accepted == []

@@ -70,7 +70,7 @@ def host() -> HostBackend:
         ("Project <project@example.com>", "Project <project@example.com>"),
     ],
 )
-def test_host_has_the_say_where_a_message_has_none(
+def test_sender_is_the_hosts_unless_the_message_names_its_own(
     host: HostBackend, new_message: NewMessage, from_email: str | None, expected: str
 ) -> None:
     message = new_message()

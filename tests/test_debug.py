@@ -149,6 +149,17 @@ class TestFilter:
         shown = self.filter.cleanse_setting("OTHER", f"{VALID}, {VALID}")
         assert shown == ", ".join(["submission://*****:*****@smtp.example.com?timeout=5"] * 2)
 
+    @pytest.mark.parametrize("scheme", ["smtp", "SUBMISSION"])
+    def test_knows_a_dsn_from_elsewhere(self, scheme: str) -> None:
+        shown = self.filter.cleanse_setting("OTHER", f"{scheme}://{USER}:{PASSWORD}@h")
+        assert shown == f"{scheme}://*****:*****@h"
+
+    def test_knows_a_dsn_that_begins_another(self) -> None:
+        dsn = "anymail+mailgun://?sender_domain=mg.example.com"
+        with override_settings(EMAIL_HOSTS={"a": dsn, "b": f"{dsn}&api_key={PASSWORD}"}):
+            shown = self.filter.cleanse_setting("OTHER", f"{dsn}&api_key={PASSWORD}")
+        assert shown == "anymail+mailgun://?sender_domain=*****&api_key=*****"
+
     def test_is_quick_with_many_hosts(self) -> None:
         """What a host is redacted to is worked out only where the host is."""
         hosts = {str(i): f"smtp://u:p@h?timeout={i}x" for i in range(1000)}

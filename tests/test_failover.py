@@ -266,7 +266,8 @@ def test_all_hosts_failed_tells_of_each(
         "h1": smtplib.SMTPAuthenticationError,
     }
     assert str(caught.value) == (
-        'host "all": all hosts failed: h0 (ConnectionRefusedError), h1 (SMTPAuthenticationError)'
+        'host "all": all hosts failed: h0 (ConnectionRefusedError), '
+        "h1 (SMTPAuthenticationError)"
     )
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.WARNING, 'host "all": host "h0" failed: ConnectionRefusedError'),
@@ -280,8 +281,8 @@ def test_log_says_what_is_wrong_with_a_host(
     hosts = {"empty": "", "h1": f"smtp://127.0.0.1:{serve().port}", "all": "failover:empty,h1"}
     assert send(hosts, messages(1)) == 1
     assert caplog.messages == [
-        'host "all": host "empty" failed: EmailHostDoesNotExist: EMAIL_HOSTS["empty"]: the host is '
-        "empty; known hosts: h1, all"
+        'host "all": host "empty" failed: EmailHostDoesNotExist: EMAIL_HOSTS["empty"]: '
+        "the host is empty; known hosts: h1, all"
     ]
 
 

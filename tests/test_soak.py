@@ -50,7 +50,7 @@ def accepted(*numbers: int) -> list[Accepted]:
         ([0, 1], LATER, [0, 0, 1], ["0: accepted 2 times"]),
     ],
 )
-def test_account(
+def test_account_names_what_was_lost_or_doubled(
     batch: list[int], error: Exception | None, arrived: list[int], mistakes: list[str]
 ) -> None:
     account = Account()
@@ -61,6 +61,6 @@ def test_account(
     assert account.mistakes(max([0, *batch]) + 1, accepted(*arrived)) == mistakes
 
 
-def test_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verdict_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert (verdict([]), verdict(["7: lost"])) == (0, 1)
     assert "accounted for" in capsys.readouterr().out

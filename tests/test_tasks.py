@@ -70,7 +70,7 @@ def recipients(server: ScriptedServer) -> list[str]:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_celery(
+def test_celerys_workers_send_each_message_once(
     pool: str, serve: ServeScript, run: Callable[..., str], tmp_path: Path
 ) -> None:
     refused, *others = ADDRESSES
@@ -95,7 +95,7 @@ def test_celery(
     django.VERSION < (6, 0) or not importlib.util.find_spec("django_tasks_db"),
     reason="needs Django 6.0 and django-tasks-db",
 )
-def test_djangos_tasks(
+def test_worker_of_djangos_tasks_sends_each_message_once(
     serve: ServeScript, run: Callable[..., str]
 ) -> None:  # pragma: tasks-only
     server = serve()

@@ -70,7 +70,7 @@ class TestCertificate:
         files.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
         certificate = f"&ssl_certfile={tmp_path}/cert.pem&ssl_keyfile={tmp_path}/key.pem"
         dsn = f"submission://127.0.0.1:{server.port}?ssl_cafile={cafile}"
-        with pytest.raises(OSError, match=r"."):
+        with pytest.raises(OSError):  # noqa: PT011
             connect(dsn).send_messages([message])
         assert connect(dsn + certificate).send_messages([message]) == 1
 
