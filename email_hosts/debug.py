@@ -15,15 +15,18 @@ from django.views.debug import (
     get_default_exception_reporter_filter,
 )
 
-from .dsn import SMTP_SCHEMES, redacted
+from .dsn import ANYMAIL, SMTP_SCHEMES, redacted
 from .exceptions import InvalidEmailHost
 from .hosts import email_hosts
 
 # What shows strings that it holds: containers, the environment, exceptions.
 HOLDERS = (bytes, Mapping, MappingView, list, tuple, Set, BaseException)
 
-DSN_WITH_LOGIN = re.compile(
-    rf"\b((?:{'|'.join(map(re.escape, SMTP_SCHEMES))})://)[^\s'\"]*@", re.IGNORECASE
+# DSNs from elsewhere: up to the last '@' before the next DSN, or the end of what is quoted.
+SMTP_DSN = rf"(?:{'|'.join(map(re.escape, SMTP_SCHEMES))})://"
+LOGIN = re.compile(rf"\b({SMTP_DSN})(?:(?!{SMTP_DSN}|['\"][,:\])}}])[^\r\n])*@", re.IGNORECASE)
+OPTIONS = re.compile(
+    rf"\b(?:{re.escape(ANYMAIL)}|backend:)[^?\s'\"]*\?[^\r\n'\"]*", re.IGNORECASE
 )
 
 
@@ -111,8 +114,8 @@ def _redacted_text(text: str, *, quoted: bool) -> str:
         shown = repr(dsn)[1:-1] if quoted else dsn
         if shown in text:
             text = text.replace(shown, redacted(dsn))
-    # One from elsewhere, a customer's say.
-    return DSN_WITH_LOGIN.sub(r"\1*****:*****@", text)
+    text = LOGIN.sub(r"\1*****:*****@", text)
+    return OPTIONS.sub(lambda match: re.sub("=[^&]*", "=*****", match[0]), text)
 
 
 def _is_below_email_hosts(frame: FrameType | None) -> bool:

@@ -7,6 +7,7 @@ No error here repeats a piece of the DSN that could belong to its user informati
 from __future__ import annotations
 
 import difflib
+import encodings.idna  # noqa: F401 (imported later, it could be half imported at a fork)
 import ipaddress
 import re
 import threading
@@ -303,6 +304,10 @@ def _backend(parts: _Parts) -> Mailer:
         if name not in _SENDER_OPTIONS and (
             not name.isidentifier() or name in RESERVED_OPTIONS
         ):
+            if not re.fullmatch("[a-z_-]+", name):  # it may be the end of a key
+                raise InvalidEmailHost(
+                    f"what follows an ampersand is no option; {PERCENT_ENCODE}"
+                )
             hint = did_you_mean(name, _SENDER_OPTIONS)
             raise InvalidEmailHost(f"{name!r} cannot be the name of an option{hint}")
     options = _options(parts.query, _SENDER_OPTIONS, others=_as_given)

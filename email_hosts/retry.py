@@ -9,6 +9,15 @@ import traceback
 from .exceptions import AllHostsFailed
 from .transaction import body_was_sent
 
+# smtplib raises these before it offers the message, or when the server declines to hear more.
+NOT_OFFERED = (
+    smtplib.SMTPConnectError,
+    smtplib.SMTPHeloError,
+    smtplib.SMTPNotSupportedError,
+    smtplib.SMTPAuthenticationError,
+    smtplib.SMTPSenderRefused,
+)
+
 # By name, for neither package is a dependency. urllib3's, then botocore's.
 NOT_CONNECTED = {
     "NewConnectionError",
@@ -34,10 +43,12 @@ def can_be_retried(error: BaseException) -> bool:
         return True
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return any(code < 500 for code, _ in error.recipients.values())
-    if isinstance(error, smtplib.SMTPSenderRefused):
+    if isinstance(error, NOT_OFFERED):
         return True
     if isinstance(error, smtplib.SMTPDataError) and error.smtp_code >= 400:
         return error.smtp_code < 500
+    if body_was_sent(error, unless_known=False):
+        return False
     errors = _with_causes(error)
     for status in filter(None, map(_http_status, errors)):
         return status == 429 or status >= 500

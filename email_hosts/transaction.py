@@ -23,6 +23,9 @@ MAX_BYTES_IN_FLIGHT = 8192
 # What one TLS record holds. A send() of more may have been received in part when it fails.
 MAX_RECORD = 16384
 
+# The packages whose code the send() of a socket runs.
+SENDING = {__name__.partition(".")[0], "ssl", "gevent", "eventlet"}
+
 DATA = b"DATA\r\n"
 RECIPIENT_ACCEPTED = (250, 251)
 START_MAIL_INPUT = 354
@@ -103,6 +106,9 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
                 outcome = Outcome({}, error)
                 if group:
                     group.withdraw(ahead)
+            except OSError as error:  # a signal handler's: who knows how far this got
+                mark(error, body_was_sent=True)
+                raise
             in_step = not ahead
             yield outcome
             envelopes.advance()
@@ -158,7 +164,8 @@ class _Group:
                 refused[recipient] = (code, text)
             if code == SERVICE_CLOSING:
                 raise smtplib.SMTPRecipientsRefused(refused)
-        if len(refused) == len(self._envelope.recipients):
+        # smtplib counts them, and one that is there twice would seem to be left.
+        if refused.keys() >= set(self._envelope.recipients):
             raise smtplib.SMTPRecipientsRefused(refused)
         code, text = self._reply()
         if code != START_MAIL_INPUT:
@@ -306,6 +313,6 @@ def _is_of_the_socket(error: OSError) -> bool:
     The latter, an alarm clock's ``TimeoutError`` say, does not tell whether ``send()`` has
     done its work.
     """
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    module = str(frame.f_globals.get("__name__")).partition(".")[0]
-    return error.errno is not None or module in {"ssl", __name__.partition(".")[0]}
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    packages = {str(frame.f_globals.get("__name__")).partition(".")[0] for frame in frames}
+    return packages <= SENDING

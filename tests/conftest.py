@@ -143,7 +143,8 @@ def new_message() -> NewMessage:
     """Make a message to someone@example.net, with what the test needs to say."""
 
     def make(**options: Any) -> EmailMessage:
-        return EmailMessage("Hello", "World", **{"to": ["someone@example.net"], **options})
+        given = {"subject": "Hello", "body": "World", "to": ["someone@example.net"], **options}
+        return EmailMessage(**given)
 
     return make
 

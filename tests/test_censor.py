@@ -32,6 +32,8 @@ def cram_md5(challenge: str) -> str:
         encoded(USERNAME),
         encoded(PASSWORD),
         encoded(f"\0{USERNAME}\0{PASSWORD}"),
+        encoded(f"{PASSWORD}\r\n"),
+        encoded(PASSWORD).rstrip("="),
         cram_md5("<1@example.com>"),
     ],
 )

@@ -304,6 +304,12 @@ empty       -           -                     -         -      -              em
             shown = run("checkemailhosts", hosts={"all": "failover:m"}, connect=True)
         assert "m: not tried, it is of MAILERS alone" in shown
 
+    def test_columns_are_aligned_in_any_script(self) -> None:
+        hosts = {"店": "console:?_default_from_email=注文 <shop@example.com>", "é": "dummy:"}
+        wide, narrow = run("checkemailhosts", hosts=hosts).splitlines()[1:]
+        # Each of the three takes two columns, and the second é is two characters.
+        assert wide.index("  valid") + 3 == narrow.index("  valid") - 1
+
     def test_folder_is_not_made_by_looking(self, tmp_path: Path) -> None:
         run("checkemailhosts", hosts={"folder": f"file:{tmp_path}/out"})
         assert list(tmp_path.iterdir()) == []
@@ -455,6 +461,10 @@ def test_host_that_hangs_is_not_waited_for_if_nobody_cares_any_more() -> None:
     end.set()
 
 
-def test_error_that_nobody_expects_is_raised() -> None:
-    with pytest.raises(ZeroDivisionError):
-        list(side_by_side(lambda key: 1 / 0, ["a"], as_they_finish=False))
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_error_that_nobody_expects_is_raised(error: type[BaseException]) -> None:
+    def ask(key: str) -> None:
+        raise error
+
+    with pytest.raises(error):
+        list(side_by_side(ask, ["a"], as_they_finish=False))

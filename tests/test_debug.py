@@ -149,10 +149,26 @@ class TestFilter:
         shown = self.filter.cleanse_setting("OTHER", f"{VALID}, {VALID}")
         assert shown == ", ".join(["submission://*****:*****@smtp.example.com?timeout=5"] * 2)
 
-    @pytest.mark.parametrize("scheme", ["smtp", "SUBMISSION"])
-    def test_knows_a_dsn_from_elsewhere(self, scheme: str) -> None:
-        shown = self.filter.cleanse_setting("OTHER", f"{scheme}://{USER}:{PASSWORD}@h")
-        assert shown == f"{scheme}://*****:*****@h"
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            ("SMTP://u:{}@h", "SMTP://*****:*****@h"),
+            ("smtp://u:it's{}@h", "smtp://*****:*****@h"),
+            ('smtp://u:{} "x"@h', "smtp://*****:*****@h"),
+            ("smtp://u:{0}@h smtps://u:{0}@i", "smtp://*****:*****@h smtps://*****:*****@i"),
+            ("anymail+brevo:?api_key={0}&x={0}", "anymail+brevo:?api_key=*****&x=*****"),
+            ("backend://shop.mail.Mail?key={}", "backend://shop.mail.Mail?key=*****"),
+            ("smtp://h, and then me@example.com", "smtp://*****:*****@example.com"),
+        ],
+    )
+    def test_knows_a_dsn_from_elsewhere(self, value: str, expected: str) -> None:
+        assert self.filter.cleanse_setting("OTHER", value.format(PASSWORD)) == expected
+
+    @pytest.mark.parametrize("password", [PASSWORD, f"it's {PASSWORD}", f'"{PASSWORD}'])
+    def test_knows_a_dsn_among_other_values(self, password: str) -> None:
+        values = [f"smtp://u:{password}@h", "me@example.com", b"x"]
+        shown = repr(self.filter.cleanse_setting("OTHER", values)).replace('"', "'")
+        assert shown == "['smtp://*****:*****@h', 'me@example.com', b'x']"
 
     def test_knows_a_dsn_that_begins_another(self) -> None:
         dsn = "anymail+mailgun://?sender_domain=mg.example.com"

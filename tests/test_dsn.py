@@ -379,6 +379,7 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("anymail+mailgun://?api-key=x", "'api-key' cannot be the name of an option"),
         ("anymail+mailgun://?default_from_email=x", "did you mean '_default_from_email'?"),
         ("anymail+mailgun://?alias=x", "'alias' cannot be the name of an option"),
+        ("anymail+mailgun://?api_key=abc&Kx7vQz9-x", "what follows an ampersand is no option"),
         ("backend://", "'backend' names a class; write backend://dotted.path.Class"),
         ("backend://C", "'backend' names a class"),
         ("backend://a.b.C/x", "'backend' names a class"),

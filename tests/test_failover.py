@@ -332,6 +332,22 @@ def test_members_may_be_several_hosts_themselves(
     assert deliveries(servers) == [("m0@example.net", "h1@example.com")]
 
 
+class Signed(EmailMessage):
+    """Is made but once."""
+
+    made: Any = None
+
+    def message(self, **options: Any) -> Any:
+        self.made = self.made or super().message(**options)
+        return self.made
+
+
+def test_message_that_is_made_but_once_is_made_for_each_host(serve_auth: ServeScript) -> None:
+    servers = [serve_auth(at("DATA", "451 later")), serve_auth()]
+    assert send(dsns(servers), [Signed("Hello", to=["a@example.net"])]) == 1
+    assert b"From: h1@example.com" in servers[1].accepted[0].content
+
+
 def test_sender_of_its_own_comes_first(serve_auth: ServeScript) -> None:
     servers = [serve_auth()]
     settings = {**dsns(servers), "all": "failover:h0?_default_from_email=all@example.com"}

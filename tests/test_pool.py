@@ -92,7 +92,7 @@ def test_other_login_is_another_host(serve: ServeScript) -> None:
 
 
 class TestKey:
-    """A connection is shared by hosts that would make the very same one."""
+    """A connection is shared by hosts that would make the same one, and use it as long."""
 
     OPTIONS: dict[str, Any] = {
         "host": "other.example.com",
@@ -107,11 +107,11 @@ class TestKey:
         "ssl_cafile": "other.pem",
         "local_hostname": "other.example.com",
         "conn_max_age": 61,
+        "conn_max_messages": 5,
     }
-    # These concern the message, or how long a connection is used.
+    # These concern the message.
     OTHERS: dict[str, Any] = {
         "fail_silently": True,
-        "conn_max_messages": 5,
         "default_from_email": "other@example.com",
         "server_email": "other@example.com",
         "alias": "other",

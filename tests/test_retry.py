@@ -51,6 +51,10 @@ class MaxRetryError(Exception):
         (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (450, b"")}), True),
         (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (554, b"")}), False),
         (smtplib.SMTPSenderRefused(550, b"", "a"), True),
+        (smtplib.SMTPAuthenticationError(535, b""), True),
+        (smtplib.SMTPConnectError(554, b""), True),
+        (smtplib.SMTPHeloError(550, b""), True),
+        (smtplib.SMTPNotSupportedError("STARTTLS"), True),
         (smtplib.SMTPDataError(451, b""), True),
         (smtplib.SMTPDataError(554, b""), False),
         (smtplib.SMTPDataError(400, b""), True),
@@ -119,6 +123,7 @@ def test_error_that_the_caller_is_handling_says_nothing() -> None:
     ("script", "expected"),
     [
         (at("banner", CLOSE), True),
+        (at("banner", "554 no"), True),
         (at("AUTH", "535 no"), True),
         (at("DATA", CLOSE), True),
         (at(BODY, "451 later"), True),

@@ -119,6 +119,18 @@ def test_router_of_the_project_picks_the_host(router: Any, site: Site) -> None:
     assert site.recipients() == {"club": ["a@example.net"], "default": ["b@example.net"]}
 
 
+def test_router_may_log_what_is_mailed_through_the_router(site: Site) -> None:
+    handler = AdminEmailHandler()
+
+    def router(message: EmailMessage) -> str:
+        handler.emit(RECORD)
+        return "shop"
+
+    with override_settings(EMAIL_HOSTS_ROUTER=router):
+        assert message("me@elsewhere.example").send() == 1
+    assert site.recipients() == {"shop": ["a@example.net"]}
+
+
 def test_batch_opens_each_host_once(site: Site) -> None:
     senders = ["shop@example.com", "club@bücher.example"] * 3
     batch = (message(sender, f"{i}@example.net") for i, sender in enumerate(senders))

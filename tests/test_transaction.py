@@ -246,6 +246,21 @@ def test_error_knows_whether_the_body_was_sent(
     assert transaction.body_was_sent(caught.value) is expected
 
 
+@pytest.mark.parametrize("code", [450, 550])
+@pytest.mark.parametrize("extensions", [PIPELINING, STEPWISE], ids=["pipelining", "stepwise"])
+def test_recipient_that_is_there_twice_is_refused_all_the_same(
+    code: int, extensions: tuple[str, ...], serve: ServeScript
+) -> None:
+    """Smtplib counts one refusal, and two recipients."""
+    server = serve(
+        any_of(to("@", f"{code} no"), at("DATA", "354 go ahead")), extensions=extensions
+    )
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+        ours(server).send_messages(messages("a+a"))
+    assert can_be_retried(caught.value) is (code == 450)
+    assert [one for one in server.accepted if one.recipients] == []
+
+
 class TestSurprise:
     """What a server may do after it refused something in a group."""
 
@@ -353,8 +368,9 @@ def test_line_break_in_an_address_is_an_error_in_its_turn(
 
 
 def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
-    serve: ServeScript,
+    serve: ServeScript, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(transaction, "_is_of_the_socket", lambda error: True)
     server = serve()
     coming = iter([Envelope("s@example.com", [name], b"Hello\r\n") for name in "ab"])
     connection: Any = SMTP("127.0.0.1", server.port, timeout=0.5)
@@ -365,7 +381,7 @@ def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
 
         def send(self, data: memoryview) -> int:
             if bytes(data).startswith(b"MAIL") and server.commands[-1] == "DATA":
-                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+                raise BrokenPipeError
             end = bytes(data).find(b"\r\n.\r\n") + 5
             return int(real.send(data[:end] if end > 4 else data))
 
@@ -380,15 +396,18 @@ def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
     assert len(server.accepted) == 1
 
 
-def test_alarm_in_the_middle_of_a_write_is_no_fault_of_the_connection(
-    serve: ServeScript,
+@pytest.mark.parametrize(
+    "error", [TimeoutError("rings"), ConnectionRefusedError(errno.ECONNREFUSED, "rings")]
+)
+def test_signal_in_the_middle_of_a_write_is_no_fault_of_the_connection(
+    error: OSError, serve: ServeScript
 ) -> None:
-    """What a signal handler raises does not tell how much was written."""
+    """What its handler raises does not tell how much was written."""
     server = serve()
     ours(server, conn_max_age=60).send_messages(messages("first"))
 
     class Alarm:
-        """Rings when the body is written."""
+        """Rings when the body has been written."""
 
         def __init__(self, sock: socket.socket) -> None:
             self.sock = sock
@@ -396,7 +415,7 @@ def test_alarm_in_the_middle_of_a_write_is_no_fault_of_the_connection(
         def send(self, data: memoryview) -> int:
             written = self.sock.send(data)
             if bytes(data).endswith(b"\r\n.\r\n"):
-                raise TimeoutError("the alarm clock rings")
+                raise error
             return written
 
         def __getattr__(self, name: str) -> Any:
@@ -404,7 +423,7 @@ def test_alarm_in_the_middle_of_a_write_is_no_fault_of_the_connection(
 
     with ours(server, conn_max_age=60) as backend:
         backend.connection.sock = Alarm(backend.connection.sock)
-        with pytest.raises(TimeoutError, match="alarm clock") as caught:
+        with pytest.raises(type(error), match="rings") as caught:
             backend.send_messages(messages("a"))
     assert not can_be_retried(caught.value)
     assert backend.connection is None

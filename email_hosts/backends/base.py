@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 from django.core.mail import EmailMessage
@@ -27,27 +26,14 @@ class HostSender(BaseEmailBackend):
         """Return the same connection, for the copy of a message that names it."""
         return self
 
-    @contextmanager
-    def with_sender(self, messages: Iterable[EmailMessage]) -> Iterator[list[EmailMessage]]:
-        """Give the messages as this host sends them, in a list.
+    def with_sender(self, messages: Iterable[EmailMessage]) -> list[EmailMessage]:
+        """Return the messages as this host sends them.
 
         One that needs another sender is a copy, so that a backend that keeps it (an
         outbox, a queue) keeps the right sender, and the caller's message is free for
-        the next host. What the backend notes on the copy, Anymail's ``anymail_status``
-        say, is on the caller's message afterwards.
+        the next host.
         """
-        batch = [(message, self._from_host(message)) for message in messages]
-        before = [dict(vars(sent)) for _, sent in batch]
-        try:
-            yield [sent for _, sent in batch]
-        finally:
-            for (message, sent), old in zip(batch, before, strict=True):
-                if sent is not message:
-                    # Never the sender, not even for a moment: another thread may send the
-                    # same message.
-                    changes = _changes(old, vars(sent))
-                    changes.pop("from_email", None)
-                    vars(message).update(changes)
+        return [self._from_host(message) for message in messages]
 
     def _from_host(self, message: EmailMessage) -> EmailMessage:
         sender = self._sender_for(message.from_email)
@@ -63,10 +49,6 @@ class HostSender(BaseEmailBackend):
         if self.server_email and from_email == server_email:
             return self.server_email
         return ""
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    return {name: new[name] for name in new if name not in old or new[name] is not old[name]}
 
 
 class HostBackend(HostSender):
@@ -115,6 +97,25 @@ class HostBackend(HostSender):
         self.wrapped.close()
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Send the messages through the wrapped backend; return how many it took."""
-        with self.with_sender(email_messages) as batch:
-            return int(self.wrapped.send_messages(batch) or 0)
+        """Send the messages through the wrapped backend; return how many it took.
+
+        What it notes on them, Anymail's ``anymail_status`` say, is on the caller's messages
+        afterwards.
+        """
+        messages = list(email_messages)
+        batch = self.with_sender(messages)
+        before = [dict(vars(message)) for message in batch]
+        try:
+            return int(self.wrapped.send_messages(list(batch)) or 0)
+        finally:
+            for message, sent, old in zip(messages, batch, before, strict=True):
+                if sent is not message:
+                    changes = _changes(old, vars(sent))
+                    # Not the sender, not even for a moment: another thread may send the
+                    # same message.
+                    changes.pop("from_email", None)
+                    vars(message).update(changes)
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return {name: new[name] for name in new if name not in old or new[name] is not old[name]}

@@ -14,7 +14,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
-from ..circle import handing_over_to, not_in_a_circle
+from ..circle import another_way, handing_over_to, not_in_a_circle
 from ..dsn import keys_of
 from ..exceptions import AllHostsFailed, InvalidEmailHost, without_text
 from ..log import warn
@@ -65,10 +65,11 @@ class FailoverBackend(BaseEmailBackend):
         """Send the messages; return how many were accepted."""
         sent = 0
         standing = _standing((self.alias, self.hosts))
-        with not_in_a_circle(self._name), _Connections() as connections:
+        with _Connections() as connections:
             for message in email_messages:
                 try:
-                    sent += self._send(message, standing, connections)
+                    with not_in_a_circle(self._name):
+                        sent += self._send(message, standing, connections)
                 except Exception as error:
                     if not self.fail_silently:
                         raise
@@ -89,7 +90,8 @@ class FailoverBackend(BaseEmailBackend):
         errors: dict[str, Exception] = {}
         for key in standing.order(self.hosts, rotate=self.rotate):
             try:
-                connection = connections.open(key)
+                with another_way():
+                    connection = connections.open(key)
             except UNUSABLE as error:  # nothing has been sent
                 failure: Exception = error
             else:

@@ -25,8 +25,8 @@ class OutboxBackend(HostSender, EmailBackend):
 
     def send_messages(self, messages: Iterable[EmailMessage]) -> int:
         """Put the messages into ``mail.outbox``; return how many there were."""
-        with self.with_sender(messages) as batch:
-            return super().send_messages([self._marked(message) for message in batch])
+        batch = self.with_sender(messages)
+        return super().send_messages([self._marked(message) for message in batch])
 
     def _marked(self, message: EmailMessage) -> EmailMessage:
         # Django does this itself from 6.1 on.

@@ -48,21 +48,21 @@ class RoutingBackend(BaseEmailBackend):
         batches: dict[str, list[EmailMessage]] = {}
         errors: list[Exception] = []
         sent = 0
-        with not_in_a_circle("the router"):
-            router = hosts.router() or host_of_sender
-            for message in email_messages:
-                try:
+        router = hosts.router() or host_of_sender
+        for message in email_messages:
+            try:
+                with not_in_a_circle("the router"):
                     key = router(message) or "default"
-                    batches.setdefault(key, []).append(message)
-                except Exception as error:
-                    errors.append(error)
-            for key, batch in batches.items():
-                try:
-                    host = hosts.get_host(key, fail_silently=self.fail_silently)
-                    with handing_over_to(host):
-                        sent += host.send_messages(batch) or 0
-                except Exception as error:
-                    errors.append(error)
+                batches.setdefault(key, []).append(message)
+            except Exception as error:
+                errors.append(error)
+        for key, batch in batches.items():
+            try:
+                host = hosts.get_host(key, fail_silently=self.fail_silently)
+                with not_in_a_circle("the router"), handing_over_to(host):
+                    sent += host.send_messages(batch) or 0
+            except Exception as error:
+                errors.append(error)
         for passed_over in errors[0 if self.fail_silently else 1 :]:
             warn("router: %s, passed over", without_text(passed_over))
         if errors and not self.fail_silently:

@@ -181,9 +181,10 @@ class EmailHostsBackend(HostSender, EmailBackend):
         raises, and smtplib's errors; with ``fail_silently``, these are logged.
         """
         self.refused_recipients = {}
-        with self.with_sender(email_messages) as batch, self._lock:
-            if not batch:
-                return 0
+        batch = self.with_sender(email_messages)
+        if not batch:
+            return 0
+        with self._lock:
             opened = self.open()
             if opened is None:
                 return 0
@@ -279,7 +280,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
 
     @property
     def _pool_key(self) -> tuple[object, ...]:
-        """What makes one connection as good as another."""
+        """What makes one connection as good as another, and used as long."""
         return (
             self.host,
             self.port,
@@ -293,6 +294,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
             self.ssl_keyfile,
             self.local_hostname,
             self.conn_max_age,
+            self.conn_max_messages,
         )
 
     def _envelopes(self, batch: list[EmailMessage]) -> Iterator[Envelope]:

@@ -28,7 +28,7 @@ def _answer(ask: Callable[[str], T], key: str) -> Future[T]:
     def work() -> None:
         try:
             answer.set_result(ask(key))
-        except Exception as error:
+        except BaseException as error:  # raised where the answer is asked for
             answer.set_exception(error)
 
     # An executor's threads would be waited for, in spite of Ctrl-C.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 from typing import Any, NamedTuple
+from unicodedata import category, east_asian_width
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -62,10 +63,14 @@ class Command(BaseCommand):
             self.stdout.write("EMAIL_HOSTS names no host.")
             return
         rows = {key: _cells(key, hosts[key]) for key in keys or hosts}
-        widths = [max(map(len, column)) for column in zip(HEADER, *rows.values(), strict=True)]
+        columns = zip(HEADER, *rows.values(), strict=True)
+        widths = [max(map(_width, column)) for column in columns]
 
         def line(cells: tuple[str, ...], status: str) -> str:
-            padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+            padded = (
+                cell + " " * (width - _width(cell))
+                for cell, width in zip(cells, widths, strict=True)
+            )
             return f"{'  '.join(padded)}  {status}"
 
         self.stdout.write(self.style.MIGRATE_HEADING(line(HEADER, "STATUS")))
@@ -81,6 +86,12 @@ class Command(BaseCommand):
                 failed.append(str(key))
         if failed:
             raise CommandError(f"{len(failed)} of {len(rows)} failed: {', '.join(failed)}")
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal it takes. Unicode Standard Annex 11."""
+    visible = [each for each in text if category(each) not in {"Mn", "Me", "Cf"}]
+    return len(visible) + sum(east_asian_width(each) in "WF" for each in visible)
 
 
 def _cells(key: str, dsn: Any) -> tuple[str, ...]:
