@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 
 
 class Envelopes:
-    """The envelopes of a batch, of which the next one can be had before its turn."""
+    """The envelopes of a batch, of which the next ones can be had before their turn."""
 
     def __init__(self, envelopes: Iterator[Envelope]) -> None:
         self._coming = envelopes
@@ -63,9 +63,13 @@ class Envelopes:
         return envelope
 
     def following(self) -> Envelope | None:
-        """Return the one after that, if there is one already."""
+        """Return the one after that, or ``None`` if there is none, or it cannot be made."""
         envelope = self._at(1)
         return None if isinstance(envelope, Exception) else envelope
+
+    def prepare(self, position: int) -> None:
+        """Make the envelopes up to this position, counted from the current one."""
+        self._at(position)
 
     def advance(self) -> None:
         """Go on to the next one."""
@@ -100,7 +104,10 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
                 group = group or _Group(connection, envelope)
                 outcome = Outcome(group.offer())
                 ahead = _group_ahead(connection, envelopes)
-                group.finish(ahead)
+                group.hand_over(ahead)
+                # While the server is busy: a message takes longer to make than to write.
+                envelopes.prepare(2 if ahead else 1)
+                group.finish()
             except smtplib.SMTPException as error:
                 mark(error, body_was_sent=body_was_sent(error, unless_known=False))
                 outcome = Outcome({}, error)
@@ -172,14 +179,17 @@ class _Group:
             raise smtplib.SMTPDataError(code, text)
         return refused
 
-    def finish(self, ahead: _Group | None) -> None:
-        """Hand over the body, with the group ahead behind it; wait for the reply.
+    def hand_over(self, ahead: _Group | None) -> None:
+        """Write the body, with the group ahead behind it.
 
         RFC 2920, 3.1: the content of a message may be the first "command" of a group.
         """
         self._expect_silence()
         commands = ahead.next_commands() if ahead else b""
         _write(self._connection, _body(self._envelope.content), commands)
+
+    def finish(self) -> None:
+        """Wait for the reply to the body."""
         try:
             code, text = self._connection.getreply()
             if code != 250:

@@ -6,7 +6,7 @@ import errno
 import smtplib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -202,6 +202,44 @@ class TestRoundTrips:
             assert connection.send_messages(messages("+".join(map(str, range(1000))))) == 1
         assert len(server.accepted[0].recipients) == 1000
         assert server.turns < 30
+
+
+@pytest.mark.parametrize(
+    ("extensions", "expected"),
+    [(PIPELINING, [1, "body", 2, "reply"]), (STEPWISE, ["reply", "body", 1, "reply"])],
+)
+def test_next_message_is_made_while_the_server_is_busy(
+    extensions: tuple[str, ...],
+    expected: list[object],
+    serve: ServeScript,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between the write of a body and the reply to it."""
+    events: list[object] = []
+
+    def coming() -> Iterator[Envelope]:
+        for number in range(4):
+            events.append(number)
+            yield Envelope("s@example.com", ["a@example.net"], b"Hello\r\n")
+
+    write, reply = transaction._write, SMTP.getreply
+    with SMTP("127.0.0.1", serve(extensions=extensions).port, timeout=20) as connection:
+        connection.ehlo()
+
+        def noted_write(connection: smtplib.SMTP, data: bytes, ahead: bytes = b"") -> None:
+            events.append("body" if data.endswith(b"\r\n.\r\n") else "commands")
+            write(connection, data, ahead)
+
+        def noted_reply(self: SMTP) -> Any:
+            events.append("reply")
+            return reply(self)
+
+        monkeypatch.setattr(transaction, "_write", noted_write)
+        monkeypatch.setattr(SMTP, "getreply", noted_reply)
+        list(transaction.send(connection, Envelopes(coming())))
+        monkeypatch.undo()
+    at_body = events.index("body")
+    assert events[at_body - 1 : at_body + 3] == expected
 
 
 def test_bytes_in_flight_are_bounded(serve: ServeScript) -> None:
