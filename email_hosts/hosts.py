@@ -401,7 +401,7 @@ def _default_is_locmem() -> bool:
     return _is_in_memory(path) or (is_unset and _tests_are_running())
 
 
-def _is_router(mailer: Mailer) -> bool:
+def _is_router(mailer: Mailer) -> bool:  # pragma: mailers-only
     return mailer.get("BACKEND") == ROUTING_BACKEND
 
 
