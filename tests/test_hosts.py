@@ -360,7 +360,7 @@ class TestUnknownKey:
             get_connection(dsn)
         assert "Kx7" not in str(caught.value) + caplog.text
 
-    @pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
+    @pytest.mark.filterwarnings(DEPRECATED_SETTING)
     @override_settings(EMAIL_BACKEND=f"{__name__}.Options")
     def test_does_not_get_the_options_of_the_missing_host(self) -> None:
         connection: Any = get_connection("shpo", password="secret")

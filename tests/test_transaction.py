@@ -61,6 +61,16 @@ def result(backend: Any, batch: list[Any]) -> tuple[Any, ...]:
         return (type(error),)
 
 
+class StandIn:
+    """Takes the place of a socket, for a test that has its own ``send()``."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+
 # A script, what is sent, and what becomes of it is what Django makes of it.
 FAULTS: dict[str, tuple[Callable[[], Script], tuple[str, ...]]] = {
     "none": (lambda: at("none"), ("a", "b", "c")),
@@ -247,19 +257,15 @@ def test_bytes_in_flight_are_bounded(serve: ServeScript) -> None:
     backend = ours(server, timeout=20)
     with backend:
         written, records = [], []
-        real = backend.connection.sock
 
-        class Spy:
+        class Spy(StandIn):
             def send(self, data: memoryview) -> int:
                 records.append(len(data))
                 if bytes(data[:4]) in (b"MAIL", b"RCPT", b"DATA"):
                     written.append(len(data))
-                return int(real.send(data))
+                return self.sock.send(data)
 
-            def __getattr__(self, name: str) -> Any:
-                return getattr(real, name)
-
-        backend.connection.sock = Spy()
+        backend.connection.sock = Spy(backend.connection.sock)
         backend.send_messages(messages("+".join(map(str, range(1000)))))
     assert max(written) <= transaction.MAX_BYTES_IN_FLIGHT
     assert max(records) == transaction.MAX_RECORD
@@ -412,21 +418,17 @@ def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
     server = serve()
     coming = iter([Envelope("s@example.com", [name], b"Hello\r\n") for name in "ab"])
     connection: Any = SMTP("127.0.0.1", server.port, timeout=0.5)
-    real = connection.sock
 
-    class Breaking:
+    class Breaking(StandIn):
         """Breaks when what goes ahead of the reply to the body is written."""
 
         def send(self, data: memoryview) -> int:
             if bytes(data).startswith(b"MAIL") and server.commands[-1] == "DATA":
                 raise BrokenPipeError
             end = bytes(data).find(b"\r\n.\r\n") + 5
-            return int(real.send(data[:end] if end > 4 else data))
+            return self.sock.send(data[:end] if end > 4 else data)
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(real, name)
-
-    connection.sock = Breaking()
+    connection.sock = Breaking(connection.sock)
     first, second = transaction.send(connection, Envelopes(coming))
     assert first.error is None
     assert isinstance(second.error, smtplib.SMTPServerDisconnected)
@@ -444,20 +446,14 @@ def test_signal_in_the_middle_of_a_write_is_no_fault_of_the_connection(
     server = serve()
     ours(server, conn_max_age=60).send_messages(messages("first"))
 
-    class Alarm:
+    class Alarm(StandIn):
         """Rings when the body has been written."""
-
-        def __init__(self, sock: socket.socket) -> None:
-            self.sock = sock
 
         def send(self, data: memoryview) -> int:
             written = self.sock.send(data)
             if bytes(data).endswith(b"\r\n.\r\n"):
                 raise error
             return written
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.sock, name)
 
     with ours(server, conn_max_age=60) as backend:
         backend.connection.sock = Alarm(backend.connection.sock)

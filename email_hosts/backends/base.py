@@ -104,18 +104,26 @@ class HostBackend(HostSender):
         """
         messages = list(email_messages)
         batch = self.with_sender(messages)
-        before = [dict(vars(message)) for message in batch]
+        copies = [
+            (message, sent, dict(vars(sent)))
+            for message, sent in zip(messages, batch, strict=True)
+            if sent is not message
+        ]
         try:
-            return int(self.wrapped.send_messages(list(batch)) or 0)
+            return int(self.wrapped.send_messages(batch) or 0)
         finally:
-            for message, sent, old in zip(messages, batch, before, strict=True):
-                if sent is not message:
-                    changes = _changes(old, vars(sent))
-                    # Not the sender, not even for a moment: another thread may send the
-                    # same message.
-                    changes.pop("from_email", None)
-                    vars(message).update(changes)
+            for message, sent, before in copies:
+                vars(message).update(_notes(before, vars(sent)))
 
 
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    return {name: new[name] for name in new if name not in old or new[name] is not old[name]}
+def _notes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return what has changed.
+
+    Not the sender, which the caller's message keeps, so that another thread can send it
+    meanwhile.
+    """
+    return {
+        name: new[name]
+        for name in new
+        if name != "from_email" and (name not in old or new[name] is not old[name])
+    }
