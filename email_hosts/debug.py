@@ -15,9 +15,9 @@ from django.views.debug import (
     get_default_exception_reporter_filter,
 )
 
-from .dsn import ANYMAIL, SMTP_SCHEMES, redacted
+from .conf import email_hosts
+from .dsn import ANYMAIL, SMTP_SCHEMES
 from .exceptions import InvalidEmailHost
-from .hosts import email_hosts
 
 # What shows strings that it holds: containers, the environment, exceptions.
 HOLDERS = (bytes, Mapping, MappingView, list, tuple, Set, BaseException)
@@ -41,7 +41,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         if key == "EMAIL_HOSTS":
             if not isinstance(value, dict):
                 return self.cleansed_substitute
-            return {name: redacted(dsn) for name, dsn in value.items()}
+            return {name: "*****" for name, dsn in value.items()}
         if key == "username":  # in the options of MAILERS
             return self.cleansed_substitute
         return _without_dsns(super().cleanse_setting(key, value))
@@ -113,7 +113,7 @@ def _redacted_text(text: str, *, quoted: bool) -> str:
     for dsn in sorted(dsns, key=len, reverse=True):
         shown = repr(dsn)[1:-1] if quoted else dsn
         if shown in text:
-            text = text.replace(shown, redacted(dsn))
+            text = text.replace(shown, "*****")
     text = LOGIN.sub(r"\1*****:*****@", text)
     return OPTIONS.sub(lambda match: re.sub("=[^&]*", "=*****", match[0]), text)
 

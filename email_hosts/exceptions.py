@@ -1,7 +1,8 @@
-"""What can be wrong with a host. No message holds a DSN, a user name or a password."""
+"""The errors of this app. No message holds a DSN, a user name or a password."""
 
 from __future__ import annotations
 
+import re
 import smtplib
 from collections.abc import Mapping
 from functools import partial
@@ -10,10 +11,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 class InvalidEmailHost(ImproperlyConfigured):
-    """A host cannot be used the way it is configured.
+    """A host cannot be used as it is configured.
 
-    ``reason`` says which part is wrong and what to write instead, ``alias`` is the
-    host's key, or ``None`` for a DSN from elsewhere. The message has both.
+    ``reason`` says which part is wrong and what to write instead. ``alias`` is the host's
+    key, or ``None`` for a DSN that is not in ``EMAIL_HOSTS``. The message has both.
     """
 
     def __init__(
@@ -21,7 +22,8 @@ class InvalidEmailHost(ImproperlyConfigured):
     ) -> None:
         self.reason = reason
         self.alias = alias
-        super().__init__(reason if alias is None else f'{setting}["{alias}"]: {reason}')
+        name = "" if alias is None else f'{setting}["{shown(alias)}"]: '
+        super().__init__(name + reason)
 
 
 class EmailHostDoesNotExist(InvalidEmailHost, KeyError):
@@ -32,29 +34,43 @@ class EmailHostDoesNotExist(InvalidEmailHost, KeyError):
 
 
 class AllHostsFailed(smtplib.SMTPException):
-    """None of several hosts could be used, and none has taken the message.
+    """None of several hosts took the message.
 
-    ``errors`` has what each of them raised, by key.
+    ``errors`` maps the key of each to the exception that it raised.
     """
 
     def __init__(self, errors: Mapping[str, Exception], *, alias: str | None = None) -> None:
         self.errors = dict(errors)
         self.alias = alias
         # Their texts may hold recipients.
-        causes = ", ".join(f"{key} ({type(error).__name__})" for key, error in errors.items())
-        name = "" if alias is None else f'host "{alias}": '
+        causes = ", ".join(
+            f"{shown(key)} ({type(error).__name__})" for key, error in errors.items()
+        )
+        name = "" if alias is None else f'host "{shown(alias)}": '
         super().__init__(f"{name}all hosts failed: {causes}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Be of use in another process, too: where a task is waited for, say."""
+        """Return what ``pickle`` keeps, for a task queue that stores the error."""
         errors = {key: _plain(error) for key, error in self.errors.items()}
         return partial(type(self), alias=self.alias), (errors,)
 
 
-def without_text(error: Exception) -> str:
-    """Return how a record names an error: by class and code, for its text may hold recipients.
+def looks_like_a_dsn(key: str) -> bool:
+    """Whether a key may be a DSN by mistake, with a login that nobody should see."""
+    return "://" in key or re.search(":.*[?@]", key, re.DOTALL) is not None
 
-    An ``InvalidEmailHost`` holds none, and is shown in full.
+
+def shown(key: str) -> str:
+    """Return a key for a message: printable, and without the login of a DSN."""
+    if looks_like_a_dsn(key):
+        return "(a DSN)"
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in key)
+
+
+def summarize(error: Exception) -> str:
+    """Return an error for a log record: its class and code, not its text.
+
+    The text may hold recipients. That of an ``InvalidEmailHost`` does not, and is shown.
     """
     name = type(error).__name__
     if isinstance(error, InvalidEmailHost):
@@ -63,7 +79,7 @@ def without_text(error: Exception) -> str:
 
 
 def _plain(error: Exception) -> Exception:
-    """Return the error, or its name if it may hold more than text: a request with its key."""
+    """Return the error, or its summary if it holds more than text: a request with its key."""
     is_known = type(error).__module__ in {"builtins", "smtplib", "ssl", "socket", __name__}
     is_text = all(isinstance(each, (str, bytes, int, dict, type(None))) for each in error.args)
-    return error if is_known and is_text else smtplib.SMTPException(without_text(error))
+    return error if is_known and is_text else smtplib.SMTPException(summarize(error))

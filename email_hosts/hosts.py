@@ -1,53 +1,47 @@
-"""A host's key becomes a connection. Here alone the mail settings are read."""
+"""From a key or a DSN to a connection: find the host, build its backend, label it."""
 
 from __future__ import annotations
 
 import re
-import sys
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from copy import copy
-from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
 import django
-from django.conf import Settings, UserSettingsHolder, settings
-from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
-from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
-from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
 from django.utils.module_loading import import_string
-from django.views.decorators.debug import sensitive_variables
 
+from . import conf, testing
 from .dsn import (
+    HOST_BACKEND,
     ROUTING_BACKEND,
-    SENDERS,
     SMTP_BACKEND,
     SMTP_SCHEMES,
     Mailer,
-    backend_of,
-    dict_of_hosts,
+    checked_key,
     is_empty,
-    looks_like_a_dsn,
     members,
     parse,
-    parse_host,
     scheme_of,
 )
-from .exceptions import EmailHostDoesNotExist, InvalidEmailHost
-from .log import warn
+from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, shown
+from .frames import clear_frames
+from .log import warn_once
 
-# For the type checker: it knows neither MAILERS nor the layers of the settings.
-_settings: Any = settings
-
-DJANGO_HAS_MAILERS = django.VERSION >= (6, 1)
+# What Django takes for an entry of MAILERS without a BACKEND.
 DJANGO_DEFAULT_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
-OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
 
 
-@sensitive_variables()
+class Host(NamedTuple):
+    """What a key stands for, the setting that says so, and whether tests capture its mail."""
+
+    mailer: Mailer
+    setting: str = "EMAIL_HOSTS"
+    is_captured: bool = False
+
+
+@clear_frames
 def get_connection(
     key: str, *, fail_silently: bool = False, **options: Any
 ) -> BaseEmailBackend:
@@ -56,20 +50,30 @@ def get_connection(
     ``options`` replace the host's own for this connection. It carries ``alias``,
     ``default_from_email`` and ``server_email`` (``""`` where the host has none).
 
-    An unknown key gets the default backend, without the ``options``: they are not
-    meant for it. With ``EMAIL_HOSTS_STRICT`` it raises ``EmailHostDoesNotExist``.
-    A host that is not valid raises ``InvalidEmailHost``.
+    An unknown key gets the default backend, without the ``options``, which are not meant for
+    it. With ``EMAIL_HOSTS_STRICT`` it raises ``EmailHostDoesNotExist``. A host that is not
+    valid raises ``InvalidEmailHost``.
     """
-    prototype = _prototypes.get(key)
-    connection: BaseEmailBackend
-    if prototype and not options and prototype.state == _state(key):
-        connection = copy(prototype.connection)
+    host = find(key)
+    if host is None:
+        options.clear()
+        connection = _default_connection(key)
     else:
-        connection = _new_connection(key, options)
-    return _silenced(connection) if fail_silently else connection
+        if members(host.mailer) and (cycle := find_cycle(key)):
+            raise InvalidEmailHost(
+                f"hosts name each other in a cycle: {' -> '.join(cycle)}", alias=key
+            )
+        connection = _connection(host, options, alias=key)
+    is_just_its_key = not options and not fail_silently
+    return _label(
+        connection,
+        alias=key,
+        pickled_key=key if is_just_its_key else None,
+        fail_silently=fail_silently,
+    )
 
 
-@sensitive_variables()
+@clear_frames
 def connection_from_dsn(
     dsn: str,
     *,
@@ -79,9 +83,9 @@ def connection_from_dsn(
 ) -> BaseEmailBackend:
     """Return a new, unopened connection to a host that is not in ``EMAIL_HOSTS``.
 
-    ``schemes`` are those that the DSN may have: SMTP alone, unless its source is as
-    trusted as the settings file. ``alias`` is ``None``, the rest is as with
-    ``get_connection``. Raises ``InvalidEmailHost``.
+    ``schemes`` are those that the DSN may have: SMTP alone, unless its source is as trusted
+    as the settings file. ``alias`` is ``None``, the rest is as with ``get_connection``.
+    Raises ``InvalidEmailHost``.
     """
     mailer = parse(dsn)
     scheme = scheme_of(dsn)
@@ -90,86 +94,117 @@ def connection_from_dsn(
         raise InvalidEmailHost(
             f"scheme '{scheme}' is not allowed here; allowed: {', '.join(allowed)}"
         )
-    source = _Source("DSN", mailer, is_captured=_default_is_locmem())
-    connection = _labelled(_connection(source, options, alias=None), alias=None)
-    return _silenced(connection) if fail_silently else connection
+    host = Host(mailer, is_captured=testing.captures_mail() and not testing.is_real())
+    connection = _connection(host, options, alias=None)
+    return _label(connection, alias=None, pickled_key=None, fail_silently=fail_silently)
 
 
-def email_hosts() -> Mapping[str, Any]:
-    """Return ``EMAIL_HOSTS`` as it is set, its empty hosts too. ``{}`` if it is not.
+def get_host(key: str, **options: Any) -> BaseEmailBackend:
+    """Return a new connection to a host that must exist, for a backend that sends through it.
 
-    Raises ``InvalidEmailHost`` if it is no dict.
+    Raises ``EmailHostDoesNotExist`` for a key without a host, and ``InvalidEmailHost`` for
+    one that would ask the router.
     """
-    return dict_of_hosts(getattr(settings, "EMAIL_HOSTS", {}))
-
-
-def get_host(key: str, *, fail_silently: bool = False) -> BaseEmailBackend:
-    """Return a new connection to a host that has to be there.
-
-    Raises ``EmailHostDoesNotExist`` for a key without one.
-    """
-    if key not in known_keys():
+    host = find(key)
+    if host is None or (host.setting == "MAILERS" and is_router(host.mailer)):
         raise EmailHostDoesNotExist(f"{_problem_with(key)}; {_known_hosts()}", alias=key)
-    return get_connection(key, fail_silently=fail_silently)
+    if is_router(host.mailer):
+        raise InvalidEmailHost("it sends through the router, which picks a host", alias=key)
+    return get_connection(key, **options)
 
 
-def senders() -> dict[str, str]:
-    """Return the ``_default_from_email`` of each host that is valid and has one."""
-    found = {}
-    for key, dsn in email_hosts().items():
-        with suppress(InvalidEmailHost):
-            found[key] = parse(dsn)["OPTIONS"].get("default_from_email")
-    return {key: sender for key, sender in found.items() if sender}
+def find(key: str) -> Host | None:
+    """Return the host of this key, or ``None`` if it has none of its own.
 
-
-def router() -> Callable[[EmailMessage], str | None] | None:
-    """Return ``EMAIL_HOSTS_ROUTER``, or ``None`` if it is not set.
-
-    Raises ``ImproperlyConfigured`` if it is no callable, or the path of none.
+    Raises ``InvalidEmailHost`` if its DSN is not valid.
     """
-    chosen: Any = getattr(settings, "EMAIL_HOSTS_ROUTER", None)
-    try:
-        found = import_string(chosen) if isinstance(chosen, str) else chosen
-    except ImportError as error:
-        raise ImproperlyConfigured(
-            f"EMAIL_HOSTS_ROUTER cannot be imported: {error}"
-        ) from error
-    if found is None or callable(found):
-        return cast("Callable[[EmailMessage], str | None] | None", found)
-    raise ImproperlyConfigured(
-        "EMAIL_HOSTS_ROUTER is a callable, or the path of one: router(message) returns the "
-        f"key of a host, or None; it is {type(found).__name__}"
-    )
+    dsn = conf.email_hosts().get(checked_key(key))
+    mailer = conf.mailers().get(key)
+    if is_empty(dsn):
+        return None if mailer is None else Host(mailer, "MAILERS")
+    captures_mail = testing.captures_mail()
+    # A default mailer that routes may route to the host of its own key. In tests, Django has
+    # put in-memory mailers into MAILERS, and the host knows more than these.
+    if (
+        mailer is None
+        or is_router(mailer)
+        or (captures_mail and (testing.is_in_memory(mailer) or mailer == parse(dsn)))
+    ):
+        is_captured = captures_mail and not testing.is_real(key)
+        return Host(parse(dsn, alias=key), is_captured=is_captured)
+    return Host(mailer, "MAILERS")
+
+
+def find_cycle(key: str, acyclic: set[str] | None = None) -> tuple[str, ...]:
+    """Return the way from a host back to itself, ``("a", "b", "a")``, or ``()``.
+
+    ``acyclic`` are hosts that lead to no cycle. The search skips them, and adds to them.
+    """
+    acyclic = set() if acyclic is None else acyclic
+    visited: set[str] = set()
+    ways: list[tuple[str, ...]] = [(key,)]
+    while ways:
+        way = ways.pop()
+        if way[-1] in way[:-1]:
+            return way if way[-1] == key else ()
+        if way[-1] not in visited and way[-1] not in acyclic:
+            visited.add(way[-1])
+            with suppress(InvalidEmailHost):  # told where the host is used
+                host = find(way[-1])
+                ways += [(*way, member) for member in members(host.mailer)] if host else []
+    acyclic |= visited
+    return ()
 
 
 def known_keys() -> list[str]:
     """Return the keys that have a host of their own, in the order of the settings."""
-    hosts = [str(key) for key, dsn in email_hosts().items() if not is_empty(dsn)]
-    mailers = [key for key, mailer in _mailers().items() if not _is_router(mailer)]
+    hosts = [str(key) for key, dsn in conf.email_hosts().items() if not is_empty(dsn)]
+    mailers = [key for key, mailer in conf.mailers().items() if not is_router(mailer)]
     return list(dict.fromkeys([*hosts, *mailers]))
 
 
-def is_strict() -> bool:
-    """Whether a key without a host is an error, instead of the default backend."""
-    return bool(getattr(settings, "EMAIL_HOSTS_STRICT", False))
+def is_router(mailer: Mailer) -> bool:
+    """Whether this mailer asks the router for a host."""
+    return mailer.get("BACKEND") == ROUTING_BACKEND
 
 
-def is_default_routed() -> bool:
-    """Whether the default backend is the ``RoutingBackend``."""
-    if _has_mailers():  # pragma: mailers-only
-        return "default" in _mailers() and _is_router(_mailers()["default"])
-    return bool(_replaced_setting("EMAIL_BACKEND") == ROUTING_BACKEND)
-
-
-def is_hidden(key: str, host: Mailer) -> bool:
+def is_shadowed(key: str, host: Mailer) -> bool:
     """Whether ``MAILERS`` has something else for the key of a host, and so comes first."""
-    source = _find(key)
-    return source is not None and source.setting == "MAILERS" and source.mailer != host
+    found = find(key)
+    return found is not None and found.setting == "MAILERS" and found.mailer != host
 
 
-def project_senders() -> tuple[str, str]:
-    """Return ``DEFAULT_FROM_EMAIL`` and ``SERVER_EMAIL``."""
-    return settings.DEFAULT_FROM_EMAIL, settings.SERVER_EMAIL
+def build(
+    mailer: Mailer,
+    options: Mapping[str, Any],
+    *,
+    alias: str | None,
+    setting: str = "EMAIL_HOSTS",
+    wrap: bool = True,
+) -> Any:
+    """Return the backend of a mailer, with its options replaced by these.
+
+    ``wrap`` puts a backend that knows nothing of hosts into a ``HostBackend``. Raises
+    ``InvalidEmailHost`` if there is no such backend or it refuses an option.
+    """
+    path = mailer.get("BACKEND", DJANGO_DEFAULT_BACKEND)
+    options = {**mailer.get("OPTIONS", {}), **options}
+    if "timeout" in options and options["timeout"] is None:
+        options["timeout"] = conf.default_timeout()
+    try:
+        backend_class: Any = import_backend(path)
+        is_host = getattr(backend_class, "applies_host", False)
+        if wrap and not is_host:
+            backend_class, options = import_string(HOST_BACKEND), {"backend": path, **options}
+        # With an alias, Django's backends read no setting that MAILERS replaces. Before that,
+        # they do not take one.
+        if wrap or is_host or conf.DJANGO_HAS_MAILERS:
+            options["alias"] = alias or ""
+        return backend_class(**options)
+    except (ImproperlyConfigured, TypeError) as error:
+        reason = str(getattr(error, "reason", error))
+    reason = reason.removeprefix(f"MAILERS[{alias or ''!r}]: ")
+    raise InvalidEmailHost(reason, alias=alias, setting=setting)
 
 
 def import_backend(path: str) -> type[BaseEmailBackend]:
@@ -188,268 +223,53 @@ def import_backend(path: str) -> type[BaseEmailBackend]:
     raise InvalidEmailHost(problem + hint)
 
 
-@sensitive_variables()
-def build(
-    mailer: Mailer,
-    options: Mapping[str, Any] | None = None,
-    *,
-    alias: str | None,
-    setting: str = "EMAIL_HOSTS",
-) -> BaseEmailBackend:
-    """Return the backend of a mailer, with its options replaced by these.
-
-    Raises ``InvalidEmailHost`` if there is no such backend or it refuses an option.
-    """
-    options = {**mailer.get("OPTIONS", {}), **(options or {})}
-    if "timeout" in options and options["timeout"] is None and not _has_mailers():
-        options["timeout"] = _replaced_setting("EMAIL_TIMEOUT")
-    # With an alias, Django's backends read no setting that MAILERS replaces.
-    named = {"alias": alias or ""} if DJANGO_HAS_MAILERS else {}
-    try:
-        backend_class: Any = import_backend(mailer.get("BACKEND", DJANGO_DEFAULT_BACKEND))
-        connection: BaseEmailBackend = backend_class(**named, **options)
-    except (ImproperlyConfigured, TypeError) as error:
-        reason = str(getattr(error, "reason", error))
-    else:
-        return _pickled_as(None, connection)
-    raise InvalidEmailHost(
-        reason.removeprefix(f"MAILERS[{alias!r}]: "), alias=alias, setting=setting
-    )
-
-
-def pickled(key: str | None, protocol: object = None) -> tuple[object, ...]:
-    """Return what ``pickle`` keeps of a connection: its key, to ask for another one with.
-
-    Nothing else may travel: not the login, nor an open socket. Raises ``TypeError`` for a
-    connection that is more than its key.
-    """
-    if key is None:
-        raise TypeError(
-            "a connection cannot be pickled if it has options of its own or comes from a "
-            "DSN, for its login would be in the pickle; pass the key of the host, and call "
-            "get_connection(key) where the message is sent"
-        )
-    return get_connection, (key,)
-
-
-class _Prototype(NamedTuple):
-    """A closed connection to make copies of, while the settings are in this state.
-
-    To copy one takes a tenth of the time that it takes to make one.
-    """
-
-    connection: Any
-    state: tuple[Any, ...]
-
-
-_prototypes: dict[str, _Prototype] = {}
-# Private: where Django keeps the settings that were asked for, for its own speed. It
-# forgets them all when it gets another layer (_wrapped), and one when that is set.
-_cached_settings = vars(settings)
-
-
-def _state(key: str) -> tuple[Any, ...]:
-    hosts, mailers = _cached_settings.get("EMAIL_HOSTS"), _cached_settings.get("MAILERS")
-    layer = _cached_settings.get("_wrapped")
-    set_directly = getattr(layer, "__dict__", {}).get
-    return (
-        hosts.get(key) if isinstance(hosts, dict) else None,
-        layer,
-        mailers and (mailers.get(key), mailers.get("default")),
-        set_directly("EMAIL_BACKEND"),
-        set_directly("EMAIL_TIMEOUT"),
-        _tests_are_running(),
-    )
-
-
-def _new_connection(key: str, options: Mapping[str, Any]) -> BaseEmailBackend:
-    state = _state(key)
-    dsn, *_ = state
-    source = _find(key)
-    if source is None:
-        return _labelled(_default_connection(key), alias=key)
-    connection = _labelled(_connection(source, options, alias=key), alias=key)
-    if options:
-        return _pickled_as(None, connection)
-    is_dict_entry = source.setting == "EMAIL_HOSTS" and dsn is not None
-    if is_dict_entry and "__copy__" in vars(type(connection)):
-        _prototypes[key] = _Prototype(copy(connection), state)
-    return connection
-
-
-class _Source(NamedTuple):
-    """A mailer, the setting that has it, and whether tests keep its mail in the outbox."""
-
-    setting: str
-    mailer: Mailer
-    is_captured: bool = False
-
-
-def _find(key: str) -> _Source | None:
-    mailer = _mailers().get(key)
-    dsn = email_hosts().get(key)
-    default_is_locmem = _default_is_locmem()
-    # Django's test runner makes every mailer an in-memory one; the host knows more.
-    is_stand_in = default_is_locmem and _is_locmem(mailer)
-    # A default mailer that routes may route to the host of its own key.
-    if not is_empty(dsn) and (mailer is None or is_stand_in or _is_router(mailer)):
-        is_captured = default_is_locmem and not _hosts_are_overridden()
-        return _Source("EMAIL_HOSTS", parse_host(key, dsn), is_captured)
-    return None if mailer is None else _Source("MAILERS", mailer)
-
-
-def _connection(
-    source: _Source, options: Mapping[str, Any], *, alias: str | None
-) -> BaseEmailBackend:
-    setting, mailer, is_captured = source
-    # An SMTP host is made in tests, too: an option that does not fit should not wait for
-    # production. Another backend may need what tests do not have.
-    if is_captured and mailer["BACKEND"] == SMTP_BACKEND:
+def _connection(host: Host, options: Mapping[str, Any], *, alias: str | None) -> Any:
+    """Return the connection to a host, or its outbox while tests run."""
+    mailer, setting, is_captured = host
+    if not is_captured:
+        return build(mailer, options, alias=alias, setting=setting)
+    # An SMTP host is built in tests, too, because an option that does not fit should not
+    # wait for production. Other backends may need what tests do not have.
+    if mailer["BACKEND"] == SMTP_BACKEND:
         build(mailer, options, alias=alias, setting=setting)
-    stand_in = _outbox(mailer) if is_captured else mailer
-    return build(stand_in, options, alias=alias, setting=setting)
+    return build(testing.outbox_for(mailer), options, alias=alias, setting=setting)
 
 
-def _default_connection(key: str) -> BaseEmailBackend:
-    if looks_like_a_dsn(str(key)):
-        raise InvalidEmailHost(
-            "get_connection() takes the key of a host, and this is a DSN; "
-            "connection_from_dsn() takes one"
-        )
+def _default_connection(key: str) -> Any:
+    """Return what a key without a host gets, or raise ``EmailHostDoesNotExist``."""
     known = _known_hosts()
     problem = _problem_with(key)
-    if is_strict():
+    if conf.is_strict():
         raise EmailHostDoesNotExist(f"{problem}; {known}", alias=key)
-    if any(not is_empty(dsn) for dsn in email_hosts().values()):
-        _warn_once(
-            f'EMAIL_HOSTS["{key}"]: {problem}, its mail goes to the default backend; {known}'
+    if any(not is_empty(dsn) for dsn in conf.email_hosts().values()):
+        warn_once(
+            f'EMAIL_HOSTS["{shown(key)}"]: {problem}, its mail goes to the default backend; '
+            f"{known}"
         )
-    connection = mail.mailers.get("default") if DJANGO_HAS_MAILERS else mail.get_connection()
+    connection = conf.default_connection()
     if connection is None:  # pragma: mailers-only
         raise EmailHostDoesNotExist(
-            f'{problem}, and there is no MAILERS["default"]; {known}',
-            alias=key,
+            f'{problem}, and there is no MAILERS["default"]; {known}', alias=key
         )
-    return connection
+    wrapper: Mailer = {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": connection}}
+    is_host = getattr(connection, "applies_host", False)
+    return connection if is_host else build(wrapper, {}, alias=key)
 
 
 def _problem_with(key: str) -> str:
-    return "the host is empty" if key in email_hosts() else "there is no such host"
+    return "the host is empty" if key in conf.email_hosts() else "there is no such host"
 
 
 def _known_hosts() -> str:
-    return f"known hosts: {', '.join(known_keys()) or 'none'}"
+    return f"known hosts: {', '.join(map(shown, known_keys())) or 'none'}"
 
 
-def _labelled(connection: Any, *, alias: str | None) -> BaseEmailBackend:
+def _label(
+    connection: Any, *, alias: str | None, pickled_key: str | None, fail_silently: bool
+) -> BaseEmailBackend:
     connection.alias = alias
-    for name in SENDERS:
-        setattr(connection, name, getattr(connection, name, ""))
-    return _pickled_as(alias, connection)
-
-
-def _silenced(connection: BaseEmailBackend) -> BaseEmailBackend:
-    # Since Django 6.1 not every backend takes it as an option.
-    connection.fail_silently = True
-    return _pickled_as(None, connection)
-
-
-def _pickled_as(key: str | None, connection: Any) -> BaseEmailBackend:
-    # On the object, for the class may be anybody's.
-    connection.__reduce_ex__ = partial(pickled, key)
-    if not hasattr(connection, "__deepcopy__"):
-        # Django's in-memory backend copies a message with the connection that it names.
-        # Weak, so that one that is dropped closes its socket at once.
-        itself = weakref.ref(connection)
-        connection.__deepcopy__ = lambda memo: itself()
+    connection.pickled_key = pickled_key
+    if fail_silently:
+        # Since Django 6.1 not every backend takes it as an option.
+        connection.fail_silently = True
     return cast("BaseEmailBackend", connection)
-
-
-def _outbox(mailer: Mailer) -> Mailer:
-    """Return what stands in for the mailer while tests run."""
-    if not _tests_are_running():
-        _warn_once(
-            "The default mailer is Django's in-memory backend, and so every host delivers "
-            "to mail.outbox: nothing is sent. That is meant for tests."
-        )
-    return {
-        "BACKEND": OUTBOX_BACKEND,
-        "OPTIONS": {**_senders_of_first(mailer), **mailer["OPTIONS"]},
-    }
-
-
-def _senders_of_first(mailer: Mailer, *way: str) -> dict[str, str]:
-    """Return the senders of the host that sends for several, as long as it can."""
-    first = next(iter(members(mailer)), None)
-    if first is None or first in way:
-        return {}
-    try:
-        member = parse_host(first, email_hosts().get(first))
-    except InvalidEmailHost:
-        return {}
-    own = {name: member["OPTIONS"][name] for name in SENDERS if name in member["OPTIONS"]}
-    return {**_senders_of_first(member, *way, first), **own}
-
-
-def _default_is_locmem() -> bool:
-    if _has_mailers():  # pragma: mailers-only
-        default = _mailers().get("default")
-        return _tests_are_running() if default is None else _is_locmem(default)
-    path = _replaced_setting("EMAIL_BACKEND")
-    # The test runner sets it. If it is as Django has it, a test has removed MAILERS.
-    is_unset = not _settings.is_overridden("EMAIL_BACKEND")
-    return _is_in_memory(path) or (is_unset and _tests_are_running())
-
-
-def _is_router(mailer: Mailer) -> bool:  # pragma: mailers-only
-    return mailer.get("BACKEND") == ROUTING_BACKEND
-
-
-def _is_locmem(mailer: Mailer | None) -> bool:
-    return mailer is not None and "BACKEND" in mailer and _is_in_memory(backend_of(mailer))
-
-
-@lru_cache(maxsize=64)
-def _is_in_memory(path: str) -> bool:
-    try:
-        return issubclass(import_backend(path), LocmemBackend)
-    except InvalidEmailHost:
-        return False
-
-
-def _tests_are_running() -> bool:
-    # Private: _TestState. Nothing public tells that setup_test_environment() was called.
-    utils = sys.modules.get("django.test.utils")
-    return hasattr(getattr(utils, "_TestState", None), "saved_data")
-
-
-def _hosts_are_overridden() -> bool:
-    """Whether a test has set ``EMAIL_HOSTS`` itself, with ``override_settings`` say."""
-    # Private: _wrapped. No public name tells a settings file from what is laid over it.
-    layer = _settings._wrapped
-    while isinstance(layer, UserSettingsHolder):
-        below = layer.default_settings
-        if not isinstance(below, (Settings, UserSettingsHolder)):
-            break  # the layer of settings.configure(), which stands for the file
-        if "EMAIL_HOSTS" in vars(layer):
-            return True
-        layer = below
-    return False
-
-
-def _has_mailers() -> bool:
-    return DJANGO_HAS_MAILERS and hasattr(settings, "MAILERS")
-
-
-def _mailers() -> Mapping[str, Mailer]:
-    return cast("Mapping[str, Mailer]", _settings.MAILERS) if _has_mailers() else {}
-
-
-def _replaced_setting(name: str) -> Any:
-    # Private: _wrapped. On 6.1, Django warns of each other way to read these settings.
-    return getattr(_settings._wrapped, name)
-
-
-@lru_cache(maxsize=1024)
-def _warn_once(message: str) -> None:
-    warn("%s", message)

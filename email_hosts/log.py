@@ -1,12 +1,11 @@
-"""The logger ``email_hosts``, of which no record disturbs a send."""
+"""The logger ``email_hosts``. A record never makes a send fail."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
-
-from .circle import another_way
+from functools import lru_cache
 
 logger = logging.getLogger("email_hosts")
 
@@ -14,16 +13,28 @@ _is_logging: ContextVar[bool] = ContextVar("is_logging", default=False)
 
 
 def warn(message: str, *arguments: object) -> None:
-    """Log a warning, which nothing that a handler does can turn into a failed send.
+    """Log a warning. Whatever a log handler raises, the send goes on.
 
-    A handler may send mail itself, as ``AdminEmailHandler`` does: that is a send of its
-    own, and what would be logged about it is not, lest there be no end to it.
+    A handler may send mail itself, as ``AdminEmailHandler`` does. Nothing is logged about
+    that mail, because logging it would send the next one, without end.
     """
     if not _is_logging.get():
-        copy_context().run(_warn, message, *arguments)
+        copy_context().run(_log, logging.WARNING, message, *arguments)
 
 
-def _warn(message: str, *arguments: object) -> None:
+def debug(message: str, *arguments: object) -> None:
+    """Log what only a developer wants to know, just as carefully."""
+    if logger.isEnabledFor(logging.DEBUG) and not _is_logging.get():
+        copy_context().run(_log, logging.DEBUG, message, *arguments)
+
+
+@lru_cache(maxsize=1024)
+def warn_once(message: str) -> None:
+    """Log a warning unless this process has logged the same one."""
+    warn("%s", message)
+
+
+def _log(level: int, message: str, *arguments: object) -> None:
     _is_logging.set(True)
-    with suppress(Exception), another_way():
-        logger.warning(message, *arguments)
+    with suppress(Exception):
+        logger.log(level, message, *arguments)

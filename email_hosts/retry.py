@@ -7,7 +7,7 @@ import socket
 import traceback
 
 from .exceptions import AllHostsFailed
-from .transaction import body_was_sent
+from .smtp.pipelining import body_was_sent
 
 # smtplib raises these before it offers the message, or when the server declines to hear more.
 NOT_OFFERED = (

@@ -20,11 +20,11 @@ from django.test import override_settings
 from scripted import ScriptedServer
 from servers import SMTPServer, server_context
 
-from email_hosts import hosts
+from email_hosts import conf, hosts, log
 from email_hosts.backends import EmailHostsBackend, failover, get_connection
-from email_hosts.pool import pool
+from email_hosts.smtp.pool import pool
 
-needs_mailers = pytest.mark.skipif(not hosts.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+needs_mailers = pytest.mark.skipif(not conf.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
 
 # tox -e fuzz
 hypothesis.settings.register_profile("fuzz", max_examples=50_000, deadline=None)
@@ -120,13 +120,13 @@ def nothing_is_left_behind() -> Iterator[None]:
     """Close what a test has parked, and forget which hosts it has found to be down."""
     yield
     pool.close_all()
-    failover._standings.clear()
+    failover._healths.clear()
 
 
 @pytest.fixture(autouse=True)
 def every_warning_is_new() -> None:
     """Forget which warnings this process has logged already."""
-    hosts._warn_once.cache_clear()
+    log.warn_once.cache_clear()
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from django.views.debug import SafeExceptionReporterFilter
 
 from email_hosts import checks, mailers
 from email_hosts.debug import EmailHostsReporterFilter
-from email_hosts.hosts import DJANGO_HAS_MAILERS
+from email_hosts.conf import DJANGO_HAS_MAILERS
 
 FAILOVER = "email_hosts.backends.FailoverBackend"
 ROUTER = "email_hosts.backends.RoutingBackend"
@@ -168,7 +168,7 @@ def test_e004_longer_circle_is_told_for_each_host_in_it() -> None:
     [
         ("no.such.router", "cannot be imported"),
         (5, "it is int"),
-        ("email_hosts.pool.MAX_PARKED", "it is int"),
+        ("email_hosts.smtp.pool.MAX_PARKED", "it is int"),
     ],
 )
 def test_e005_router_that_cannot_be_imported_or_called(router: Any, problem: str) -> None:

@@ -18,7 +18,7 @@ from django.core.management import CommandError, ManagementUtility, call_command
 from django.core.management.color import color_style
 from django.test import override_settings
 
-from email_hosts.management.failure import reason, refusals
+from email_hosts.management.explain import explain, explain_refusals
 from email_hosts.management.side_by_side import side_by_side
 
 SECRETS = ("Kx7vQz9", "Wj4bYt2")
@@ -440,12 +440,12 @@ def test_on_a_terminal_a_host_is_shown_as_soon_as_it_is_done(
     ],
 )
 def test_reason_is_one_line(failure: Exception, expected: str) -> None:
-    assert reason(failure) == expected
+    assert explain(failure) == expected
 
 
 def test_refusals_are_one_line() -> None:
     replies = {"a@x.net": (550, b"\x1b[2J no\n"), "b@x.net": (550, b"\x1b[2J no\n")}
-    assert refusals(replies) == "550 [2J no"
+    assert explain_refusals(replies) == "550 [2J no"
 
 
 def test_host_that_hangs_is_not_waited_for_if_nobody_cares_any_more() -> None:

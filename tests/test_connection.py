@@ -18,7 +18,7 @@ from scripted import HANG, at
 
 from email_hosts import connection
 from email_hosts.backends import EmailHostsBackend
-from email_hosts.connection import MAX_REPLY, SMTP, has_lines, is_quiet
+from email_hosts.smtp.connection import MAX_REPLY, SMTP, has_unread_data, is_idle
 
 TIMEOUT = 5
 
@@ -100,17 +100,17 @@ def test_end_of_a_connection_is_no_silence(serve: ServeScript) -> None:
     server = serve(at("NOOP", "250 fine\r\n421 bye"))
     client: Any = SMTP("127.0.0.1", server.port, timeout=20)
     with client:
-        assert not has_lines(client)
+        assert not has_unread_data(client)
         client.noop()
-        assert has_lines(client)
+        assert has_unread_data(client)
         client.getreply()
         client.sock.shutdown(socket.SHUT_RD)
         with pytest.raises(smtplib.SMTPServerDisconnected, match="ended the connection"):
-            has_lines(client)
+            has_unread_data(client)
 
 
 def test_what_cannot_be_looked_at_is_not_quiet() -> None:
-    assert not is_quiet(SMTP())
+    assert not is_idle(SMTP())
 
 
 def test_small_writes_do_not_wait(start_server: ServerFactory) -> None:

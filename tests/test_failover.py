@@ -32,7 +32,7 @@ UNSURE = "one of the first two"  # depends on how much had been written
 @pytest.fixture(autouse=True)
 def nobody_waits_for_quit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a server that hangs on QUIT not hold up the tests."""
-    monkeypatch.setattr("email_hosts.connection.QUIT_TIMEOUT", 0.05)
+    monkeypatch.setattr("email_hosts.smtp.connection.QUIT_TIMEOUT", 0.05)
 
 
 def faults() -> Iterator[tuple[str, str, str]]:
@@ -292,7 +292,7 @@ def test_failure_may_be_passed_over(
     with override_settings(EMAIL_HOSTS=dsns([closed_port])):
         connection = get_connection("all", fail_silently=True)
         assert connection.send_messages(messages(2)) == 0
-    assert caplog.messages[-1] == 'host "all": AllHostsFailed, passed over by fail_silently'
+    assert caplog.messages[-1] == 'host "all": AllHostsFailed, ignored by fail_silently'
 
 
 class TestRoundRobin:
@@ -480,7 +480,7 @@ def test_signal_handler_may_send_through_the_same_hosts(
     serve_auth: ServeScript,
 ) -> None:
     settings = dsns([serve_auth()])
-    with failover._standing(("all", ("h0",)))._lock:
+    with failover._health(("all", ("h0",)))._lock:
         assert send(settings, messages(1)) == 1
 
 

@@ -19,7 +19,7 @@ from django.test import override_settings
 from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, at, shut
 
 from email_hosts.backends import EmailHostsBackend, get_connection
-from email_hosts.pool import MAX_PARKED, pool
+from email_hosts.smtp.pool import MAX_PARKED, pool
 
 
 def message(recipient: str = "a@example.net") -> EmailMessage:
@@ -350,7 +350,7 @@ import gc, os, sys, threading
 import django
 from django.core.mail import EmailMessage
 from email_hosts.backends import EmailHostsBackend
-from email_hosts.pool import pool
+from email_hosts.smtp.pool import pool
 django.setup()
 
 def descriptors():
@@ -395,7 +395,7 @@ import os, sys
 import django
 from django.core.mail import EmailMessage
 from email_hosts.backends import connection_from_dsn
-from email_hosts.pool import pool
+from email_hosts.smtp.pool import pool
 django.setup()
 
 def send(name):
@@ -427,7 +427,7 @@ print("parent", held() == before)
     ("owner", "use"),
     [
         ("pool.pool", "take('smtp.example.com')"),
-        ("failover._standing('safe')", "order(('shop',), rotate=True)"),
+        ("failover._health('safe')", "order(('shop',), rotate=True)"),
     ],
     ids=["pool", "failover"],
 )
@@ -439,7 +439,7 @@ def test_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child(
 
 FORKS_WITH_A_LOCK = """
 import os, signal, threading
-from email_hosts import pool
+from email_hosts.smtp import pool
 from email_hosts.backends import failover
 
 is_held, end = threading.Event(), threading.Event()

@@ -7,7 +7,7 @@ import os
 import pytest
 from conftest import run_python
 
-from email_hosts.hosts import DJANGO_HAS_MAILERS
+from email_hosts.conf import DJANGO_HAS_MAILERS
 
 MAILERS = ["MAILERS", "empty MAILERS"] if DJANGO_HAS_MAILERS else []
 DJANGO_RUNNER = ["django", "test", "--pattern=mail_tests.py", "project"]

@@ -25,7 +25,7 @@ from scripted import BODY, CLOSE, Script, at
 
 from email_hosts import checks, dsn, mailers
 from email_hosts.backends import EmailHostsBackend
-from email_hosts.hosts import DJANGO_HAS_MAILERS
+from email_hosts.conf import DJANGO_HAS_MAILERS
 
 README = Path(__file__).parent.parent / "README.rst"
 # Strict: the smallest mistake in the markup is an error.

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from scripted import shut
 
 from email_hosts.backends import EmailHostsBackend
-from email_hosts.pool import pool
-from email_hosts.transaction import body_was_sent
+from email_hosts.smtp.pool import pool
+from email_hosts.smtp.pipelining import body_was_sent
 
 pytestmark = pytest.mark.fuzz
 

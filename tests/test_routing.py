@@ -18,7 +18,7 @@ from scripted import ScriptedServer, at
 from email_hosts import mailers
 from email_hosts.backends import RoutingBackend
 from email_hosts.exceptions import EmailHostDoesNotExist
-from email_hosts.hosts import DJANGO_HAS_MAILERS
+from email_hosts.conf import DJANGO_HAS_MAILERS
 
 RECORD = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it failed", (), None)
 ROUTING = "email_hosts.backends.RoutingBackend"
@@ -151,7 +151,7 @@ def test_failure_of_one_host_does_not_keep_the_others_mail_back(
     with pytest.raises(smtplib.SMTPSenderRefused):
         RoutingBackend().send_messages(batch)
     assert list(site.recipients()) == ["default"]
-    assert caplog.messages == ["router: SMTPSenderRefused 550, passed over"]
+    assert caplog.messages == ["router: SMTPSenderRefused 550, ignored"]
 
 
 def test_failure_may_be_passed_over(site: Site, caplog: pytest.LogCaptureFixture) -> None:
@@ -164,9 +164,9 @@ def test_failure_may_be_passed_over(site: Site, caplog: pytest.LogCaptureFixture
         )
     assert sent == 2
     assert caplog.messages == [
-        'host "shop": SMTPSenderRefused 550, passed over by fail_silently',
+        'host "shop": SMTPSenderRefused 550, ignored by fail_silently',
         'router: EmailHostDoesNotExist: EMAIL_HOSTS["default"]: there is no such host; known '
-        "hosts: shop, club, passed over",
+        "hosts: shop, club, ignored",
     ]
 
 

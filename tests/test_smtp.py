@@ -166,7 +166,7 @@ class TestFailure:
         host = connect(f"smtp://127.0.0.1:{server.port}", fail_silently=True)
         assert host.send_messages([message]) == 0
         assert caplog.messages[-1] == (
-            'host "shop": SMTPRecipientsRefused, passed over by fail_silently'
+            'host "shop": SMTPRecipientsRefused, ignored by fail_silently'
         )
 
     def test_is_logged_with_its_code(
@@ -179,7 +179,7 @@ class TestFailure:
         server = start_server(login=LOGIN)
         connect(f"smtp://127.0.0.1:{server.port}", fail_silently=True).send_messages([message])
         assert caplog.messages[-1] == (
-            'host "shop": SMTPSenderRefused 530, passed over by fail_silently'
+            'host "shop": SMTPSenderRefused 530, ignored by fail_silently'
         )
 
     def test_to_connect_is_logged_too(
@@ -192,7 +192,7 @@ class TestFailure:
         host = connect(f"smtp://127.0.0.1:{closed_port}", fail_silently=True)
         assert host.send_messages([message]) == 0
         assert caplog.messages == [
-            'host "shop": ConnectionRefusedError, passed over by fail_silently'
+            'host "shop": ConnectionRefusedError, ignored by fail_silently'
         ]
 
     def test_to_connect_is_an_error(

@@ -1,4 +1,4 @@
-"""The sender of a host, applied around a send."""
+"""What a host does to a message, on any backend."""
 
 from __future__ import annotations
 
@@ -10,32 +10,52 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
+from ..conf import project_senders
+from ..frames import clear_frames
 
 
-class HostSender(BaseEmailBackend):
-    """Gives a backend the sender of its host."""
+class HostMixin(BaseEmailBackend):
+    """Makes a backend a host: with a key, senders of its own, and no login in its pickle."""
 
+    applies_host = True
     default_from_email = ""
     server_email = ""
+    # What pickle keeps: the key, to ask for another connection with. None for a connection
+    # that is more than its key.
+    pickled_key: str | None = None
 
     def __reduce_ex__(self, protocol: object) -> Any:
-        """Refuse to be pickled; a connection of ``get_connection()`` has its own answer."""
-        return hosts.pickled(None)
+        """Return what ``pickle`` keeps: neither the login nor an open socket.
+
+        Raises ``TypeError`` for a connection that is more than its key.
+        """
+        if self.pickled_key is None:
+            raise TypeError(
+                "a connection cannot be pickled if it has options of its own or comes from "
+                "a DSN, for its login would be in the pickle; pass the key of the host, and "
+                "call get_connection(key) where the message is sent"
+            )
+        return hosts.get_connection, (self.pickled_key,)
+
+    def __copy__(self) -> Any:
+        """Return another connection with the same options."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
 
     def __deepcopy__(self, memo: object) -> Any:
-        """Return the same connection, for the copy of a message that names it."""
+        """Return the same connection, for the copy of a message that names it.
+
+        Django's in-memory backend makes such copies.
+        """
         return self
 
-    def with_sender(self, messages: Iterable[EmailMessage]) -> list[EmailMessage]:
-        """Return the messages as this host sends them.
+    def apply_host(self, message: EmailMessage) -> EmailMessage:
+        """Return the message as this host sends it.
 
-        One that needs another sender is a copy, so that a backend that keeps it (an
-        outbox, a queue) keeps the right sender, and the caller's message is free for
-        the next host.
+        If it needs another sender, that is a copy. So a backend that keeps it (an outbox, a
+        queue) keeps the right sender, and the caller's message is free for the next host.
         """
-        return [self._from_host(message) for message in messages]
-
-    def _from_host(self, message: EmailMessage) -> EmailMessage:
         sender = self._sender_for(message.from_email)
         if sender:
             message = copy.copy(message)
@@ -43,7 +63,7 @@ class HostSender(BaseEmailBackend):
         return message
 
     def _sender_for(self, from_email: str) -> str:
-        default_from_email, server_email = hosts.project_senders()
+        default_from_email, server_email = project_senders()
         if self.default_from_email and from_email in ("", None, default_from_email):
             return self.default_from_email
         if self.server_email and from_email == server_email:
@@ -51,31 +71,42 @@ class HostSender(BaseEmailBackend):
         return ""
 
 
-class HostBackend(HostSender):
-    """Any other backend as a host: wraps it, and applies the host's sender.
+class HostBackend(HostMixin):
+    """Makes any other backend a host, by wrapping it.
 
-    ``backend`` is its path, ``options`` are its own. Its attributes show through.
+    ``backend`` is its path, with ``options`` of its own, or the backend itself. Its
+    attributes show through, and ``isinstance()`` knows it by its class.
     """
 
+    @clear_frames
     def __init__(
         self,
-        backend: str,
+        backend: str | BaseEmailBackend,
         *,
         default_from_email: str = "",
         server_email: str = "",
         alias: str | None = None,
         **options: Any,
     ) -> None:
-        wrapped: Any = hosts.build({"BACKEND": backend, "OPTIONS": options}, alias=alias)
-        wrapped.alias = alias
-        # No super().__init__(): its ``fail_silently`` would replace that of the wrapped one.
-        self.wrapped = wrapped
-        self.alias = alias
+        # No super().__init__(): its ``fail_silently`` would hide that of the wrapped one.
+        self.wrapped: Any = (
+            hosts.build({"BACKEND": backend, "OPTIONS": options}, {}, alias=alias, wrap=False)
+            if isinstance(backend, str)
+            else backend
+        )
+        self.alias = self.wrapped.alias = alias or None
         self.default_from_email = default_from_email
         self.server_email = server_email
 
     def __getattr__(self, name: str) -> Any:
+        if name == "wrapped":  # not yet there, in a copy
+            raise AttributeError(name)
         return getattr(self.wrapped, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The class of the wrapped backend, for ``isinstance()``."""
+        return type(self.wrapped)
 
     @property
     def fail_silently(self) -> bool:
@@ -86,6 +117,12 @@ class HostBackend(HostSender):
     @fail_silently.setter
     def fail_silently(self, value: bool) -> None:
         self.wrapped.fail_silently = value
+
+    def __copy__(self) -> Any:
+        """Return another connection with the same options."""
+        other = super().__copy__()
+        other.wrapped = copy.copy(self.wrapped)
+        return other
 
     def open(self) -> bool | None:
         """Open the wrapped backend; return what it returns."""
@@ -103,27 +140,23 @@ class HostBackend(HostSender):
         afterwards.
         """
         messages = list(email_messages)
-        batch = self.with_sender(messages)
-        copies = [
-            (message, sent, dict(vars(sent)))
-            for message, sent in zip(messages, batch, strict=True)
-            if sent is not message
-        ]
+        batch = list(map(self.apply_host, messages))
+        before = [dict(vars(sent)) for sent in batch]
         try:
-            return int(self.wrapped.send_messages(batch) or 0)
+            # The backend may change the list, which is its own.
+            return int(self.wrapped.send_messages(list(batch)) or 0)
         finally:
-            for message, sent, before in copies:
-                vars(message).update(_notes(before, vars(sent)))
+            for message, sent, old in zip(messages, batch, before, strict=True):
+                if sent is not message:
+                    _copy_changes(old, vars(sent), message)
 
 
-def _notes(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return what has changed.
+def _copy_changes(old: dict[str, Any], new: dict[str, Any], message: EmailMessage) -> None:
+    """Set on a message what a backend has noted on its copy.
 
-    Not the sender, which the caller's message keeps, so that another thread can send it
-    meanwhile.
+    Not the sender: that of the caller's message never changes, because another thread may
+    send the same message at this moment.
     """
-    return {
-        name: new[name]
-        for name in new
-        if name != "from_email" and (name not in old or new[name] is not old[name])
-    }
+    for name, value in new.items():
+        if name != "from_email" and value is not old.get(name, old):
+            setattr(message, name, value)

@@ -9,13 +9,13 @@ from typing import Any
 from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 
-from .base import HostSender
+from .base import HostMixin
 
 
-class OutboxBackend(HostSender, EmailBackend):
-    """Delivers to ``mail.outbox`` what a host would send, with the host's sender.
+class OutboxBackend(HostMixin, EmailBackend):
+    """Delivers to ``mail.outbox`` what a host would send, from the host's sender.
 
-    The host's options are there as attributes, for a test to look at.
+    The host's options are its attributes, for a test to look at.
     """
 
     def __init__(self, *, alias: str | None = None, **options: Any) -> None:
@@ -24,12 +24,11 @@ class OutboxBackend(HostSender, EmailBackend):
         vars(self).update(options)
 
     def send_messages(self, messages: Iterable[EmailMessage]) -> int:
-        """Put the messages into ``mail.outbox``; return how many there were."""
-        batch = self.with_sender(messages)
-        return super().send_messages([self._marked(message) for message in batch])
+        """Put the messages into ``mail.outbox``. Return how many there were."""
+        return super().send_messages([self._marked(message) for message in messages])
 
     def _marked(self, message: EmailMessage) -> EmailMessage:
-        # Django does this itself from 6.1 on.
-        message = copy.copy(message)
-        message.sent_using = self.alias  # type: ignore[attr-defined, unused-ignore]
-        return message
+        marked = copy.copy(self.apply_host(message))
+        # Django does this itself since 6.1.
+        marked.sent_using = self.alias  # type: ignore[attr-defined, unused-ignore]
+        return marked

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from contextvars import ContextVar
 from email.utils import parseaddr
 
 from django.core.mail import EmailMessage
-from django.core.mail.backends.base import BaseEmailBackend
 
-from .. import hosts
-from ..circle import handing_over_to, not_in_a_circle
-from ..exceptions import without_text
+from .. import conf, hosts
+from ..dsn import parse
+from ..exceptions import InvalidEmailHost, summarize
 from ..log import warn
+from .base import HostMixin
+
+_is_asking_router: ContextVar[bool] = ContextVar("is_asking_router", default=False)
 
 
-class RoutingBackend(BaseEmailBackend):
+class RoutingBackend(HostMixin):
     """The default backend of a project, which sends each message through one of its hosts.
 
-    ``EMAIL_HOSTS_ROUTER`` picks it, a callable or its path: ``router(message)`` returns a
-    key or ``None``. Without one, it is ``host_of_sender``. A message without a host goes
-    to the host ``"default"``; if there is none, it is an ``EmailHostDoesNotExist``.
+    ``EMAIL_HOSTS_ROUTER`` picks the host. It is a callable or its path: ``router(message)``
+    returns a key or ``None``. Without one, ``host_of_sender`` picks it. A message without a
+    host goes to the host ``"default"``. If there is none, ``EmailHostDoesNotExist`` is raised.
     """
-
-    sends_through_hosts = True
 
     def __init__(
         self,
         *,
         alias: str | None = None,
         fail_silently: bool = False,
-        # What send_mail() has for the default backend is not for a host: passed over.
+        # send_mail() has these for the default backend. They are not meant for a host.
         username: object = None,
         password: object = None,
         _ignore_unknown_kwargs: object = None,  # private: from Django 6.1's get_connection()
@@ -40,43 +41,39 @@ class RoutingBackend(BaseEmailBackend):
         self.fail_silently = fail_silently
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Send the messages; return how many were accepted.
+        """Send the messages. Return how many were accepted.
 
-        Each host gets its messages in one batch. What one raises, the others do not
-        suffer from: the first error is raised when all have had their turn.
+        Each host gets its messages in one batch. An error of one host does not keep back the
+        mail of the others: the first error is raised after all have had their turn.
         """
         batches: dict[str, list[EmailMessage]] = {}
         errors: list[Exception] = []
         sent = 0
-        router = hosts.router() or host_of_sender
         for message in email_messages:
             try:
-                with not_in_a_circle("the router"):
-                    key = router(message) or "default"
-                batches.setdefault(key, []).append(message)
+                batches.setdefault(_ask_router(message), []).append(message)
             except Exception as error:
                 errors.append(error)
         for key, batch in batches.items():
             try:
                 host = hosts.get_host(key, fail_silently=self.fail_silently)
-                with not_in_a_circle("the router"), handing_over_to(host):
-                    sent += host.send_messages(batch) or 0
+                sent += host.send_messages(batch) or 0
             except Exception as error:
                 errors.append(error)
-        for passed_over in errors[0 if self.fail_silently else 1 :]:
-            warn("router: %s, passed over", without_text(passed_over))
+        for ignored in errors[0 if self.fail_silently else 1 :]:
+            warn("router: %s, ignored", summarize(ignored))
         if errors and not self.fail_silently:
             raise errors[0]
         return sent
 
 
 def host_of_sender(message: EmailMessage) -> str | None:
-    """Return the host whose ``_default_from_email`` the message is from.
+    """Return the key of the host whose ``_default_from_email`` the message is from.
 
-    That is the one with the same address, else the first one with the same domain.
+    A host with the same address comes first, then the first host with the same domain.
     """
     address, domain = _parsed(message.from_email)
-    senders = [(key, *_parsed(sender)) for key, sender in hosts.senders().items()]
+    senders = [(key, *_parsed(sender)) for key, sender in _senders().items()]
     for key, own, _ in senders:
         if own == address:
             return key
@@ -86,8 +83,31 @@ def host_of_sender(message: EmailMessage) -> str | None:
     return None
 
 
+def _ask_router(message: EmailMessage) -> str:
+    """Return the key of the host for a message.
+
+    Raises ``InvalidEmailHost`` if the router itself sends mail that asks the router.
+    """
+    if _is_asking_router.get():
+        raise InvalidEmailHost("the router sends mail through itself")
+    token = _is_asking_router.set(True)
+    try:
+        return (conf.router() or host_of_sender)(message) or "default"
+    finally:
+        _is_asking_router.reset(token)
+
+
+def _senders() -> dict[str, str]:
+    """Return the ``_default_from_email`` of each host that is valid and has one."""
+    found = {}
+    for key, dsn in conf.email_hosts().items():
+        with suppress(InvalidEmailHost):
+            found[key] = parse(dsn)["OPTIONS"].get("default_from_email")
+    return {key: sender for key, sender in found.items() if sender}
+
+
 def _parsed(sender: str) -> tuple[str, str]:
-    """Return address and domain, in the form in which they are the same."""
+    """Return address and domain, in the form in which equal ones are the same string."""
     address = parseaddr(str(sender))[1].lower()
     local_part, _, domain = address.rpartition("@")
     with suppress(UnicodeError):  # it is no address anyway

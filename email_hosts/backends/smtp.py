@@ -1,4 +1,4 @@
-"""An SMTP host: Django's backend with the host's options and sender, and with no other."""
+"""An SMTP host: Django's backend with the options and the sender of the host alone."""
 
 from __future__ import annotations
 
@@ -8,45 +8,37 @@ import ssl
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 from django.core.mail import DNS_NAME, EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
-from django.views.decorators.debug import sensitive_variables
 
-from .. import transaction
-from ..censor import Censor
-from ..connection import (
-    CLASSES,
-    Reply,
-    is_closed,
-    is_ours,
-    is_quiet,
-    say_quit,
-    send_at_once,
-)
-from ..dsn import SMTP_SCHEMES, did_you_mean
-from ..exceptions import InvalidEmailHost, without_text
-from ..log import warn
-from ..pool import Held, pool
-from ..tls import client_context
-from ..transaction import Envelope
-from .base import HostSender
+from ..dsn import SMTP_SCHEMES
+from ..exceptions import InvalidEmailHost, summarize
+from ..frames import clear_frames
+from ..log import debug, warn
+from ..options import did_you_mean
+from ..smtp import pipelining
+from ..smtp.connection import CLASSES, Reply, can_pipeline, disable_nagle, is_closed, is_idle
+from ..smtp.pipelining import Envelope
+from ..smtp.pool import PooledConnection, pool
+from ..smtp.redaction import Redactor
+from ..smtp.tls import new_context, shared_context
+from .base import HostMixin
 
 DEFAULT_TIMEOUT = 60  # seconds
 
 
-class EmailHostsBackend(HostSender, EmailBackend):
+class EmailHostsBackend(HostMixin, EmailBackend):
     """Sends through one SMTP host.
 
-    What is not given does not fall back to a setting, ``EMAIL_HOST_USER`` say, so that
-    no credential reaches a relay that it was not meant for. ``timeout`` is in seconds,
+    An option that is not given does not fall back to a setting such as ``EMAIL_HOST_USER``,
+    so no credential reaches a server that it was not meant for. ``timeout`` is in seconds,
     for each network step. Raises ``InvalidEmailHost`` for options that do not fit.
     """
 
-    connection: Any  # smtplib.SMTP while open, else None
-
-    @sensitive_variables()
+    @clear_frames
     def __init__(
         self,
         host: str | None = None,
@@ -69,7 +61,7 @@ class EmailHostsBackend(HostSender, EmailBackend):
         alias: str | None = None,
         **others: Any,
     ) -> None:
-        # Private: what Django 6.1's own get_connection() tells a backend to pass over.
+        # Private: what Django 6.1's own get_connection() wants a backend to ignore.
         unknown = others.keys() - others.pop("_ignore_unknown_kwargs", set())
         if unknown:
             name = min(unknown)
@@ -106,17 +98,24 @@ class EmailHostsBackend(HostSender, EmailBackend):
         self.default_from_email = default_from_email
         self.server_email = server_email
         self.refused_recipients: dict[str, Reply] = {}
-        self._held: Any = None  # a Held while open, else None
-        self._may_reconnect = False
+        self._own_ssl_context: ssl.SSLContext | None = None
 
     def __copy__(self) -> EmailHostsBackend:
         """Return another connection with the same options, closed as a new one is."""
-        other = object.__new__(type(self))
-        vars(other).update(vars(self))
-        other.connection = other._held = None
+        other: EmailHostsBackend = super().__copy__()
+        other.connection = None
         other.refused_recipients = {}
         other._lock = threading.RLock()  # Private: the lock of Django's backend
         return other
+
+    @property
+    def connection(self) -> Any:
+        """The ``smtplib.SMTP`` object while open, else ``None``. It may be set."""
+        return self._pooled and self._pooled.connection
+
+    @connection.setter
+    def connection(self, connection: Any) -> None:
+        self._pooled = connection and PooledConnection(connection, self._server)
 
     @property
     def connection_class(self) -> type[smtplib.SMTP]:
@@ -126,62 +125,53 @@ class EmailHostsBackend(HostSender, EmailBackend):
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
-        """The TLS context of the host's certificates, shared with all that use the same.
+        """The TLS context of this connection alone, to look at or to change. It may be set.
 
-        Raises ``InvalidEmailHost`` if one of their files cannot be loaded.
+        Raises ``InvalidEmailHost`` if a file of the host cannot be loaded.
         """
-        options = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
-        files = [str(getattr(self, option)) for option in options]
-        try:
-            return client_context(*files)
-        except OSError as error:
-            given = [option for option, file in zip(options, files, strict=True) if file]
-            reason = f"cannot load {', '.join(given)}: {error}"
-        raise InvalidEmailHost(reason, alias=self.alias)
+        if self._own_ssl_context is None:
+            self._own_ssl_context = self._load_ssl_context(new_context)
+        return self._own_ssl_context
 
-    @sensitive_variables()
+    @ssl_context.setter
+    def ssl_context(self, context: ssl.SSLContext) -> None:
+        self._own_ssl_context = context
+
     def open(self) -> bool | None:
         """Connect and log in, unless that is done. Return whether it was needed.
 
         With ``conn_max_age``, a parked connection saves both. ``None`` is a failure that
-        was passed over with ``fail_silently``, and logged. Raises ``OSError``, which all
-        of smtplib's and ssl's errors are; and ``InvalidEmailHost``, with ``fail_silently``
-        too, for a certificate or a login that cannot be used.
+        ``fail_silently`` ignores and logs. Raises ``OSError``, which all errors of smtplib
+        and ssl are, and ``InvalidEmailHost``, with ``fail_silently`` too, for a certificate
+        or a login that cannot be used.
         """
         with self._lock:
-            if self.connection and self._held.is_inherited():
-                self.close()
             if self.connection:
                 return False
             parked = pool.take(self._pool_key) if self.conn_max_age else None
-            self._may_reconnect = parked is not None
-            return self._hold(parked)
+            return self._use(parked)
 
     def close(self) -> None:
-        """Park the connection if it can be used again, else say QUIT and disconnect.
+        """Park the connection if it can be used again, else send QUIT and disconnect.
 
         Raises nothing: the messages that the server has accepted stay accepted.
         """
         with self._lock:
-            held, self._held, self.connection = self._held, None, None
-        if held is None:
-            return
-        if held.is_inherited():
-            held.connection.close()
-        elif self._may_be_parked(held):
-            pool.park(self._pool_key, held)
-        else:
-            say_quit(held.connection)
+            pooled, self._pooled = self._pooled, None
+        if pooled and self._can_be_parked(pooled):
+            pool.park(self._pool_key, pooled)
+        elif pooled:
+            pooled.discard("its work is done", wait=True)
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Send the messages from the host's sender; return how many were accepted.
+        """Send the messages from the host's sender. Return how many were accepted.
 
-        ``refused_recipients`` has the server's replies to those who do not get a message
-        that others do get: smtplib tells, and Django passes over it. Raises what ``open``
-        raises, and smtplib's errors; with ``fail_silently``, these are logged.
+        ``refused_recipients`` has the server's replies to recipients who do not get a
+        message that others get. smtplib returns these, and Django drops them. Raises what
+        ``open`` raises, and smtplib's errors. With ``fail_silently``, these are logged.
         """
         self.refused_recipients = {}
-        batch = self.with_sender(email_messages)
+        batch = list(map(self.apply_host, email_messages))
         if not batch:
             return 0
         with self._lock:
@@ -191,142 +181,177 @@ class EmailHostsBackend(HostSender, EmailBackend):
             try:
                 return self._send_batch(batch)
             finally:
-                if opened or not self._held or is_closed(self._held.connection):
+                if opened or is_closed(self.connection):
                     self.close()
 
-    def _may_be_parked(self, held: Held) -> bool:
-        is_spent = held.messages >= self.conn_max_messages
-        return bool(
-            self.conn_max_age
-            and not is_spent
-            and is_ours(held.connection)
-            and is_quiet(held.connection)
-        )
-
     def _send_batch(self, batch: list[EmailMessage]) -> int:
-        envelopes = transaction.Envelopes(self._envelopes(batch))
+        envelopes = pipelining.Envelopes(self._envelopes(batch))
         sent = 0
-        while True:
-            with closing(transaction.send(self.connection, envelopes)) as outcomes:
+        while self._pooled:
+            with closing(pipelining.send(self.connection, envelopes)) as outcomes:
                 for refused, error in outcomes:
-                    self._held.messages += 1
+                    self._pooled.messages += 1
                     if error is None:
                         sent += 1
                         self._note_refused(refused)
-                    elif self._may_reconnect and transaction.can_be_repeated(error):
+                    elif self._pooled.was_parked and pipelining.can_be_repeated(error):
                         break
                     elif self.fail_silently:
                         self._log_failure(error)
                     else:
-                        self._censor.clean(error)
+                        self._redactor.redact_error(error)
                         raise error
                 else:
                     return sent
-            # What was parked has died meanwhile, or is about to.
-            self._may_reconnect = False
-            say_quit(self.connection, wait=False)
-            if self._hold(None) is None:
-                return sent
+            self._pooled.discard("it broke after it had been parked")
+            self._use(None)
+        return sent
 
-    def _hold(self, parked: Held | None) -> bool | None:
-        self._held = self.connection = None
+    def _use(self, parked: PooledConnection | None) -> bool | None:
+        """Use a parked connection or a new one. Return what ``open`` does."""
+        self._pooled = None
         try:
-            self._held = parked or self._new()
+            self._pooled = parked or self._connect()
         except OSError as error:
-            self._censor.clean(error)
-            transaction.mark(error, body_was_sent=False)
+            self._redactor.redact_error(error)
+            pipelining.mark(error, body_was_sent=False)
             if not self.fail_silently:
                 raise
             self._log_failure(error)
             return None
-        self.connection = self._held.connection
         return True
 
-    def _new(self) -> Held:
-        opened_at = pool.clock()
-        return Held(self._connect(), expires_at=opened_at + (self.conn_max_age or 0))
-
-    def _connect(self) -> smtplib.SMTP:
+    def _connect(self) -> PooledConnection:
         if not (self.username + self.password).isascii():
             raise InvalidEmailHost(
-                "smtplib logs in with ASCII alone, and the user name or the password has "
-                "another character",
+                "the user name and the password must be ASCII: smtplib cannot send another "
+                "character",
                 alias=self.alias,
             )
+        opened_at = pool.clock()
         params: dict[str, Any] = {
             "local_hostname": self.local_hostname or DNS_NAME.get_fqdn(),
             "timeout": self.timeout,
         }
         if self.use_ssl:
-            params["context"] = self.ssl_context
+            params["context"] = self._context_in_use
         connection: smtplib.SMTP = self.connection_class(self.host, self.port, **params)
         try:
-            send_at_once(connection)
+            disable_nagle(connection)
             if self.use_tls:
-                connection.starttls(context=self.ssl_context)
+                connection.starttls(context=self._context_in_use)
             if self.username and self.password:
                 self._log_in(connection)
         except BaseException:
             connection.close()
             raise
-        return connection
+        expires_at = opened_at + (self.conn_max_age or 0)
+        pooled = PooledConnection(connection, self._server, expires_at)
+        debug("%r: opened", pooled)
+        return pooled
 
     def _log_in(self, connection: smtplib.SMTP) -> None:
         try:
             connection.login(self.username, self.password)
         except ValueError as error:  # smtplib leaves it to base64
-            problem = f"the server's challenge makes no sense: {error}"
-            raise smtplib.SMTPException(problem) from error
+            failure: Exception = smtplib.SMTPException(
+                f"the server's challenge makes no sense: {error}"
+            )
+        except Exception as error:
+            failure = error
+        else:
+            return
+        # Without smtplib's frames, which hold the password.
+        failure.__context__ = None
+        raise failure.with_traceback(None)
 
     @property
-    def _pool_key(self) -> tuple[object, ...]:
-        """What makes one connection as good as another, and used as long."""
-        return (
-            self.host,
-            self.port,
-            self.username,
-            self.password,
-            self.use_tls,
-            self.use_ssl,
-            self.timeout,
-            self.ssl_cafile,
-            self.ssl_certfile,
-            self.ssl_keyfile,
-            self.local_hostname,
-            self.conn_max_age,
-            self.conn_max_messages,
+    def _context_in_use(self) -> ssl.SSLContext:
+        return self._own_ssl_context or self._load_ssl_context(shared_context)
+
+    def _load_ssl_context(self, load: Any) -> ssl.SSLContext:
+        options = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
+        files = [str(getattr(self, option)) for option in options]
+        try:
+            context: ssl.SSLContext = load(*files)
+        except OSError as error:
+            given = [option for option, file in zip(options, files, strict=True) if file]
+            reason = f"cannot load {', '.join(given)}: {error}"
+        else:
+            return context
+        raise InvalidEmailHost(reason, alias=self.alias)
+
+    @property
+    def _pool_key(self) -> PoolKey:
+        return PoolKey(
+            (
+                self.host,
+                self.port,
+                self.username,
+                self.password,
+                self.use_tls,
+                self.use_ssl,
+                self.timeout,
+                self.ssl_cafile,
+                self.ssl_certfile,
+                self.ssl_keyfile,
+                self._own_ssl_context,
+                self.local_hostname,
+                self.conn_max_age,
+                self.conn_max_messages,
+            )
+        )
+
+    def _can_be_parked(self, pooled: PooledConnection) -> bool:
+        return bool(
+            self.conn_max_age
+            and pooled.messages < self.conn_max_messages
+            and can_pipeline(pooled.connection)
+            and is_idle(pooled.connection)
         )
 
     def _envelopes(self, batch: list[EmailMessage]) -> Iterator[Envelope]:
         for message in batch:
-            connection, self.connection = self.connection, _Notes()
+            pooled, recording = self._pooled, _RecordingConnection()
+            self.connection = recording
             try:
                 # Private: _send(). It alone encodes as this version of Django does.
                 super()._send(message)  # type: ignore[misc]
             finally:
-                notes, self.connection = self.connection, connection
-            yield from notes.envelopes
+                self._pooled = pooled
+            yield from recording.envelopes
 
     def _note_refused(self, refused: dict[str, Reply]) -> None:
         if len(refused) > 0:  # what a mock of smtplib returns is true, and has no length
-            self.refused_recipients.update(self._censor.cleaned(refused))
+            self.refused_recipients.update(self._redactor.redact(refused))
             codes = sorted({code for code, _ in refused.values()})
             warn("%s: refused recipients: %d %s", self._name, len(refused), codes)
 
-    @property
-    def _censor(self) -> Censor:
-        return Censor(self.username, self.password)
-
     def _log_failure(self, error: OSError) -> None:
-        warn("%s: %s, passed over by fail_silently", self._name, without_text(error))
+        warn("%s: %s, ignored by fail_silently", self._name, summarize(error))
+
+    @property
+    def _redactor(self) -> Redactor:
+        return Redactor(self.username, self.password)
+
+    @property
+    def _server(self) -> str:
+        return f"{self.host}:{self.port}"
 
     @property
     def _name(self) -> str:
-        return f"{self.host}:{self.port}" if self.alias is None else f'host "{self.alias}"'
+        return self._server if self.alias is None else f'host "{self.alias}"'
 
 
-class _Notes:
-    """Stands in for an SMTP connection and notes what it should send."""
+@dataclass(frozen=True, repr=False)
+class PoolKey:
+    """What makes one connection as good as another. Its ``repr`` does not show it."""
+
+    options: tuple[object, ...]
+
+
+class _RecordingConnection:
+    """Stands in for an SMTP connection, and keeps what it should send."""
 
     def __init__(self) -> None:
         self.envelopes: list[Envelope] = []

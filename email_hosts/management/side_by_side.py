@@ -1,36 +1,43 @@
-"""Hosts are asked side by side: one that does not answer holds up no other."""
+"""Asks many hosts at the same time: one that does not answer does not hold up the others."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, as_completed
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
+
+MAX_THREADS = 64  # and so no more connections than that at the same time
 
 
 def side_by_side(
     ask: Callable[[str], T], keys: Iterable[str], *, as_they_finish: bool
 ) -> Iterator[tuple[str, T]]:
-    """Give each key with what ``ask`` returns for it.
+    """Yield each key with what ``ask`` returns for it, or raise what it raises.
 
-    In the order of the keys; or, for somebody who watches, of those that finish first.
+    The order is that of the keys, or else, for somebody who watches, that of the answers.
     """
-    answers = {_answer(ask, key): key for key in keys}
-    for answer in as_completed(answers) if as_they_finish else answers:
-        yield answers[answer], answer.result()
-
-
-def _answer(ask: Callable[[str], T], key: str) -> Future[T]:
-    answer: Future[T] = Future()
+    answers: dict[Future[T], str] = {Future(): key for key in keys}
+    waiting: SimpleQueue[tuple[Future[T], str]] = SimpleQueue()
+    for each in answers.items():
+        waiting.put(each)
 
     def work() -> None:
-        try:
-            answer.set_result(ask(key))
-        except BaseException as error:  # raised where the answer is asked for
-            answer.set_exception(error)
+        while True:
+            try:
+                answer, key = waiting.get_nowait()
+            except Empty:
+                return
+            try:
+                answer.set_result(ask(key))
+            except BaseException as error:
+                answer.set_exception(error)
 
-    # An executor's threads would be waited for, in spite of Ctrl-C.
-    threading.Thread(target=work, daemon=True).start()
-    return answer
+    for _ in range(min(len(answers), MAX_THREADS)):
+        # Daemons: Ctrl-C should not wait for them, as it does for those of an executor.
+        threading.Thread(target=work, daemon=True).start()
+    for answer in as_completed(answers) if as_they_finish else answers:
+        yield answers[answer], answer.result()

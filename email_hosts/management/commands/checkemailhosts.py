@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from time import perf_counter
 from typing import Any, NamedTuple
 from unicodedata import category, east_asian_width
 
+from django.core.checks import ERROR
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ...dsn import SMTP_BACKEND, backend_of, is_empty, members, parse_host, scheme_of
-from ...exceptions import InvalidEmailHost
-from ...hosts import email_hosts, get_connection, is_hidden, is_strict, known_keys
-from ..failure import no_such_host, reason
+from ... import conf, hosts
+from ...checks import check_host
+from ...dsn import SMTP_BACKEND, backend_of, is_empty, members, parse, scheme_of
+from ...exceptions import InvalidEmailHost, shown
+from ...frames import clear_frames
+from ..explain import explain, no_such_host
 from ..side_by_side import side_by_side
 
 HEADER = ("HOST", "SCHEME", "SERVER", "SECURITY", "USER", "SENDER")
 NONE = "-"
 
-SUCCESS, WARNING, ERROR = "SUCCESS", "WARNING", "ERROR"  # Django's styles
+# Django's styles, from good to bad.
+WORKS, WARNS, FAILS = "SUCCESS", "WARNING", "ERROR"
+
+OVERWRITTEN = " \r"  # ends a line that the next one is written over
 
 
 class Status(NamedTuple):
-    """What came of one host."""
+    """The result of one host."""
 
     style: str
     text: str
@@ -31,8 +38,8 @@ class Command(BaseCommand):
     """Shows the hosts, and whether they can be reached."""
 
     help = (
-        "Shows the hosts in EMAIL_HOSTS, and whether each is valid. Sends nothing, and shows "
-        "no user name and no password. The exit code is 1 if a host failed."
+        "Shows the hosts in EMAIL_HOSTS, and what 'check' says of each. Sends nothing, and "
+        "shows neither user names nor passwords. The exit code is 1 if a host failed."
     )
     requires_system_checks = ()  # it shows itself which host is not valid
 
@@ -42,50 +49,67 @@ class Command(BaseCommand):
             "keys",
             nargs="*",
             metavar="HOST",
-            help="Key in EMAIL_HOSTS; if none is given, all.",
+            help="Key in EMAIL_HOSTS. If you give none, all are shown.",
         )
         parser.add_argument(
             "--connect",
             action="store_true",
-            help="Connect to each, through TLS and login, and show how long that took.",
+            help="Connect to each, with TLS and login, and show how long that took.",
         )
 
+    @clear_frames
     def handle(self, *, keys: list[str], connect: bool, **options: Any) -> None:
         """Print a line for each host. Raises ``CommandError`` if one of them failed."""
         try:
-            hosts = email_hosts()
+            configured = conf.email_hosts()
         except InvalidEmailHost as error:
             raise CommandError(str(error)) from None
         for key in keys:
-            if key not in hosts:
-                raise no_such_host(key, map(str, hosts))
-        if not hosts:
+            if key not in configured:
+                raise no_such_host(key, map(str, configured))
+        if not configured:
             self.stdout.write("EMAIL_HOSTS names no host.")
             return
-        rows = {key: _cells(key, hosts[key]) for key in keys or hosts}
-        columns = zip(HEADER, *rows.values(), strict=True)
-        widths = [max(map(_width, column)) for column in columns]
-
-        def line(cells: tuple[str, ...], status: str) -> str:
-            padded = (
-                cell + " " * (width - _width(cell))
-                for cell, width in zip(cells, widths, strict=True)
-            )
-            return f"{'  '.join(padded)}  {status}"
-
-        self.stdout.write(self.style.MIGRATE_HEADING(line(HEADER, "STATUS")))
-        failed = []
-        for key, status in side_by_side(
-            lambda key: _status(key, hosts[key], connect),
-            rows,
-            as_they_finish=connect and self.stdout.isatty(),
-        ):
-            style = getattr(self.style, status.style)
-            self.stdout.write(line(rows[key], style(status.text)))
-            if status.style == ERROR:
-                failed.append(str(key))
+        keys = keys or list(configured)
+        checked = _check(keys)
+        table = _Table({key: _cells(key, configured[key]) for key in keys})
+        self.stdout.write(self.style.MIGRATE_HEADING(table.line(HEADER, "STATUS")))
+        is_watched = connect and self.stdout.isatty()
+        pending, failed = len(keys), []
+        try:
+            for key, status in side_by_side(
+                lambda key: _connect(key, checked) if connect else checked[key],
+                keys,
+                as_they_finish=is_watched,
+            ):
+                text = getattr(self.style, status.style)(status.text)
+                self.stdout.write(table.line(table.rows[key], text))
+                if status.style == FAILS:
+                    failed.append(shown(str(key)))
+                pending -= 1
+                if is_watched and pending:
+                    self.stdout.write(f"{pending} pending", ending=OVERWRITTEN)
+        except KeyboardInterrupt:
+            raise CommandError(f"Interrupted. {pending} pending.", returncode=130) from None
         if failed:
-            raise CommandError(f"{len(failed)} of {len(rows)} failed: {', '.join(failed)}")
+            raise CommandError(f"{len(failed)} of {len(keys)} failed: {', '.join(failed)}")
+
+
+class _Table:
+    """Lines whose columns are as wide as the widest of their cells."""
+
+    def __init__(self, rows: dict[str, tuple[str, ...]]) -> None:
+        self.rows = rows
+        columns = zip(HEADER, *rows.values(), strict=True)
+        self._widths = [max(map(_width, column)) for column in columns]
+
+    def line(self, cells: tuple[str, ...], status: str) -> str:
+        """Return the cells in their columns, and the status behind them."""
+        padded = (
+            cell + " " * (width - _width(cell))
+            for cell, width in zip(cells, self._widths, strict=True)
+        )
+        return f"{'  '.join(padded)}  {status}"
 
 
 def _width(text: str) -> int:
@@ -94,59 +118,75 @@ def _width(text: str) -> int:
     return len(visible) + sum(east_asian_width(each) in "WF" for each in visible)
 
 
-def _cells(key: str, dsn: Any) -> tuple[str, ...]:
+def _cells(key: Any, dsn: Any) -> tuple[str, ...]:
+    name = shown(str(key))
     try:
-        mailer = parse_host(key, dsn)
+        mailer = parse(dsn, alias=key)
     except InvalidEmailHost:
-        return str(key), NONE, NONE, NONE, NONE, NONE
+        return name, NONE, NONE, NONE, NONE, NONE
     options = mailer["OPTIONS"]
     sender = options.get("default_from_email", NONE)
-    if backend_of(mailer) != SMTP_BACKEND:
-        server = ", ".join(members(mailer)) or str(options.get("file_path", NONE))
-        return str(key), scheme_of(dsn), server, NONE, NONE, sender
+    if backend_of(mailer) != SMTP_BACKEND or "host" not in options:
+        server = ", ".join(map(shown, members(mailer))) or options.get("file_path", NONE)
+        return name, scheme_of(dsn), server, NONE, NONE, sender
     host = f"[{options['host']}]" if ":" in options["host"] else options["host"]
     security = "TLS" if options["use_ssl"] else "STARTTLS" if options["use_tls"] else "none"
     user = "*****" if options["username"] else NONE
-    return str(key), scheme_of(dsn), f"{host}:{options['port']}", security, user, sender
+    return name, scheme_of(dsn), f"{host}:{options['port']}", security, user, sender
 
 
-def _status(key: str, dsn: Any, connect: bool, way: tuple[str, ...] = ()) -> Status:
-    if is_empty(dsn):
-        return Status(ERROR if is_strict() else WARNING, "empty: not configured")
+def _check(keys: Iterable[str]) -> dict[str, Status]:
+    """Return what the system checks say of each host."""
+    configured = conf.email_hosts()
+    known, acyclic = set(hosts.known_keys()), set[str]()
+    statuses = {}
+    for key in keys:
+        # Errors first, because one status is shown.
+        found = sorted(
+            check_host(key, configured[key], known, acyclic), key=lambda each: -each.level
+        )
+        if found:
+            style = FAILS if found[0].level >= ERROR else WARNS
+            text = found[0].msg.removeprefix(f'EMAIL_HOSTS["{key}"]').lstrip(": ")
+            statuses[key] = Status(style, text)
+        else:
+            statuses[key] = Status(WORKS, "valid")
+    return statuses
+
+
+def _connect(key: str, checked: dict[str, Status]) -> Status:
+    """Return whether the host can be reached, if the checks have nothing against it."""
+    status = checked[key] if key in checked else _check([key])[key]
+    configured = conf.email_hosts()
+    is_usable = status.style != FAILS and not is_empty(configured[key])
+    if not is_usable or hosts.is_shadowed(key, parse(configured[key], alias=key)):
+        return status
+    host = parse(configured[key], alias=key)
+    if members(host):
+        return _connect_members(members(host), checked)
     try:
-        host = parse_host(key, dsn)
-        if is_hidden(key, host):  # pragma: mailers-only
-            return Status(WARNING, f'not used: MAILERS["{key}"] comes first')
-        if not connect:
-            return Status(SUCCESS, "valid")
-        if members(host):
-            return _status_of_several((*way, key), members(host))
-        connection = get_connection(key)
+        connection = hosts.get_connection(key)
         if backend_of(host) != SMTP_BACKEND:
-            return Status(SUCCESS, "OK, no server to connect to")
+            return Status(WORKS, "OK, no server to connect to")
         start = perf_counter()
         connection.open()
         milliseconds = (perf_counter() - start) * 1000
     except Exception as error:  # one host's failure is not the end of the others
-        is_told_elsewhere = way and isinstance(error, InvalidEmailHost)
-        return Status(ERROR, "not valid" if is_told_elsewhere else reason(error))
+        return Status(FAILS, explain(error))
     connection.close()
-    return Status(SUCCESS, f"OK {milliseconds:.0f} ms")
+    return Status(WORKS, f"OK {milliseconds:.0f} ms")
 
 
-def _status_of_several(way: tuple[str, ...], keys: tuple[str, ...]) -> Status:
-    """Return the statuses of the members. If one fails, the whole does."""
-    hosts = email_hosts()
-    statuses = {}
-    for key in keys:
-        if key in way:
-            statuses[key] = Status(ERROR, "is on the way to itself")
-        elif key not in known_keys():
-            statuses[key] = Status(ERROR, "there is no such host")
-        elif is_empty(hosts.get(key)):  # pragma: mailers-only
-            statuses[key] = Status(WARNING, "not tried, it is of MAILERS alone")
-        else:
-            statuses[key] = _status(key, hosts[key], connect=True, way=way)
-    text = "; ".join(f"{key}: {status.text}" for key, status in statuses.items())
-    is_failure = any(status.style == ERROR for status in statuses.values())
-    return Status(ERROR if is_failure else SUCCESS, text)
+def _connect_members(keys: tuple[str, ...], checked: dict[str, Status]) -> Status:
+    """Return the statuses of the members. One that works is enough for the whole."""
+    statuses = {
+        key: _connect(key, checked)
+        if not is_empty(conf.email_hosts().get(key))
+        else Status(WARNS, "not tried, it is in MAILERS only")
+        for key in keys
+    }
+    text = "; ".join(f"{shown(key)}: {status.text}" for key, status in statuses.items())
+    failures = [key for key, status in statuses.items() if status.style == FAILS]
+    if not failures:
+        return Status(WORKS, text)
+    return Status(FAILS if len(failures) == len(statuses) else WARNS, text)

@@ -8,14 +8,15 @@ from django.core.mail import EmailMessage
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from ... import hosts
-from ...exceptions import InvalidEmailHost
-from ..failure import no_such_host, reason, refusals
+from ... import conf, hosts
+from ...exceptions import InvalidEmailHost, shown
+from ...frames import clear_frames
+from ..explain import explain, explain_refusals, no_such_host
 from ..side_by_side import side_by_side
 
 
 class Outcome(NamedTuple):
-    """Who gets the message of one host, and what went wrong, if anything did."""
+    """Who gets the message of one host, and what went wrong."""
 
     accepted: list[str]
     problem: str = ""
@@ -25,8 +26,8 @@ class Command(BaseCommand):
     """Sends a test message through one host, or through several."""
 
     help = (
-        "Sends a test message through a host in EMAIL_HOSTS (or in MAILERS), from the host's "
-        "own sender, and says who gets it."
+        "Sends a test message through a host in EMAIL_HOSTS or MAILERS, from the host's own "
+        "sender, and shows which recipients the server accepted."
     )
     requires_system_checks = ()  # another host's mistake need not stop this one's test
     missing_args_message = "Give a host and at least one email address."
@@ -36,12 +37,13 @@ class Command(BaseCommand):
         parser.add_argument(
             "host",
             metavar="HOST",
-            help="Key of the host, or several of them: shop,club",
+            help="Key of the host, or the keys of several: shop,club",
         )
         parser.add_argument(
-            "email", nargs="+", metavar="EMAIL", help="Who is to get the message."
+            "email", nargs="+", metavar="EMAIL", help="Recipient of the message."
         )
 
+    @clear_frames
     def handle(self, *, host: str, email: list[str], **options: Any) -> None:
         """Send a message through each host. Raises ``CommandError`` if one failed."""
         try:
@@ -52,8 +54,8 @@ class Command(BaseCommand):
             [host] if host in known else list(dict.fromkeys(map(str.strip, host.split(","))))
         )
         for key in keys:
-            if key in hosts.email_hosts() and key not in known:
-                raise CommandError(f"Host '{key}' is empty: it is not configured.")
+            if key in conf.email_hosts() and key not in known:
+                raise CommandError(f"Host '{shown(key)}' is empty: it is not configured.")
             if key not in known:
                 raise no_such_host(key, known)
         failed = {}
@@ -84,10 +86,12 @@ def _send(key: str, email: list[str]) -> Outcome:
     except InvalidEmailHost as error:
         return Outcome([], str(error))
     except Exception as error:  # the backend may be anybody's
-        return Outcome([], f"{key}: not sent: {reason(error)}")
+        return Outcome([], f"{key}: not sent: {explain(error)}")
     if not sent:
         return Outcome([], f"{key}: not sent: the backend took no message")
     refused = getattr(connection, "refused_recipients", {})
     accepted = [address for address in email if address not in refused]
-    problem = f"{key}: refused {', '.join(refused)}: {refusals(refused)}" if refused else ""
+    problem = (
+        f"{key}: refused {', '.join(refused)}: {explain_refusals(refused)}" if refused else ""
+    )
     return Outcome(accepted, problem)

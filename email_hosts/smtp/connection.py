@@ -1,9 +1,8 @@
-"""An open connection to an SMTP server: smtplib's, with an end to each reply."""
+"""smtplib's connection with limits on each reply, and what one can tell of a connection."""
 
 from __future__ import annotations
 
 import io
-import selectors
 import smtplib
 import socket
 import ssl
@@ -15,20 +14,22 @@ clock = time.monotonic
 
 Reply = tuple[int, bytes]
 
-QUIT_TIMEOUT = 0.5  # seconds
+# Seconds. A server should get a moment to answer QUIT (RFC 5321, 4.1.1.10). Nobody should
+# wait for it longer than that, because the answer changes nothing.
+QUIT_TIMEOUT = 0.5
 
-# RFC 5321 has no limit for the lines of a reply; a server's are a kilobyte or two.
+# Bytes. RFC 5321 does not limit a reply. Real ones have a kilobyte or two.
 MAX_REPLY = 65536
 
-# As it is at import: a test may put a mock in its place later.
+# Taken at import, because a test may replace it by a mock later.
 SENDMAIL = smtplib.SMTP.sendmail
 
 
 class SMTP(smtplib.SMTP):
-    """smtplib's class, for which ``timeout`` limits each reply as a whole.
+    """smtplib's class, with ``timeout`` as the limit of each reply as a whole.
 
-    In smtplib it limits each read, and a server that sends a reply bit by bit, or one
-    without end, is waited for all day. Raises ``SMTPServerDisconnected`` at the limit.
+    In smtplib it limits each read, and so a server that sends a reply byte by byte, or one
+    without end, holds up the sender for ever. Raises ``SMTPServerDisconnected`` at the limit.
     """
 
     def getreply(self) -> Reply:
@@ -48,7 +49,7 @@ class SMTP_SSL(SMTP, smtplib.SMTP_SSL):  # noqa: N801
     """The same with TLS from the first byte."""
 
 
-# By the class of smtplib that Django asks for. Tests may have put a mock in its place.
+# By the class of smtplib that Django asks for, which a test may have replaced by a mock.
 CLASSES: dict[type[smtplib.SMTP], type[SMTP]] = {
     smtplib.SMTP: SMTP,
     smtplib.SMTP_SSL: SMTP_SSL,
@@ -56,7 +57,7 @@ CLASSES: dict[type[smtplib.SMTP], type[SMTP]] = {
 
 
 class _Replies(io.RawIOBase):
-    """What comes from a socket; from ``begin`` to ``end``, within the limits of a reply."""
+    """Reads from a socket. Between ``begin`` and ``end`` it keeps the limits of a reply."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -68,13 +69,13 @@ class _Replies(io.RawIOBase):
         self._size = 0
 
     def end(self) -> None:
-        """Leave the socket as it was."""
+        """Restore the timeout of the socket."""
         self._deadline = None
         with suppress(OSError):  # it may be closed
             self._sock.settimeout(self._timeout)
 
     def readable(self) -> bool:
-        """Return true, as ``BufferedReader`` wants to know."""
+        """Return true, as ``BufferedReader`` demands."""
         return True
 
     def readinto(self, buffer: Any) -> int:
@@ -91,29 +92,30 @@ class _Replies(io.RawIOBase):
         return size
 
 
-def is_ours(connection: smtplib.SMTP) -> bool:
-    """Whether this is no mock, and no class whose own ``sendmail()`` is meant to be called."""
-    return isinstance(connection, SMTP) and type(connection).sendmail is SENDMAIL
+def can_pipeline(connection: smtplib.SMTP) -> bool:
+    """Whether it may be written to directly.
+
+    A mock, or a class with a ``sendmail()`` of its own, wants to be called instead.
+    """
+    if not isinstance(connection, SMTP):
+        return False
+    return getattr(connection.sendmail, "__func__", None) is SENDMAIL
 
 
-def send_at_once(connection: smtplib.SMTP) -> None:
-    """Let no small write wait for the acknowledgement of the one before (Nagle)."""
-    if is_ours(connection):
+def disable_nagle(connection: smtplib.SMTP) -> None:
+    """Send each write at once, without waiting for the acknowledgement of the last one."""
+    if can_pipeline(connection):
         open_socket(connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def is_closed(connection: smtplib.SMTP) -> bool:
     """Whether the connection was lost, or closed after an error."""
-    return is_ours(connection) and connection.sock is None
+    return can_pipeline(connection) and connection.sock is None
 
 
-def say_quit(connection: smtplib.SMTP, *, wait: bool = True) -> None:
-    """Say QUIT and disconnect; raises nothing: what is accepted stays accepted.
-
-    The reply tells nothing. A server deserves a moment to give it (RFC 5321, 4.1.1.10),
-    and no more than that.
-    """
-    if not is_ours(connection):
+def quit_quietly(connection: smtplib.SMTP, *, wait: bool = True) -> None:
+    """Send QUIT and disconnect. Raises nothing: accepted messages stay accepted."""
+    if not can_pipeline(connection):
         with suppress(Exception):
             connection.quit()
         return
@@ -125,28 +127,23 @@ def say_quit(connection: smtplib.SMTP, *, wait: bool = True) -> None:
     connection.close()
 
 
-def is_quiet(connection: smtplib.SMTP) -> bool:
-    """Whether there is nothing to read, not even the end of the connection."""
+def is_idle(connection: smtplib.SMTP) -> bool:
+    """Whether the server has nothing to say, not even that it ends the connection."""
     try:
-        sock = open_socket(connection)
-        with selectors.DefaultSelector() as selector:
-            selector.register(sock, selectors.EVENT_READ)
-            if selector.select(timeout=0):
-                return False
-        return not has_lines(connection)
+        return not has_unread_data(connection)
     except (OSError, ValueError):
         return False
 
 
-def has_lines(connection: smtplib.SMTP) -> bool:
-    """Whether the server has said something that nobody has asked for.
+def has_unread_data(connection: smtplib.SMTP) -> bool:
+    """Whether the server has sent something that answers no command.
 
     Raises ``OSError`` if the connection was lost.
     """
+    sock = open_socket(connection)
     file: Any = connection.file
     if file is None:  # TLS has started, and nobody has spoken yet
         return False
-    sock = open_socket(connection)
     timeout = sock.gettimeout()
     sock.settimeout(0)
     try:

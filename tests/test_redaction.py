@@ -8,7 +8,7 @@ from base64 import b64encode
 
 import pytest
 
-from email_hosts.censor import Censor
+from email_hosts.smtp.redaction import Redactor
 
 USERNAME, PASSWORD = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
 
@@ -38,9 +38,9 @@ def cram_md5(challenge: str) -> str:
     ],
 )
 def test_login_is_starred_out(secret: str) -> None:
-    censor = Censor(USERNAME, PASSWORD)
-    assert censor.cleaned(f"no: {secret}, sorry") == "no: *****, sorry"
-    assert censor.cleaned(f"no: {secret}, sorry".encode()) == b"no: *****, sorry"
+    censor = Redactor(USERNAME, PASSWORD)
+    assert censor.redact(f"no: {secret}, sorry") == "no: *****, sorry"
+    assert censor.redact(f"no: {secret}, sorry".encode()) == b"no: *****, sorry"
 
 
 @pytest.mark.parametrize("password", ["it's", 'say "it"', "a\\b", "a\\'b", "a\tb", "'\"\\'"])
@@ -48,23 +48,23 @@ def test_login_is_starred_out(secret: str) -> None:
 def test_login_in_a_quoted_reply_is_starred_out(password: str, before: str) -> None:
     """As smtplib quotes a challenge in the text of an error."""
     reply = repr(f"334 {before} {password} go on".encode())
-    assert " ***** go on" in Censor("user", password).cleaned(f"no: {reply}")
+    assert " ***** go on" in Redactor("user", password).redact(f"no: {reply}")
 
 
 @pytest.mark.parametrize(
     ("username", "password"), [("", ""), ("a", "b"), ("no", "to"), ("", "to you")]
 )
 def test_what_is_no_secret_stays(username: str, password: str) -> None:
-    assert Censor(username, password).cleaned("550 no mail to you") == "550 no mail to you"
+    assert Redactor(username, password).redact("550 no mail to you") == "550 no mail to you"
 
 
 def test_error_is_cleaned_wherever_it_has_the_reply() -> None:
-    censor = Censor(USERNAME, PASSWORD)
+    censor = Redactor(USERNAME, PASSWORD)
     reply, clean = f"not for {USERNAME}".encode(), b"not for *****"
     refused = smtplib.SMTPRecipientsRefused({"a@example.net": (550, reply)})
     sender = smtplib.SMTPSenderRefused(550, reply, "a@example.com")
     for error in (refused, sender):
-        censor.clean(error)
+        censor.redact_error(error)
     assert refused.recipients == refused.args[0] == {"a@example.net": (550, clean)}
     assert sender.smtp_error == sender.args[1] == clean
     assert sender.args[0] == 550

@@ -8,32 +8,31 @@ from collections.abc import Iterable
 
 from django.core.management.base import CommandError
 
-from ..dsn import looks_like_a_dsn
-from ..exceptions import InvalidEmailHost
+from ..exceptions import InvalidEmailHost, looks_like_a_dsn, shown
 
 
-def reason(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return what went wrong, and where to look if that is not obvious."""
     if isinstance(error, InvalidEmailHost):
         text = error.reason
     elif isinstance(error, smtplib.SMTPRecipientsRefused):
-        text = f"recipients refused: {refusals(error.recipients)}"
+        text = f"recipients refused: {explain_refusals(error.recipients)}"
     elif isinstance(error, smtplib.SMTPResponseException):
         text = _reply(error.smtp_code, error.smtp_error)
     elif isinstance(error, smtplib.SMTPNotSupportedError) and "STARTTLS" in str(error):
         text = (
             "the server offers no STARTTLS (submissions:// is TLS from the first byte, "
-            "smtp:// goes without)"
+            "smtp:// does without TLS)"
         )
     elif isinstance(error, smtplib.SMTPNotSupportedError) and "AUTH" in str(error):
-        text = "the server takes no login here (without TLS, or at all)"
+        text = "the server offers no login (at all, or not without TLS)"
     elif isinstance(error, ssl.SSLCertVerificationError):
         text = (
-            f"certificate not trusted: {error.verify_message} (option ssl_cafile is for "
-            "an authority of your own)"
+            f"certificate not trusted: {error.verify_message} (option ssl_cafile names your "
+            "own certificate authority)"
         )
     elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        text = "no TLS from the first byte there; submission:// starts it later"
+        text = "the server does not start with TLS; submission:// is for STARTTLS"
     elif isinstance(error, TimeoutError) or "timed out" in str(error):
         text = "no answer in time"
     elif isinstance(error, OSError) and error.strerror:
@@ -45,16 +44,17 @@ def reason(error: Exception) -> str:
     return _printable(text)
 
 
-def refusals(replies: dict[str, tuple[int, bytes]]) -> str:
-    """Return what a server has replied, by recipient, to those whom it refused."""
+def explain_refusals(replies: dict[str, tuple[int, bytes]]) -> str:
+    """Return the replies of a server that refused recipients, each once."""
     texts = {_reply(code, text) for code, text in replies.values()}
     return _printable("; ".join(sorted(texts)))
 
 
 def no_such_host(key: str, known: Iterable[str]) -> CommandError:
     """Return the error for a key that is not one of these."""
-    name = "such host" if looks_like_a_dsn(key) else f"host '{key}'"
-    return CommandError(f"There is no {name}. Known hosts: {', '.join(known) or 'none'}.")
+    name = "such host" if looks_like_a_dsn(key) else f"host '{shown(key)}'"
+    listed = ", ".join(map(shown, known)) or "none"
+    return CommandError(f"There is no {name}. Known hosts: {listed}.")
 
 
 def _reply(code: int, text: bytes | str) -> str:
@@ -64,6 +64,6 @@ def _reply(code: int, text: bytes | str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return one line. A server may say what it likes, to a terminal too."""
+    """Return one line of printable characters. A server may send any, to a terminal too."""
     printable = (character if character.isprintable() else " " for character in text)
     return " ".join("".join(printable).split())

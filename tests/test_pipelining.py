@@ -16,11 +16,11 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, any_of, at, to
 
-from email_hosts import transaction
+from email_hosts.smtp import pipelining
 from email_hosts.backends import EmailHostsBackend, can_be_retried
-from email_hosts.connection import SMTP
-from email_hosts.pool import pool
-from email_hosts.transaction import Envelope, Envelopes
+from email_hosts.smtp.connection import SMTP
+from email_hosts.smtp.pool import pool
+from email_hosts.smtp.pipelining import Envelope, Envelopes
 
 PIPELINING = ("PIPELINING", "SIZE 10000000")
 STEPWISE = ("SIZE 10000000",)
@@ -232,7 +232,7 @@ def test_next_message_is_made_while_the_server_is_busy(
             events.append(number)
             yield Envelope("s@example.com", ["a@example.net"], b"Hello\r\n")
 
-    write, reply = transaction._write, SMTP.getreply
+    write, reply = pipelining._write, SMTP.getreply
     with SMTP("127.0.0.1", serve(extensions=extensions).port, timeout=20) as connection:
         connection.ehlo()
 
@@ -244,9 +244,9 @@ def test_next_message_is_made_while_the_server_is_busy(
             events.append("reply")
             return reply(self)
 
-        monkeypatch.setattr(transaction, "_write", noted_write)
+        monkeypatch.setattr(pipelining, "_write", noted_write)
         monkeypatch.setattr(SMTP, "getreply", noted_reply)
-        list(transaction.send(connection, Envelopes(coming())))
+        list(pipelining.send(connection, Envelopes(coming())))
         monkeypatch.undo()
     at_body = events.index("body")
     assert events[at_body - 1 : at_body + 3] == expected
@@ -267,8 +267,8 @@ def test_bytes_in_flight_are_bounded(serve: ServeScript) -> None:
 
         backend.connection.sock = Spy(backend.connection.sock)
         backend.send_messages(messages("+".join(map(str, range(1000)))))
-    assert max(written) <= transaction.MAX_BYTES_IN_FLIGHT
-    assert max(records) == transaction.MAX_RECORD
+    assert max(written) <= pipelining.MAX_BYTES_IN_FLIGHT
+    assert max(records) == pipelining.MAX_RECORD
 
 
 @pytest.mark.parametrize(
@@ -287,7 +287,7 @@ def test_error_knows_whether_the_body_was_sent(
 ) -> None:
     with pytest.raises(smtplib.SMTPException) as caught:
         ours(serve(script), timeout=0.5).send_messages(messages("a"))
-    assert transaction.body_was_sent(caught.value) is expected
+    assert pipelining.body_was_sent(caught.value) is expected
 
 
 @pytest.mark.parametrize("code", [450, 550])
@@ -354,20 +354,20 @@ class TestSurprise:
     ) -> None:
         server = serve(at("DATA", f"354 go ahead\r\n{line}"))
         with pytest.raises(
-            smtplib.SMTPServerDisconnected, match="more than it was asked"
+            smtplib.SMTPServerDisconnected, match="more than the replies"
         ) as caught:
             ours(server).send_messages(messages("a"))
-        assert not transaction.body_was_sent(caught.value)
+        assert not pipelining.body_was_sent(caught.value)
         assert server.accepted == []
 
     def test_connection_that_is_lost_before_the_body(
         self, serve: ServeScript, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lost = mock.Mock(side_effect=ConnectionResetError("reset by peer"))
-        monkeypatch.setattr(transaction, "has_lines", lost)
+        monkeypatch.setattr(pipelining, "has_unread_data", lost)
         with pytest.raises(smtplib.SMTPServerDisconnected, match="reset by peer") as caught:
             ours(serve()).send_messages(messages("a"))
-        assert not transaction.body_was_sent(caught.value)
+        assert not pipelining.body_was_sent(caught.value)
 
     def test_body_that_is_not_read_is_not_sent(self, serve: ServeScript) -> None:
         end = threading.Event()
@@ -382,7 +382,7 @@ class TestSurprise:
         with pytest.raises(smtplib.SMTPServerDisconnected, match="timed out") as caught:
             backend.send_messages(messages("a", content="x" * 20_000_000))
         end.set()
-        assert not transaction.body_was_sent(caught.value)
+        assert not pipelining.body_was_sent(caught.value)
 
     def test_refused_body_ends_what_is_ahead(self, serve: ServeScript) -> None:
         server = serve(at(BODY, "554 spam"))
@@ -404,7 +404,7 @@ def test_line_break_in_an_address_is_an_error_in_its_turn(
     recipients.insert(position, f"{line_break}RSET{line_break}@")
     coming = (Envelope("s@example.com", [name], b"Hello\r\n") for name in recipients)
     with SMTP("127.0.0.1", server.port, timeout=5) as connection:
-        outcomes = transaction.send(connection, Envelopes(coming))
+        outcomes = pipelining.send(connection, Envelopes(coming))
         with pytest.raises(ValueError, match="line break"):
             list(outcomes)
     assert len(server.accepted) == position
@@ -414,7 +414,7 @@ def test_line_break_in_an_address_is_an_error_in_its_turn(
 def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
     serve: ServeScript, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transaction, "_is_of_the_socket", lambda error: True)
+    monkeypatch.setattr(pipelining, "_is_of_the_socket", lambda error: True)
     server = serve()
     coming = iter([Envelope("s@example.com", [name], b"Hello\r\n") for name in "ab"])
     connection: Any = SMTP("127.0.0.1", server.port, timeout=0.5)
@@ -429,10 +429,10 @@ def test_connection_that_breaks_behind_a_body_does_not_hide_its_reply(
             return self.sock.send(data[:end] if end > 4 else data)
 
     connection.sock = Breaking(connection.sock)
-    first, second = transaction.send(connection, Envelopes(coming))
+    first, second = pipelining.send(connection, Envelopes(coming))
     assert first.error is None
     assert isinstance(second.error, smtplib.SMTPServerDisconnected)
-    assert transaction.body_was_sent(second.error) is False
+    assert pipelining.body_was_sent(second.error) is False
     assert len(server.accepted) == 1
 
 

@@ -1,0 +1,108 @@
+"""Every setting that this app reads, and every difference between versions of Django."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import django
+from django.conf import Settings, UserSettingsHolder
+from django.conf import settings as django_settings
+from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.utils.module_loading import import_string
+
+from .dsn import Mailer, dict_of_hosts
+
+# For the type checker, which knows neither MAILERS nor the layers of the settings.
+settings: Any = django_settings
+
+# Django before 6.1 has no MAILERS. Remove when 6.1 is the oldest that we support.
+DJANGO_HAS_MAILERS = django.VERSION >= (6, 1)
+
+Router = Callable[[EmailMessage], str | None]
+
+
+def email_hosts() -> Mapping[str, Any]:
+    """Return ``EMAIL_HOSTS``, with its empty hosts, or ``{}`` if it is not set.
+
+    Raises ``InvalidEmailHost`` if it is not a dict.
+    """
+    return dict_of_hosts(getattr(settings, "EMAIL_HOSTS", {}))
+
+
+def email_hosts_of_file() -> Mapping[str, Any]:
+    """Return ``EMAIL_HOSTS`` without what ``override_settings`` has laid over it."""
+    # Private: _wrapped. No public name gets at the settings below an override.
+    layer = settings._wrapped
+    while isinstance(layer, UserSettingsHolder) and isinstance(
+        layer.default_settings, (Settings, UserSettingsHolder)
+    ):
+        layer = layer.default_settings
+    return dict_of_hosts(getattr(layer, "EMAIL_HOSTS", {}))
+
+
+def is_strict() -> bool:
+    """Return ``EMAIL_HOSTS_STRICT``: whether a key without a host is an error."""
+    return bool(getattr(settings, "EMAIL_HOSTS_STRICT", False))
+
+
+def router() -> Router | None:
+    """Return ``EMAIL_HOSTS_ROUTER``, or ``None`` if it is not set.
+
+    Raises ``ImproperlyConfigured`` if it is neither a callable nor the path of one.
+    """
+    chosen = getattr(settings, "EMAIL_HOSTS_ROUTER", None)
+    try:
+        found = import_string(chosen) if isinstance(chosen, str) else chosen
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f"EMAIL_HOSTS_ROUTER cannot be imported: {error}"
+        ) from error
+    if found is None or callable(found):
+        return cast("Router | None", found)
+    raise ImproperlyConfigured(
+        "EMAIL_HOSTS_ROUTER must be a callable or the path of one: router(message) returns "
+        f"the key of a host, or None. It is {type(found).__name__}."
+    )
+
+
+def project_senders() -> tuple[str, str]:
+    """Return ``DEFAULT_FROM_EMAIL`` and ``SERVER_EMAIL``."""
+    return settings.DEFAULT_FROM_EMAIL, settings.SERVER_EMAIL
+
+
+def has_mailers() -> bool:
+    """Whether Django knows ``MAILERS`` and the project has set it."""
+    return DJANGO_HAS_MAILERS and hasattr(settings, "MAILERS")
+
+
+def mailers() -> Mapping[str, Mailer]:
+    """Return ``MAILERS``, or ``{}`` where Django or the project does without."""
+    return cast("Mapping[str, Mailer]", settings.MAILERS) if has_mailers() else {}
+
+
+def default_mailer() -> Mailer | None:
+    """Return the default mailer: ``MAILERS["default"]``, or the one of ``EMAIL_BACKEND``."""
+    if has_mailers():  # pragma: mailers-only
+        return mailers().get("default")
+    return {"BACKEND": _deprecated_setting("EMAIL_BACKEND"), "OPTIONS": {}}
+
+
+def default_connection() -> BaseEmailBackend | None:
+    """Return a connection to the default mailer, or ``None`` if ``MAILERS`` has none."""
+    if DJANGO_HAS_MAILERS:  # pragma: mailers-only
+        return cast("BaseEmailBackend | None", mail.mailers.get("default"))
+    return mail.get_connection()  # pragma: no-mailers-only
+
+
+def default_timeout() -> float | None:
+    """Return ``EMAIL_TIMEOUT`` in seconds. It goes for hosts until ``MAILERS`` is set."""
+    return None if has_mailers() else _deprecated_setting("EMAIL_TIMEOUT")
+
+
+def _deprecated_setting(name: str) -> Any:
+    # Private: _wrapped. Django 6.1 warns about each public way to read these settings.
+    return getattr(settings._wrapped, name)

@@ -1,0 +1,52 @@
+"""Tracebacks without the local variables of this package.
+
+Sentry, structlog, rich, pytest and others show the local variables of each frame in a
+traceback. Those of ours would hold DSNs, user names and passwords.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PACKAGE = __name__.partition(".")[0]
+
+
+def clear_frames(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function so that no error leaves it with our variables in its traceback."""
+
+    @wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            failure = error
+        del args, kwargs
+        for each in _chain(failure):
+            for frame, _ in traceback.walk_tb(each.__traceback__):
+                if is_own(frame.f_globals.get("__name__")):
+                    with suppress(RuntimeError):  # this frame, which is still running
+                        frame.clear()
+        raise failure
+
+    return wrapper
+
+
+def is_own(module: object) -> bool:
+    """Whether a module of this name belongs to this package."""
+    return isinstance(module, str) and module.partition(".")[0] == PACKAGE
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return the error with its causes and contexts."""
+    chain = [error]
+    for each in chain:
+        below = (each.__cause__, each.__context__)
+        chain += [one for one in below if one is not None and one not in chain]
+    return chain

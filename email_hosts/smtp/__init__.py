@@ -1,0 +1,1 @@
+"""SMTP over smtplib: knows neither Django's settings nor its messages."""

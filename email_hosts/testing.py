@@ -1,0 +1,100 @@
+"""Where mail goes while tests run, and what a test suite can import."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
+from django.utils.module_loading import import_string
+
+from . import conf
+from .dsn import SENDERS, Mailer, backend_of, members, parse
+from .exceptions import InvalidEmailHost
+from .log import warn_once
+
+OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
+
+_real_hosts_blocks = 0  # how many ``with real_hosts()`` are open
+
+
+@contextmanager
+def real_hosts() -> Iterator[None]:
+    """Let every host be real in this ``with`` block, or in the function that it decorates.
+
+    For a test that wants to talk to a server. It goes for all threads of the process.
+    """
+    global _real_hosts_blocks
+    _real_hosts_blocks += 1
+    try:
+        yield
+    finally:
+        _real_hosts_blocks -= 1
+
+
+def captures_mail() -> bool:
+    """Whether the mail of hosts is delivered to ``mail.outbox`` instead.
+
+    It is while Django's test environment is set up, and while the default mailer is an
+    in-memory one.
+    """
+    default = conf.default_mailer()
+    return _tests_are_running() or (default is not None and is_in_memory(default))
+
+
+def is_real(key: str | None = None) -> bool:
+    """Whether a host is real all the same: a test has set or changed it, or says so.
+
+    ``None`` stands for a host that is not in ``EMAIL_HOSTS``.
+    """
+    if _real_hosts_blocks or key is None:
+        return _real_hosts_blocks > 0
+    of_file = conf.email_hosts_of_file()
+    return key not in of_file or of_file[key] != conf.email_hosts().get(key)
+
+
+def outbox_for(mailer: Mailer) -> Mailer:
+    """Return the mailer that delivers to ``mail.outbox`` in the place of this one."""
+    if not _tests_are_running():
+        warn_once(
+            "The default mailer is Django's in-memory backend, and so every host delivers "
+            "to mail.outbox: nothing is sent. That is meant for tests."
+        )
+    return {
+        "BACKEND": OUTBOX_BACKEND,
+        "OPTIONS": {**_senders_of_first_member(mailer), **mailer["OPTIONS"]},
+    }
+
+
+def is_in_memory(mailer: Mailer) -> bool:
+    """Whether the mailer delivers to ``mail.outbox`` by itself."""
+    return "BACKEND" in mailer and _is_locmem(backend_of(mailer))
+
+
+def _tests_are_running() -> bool:
+    # Private: _TestState. Nothing public tells that setup_test_environment() was called.
+    utils = sys.modules.get("django.test.utils")
+    return hasattr(getattr(utils, "_TestState", None), "saved_data")
+
+
+@lru_cache(maxsize=64)
+def _is_locmem(path: str) -> bool:
+    try:
+        return issubclass(import_string(path), LocmemBackend)
+    except ImportError:
+        return False
+
+
+def _senders_of_first_member(mailer: Mailer) -> dict[str, str]:
+    """Return the senders of the first host of several, which may be several itself."""
+    first = next(iter(members(mailer)), None)
+    if first is None:
+        return {}
+    try:
+        member = parse(conf.email_hosts().get(first), alias=first)
+    except InvalidEmailHost:
+        return {}
+    own = {name: member["OPTIONS"][name] for name in SENDERS if name in member["OPTIONS"]}
+    return {**_senders_of_first_member(member), **own}
