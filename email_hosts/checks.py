@@ -24,7 +24,7 @@ from .dsn import (
     parse,
     scheme_of,
 )
-from .exceptions import InvalidEmailHost
+from .exceptions import InvalidEmailHost, looks_like_a_dsn, named, shown
 from .frames import clear_frames
 
 TAG = "email_hosts"
@@ -84,6 +84,9 @@ def check_host(
     if not isinstance(key, str):
         problem = f"EMAIL_HOSTS has a key that is not a string: {key!r}."
         yield _error("E001", problem, f'Write "{key}".')
+    elif looks_like_a_dsn(key):
+        problem = "EMAIL_HOSTS has a DSN as a key, and it may hold a password."
+        yield _error("E001", problem, 'Write {"shop": DSN}.')
     elif is_empty(dsn):
         is_default = key == "default" and _default_is_routed()
         consequence = (
@@ -91,7 +94,7 @@ def check_host(
             if conf.is_strict() or is_default
             else "its mail goes to the default backend"
         )
-        problem = f'EMAIL_HOSTS["{key}"] is empty: {consequence}.'
+        problem = f"{named(key)} is empty: {consequence}."
         yield _warning("W001", problem, "Give it a DSN, or remove the key.")
     else:
         try:
@@ -106,7 +109,7 @@ def check_host(
             if hosts.is_shadowed(key, mailer):  # pragma: mailers-only
                 yield _warning(
                     "W005",
-                    f'EMAIL_HOSTS["{key}"] is not used: MAILERS["{key}"] comes first.',
+                    f"{named(key)} is not used: {named(key, 'MAILERS')} comes first.",
                     "Rename one of them, or write MAILERS = {**mailers(EMAIL_HOSTS)}.",
                 )
 
@@ -116,7 +119,7 @@ def _check_backend(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]
         hosts.import_backend(backend_of(mailer))
     except InvalidEmailHost as error:
         hint = "Install the package that has this backend, or correct the DSN."
-        yield _error("E003", f'EMAIL_HOSTS["{key}"]: {error}', hint)
+        yield _error("E003", f"{named(key)}: {error}", hint)
         return
     if scheme_of(dsn) != "backend" and not scheme_of(dsn).startswith(ANYMAIL):
         return  # its options have been checked with the DSN
@@ -125,7 +128,7 @@ def _check_backend(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]
     except InvalidEmailHost as error:
         problem = str(error)
     except Exception as error:  # the backend may be anybody's
-        problem = f'EMAIL_HOSTS["{key}"]: the backend raised {type(error).__name__}: {error}'
+        problem = f"{named(key)}: the backend raised {type(error).__name__}: {error}"
     else:
         return
     yield _error("E002", problem, "See the documentation of the backend for its options.")
@@ -134,18 +137,18 @@ def _check_backend(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]
 def _check_members(
     key: str, mailer: Mailer, known: Collection[str], acyclic: set[str]
 ) -> Iterator[CheckMessage]:
-    missing = [f'"{member}"' for member in members(mailer) if member not in known]
+    missing = [f'"{shown(member)}"' for member in members(mailer) if member not in known]
     if backend_of(mailer) == ROUTING_BACKEND:
         problem = "sends through the router, which picks a host"
     elif cycle := hosts.find_cycle(key, acyclic):
-        problem = f"is on the way to itself: {' -> '.join(cycle)}"
+        problem = f"is on the way to itself: {' -> '.join(map(shown, cycle))}"
     elif missing:
         verb = "there is no such host" if len(missing) == 1 else "there are no such hosts"
         problem = f"names {' and '.join(missing)}, and {verb}"
     else:
         return
     hint = "Name hosts that have a server of their own."
-    yield _error("E004", f'EMAIL_HOSTS["{key}"] {problem}.', hint)
+    yield _error("E004", f"{named(key)} {problem}.", hint)
 
 
 def _check_port(key: str, mailer: Mailer) -> Iterator[CheckMessage]:
@@ -153,7 +156,7 @@ def _check_port(key: str, mailer: Mailer) -> Iterator[CheckMessage]:
     if options.get("port") == IMPLICIT_TLS_PORT and not options.get("use_ssl"):
         yield _warning(
             "W007",
-            f'EMAIL_HOSTS["{key}"] has port 465, where a server expects TLS from the first '
+            f"{named(key)} has port 465, where a server expects TLS from the first "
             "byte (RFC 8314).",
             "Use submissions:// there, or another port.",
         )
@@ -185,13 +188,13 @@ def _check_deployed_host(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMe
     ):
         yield _warning(
             "W002",
-            f'EMAIL_HOSTS["{key}"] sends its user name and password without TLS.',
+            f"{named(key)} sends its user name and password without TLS.",
             "Use submission:// (STARTTLS) or submissions:// (TLS from the first byte).",
         )
     if scheme_of(dsn) in LOCAL_SCHEMES:
         yield _warning(
             "W004",
-            f'EMAIL_HOSTS["{key}"] sends nothing: it is a {scheme_of(dsn)} host.',
+            f"{named(key)} sends nothing: it is a {scheme_of(dsn)} host.",
             "In production, give it the DSN of a mail server.",
         )
 

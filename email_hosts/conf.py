@@ -14,13 +14,19 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
-from .dsn import Mailer, dict_of_hosts
+from .dsn import DJANGO_SETTINGS, Mailer, dict_of_hosts
 
 # For the type checker, which knows neither MAILERS nor the layers of the settings.
 settings: Any = django_settings
 
 # Django before 6.1 has no MAILERS. Remove when 6.1 is the oldest that we support.
 DJANGO_HAS_MAILERS = django.VERSION >= (6, 1)
+
+SMTP_SETTINGS = {
+    **DJANGO_SETTINGS,
+    "ssl_keyfile": "EMAIL_SSL_KEYFILE",
+    "ssl_certfile": "EMAIL_SSL_CERTFILE",
+}
 
 Router = Callable[[EmailMessage], str | None]
 
@@ -101,6 +107,14 @@ def default_connection() -> BaseEmailBackend | None:
 def default_timeout() -> float | None:
     """Return ``EMAIL_TIMEOUT`` in seconds. It goes for hosts until ``MAILERS`` is set."""
     return None if has_mailers() else _deprecated_setting("EMAIL_TIMEOUT")
+
+
+def global_smtp_options() -> dict[str, Any]:
+    """Return what Django's SMTP backend uses for an option that it is not given.
+
+    Since Django 6.1 it does so only without an alias.
+    """
+    return {option: _deprecated_setting(name) for option, name in SMTP_SETTINGS.items()}
 
 
 def _deprecated_setting(name: str) -> Any:

@@ -1,13 +1,14 @@
-"""Keeps the secrets of DSNs out of Django's error reports, in pages and in mails."""
+"""Keeps the logins of hosts out of Django's error reports, in pages and in mails."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import ItemsView, Mapping, MappingView, Set
+from collections.abc import ItemsView
+from contextlib import suppress
+from string import ascii_lowercase
 from types import FrameType
 from typing import Any
 
-from django.conf import settings
+from django.conf import global_settings, settings
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 from django.views.debug import (
@@ -15,58 +16,110 @@ from django.views.debug import (
     get_default_exception_reporter_filter,
 )
 
-from .conf import email_hosts
-from .dsn import ANYMAIL, SMTP_SCHEMES
-from .exceptions import InvalidEmailHost
+from .dsn import ANYMAIL, SEVERAL_SCHEMES, SMTP_SCHEMES
 
-# What shows strings that it holds: containers, the environment, exceptions.
-HOLDERS = (bytes, Mapping, MappingView, list, tuple, Set, BaseException)
+PACKAGE = __name__.partition(".")[0]
 
-# DSNs from elsewhere: up to the last '@' before the next DSN, or the end of what is quoted.
-SMTP_DSN = rf"(?:{'|'.join(map(re.escape, SMTP_SCHEMES))})://"
-LOGIN = re.compile(rf"\b({SMTP_DSN})(?:(?!{SMTP_DSN}|['\"][,:\])}}])[^\r\n])*@", re.IGNORECASE)
-OPTIONS = re.compile(
-    rf"\b(?:{re.escape(ANYMAIL)}|backend:)[^?\s'\"]*\?[^\r\n'\"]*", re.IGNORECASE
+# The beginnings of DSNs that may hold a secret. Those of a folder or the console hold none.
+BEGINNINGS = (
+    *(f"{scheme}://" for scheme in SMTP_SCHEMES),
+    *(f"{scheme}:" for scheme in SEVERAL_SCHEMES),
+    ANYMAIL,
+    "backend://",
+    *(f"backend:{letter}" for letter in ascii_lowercase),  # backend:8080 is a server
 )
+
+# Longer lists and dicts in variables are shown as they are.
+MAX_ITEMS = 1000
 
 
 class EmailHostsReporterFilter(SafeExceptionReporterFilter):
     """Django's exception reporter filter, which also knows where DSNs are.
 
-    It works with ``DEBUG`` on, too: a debug page is easily passed on.
+    It stars them with ``DEBUG`` on, too: a debug page is easily passed on. It looks at exact
+    types and at beginnings, so it runs nobody's code and searches no text.
     """
 
     def cleanse_setting(self, key: Any, value: Any) -> Any:
         """Return the value of a setting or of ``request.META``, without secrets."""
-        if key == "EMAIL_HOSTS":
-            if not isinstance(value, dict):
-                return self.cleansed_substitute
-            return {name: "*****" for name, dsn in value.items()}
-        if key == "username":  # in the options of MAILERS
+        try:
+            if type(key) is str and key in ("EMAIL_HOSTS", "MAILERS"):
+                return self._hosts(value)
+            return self._cleansed(super().cleanse_setting(key, value))
+        except RecursionError:
+            # The value holds itself. Starring each level of it could take for ever.
+            raise
+        except Exception:
             return self.cleansed_substitute
-        return _without_dsns(super().cleanse_setting(key, value))
 
     def get_traceback_frame_variables(
         self, request: HttpRequest | None, tb_frame: FrameType
     ) -> ItemsView[str, Any]:
-        """Return the variables of a frame; none of ours, nor of those that we called."""
-        variables = super().get_traceback_frame_variables(request, tb_frame)
-        if _is_below_email_hosts(tb_frame):
-            return {name: self.cleansed_substitute for name, _ in variables}.items()
-        return {name: _without_dsns(value) for name, value in variables}.items()
+        """Return the variables of a frame, without secrets; of our frames, only the names."""
+        with suppress(Exception):
+            if not _is_ours(tb_frame):
+                variables = super().get_traceback_frame_variables(request, tb_frame)
+                return {name: self._variable(value) for name, value in variables}.items()
+        return dict.fromkeys(tb_frame.f_code.co_varnames, self.cleansed_substitute).items()
+
+    def _variable(self, value: Any) -> Any:
+        for setting in ("EMAIL_HOSTS", "MAILERS"):
+            if value is not None and value is getattr(settings, setting, None):
+                return self.cleanse_setting(setting, value)
+        # The *args and **kwargs of a decorator, a few hosts: one level, and never deeper.
+        kind = type(value)
+        if (kind is list or kind is tuple) and len(value) <= MAX_ITEMS:
+            return kind(map(self._cleansed, value))
+        if kind is dict and len(value) <= MAX_ITEMS:
+            items = tuple(value.items())  # another thread may change the dict
+            return value | {
+                name: self.cleansed_substitute for name, item in items if _is_dsn(item)
+            }
+        return self._cleansed(value)
+
+    def _hosts(self, hosts: Any) -> Any:
+        if type(hosts) is not dict:
+            return self.cleansed_substitute
+        return {self._cleansed(key): self._host(host) for key, host in hosts.items()}
+
+    def _host(self, host: Any) -> Any:
+        if type(host) is not dict:  # a DSN
+            return self.cleansed_substitute
+        return {
+            name: self._cleansed(value) if name == "BACKEND" else self._options(value)
+            for name, value in host.items()
+        }
+
+    def _options(self, options: Any) -> Any:
+        if type(options) is not dict:
+            return self.cleansed_substitute
+        return dict.fromkeys(options, self.cleansed_substitute)
+
+    def _cleansed(self, value: Any) -> Any:
+        return self.cleansed_substitute if _is_dsn(value) else value
 
 
 FILTER = f"{EmailHostsReporterFilter.__module__}.{EmailHostsReporterFilter.__qualname__}"
 
 
 def install() -> None:
-    """Make this the exception reporter filter, unless the project has chosen one."""
+    """Make this the exception reporter filter, unless the project has chosen one.
+
+    To call it again costs next to nothing.
+    """
     chosen: Any = settings
-    if not chosen.is_overridden("DEFAULT_EXCEPTION_REPORTER_FILTER"):
-        settings.DEFAULT_EXCEPTION_REPORTER_FILTER = FILTER
-        # Undocumented: Django keeps its filter, once an error was reported before this.
-        cached: Any = get_default_exception_reporter_filter
-        cached.cache_clear()
+    if (
+        chosen.is_overridden("DEFAULT_EXCEPTION_REPORTER_FILTER")
+        or chosen.DEFAULT_EXCEPTION_REPORTER_FILTER
+        != global_settings.DEFAULT_EXCEPTION_REPORTER_FILTER
+    ):
+        return
+    settings.DEFAULT_EXCEPTION_REPORTER_FILTER = FILTER
+    # Django makes one filter per process. Whoever has asked for it before us has kept it, as
+    # django-debug-toolbar does, so that very object has to change.
+    in_force = get_default_exception_reporter_filter()
+    if type(in_force) is SafeExceptionReporterFilter:
+        in_force.__class__ = EmailHostsReporterFilter
 
 
 def is_installed() -> bool:
@@ -78,50 +131,19 @@ def is_installed() -> bool:
     return isinstance(chosen, type) and issubclass(chosen, EmailHostsReporterFilter)
 
 
-class _Shown:
-    """A value that shows itself with these words."""
-
-    def __init__(self, words: str) -> None:
-        self.words = words
-
-    def __repr__(self) -> str:
-        return self.words
+def _is_ours(frame: FrameType) -> bool:
+    name = frame.f_globals.get("__name__")
+    return type(name) is str and name.partition(".")[0] == PACKAGE
 
 
-def _without_dsns(value: Any) -> Any:
-    """Return a string, or what may hold some, without the secrets of DSNs."""
-    if isinstance(value, str):
-        return _redacted_text(value, quoted=False)
-    # No other types: to show a queryset, say, runs a query.
-    if isinstance(value, HOLDERS):
-        try:
-            shown = repr(value)
-        except Exception:  # of whatever is in it; an error report has to survive that
-            return value
-        cleansed = _redacted_text(shown, quoted=True)
-        return value if cleansed == shown else _Shown(cleansed)
-    return value
-
-
-def _redacted_text(text: str, *, quoted: bool) -> str:
-    try:
-        hosts = email_hosts()
-    except InvalidEmailHost:
-        hosts = {}
-    # Not just any word. The longer first: one may be the beginning of another.
-    dsns = [dsn for dsn in hosts.values() if isinstance(dsn, str) and ":" in dsn]
-    for dsn in sorted(dsns, key=len, reverse=True):
-        shown = repr(dsn)[1:-1] if quoted else dsn
-        if shown in text:
-            text = text.replace(shown, "*****")
-    text = LOGIN.sub(r"\1*****:*****@", text)
-    return OPTIONS.sub(lambda match: re.sub("=[^&]*", "=*****", match[0]), text)
-
-
-def _is_below_email_hosts(frame: FrameType | None) -> bool:
-    package = __name__.partition(".")[0]
-    while frame is not None:
-        if str(frame.f_globals.get("__name__")).partition(".")[0] == package:
-            return True
-        frame = frame.f_back
-    return False
+def _is_dsn(value: object) -> bool:
+    """Whether the value is a DSN that holds user information or options."""
+    if type(value) is not str:
+        return False
+    beginning = value[:64]
+    if ":" not in beginning:  # most values, and the quickest way to know
+        return False
+    # Secret files and .env readers leave white space and quotation marks around it.
+    return beginning.lstrip(" \t\r\n'\"").lower().startswith(BEGINNINGS) and (
+        "@" in value.partition("://")[2] or "=" in value.partition("?")[2]
+    )

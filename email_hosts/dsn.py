@@ -61,7 +61,24 @@ SMTP_SCHEMES = {
 BUILTIN_SCHEMES = ("console", "locmem", "dummy")
 SEVERAL_SCHEMES = {"failover": {}, "roundrobin": {"rotate": True}}
 ANYMAIL = "anymail+"  # and the name of the provider
+PROVIDERS = (  # of django-anymail 15
+    *("amazon-ses", "brevo", "mailersend", "mailgun", "mailjet", "mailtrap", "mandrill"),
+    *("postal", "postmark", "resend", "scaleway", "sendgrid", "sparkpost", "unisender-go"),
+)
 SCHEMES = (*SMTP_SCHEMES, *BUILTIN_SCHEMES, "file", *SEVERAL_SCHEMES, "backend")
+
+# What other systems call it: Symfony, dj-email-url, django-environ.
+OTHER_SCHEMES = {
+    **{provider: ANYMAIL + provider for provider in PROVIDERS},
+    **dict.fromkeys(("ses", "amazonses"), "anymail+amazon-ses"),
+    **dict.fromkeys(("submit", "starttls", "smtptls", "gmail"), "submission"),
+    **dict.fromkeys(("sendmail", "native"), "smtp"),
+    **dict.fromkeys(("null", "dummymail"), "dummy"),
+    **dict.fromkeys(("memory", "memorymail"), "locmem"),
+    "sendinblue": "anymail+brevo",
+    "consolemail": "console",
+    "filemail": "file",
+}
 
 SMTP_BACKEND = "email_hosts.backends.EmailHostsBackend"
 HOST_BACKEND = "email_hosts.backends.HostBackend"
@@ -385,7 +402,10 @@ def _unknown_scheme(dsn: str) -> str:
     match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
     if not match:  # what stands before the first colon may be a user name
         return f"the DSN starts with no scheme; {known}"
-    return f"unknown scheme '{match[0]}'; {known}{did_you_mean(match[0], SCHEMES)}"
+    scheme = match[0].lower()
+    here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])
+    hint = f"; '{here}' does that here" if here else did_you_mean(scheme, SCHEMES)
+    return f"unknown scheme '{match[0]}'; {known}{hint}"
 
 
 def _decoded(part: str, text: str) -> str:

@@ -22,7 +22,7 @@ class InvalidEmailHost(ImproperlyConfigured):
     ) -> None:
         self.reason = reason
         self.alias = alias
-        name = "" if alias is None else f'{setting}["{shown(alias)}"]: '
+        name = "" if alias is None else f"{named(alias, setting)}: "
         super().__init__(name + reason)
 
 
@@ -65,6 +65,11 @@ def shown(key: str) -> str:
     if looks_like_a_dsn(key):
         return "(a DSN)"
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in key)
+
+
+def named(key: str, setting: str = "EMAIL_HOSTS") -> str:
+    """Return ``EMAIL_HOSTS["shop"]``, as messages name a host."""
+    return f'{setting}["{shown(key)}"]'
 
 
 def summarize(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
@@ -14,7 +14,9 @@ from django.utils.module_loading import import_string
 
 from . import conf, testing
 from .dsn import (
+    ANYMAIL,
     HOST_BACKEND,
+    PROVIDERS,
     ROUTING_BACKEND,
     SMTP_BACKEND,
     SMTP_SCHEMES,
@@ -23,11 +25,13 @@ from .dsn import (
     is_empty,
     members,
     parse,
-    scheme_of,
 )
-from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, shown
+from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
 from .frames import clear_frames
 from .log import warn_once
+from .options import did_you_mean
+from .smtp.connection import Allow
+from .untrusted import parse_untrusted
 
 # What Django takes for an entry of MAILERS without a BACKEND.
 DJANGO_DEFAULT_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
@@ -61,7 +65,8 @@ def get_connection(
     else:
         if members(host.mailer) and (cycle := find_cycle(key)):
             raise InvalidEmailHost(
-                f"hosts name each other in a cycle: {' -> '.join(cycle)}", alias=key
+                f"hosts name each other in a cycle: {' -> '.join(map(shown, cycle))}",
+                alias=key,
             )
         connection = _connection(host, options, alias=key)
     is_just_its_key = not options and not fail_silently
@@ -78,22 +83,22 @@ def connection_from_dsn(
     dsn: str,
     *,
     schemes: Iterable[str] = tuple(SMTP_SCHEMES),
+    allow: Allow | None = None,
+    file_options: Collection[str] = (),
     fail_silently: bool = False,
     **options: Any,
 ) -> BaseEmailBackend:
     """Return a new, unopened connection to a host that is not in ``EMAIL_HOSTS``.
 
-    ``schemes`` are those that the DSN may have: SMTP alone, unless its source is as trusted
-    as the settings file. ``alias`` is ``None``, the rest is as with ``get_connection``.
-    Raises ``InvalidEmailHost``.
+    The DSN may be a stranger's: it may have these ``schemes`` only, and name files only in
+    these ``file_options``. ``allow(host, port)`` is asked whether a server may be used: once
+    with the host of the DSN, and when the connection is opened, with each IP address of it.
+
+    ``alias`` is ``None``, the rest is as with ``get_connection``. Raises ``InvalidEmailHost``.
     """
-    mailer = parse(dsn)
-    scheme = scheme_of(dsn)
-    allowed = [schemes] if isinstance(schemes, str) else sorted(schemes)
-    if scheme not in allowed:
-        raise InvalidEmailHost(
-            f"scheme '{scheme}' is not allowed here; allowed: {', '.join(allowed)}"
-        )
+    mailer = parse_untrusted(dsn, schemes, file_options)
+    if allow and mailer["BACKEND"] == SMTP_BACKEND:
+        options["allow"] = allow
     host = Host(mailer, is_captured=testing.captures_mail() and not testing.is_real())
     connection = _connection(host, options, alias=None)
     return _label(connection, alias=None, pickled_key=None, fail_silently=fail_silently)
@@ -180,11 +185,10 @@ def build(
     *,
     alias: str | None,
     setting: str = "EMAIL_HOSTS",
-    wrap: bool = True,
 ) -> Any:
     """Return the backend of a mailer, with its options replaced by these.
 
-    ``wrap`` puts a backend that knows nothing of hosts into a ``HostBackend``. Raises
+    A backend that knows nothing of hosts is wrapped in a ``HostBackend``. Raises
     ``InvalidEmailHost`` if there is no such backend or it refuses an option.
     """
     path = mailer.get("BACKEND", DJANGO_DEFAULT_BACKEND)
@@ -192,15 +196,10 @@ def build(
     if "timeout" in options and options["timeout"] is None:
         options["timeout"] = conf.default_timeout()
     try:
+        if not is_host(import_backend(path)):
+            path, options = HOST_BACKEND, {"backend": path, **options}
         backend_class: Any = import_backend(path)
-        is_host = getattr(backend_class, "applies_host", False)
-        if wrap and not is_host:
-            backend_class, options = import_string(HOST_BACKEND), {"backend": path, **options}
-        # With an alias, Django's backends read no setting that MAILERS replaces. Before that,
-        # they do not take one.
-        if wrap or is_host or conf.DJANGO_HAS_MAILERS:
-            options["alias"] = alias or ""
-        return backend_class(**options)
+        return backend_class(alias=alias or "", **options)
     except (ImproperlyConfigured, TypeError) as error:
         reason = str(getattr(error, "reason", error))
     reason = reason.removeprefix(f"MAILERS[{alias or ''!r}]: ")
@@ -213,14 +212,21 @@ def import_backend(path: str) -> type[BaseEmailBackend]:
         return cast("type[BaseEmailBackend]", import_string(path))
     except ImportError as error:
         problem = f"backend '{path}' cannot be imported: {error}"
-    # Anymail's own ImproperlyInstalled is both; what it needs is in the provider's extra.
     match = re.fullmatch(r"anymail\.backends\.(\w+)\.EmailBackend", path)
-    extra = f"[{match[1].replace('_', '-')}]" if match else ""
-    # With the Django that is there, which pip would replace otherwise.
-    version = ".".join(map(str, django.VERSION[:2]))
-    command = f"python -m pip install 'django-anymail{extra}' 'Django~={version}.0'"
-    hint = f"; {command}" if match else ""
-    raise InvalidEmailHost(problem + hint)
+    provider = match[1].replace("_", "-") if match else ""
+    if provider in PROVIDERS:
+        # With the Django that is there, which pip would replace otherwise.
+        version = ".".join(map(str, django.VERSION[:2]))
+        extra = f"'django-anymail[{provider}]' 'Django~={version}.0'"
+        problem += f"; python -m pip install {extra}"
+    elif provider:
+        problem += did_you_mean(ANYMAIL + provider, [ANYMAIL + known for known in PROVIDERS])
+    raise InvalidEmailHost(problem)
+
+
+def is_host(backend: Any) -> bool:
+    """Whether a backend, or its class, applies the sender of a host by itself."""
+    return getattr(backend, "applies_host", False)
 
 
 def _connection(host: Host, options: Mapping[str, Any], *, alias: str | None) -> Any:
@@ -242,18 +248,14 @@ def _default_connection(key: str) -> Any:
     if conf.is_strict():
         raise EmailHostDoesNotExist(f"{problem}; {known}", alias=key)
     if any(not is_empty(dsn) for dsn in conf.email_hosts().values()):
-        warn_once(
-            f'EMAIL_HOSTS["{shown(key)}"]: {problem}, its mail goes to the default backend; '
-            f"{known}"
-        )
+        warn_once(f"{named(key)}: {problem}, its mail goes to the default backend; {known}")
     connection = conf.default_connection()
     if connection is None:  # pragma: mailers-only
         raise EmailHostDoesNotExist(
             f'{problem}, and there is no MAILERS["default"]; {known}', alias=key
         )
     wrapper: Mailer = {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": connection}}
-    is_host = getattr(connection, "applies_host", False)
-    return connection if is_host else build(wrapper, {}, alias=key)
+    return connection if is_host(connection) else build(wrapper, {}, alias=key)
 
 
 def _problem_with(key: str) -> str:

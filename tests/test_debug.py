@@ -3,253 +3,591 @@
 from __future__ import annotations
 
 import logging
-import smtplib
 import sys
-from collections import OrderedDict
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import django.views.debug
 import pytest
-from conftest import ServerFactory
-from django.conf import settings
+from conftest import run_python
+from django.conf import settings as django_settings
+from django.core.mail import EmailMessage
 from django.http import HttpRequest, HttpResponse
+from django.template import Engine, Library, RequestContext
 from django.test import Client, RequestFactory, override_settings
 from django.urls import path
+from django.utils.functional import SimpleLazyObject
 from django.utils.log import AdminEmailHandler
+from django.utils.safestring import SafeString
+from django.views import debug as django_debug
+from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
 from email_hosts import debug
-from email_hosts.backends import connection_from_dsn, get_connection
+from email_hosts.backends import RoutingBackend, connection_from_dsn, get_connection
 
 USER, PASSWORD = "Kx7vQz9", "Wj4bYt2"
+STARS = SafeExceptionReporterFilter.cleansed_substitute
 VALID = f"submission://{USER}:{PASSWORD}@smtp.example.com?timeout=5"
 BROKEN = f"submission://{USER}:{PASSWORD}/@smtp.example.com?timeout=5"
+MAILERS = {
+    "shop": {
+        "BACKEND": "email_hosts.backends.EmailHostsBackend",
+        "OPTIONS": {"host": "h", "username": USER, "password": PASSWORD, "x": {"y": PASSWORD}},
+    }
+}
 
 
-def divide(request: HttpRequest) -> HttpResponse:
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function in a frame with ``args`` and ``kwargs``, as decorators do."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+@decorated
+def send(dsn: str, *, spare: str) -> None:
+    raise ZeroDivisionError
+
+
+def mistake(request: HttpRequest) -> HttpResponse:
     """A view with an ordinary mistake, in a project with hosts."""
-    dsn = settings.EMAIL_HOSTS["shop"]
-    hosts = [settings.EMAIL_HOSTS, [dsn], (dsn,), {dsn}, f"my {dsn}", dsn.encode()]
-    items = OrderedDict(settings.EMAIL_HOSTS).items()
-    customer = f"submissions://{USER}:{PASSWORD}/@smtp.example.net"
-    return HttpResponse(f"{hosts}{items}{customer}", status=1 // 0)
+    hosts = django_settings.EMAIL_HOSTS
+    several = {**hosts, "other": "this one is shown"}
+    customer = f"  'SUBMISSIONS://{USER}:{PASSWORD}/@smtp.example.net'\n"
+    send(hosts["shop"], spare=customer)
+    return HttpResponse(several)  # pragma: no cover
 
 
-def parse(request: HttpRequest) -> HttpResponse:
+def broken_host(request: HttpRequest) -> HttpResponse:
     """A view that meets a host that cannot be parsed."""
     return HttpResponse(get_connection("broken"))
 
 
-def tenant(request: HttpRequest) -> HttpResponse:
-    """One that takes it from elsewhere."""
-    return HttpResponse(connection_from_dsn(settings.EMAIL_HOSTS["broken"]))
+def broken_tenant(request: HttpRequest) -> HttpResponse:
+    """A view that meets one from elsewhere."""
+    return HttpResponse(connection_from_dsn(django_settings.EMAIL_HOSTS["broken"]))
 
 
-def log_in(request: HttpRequest) -> HttpResponse:
-    """One whose login is refused, with the login in the frames of smtplib."""
-    return HttpResponse(get_connection("refused").open())
-
-
-VIEWS: list[Callable[[HttpRequest], HttpResponse]] = [divide, parse, tenant, log_in]
+VIEWS: list[Callable[[HttpRequest], HttpResponse]] = [mistake, broken_host, broken_tenant]
 urlpatterns = [path(f"{view.__name__}/", view) for view in VIEWS]
 
 
 @pytest.fixture
-def project(start_server: ServerFactory, settings: Any) -> Any:
-    """A project with hosts, one of them broken, one with the wrong login."""
-    server = start_server(login=("some", "body"))
+def project(settings: Any) -> None:
+    """A project with hosts, one of them broken."""
     settings.ROOT_URLCONF = __name__
     settings.ALLOWED_HOSTS = ["testserver"]
-    settings.EMAIL_HOSTS = {
-        "shop": VALID,
-        "broken": BROKEN,
-        "refused": f"smtp://{USER}:{PASSWORD}@127.0.0.1:{server.port}",
-        "number": 5,
-        "empty": "",
-    }
+    settings.EMAIL_HOSTS = {"shop": VALID, "broken": BROKEN, "number": 5, "empty": ""}
     # Django lists the environment of runserver in request.META.
-    return Client(raise_request_exception=False, SHOP_HOST=VALID, BROKEN_HOST=BROKEN)
+    settings.FROM_ENVIRONMENT = {"hosts": [VALID, (VALID,)]}
 
 
-def assert_no_secret(report: str) -> None:
+ENVIRONMENT: dict[str, Any] = {"SHOP_HOST": VALID, "BROKEN_HOST": BROKEN}
+
+
+def assert_hosts_without_secrets(report: str) -> None:
     __tracebackhide__ = True
+    for key in ("EMAIL_HOSTS", "shop", "broken", "SHOP_HOST", "FROM_ENVIRONMENT"):
+        assert key in report
     for secret in (USER, PASSWORD):
         at = report.find(secret)
         assert at == -1, report[max(at - 200, 0) : at + 100]
 
 
-@pytest.mark.parametrize("view", [view.__name__ for view in VIEWS])
-@pytest.mark.parametrize("accept", ["text/html", "text/plain"])
-def test_debug_page_shows_hosts_without_secrets(
-    view: str, accept: str, project: Client
-) -> None:
-    with override_settings(DEBUG=True):
-        response = project.get(f"/{view}/", headers={"accept": accept})
-    report = response.content.decode()
-    assert response.status_code == 500
-    assert "submission://*****:*****@smtp.example.com?timeout=5" in report
-    assert_no_secret(report)
-
-
-@pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer")
-@pytest.mark.parametrize("view", [view.__name__ for view in VIEWS])
-@pytest.mark.parametrize("debug_setting", [True, False])
-def test_mail_to_admins_shows_hosts_without_secrets(
-    view: str, debug_setting: bool, project: Client, mailoutbox: list[Any]
-) -> None:
-    request = RequestFactory().get("/", SHOP_HOST=VALID)
+def exception_of(function: Callable[..., object], *arguments: object) -> Any:
+    """Return the ``sys.exc_info()`` of a function that fails."""
     try:
-        globals()[view](request)
+        function(*arguments)
     except Exception:
-        exc_info = sys.exc_info()
-    record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "failed", (), exc_info)
-    record.request = request
-    with override_settings(DEBUG=debug_setting):
-        AdminEmailHandler(include_html=True).emit(record)
-    (message,) = mailoutbox
-    for text in (message.body, message.alternatives[0][0]):
-        assert "submission://*****:*****@smtp.example.com?timeout=5" in text
-        assert_no_secret(text)
+        return sys.exc_info()
+    raise AssertionError  # pragma: no cover
 
 
-class TestFilter:
-    """What it hides of a setting."""
+def reports_of(request: HttpRequest | None, exc_info: Any) -> tuple[str, str]:
+    """Return Django's reports of an exception, HTML and text."""
+    reporter = ExceptionReporter(request, *exc_info)
+    assert isinstance(reporter.filter, debug.EmailHostsReporterFilter)
+    return reporter.get_traceback_html(), reporter.get_traceback_text()
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize("view", VIEWS)
+class TestReport:
+    """Settings, environment and variables show the keys of hosts, and no secret."""
+
+    @pytest.mark.parametrize("accept", ["text/html", "text/plain"])
+    def test_debug_page(self, view: Any, accept: str) -> None:
+        client = Client(raise_request_exception=False, **ENVIRONMENT)
+        with override_settings(DEBUG=True):
+            response = client.get(f"/{view.__name__}/", headers={"accept": accept})
+        assert response.status_code == 500
+        assert_hosts_without_secrets(response.content.decode())
+
+    @pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer")
+    @pytest.mark.parametrize("debug_setting", [True, False])
+    def test_mail_to_admins(
+        self, view: Any, debug_setting: bool, mailoutbox: list[Any]
+    ) -> None:
+        request = RequestFactory(**ENVIRONMENT).get("/")
+        exc_info = exception_of(view, request)
+        record: Any = logging.LogRecord("x", logging.ERROR, "x.py", 1, "failed", (), exc_info)
+        record.request = request
+        with override_settings(DEBUG=debug_setting):
+            AdminEmailHandler(include_html=True).emit(record)
+        (message,) = mailoutbox
+        for report in (message.body, message.alternatives[0][0]):
+            assert_hosts_without_secrets(report)
+
+
+def test_report_of_a_variable_that_is_no_dsn_is_djangos(project: None) -> None:
+    html, _ = reports_of(None, exception_of(mistake, HttpRequest()))
+    assert "this one is shown" in html
+
+
+class TestSetting:
+    """What the filter stars in settings and in the environment."""
 
     filter = debug.EmailHostsReporterFilter()
 
-    def test_shows_a_host_without_its_secrets(self) -> None:
-        assert self.filter.cleanse_setting(
-            "EMAIL_HOSTS", {"a": VALID, "b": BROKEN, "c": 5}
-        ) == {
-            "a": "submission://*****:*****@smtp.example.com?timeout=5",
-            "b": "*****",
-            "c": "*****",
+    def test_hosts_show_their_keys(self) -> None:
+        hosts = {"shop": VALID, "broken": BROKEN, "number": 5, "empty": "", 7: None}
+        assert self.filter.cleanse_setting("EMAIL_HOSTS", hosts) == dict.fromkeys(hosts, STARS)
+
+    def test_key_that_is_a_dsn_is_starred(self) -> None:
+        assert self.filter.cleanse_setting("EMAIL_HOSTS", {VALID: "x"}) == {STARS: STARS}
+
+    def test_mailers_show_keys_backends_and_the_names_of_options(self) -> None:
+        options = {"host": STARS, "username": STARS, "password": STARS, "x": STARS}
+        backend = "email_hosts.backends.EmailHostsBackend"
+        assert self.filter.cleanse_setting("MAILERS", MAILERS) == {
+            "shop": {"BACKEND": backend, "OPTIONS": options}
         }
 
-    @pytest.mark.parametrize("value", [[VALID], VALID, None])
-    def test_shows_nothing_of_what_is_no_dict(self, value: Any) -> None:
-        assert self.filter.cleanse_setting("EMAIL_HOSTS", value) == "*" * 20
+    @pytest.mark.parametrize(
+        "mailer",
+        [
+            VALID,
+            {"BACKEND": VALID},
+            {"OPTIONS": VALID},
+            {"OPTIONS": [VALID]},
+            {"OTHER": VALID},
+        ],
+    )
+    def test_mailers_that_are_wrong_are_starred(self, mailer: object) -> None:
+        assert USER not in repr(self.filter.cleanse_setting("MAILERS", {"shop": mailer}))
 
-    def test_hides_the_login_of_mailers(self) -> None:
-        options = {"host": "h", "username": USER, "password": PASSWORD}
-        mailers = {"shop": {"BACKEND": "x", "OPTIONS": options}}
-        assert self.filter.cleanse_setting("MAILERS", mailers)["shop"]["OPTIONS"] == {
-            "host": "h",
-            "username": "*" * 20,
-            "password": "*" * 20,
-        }
+    @pytest.mark.parametrize("name", ["EMAIL_HOSTS", "MAILERS"])
+    @pytest.mark.parametrize("value", [[VALID], VALID, None, SimpleLazyObject(dict)])
+    def test_anything_but_a_dict_is_starred(self, name: str, value: object) -> None:
+        assert self.filter.cleanse_setting(name, value) == STARS
 
-    @override_settings(EMAIL_HOSTS={"short": "e", "colon": ":"})
-    def test_does_not_look_for_mere_words(self) -> None:
-        assert self.filter.cleanse_setting("OTHER", "hello") == "hello"
+    @pytest.mark.parametrize(
+        "value",
+        [
+            VALID,
+            BROKEN,
+            VALID.upper(),
+            f"\n {VALID}\n",
+            f"'{VALID}'",
+            f'"{VALID}"',
+            "smtp://user:secret@",
+            "smtps://h?password=secret",
+            "anymail+mailgun://?api_key=secret",
+            "anymail+amazon-ses:?api_key=secret",
+            "backend://shop.mail.Backend?key=secret",
+            "backend:shop.mail.Backend?key=secret",
+            "failover:smtp://user:secret@a,smtp://user:secret@b",
+            "roundrobin:smtp://user:secret@a,spare",
+        ],
+    )
+    def test_dsn_with_a_login_or_options_is_starred(self, value: str) -> None:
+        assert self.filter.cleanse_setting("OTHER", value) == STARS
+        assert self.filter.cleanse_setting("OTHER", [value, {"a": (value,)}]) == [
+            STARS,
+            {"a": (STARS,)},
+        ]
 
-    @override_settings(EMAIL_HOSTS=[VALID])
-    def test_knows_a_dsn_wherever_it_is(self) -> None:
-        shown = self.filter.cleanse_setting("OTHER", f"{VALID}, {VALID}")
-        assert shown == ", ".join(["submission://*****:*****@smtp.example.com?timeout=5"] * 2)
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "smtp://mail.example.com:25",
+            "smtp://mail.example.com?ssl",
+            "failover:shop,spare",
+            "console://?_server_email=a@example.com",
+            "file:///srv/mail@2?_server_email=a@example.com",
+            "http://backend:8080/?user=5",
+            "backend:8080/?user=5",
+            "backend: what=?",
+            f"My host is {VALID}",
+            "postgres://user:secret@db/shop?sslmode=require",
+            "smtp",
+            "",
+            True,
+            5,
+        ],
+    )
+    def test_any_other_value_is_left_alone(self, value: object) -> None:
+        assert self.filter.cleanse_setting("OTHER", value) is value
+
+    def test_djangos_own_rules_hold(self) -> None:
+        assert self.filter.cleanse_setting("SECRET_KEY", "x") == STARS
+        assert repr(self.filter.cleanse_setting("CALLABLE", print)) == repr(print)
+
+    def test_subclass_has_its_own_substitute(self) -> None:
+        class Filter(debug.EmailHostsReporterFilter):
+            cleansed_substitute = "[hidden]"
+
+        assert Filter().cleanse_setting("EMAIL_HOSTS", {"shop": VALID}) == {"shop": "[hidden]"}
+        assert Filter().cleanse_setting("OTHER", VALID) == "[hidden]"
+
+
+def variables_of(module: str = "shop.views", **variables: object) -> dict[str, Any]:
+    """Return what the filter shows of the variables of a frame in this module."""
+    return shown({"__name__": module}, variables)
+
+
+def shown(frame_globals: dict[str, Any], frame_locals: Any) -> dict[str, Any]:
+    """Return what the filter shows of a frame."""
+    _, _, traceback = exception_of(exec, "1 / 0", frame_globals, frame_locals)
+    frame = traceback.tb_next.tb_frame
+    return dict(debug.EmailHostsReporterFilter().get_traceback_frame_variables(None, frame))
+
+
+class TestVariable:
+    """What the filter stars of the variables of a frame."""
 
     @pytest.mark.parametrize(
         ("value", "expected"),
         [
-            ("SMTP://u:{}@h", "SMTP://*****:*****@h"),
-            ("smtp://u:it's{}@h", "smtp://*****:*****@h"),
-            ('smtp://u:{} "x"@h', "smtp://*****:*****@h"),
-            ("smtp://u:{0}@h smtps://u:{0}@i", "smtp://*****:*****@h smtps://*****:*****@i"),
-            ("anymail+brevo:?api_key={0}&x={0}", "anymail+brevo:?api_key=*****&x=*****"),
-            ("backend://shop.mail.Mail?key={}", "backend://shop.mail.Mail?key=*****"),
-            ("smtp://h, and then me@example.com", "smtp://*****:*****@example.com"),
+            (VALID, STARS),
+            ([VALID, "x"], [STARS, "x"]),
+            ((VALID, 5), (STARS, 5)),
+            ({"a": VALID, "b": "x", 3: None}, {"a": STARS, "b": "x", 3: None}),
         ],
     )
-    def test_knows_a_dsn_from_elsewhere(self, value: str, expected: str) -> None:
-        assert self.filter.cleanse_setting("OTHER", value.format(PASSWORD)) == expected
+    def test_dsn_is_starred_alone_and_in_a_list_or_dict(
+        self, value: object, expected: object
+    ) -> None:
+        assert variables_of(value=value, other="x") == {"value": expected, "other": "x"}
 
-    @pytest.mark.parametrize("password", [PASSWORD, f"it's {PASSWORD}", f'"{PASSWORD}'])
-    def test_knows_a_dsn_among_other_values(self, password: str) -> None:
-        values = [f"smtp://u:{password}@h", "me@example.com", b"x"]
-        shown = repr(self.filter.cleanse_setting("OTHER", values)).replace('"', "'")
-        assert shown == "['smtp://*****:*****@h', 'me@example.com', b'x']"
+    @pytest.mark.parametrize("size", [debug.MAX_ITEMS + 1, 100_000])
+    @pytest.mark.parametrize("kind", [list, tuple, dict.fromkeys])
+    def test_long_ones_are_left_alone(self, kind: Any, size: int) -> None:
+        value = kind(range(size))
+        assert variables_of(value=value)["value"] is value
 
-    def test_knows_a_dsn_that_begins_another(self) -> None:
-        dsn = "anymail+mailgun://?sender_domain=mg.example.com"
-        with override_settings(EMAIL_HOSTS={"a": dsn, "b": f"{dsn}&api_key={PASSWORD}"}):
-            shown = self.filter.cleanse_setting("OTHER", f"{dsn}&api_key={PASSWORD}")
-        assert shown == "anymail+mailgun://?sender_domain=*****&api_key=*****"
+    @pytest.mark.parametrize("value", [f"see {VALID}", VALID.encode(), [[VALID]], {VALID}])
+    def test_what_merely_contains_a_dsn_is_left_alone(self, value: object) -> None:
+        assert variables_of(value=value) == {"value": value}
 
-    def test_is_quick_with_many_hosts(self) -> None:
-        """What a host is redacted to is worked out only where the host is."""
-        hosts = {str(i): f"smtp://u:p@h?timeout={i}x" for i in range(1000)}
-        with override_settings(EMAIL_HOSTS=hosts), mock.patch.object(debug, "redacted") as spy:
-            for _ in range(100):
-                self.filter.cleanse_setting("OTHER", "x" * 100)
-        assert spy.call_count == 0
+    @pytest.mark.parametrize("setting", ["EMAIL_HOSTS", "MAILERS"])
+    def test_setting_itself_is_starred(self, setting: str, settings: Any) -> None:
+        hosts = {f"shop-{number}": f"{USER}:{PASSWORD}" for number in range(2000)}
+        setattr(settings, setting, hosts)
+        assert variables_of(hosts=hosts) == {"hosts": dict.fromkeys(hosts, STARS)}
 
-    @override_settings(EMAIL_HOSTS=[VALID])
-    def test_leaves_other_settings_alone(self) -> None:
-        assert self.filter.cleanse_setting("OTHER", ["x", 5]) == ["x", 5]
-        assert self.filter.cleanse_setting("DEBUG", True) is True
+    def test_no_hosts_are_no_reason_to_star_each_none(self, settings: Any) -> None:
+        settings.EMAIL_HOSTS = None
+        assert variables_of(value=None) == {"value": None}
+
+    @pytest.mark.parametrize("module", ["email_hosts", "email_hosts.backends.smtp"])
+    def test_our_own_frames_show_no_value(self, module: str) -> None:
+        code = compile("def f(a):\n  b = a\n  1 / 0", "f.py", "exec")
+        frame_globals: dict[str, Any] = {"__name__": module}
+        exec(code, frame_globals)
+        _, _, traceback = exception_of(frame_globals["f"], 5)
+        frame = traceback.tb_next.tb_frame
+        variables = debug.EmailHostsReporterFilter().get_traceback_frame_variables
+        assert dict(variables(None, frame)) == {"a": STARS, "b": STARS}
+
+    @pytest.mark.parametrize("module", ["email_hosts_of_shop", "shop.email_hosts", None, 5])
+    def test_frames_of_others_show_theirs(self, module: Any) -> None:
+        assert variables_of(module, value=5) == {"value": 5}
 
 
-class Unshowable:
-    """Something broken, as error reports are full of."""
+def router(message: EmailMessage) -> str:
+    """A router with an ordinary mistake."""
+    router_variable = "shown"
+    return str(len(router_variable) / 0)
 
-    def __repr__(self) -> str:
-        raise ValueError
+
+def messages() -> Iterator[EmailMessage]:
+    """A generator of messages with one."""
+    generator_variable = "shown"
+    yield EmailMessage(str(len(generator_variable) / 0))
 
 
-def test_report_survives_what_cannot_be_shown(project: Client) -> None:
-    broken = [VALID, Unshowable()]
-    variables = dict(
-        debug.EmailHostsReporterFilter().get_traceback_frame_variables(None, sys._getframe())
-    )
-    assert variables["broken"] is broken
+@pytest.mark.parametrize("debug_setting", [True, False])
+class TestCalledByUs:
+    """What we have called keeps its variables, on debug pages and in mails."""
+
+    def test_router(self, debug_setting: bool, settings: Any) -> None:
+        settings.EMAIL_HOSTS_ROUTER = router
+        settings.DEBUG = debug_setting
+        exc_info = exception_of(RoutingBackend().send_messages, [EmailMessage()])
+        html, _ = reports_of(None, exc_info)
+        assert "<td>router_variable</td>" in html
+        assert "<pre>&#x27;shown&#x27;</pre>" in html
+
+    def test_generator(self, debug_setting: bool, settings: Any) -> None:
+        settings.DEBUG = debug_setting
+        exc_info = exception_of(RoutingBackend().send_messages, messages())
+        html, _ = reports_of(None, exc_info)
+        assert "<td>generator_variable</td>" in html
+        assert "<pre>&#x27;shown&#x27;</pre>" in html
+
+
+class Hostile:
+    """Something that fails, whatever is asked of it. Error reports are full of such."""
+
+    def fail(self, *args: object) -> Any:
+        raise ZeroDivisionError
+
+    __class__ = property(fail)
+    __eq__ = __ne__ = __hash__ = __bool__ = __len__ = __iter__ = fail
+    __getitem__ = __contains__ = __call__ = __str__ = fail
+
+
+class Unshowable(Hostile):
+    """One that cannot even be shown: a report with Django's own filter fails."""
+
+    __repr__ = Hostile.fail
+
+
+register = Library()
+
+
+@register.inclusion_tag(Engine().from_string("{{ total }}"))
+def basket() -> dict[str, object]:
+    """A template tag whose template fails. Django gives it a lazy ``csrf_token``."""
+    return {"total": lambda: 1 / 0}
+
+
+class HostileMapping(Mapping[str, str]):
+    """An EMAIL_HOSTS that raises in every method."""
+
+    __getitem__ = __iter__ = __len__ = Hostile.fail
+
+
+class HostileKey:
+    """A key that can be hashed once, to become one."""
+
+    hashes = iter([1])
+
+    def __hash__(self) -> int:
+        return next(self.hashes)
+
+
+class HostileText(str):
+    """A text whose methods fail."""
+
+    startswith = lower = partition = __getitem__ = __contains__ = Hostile.fail
+
+
+class HostileDict(dict[str, Any]):
+    """A dict whose methods fail."""
+
+    items = keys = values = get = __iter__ = __len__ = Hostile.fail
+
+
+VALUES = {
+    "lazy text": SimpleLazyObject(lambda: VALID),
+    "hostile": Hostile(),
+    "unshowable": Unshowable(),
+    "hostile mapping": HostileMapping(),
+    "hostile text": HostileText(VALID),
+    "safe text": SafeString("x"),
+    "hostile dict": HostileDict(a=VALID),
+    "hostile items": [Hostile(), {"a": Unshowable()}],
+    "hostile key": {HostileKey(): VALID},
+    "bytes": VALID.encode(),
+}
+
+
+@pytest.mark.parametrize("what", VALUES)
+class TestHostileValue:
+    """A report is made, whatever is in it."""
+
+    def test_as_variable(self, what: str) -> None:
+        html, text = reports_of(
+            None, exception_of(exec, "1 / 0", {}, {"value": VALUES[what], "x": 1})
+        )
+        assert "ZeroDivisionError" in html
+        assert "ZeroDivisionError" in text
+
+    @pytest.mark.parametrize("name", ["EMAIL_HOSTS", "MAILERS", "OTHER"])
+    def test_as_setting(self, name: str, what: str) -> None:
+        with override_settings(**{name: VALUES[what]}):
+            html, text = reports_of(
+                None, exception_of(exec, "1 / 0", {}, {"value": VALUES[what]})
+            )
+        assert name in html
+        assert "ZeroDivisionError" in text
+
+    @pytest.mark.parametrize("name", ["EMAIL_HOSTS", "MAILERS"])
+    def test_among_the_hosts(self, name: str, what: str) -> None:
+        value = VALUES[what]
+        hosts = {"shop": {"BACKEND": "x", "OPTIONS": value, "OTHER": {"x": value}}, "x": value}
+        with override_settings(**{name: hosts}):
+            html, _ = reports_of(None, exception_of(exec, "1 / 0", {}, {"hosts": hosts}))
+        assert name in html
+        assert USER not in html
+
+
+@pytest.mark.parametrize("debug_setting", [True, False])
+def test_inclusion_tag_that_fails_is_reported(debug_setting: bool, settings: Any) -> None:
+    settings.DEBUG = debug_setting
+    settings.ROOT_URLCONF = __name__
+    request = RequestFactory().get("/")
+    engine = Engine(libraries={"shop": __name__})
+    template = engine.from_string("{% load shop %}{% basket %}")
+    exc_info = exception_of(template.render, RequestContext(request))
+    html, text = reports_of(request, exc_info)
+    assert "<td>csrf_token</td>" in html
+    assert "ZeroDivisionError" in text
+
+
+@pytest.mark.parametrize("member", ["f_globals", "f_locals"])
+def test_frame_that_cannot_be_looked_at_shows_no_value(member: str) -> None:
+    frame_globals, frame_locals = HostileDict(__name__="shop"), HostileDict(x=VALID)
+    if member == "f_globals":
+        assert shown(frame_globals, {"x": VALID}) == {}
+    else:
+        assert shown({}, frame_locals) == {}
+
+
+def test_setting_that_holds_itself_fails_as_with_djangos_filter() -> None:
+    """To star each level of it would take for ever."""
+    endless: list[object] = []
+    endless += [endless, endless]
+    for chosen in (SafeExceptionReporterFilter, debug.EmailHostsReporterFilter):
+        with pytest.raises(RecursionError):
+            chosen().cleanse_setting("OTHER", endless)
+
+
+@pytest.mark.parametrize("value", ["backend:" * 200_000, "smtp://" + "x" * 1_000_000])
+def test_long_text_from_outside_does_not_stall_a_report(value: str) -> None:
+    """It takes a millisecond; the limit is that of a machine with other things to do."""
+    start = time.thread_time()
+    assert variables_of(body=value)["body"] is value
+    assert debug.EmailHostsReporterFilter().cleanse_setting("BODY", value) is value
+    assert time.thread_time() - start < 1
+
+
+NAME = "DEFAULT_EXCEPTION_REPORTER_FILTER"
+DJANGOS = "django.views.debug.SafeExceptionReporterFilter"
 
 
 class TestInstall:
-    """The app puts the filter in place."""
+    """The filter is in force, unless the project has chosen one."""
 
-    def test_is_done_when_the_app_is_ready(self) -> None:
-        assert settings.DEFAULT_EXCEPTION_REPORTER_FILTER == debug.FILTER
+    @pytest.fixture
+    def in_force(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+        """Ask Django for its filter, in a process where nobody has done so before."""
+        ask: Any = django_debug.get_default_exception_reporter_filter
+        monkeypatch.setattr(django_settings, NAME, DJANGOS)
+        ask.cache_clear()
+        yield ask
+        ask.cache_clear()
+
+    def test_is_done_by_the_app(self) -> None:
+        assert getattr(django_settings, NAME) == debug.FILTER
         assert debug.is_installed()
+
+    def test_works_where_nobody_has_asked_for_the_filter(self, in_force: Any) -> None:
+        assert not debug.is_installed()
+        debug.install()
+        assert debug.is_installed()
+        assert type(in_force()) is debug.EmailHostsReporterFilter
+
+    def test_works_where_somebody_keeps_djangos(self, in_force: Any, settings: Any) -> None:
+        settings.EMAIL_HOSTS = {"shop": VALID}
+        kept = in_force()
+        get_safe_settings = kept.get_safe_settings
+        assert get_safe_settings()["EMAIL_HOSTS"] == {"shop": VALID}
+        debug.install()
+        assert in_force() is kept
+        assert get_safe_settings()["EMAIL_HOSTS"] == {"shop": STARS}
+
+    def test_changes_nothing_the_second_time(self, in_force: Any) -> None:
+        debug.install()
+        ours = in_force()
+        debug.install()
+        assert in_force() is ours
+
+    def test_outlasts_a_test_that_overrides_settings(self, in_force: Any) -> None:
+        with override_settings(DEBUG=True):
+            debug.install()
+        assert type(in_force()) is debug.EmailHostsReporterFilter
+        debug.install()
+        assert debug.is_installed()
+
+    @pytest.mark.parametrize("chosen", [DJANGOS, f"{__name__}.Filter"])
+    def test_leaves_a_filter_that_the_project_has_chosen(
+        self, chosen: str, in_force: Any
+    ) -> None:
+        with override_settings(**{NAME: chosen}):
+            before = type(in_force())
+            debug.install()
+            assert getattr(django_settings, NAME) == chosen
+            assert type(in_force()) is before
+            assert not debug.is_installed()
+
+    def test_leaves_a_filter_that_another_app_has_put_in_place(
+        self, in_force: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(django_settings, NAME, f"{__name__}.Filter")
+        debug.install()
+        assert type(in_force()) is Filter
 
     @pytest.mark.parametrize("chosen", ["no.such.Filter", "builtins.print"])
     def test_is_not_done_with_what_is_no_class(self, chosen: str) -> None:
-        with override_settings(DEFAULT_EXCEPTION_REPORTER_FILTER=chosen):
+        with override_settings(**{NAME: chosen}):
             assert not debug.is_installed()
 
-    def test_leaves_a_filter_that_the_project_has_chosen(self) -> None:
-        chosen = "django.views.debug.SafeExceptionReporterFilter"
-        with override_settings(DEFAULT_EXCEPTION_REPORTER_FILTER=chosen):
-            debug.install()
-            assert chosen == settings.DEFAULT_EXCEPTION_REPORTER_FILTER
-            assert not debug.is_installed()
 
-    def test_replaces_a_filter_that_has_reported_an_error_before(self) -> None:
-        kept = django.views.debug.get_default_exception_reporter_filter()
-        debug.install()
-        assert django.views.debug.get_default_exception_reporter_filter() is not kept
+class Filter(SafeExceptionReporterFilter):
+    """A filter that a project has chosen."""
 
 
-def test_frame_without_a_name_is_no_problem() -> None:
-    with pytest.raises(ZeroDivisionError) as caught:
-        exec("x = 5; 1 / 0", {"__name__": None})
-    traceback: Any = caught.value.__traceback__
-    while traceback.tb_next:
-        traceback = traceback.tb_next
-    variables = debug.EmailHostsReporterFilter().get_traceback_frame_variables
-    assert dict(variables(None, traceback.tb_frame))["x"] == 5
+# What django-debug-toolbar does: ready() imports panels, and this is in one of them.
+TOOLBAR_APP = "toolbar.Toolbar"
+TOOLBAR = """
+from django.apps import AppConfig
 
 
-def test_login_is_hidden_by_djangos_own_filter_too(project: Client) -> None:
-    """What sensitive_variables marks, each filter hides, while DEBUG is off."""
-    django_filter = django.views.debug.SafeExceptionReporterFilter()
-    with pytest.raises(smtplib.SMTPAuthenticationError) as caught:
-        get_connection("refused").open()
-    frame = caught.value.__traceback__
-    shown = []
-    while frame is not None:
-        shown.append(dict(django_filter.get_traceback_frame_variables(None, frame.tb_frame)))
-        frame = frame.tb_next
-    ours = shown[1:]  # the first is this test's own
-    assert len(ours) > 3
-    assert not any(secret in str(ours) for secret in (USER, PASSWORD))
+class Toolbar(AppConfig):
+    name = "toolbar"
+
+    def ready(self):
+        global get_safe_settings
+        from django.views.debug import get_default_exception_reporter_filter
+        get_safe_settings = get_default_exception_reporter_filter().get_safe_settings
+"""
+
+
+@pytest.mark.parametrize("apps", [[TOOLBAR_APP, "email_hosts"], ["email_hosts", TOOLBAR_APP]])
+def test_toolbar_shows_no_secrets_wherever_it_is_listed(
+    apps: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "toolbar.py").write_text(TOOLBAR)
+    (tmp_path / "shop.py").write_text(
+        f"SECRET_KEY = 'x'; INSTALLED_APPS = {apps}; EMAIL_HOSTS = {{'shop': {VALID!r}}}"
+    )
+    printed = run_python(
+        "-c",
+        "import django; django.setup(); import toolbar; from django.views import debug;"
+        "print(toolbar.get_safe_settings()['EMAIL_HOSTS']);"
+        "print(debug.ExceptionReporter(None, None, None, None).filter.__class__.__name__)",
+        cwd=tmp_path,
+        environment={"DJANGO_SETTINGS_MODULE": "shop"},
+    )
+    assert printed == f"{{'shop': '{STARS}'}}\nEmailHostsReporterFilter\n"
+
+
+def test_benchmark_of_reports_prints_a_ratio_for_each_page() -> None:
+    printed = run_python("-m", "benchmarks.reports", "--rounds", "1", environment={})
+    assert printed.count("ratio ") == 5

@@ -8,10 +8,13 @@ from typing import Any
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail.backends.smtp import EmailBackend
 
-from .. import hosts
-from ..conf import project_senders
+from .. import conf, hosts
+from ..exceptions import InvalidEmailHost
 from ..frames import clear_frames
+
+DEFAULT_TIMEOUT = 60  # seconds
 
 
 class HostMixin(BaseEmailBackend):
@@ -63,7 +66,7 @@ class HostMixin(BaseEmailBackend):
         return message
 
     def _sender_for(self, from_email: str) -> str:
-        default_from_email, server_email = project_senders()
+        default_from_email, server_email = conf.project_senders()
         if self.default_from_email and from_email in ("", None, default_from_email):
             return self.default_from_email
         if self.server_email and from_email == server_email:
@@ -89,11 +92,9 @@ class HostBackend(HostMixin):
         **options: Any,
     ) -> None:
         # No super().__init__(): its ``fail_silently`` would hide that of the wrapped one.
-        self.wrapped: Any = (
-            hosts.build({"BACKEND": backend, "OPTIONS": options}, {}, alias=alias, wrap=False)
-            if isinstance(backend, str)
-            else backend
-        )
+        self.wrapped: Any = backend
+        if isinstance(backend, str):
+            self.wrapped = _construct(backend, alias, options)
         self.alias = self.wrapped.alias = alias or None
         self.default_from_email = default_from_email
         self.server_email = server_email
@@ -149,6 +150,29 @@ class HostBackend(HostMixin):
             for message, sent, old in zip(messages, batch, before, strict=True):
                 if sent is not message:
                     _copy_changes(old, vars(sent), message)
+
+
+def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
+    """Return a backend that knows nothing of hosts."""
+    backend_class: Any = hosts.import_backend(path)
+    # With an alias, Django's backends read no setting that MAILERS replaces. Before Django
+    # 6.1 they do not take one.
+    named = {"alias": alias or ""} if conf.DJANGO_HAS_MAILERS else {}
+    if not issubclass(backend_class, EmailBackend):
+        return backend_class(**named, **options)
+    transport = {"use_ssl": False, "use_tls": False}
+    if not transport.keys().isdisjoint(options):
+        options = {**transport, **options}
+    backend = backend_class(**named, **options)
+    # The credentials of the project's mail server are not meant for another one.
+    port = 465 if options.get("use_ssl") else 587 if options.get("use_tls") else 25
+    defaults = {**transport, "port": port, "timeout": DEFAULT_TIMEOUT}
+    for option, value in conf.global_smtp_options().items():
+        if option not in options and getattr(backend, option) == value:
+            setattr(backend, option, defaults.get(option, ""))
+    if not backend.host:
+        raise InvalidEmailHost("option 'host' is missing")
+    return backend
 
 
 def _copy_changes(old: dict[str, Any], new: dict[str, Any], message: EmailMessage) -> None:

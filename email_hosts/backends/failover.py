@@ -15,7 +15,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import hosts
 from ..dsn import keys_of
-from ..exceptions import AllHostsFailed, InvalidEmailHost, summarize
+from ..exceptions import AllHostsFailed, InvalidEmailHost, shown, summarize
 from ..log import warn
 from ..retry import can_be_retried
 from .base import HostMixin
@@ -81,7 +81,7 @@ class FailoverBackend(HostMixin):
 
     @property
     def _name(self) -> str:
-        return f'host "{self.alias or ",".join(self.hosts)}"'
+        return f'host "{shown(self.alias or ",".join(self.hosts))}"'
 
     def _send(
         self,
@@ -110,7 +110,8 @@ class FailoverBackend(HostMixin):
                     health.succeeded(key)
                     return sent or 0
             health.failed(key, self.retry)
-            warn('%s: host "%s" failed: %s', self._name, key, summarize(errors[key]))
+            failed, reason = shown(key), summarize(errors[key])
+            warn('%s: host "%s" failed: %s', self._name, failed, reason)
         raise AllHostsFailed(errors, alias=self.alias)
 
 

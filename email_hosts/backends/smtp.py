@@ -15,19 +15,28 @@ from django.core.mail import DNS_NAME, EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 
 from ..dsn import SMTP_SCHEMES
-from ..exceptions import InvalidEmailHost, summarize
+from ..exceptions import InvalidEmailHost, shown, summarize
 from ..frames import clear_frames
 from ..log import debug, warn
 from ..options import did_you_mean
 from ..smtp import pipelining
-from ..smtp.connection import CLASSES, Reply, can_pipeline, disable_nagle, is_closed, is_idle
+from ..smtp.connection import (
+    CLASSES,
+    Allow,
+    Reply,
+    can_pipeline,
+    disable_nagle,
+    is_closed,
+    is_idle,
+)
 from ..smtp.pipelining import Envelope
 from ..smtp.pool import PooledConnection, pool
 from ..smtp.redaction import Redactor
 from ..smtp.tls import new_context, shared_context
-from .base import HostMixin
+from .base import DEFAULT_TIMEOUT, HostMixin
 
-DEFAULT_TIMEOUT = 60  # seconds
+# The server waits, too, where it expects TLS from the first byte.
+NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
 
 
 class EmailHostsBackend(HostMixin, EmailBackend):
@@ -56,6 +65,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         local_hostname: str | None = None,
         conn_max_age: float | None = None,
         conn_max_messages: int = 100,
+        allow: Allow | None = None,
         default_from_email: str = "",
         server_email: str = "",
         alias: str | None = None,
@@ -76,10 +86,13 @@ class EmailHostsBackend(HostMixin, EmailBackend):
                 "options 'use_ssl' and 'use_tls' exclude each other", alias=alias
             )
         scheme = "submissions" if use_ssl else "submission" if use_tls else "smtp"
+        port = port or SMTP_SCHEMES[scheme].port
+        if allow and not allow(host, port):
+            raise InvalidEmailHost("the server is not allowed", alias=alias)
         # Where it gets None, Django's backend may fall back to a setting.
         super().__init__(
             host=host,
-            port=port or SMTP_SCHEMES[scheme].port,
+            port=port,
             username=username or "",
             password=password or "",
             use_tls=bool(use_tls),
@@ -95,6 +108,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         self.local_hostname = local_hostname or ""
         self.conn_max_age = conn_max_age
         self.conn_max_messages = conn_max_messages
+        self.allow = allow
         self.default_from_email = default_from_email
         self.server_email = server_email
         self.refused_recipients: dict[str, Reply] = {}
@@ -235,7 +249,14 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         }
         if self.use_ssl:
             params["context"] = self._context_in_use
-        connection: smtplib.SMTP = self.connection_class(self.host, self.port, **params)
+        if self.allow:
+            params["allow"] = self.allow
+        try:
+            connection: smtplib.SMTP = self.connection_class(self.host, self.port, **params)
+        except smtplib.SMTPServerDisconnected as error:
+            if "timed out" in str(error) and not self.use_ssl:
+                error.args = (f"{error}; {NO_GREETING}",)
+            raise
         try:
             disable_nagle(connection)
             if self.use_tls:
@@ -299,6 +320,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
                 self.local_hostname,
                 self.conn_max_age,
                 self.conn_max_messages,
+                self.allow,
             )
         )
 
@@ -340,7 +362,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
 
     @property
     def _name(self) -> str:
-        return self._server if self.alias is None else f'host "{self.alias}"'
+        return self._server if self.alias is None else f'host "{shown(self.alias)}"'
 
 
 @dataclass(frozen=True, repr=False)

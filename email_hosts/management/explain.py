@@ -34,7 +34,8 @@ def explain(error: Exception) -> str:
     elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
         text = "the server does not start with TLS; submission:// is for STARTTLS"
     elif isinstance(error, TimeoutError) or "timed out" in str(error):
-        text = "no answer in time"
+        _, separator, hint = str(error).partition("; ")
+        text = f"no answer in time{separator}{hint}"
     elif isinstance(error, OSError) and error.strerror:
         text = error.strerror
     elif isinstance(error, (OSError, ValueError)):

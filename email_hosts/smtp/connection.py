@@ -7,12 +7,18 @@ import smtplib
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+from ..exceptions import InvalidEmailHost
 
 clock = time.monotonic
 
 Reply = tuple[int, bytes]
+
+# Whether this server may be used: a host name or an IP address, and a port.
+Allow = Callable[[str, int], bool]
 
 # Seconds. A server should get a moment to answer QUIT (RFC 5321, 4.1.1.10). Nobody should
 # wait for it longer than that, because the answer changes nothing.
@@ -30,7 +36,29 @@ class SMTP(smtplib.SMTP):
 
     In smtplib it limits each read, and so a server that sends a reply byte by byte, or one
     without end, holds up the sender for ever. Raises ``SMTPServerDisconnected`` at the limit.
+
+    With ``allow`` it connects to the IP addresses that are allowed, and to no others. Raises
+    ``InvalidEmailHost`` if there is none.
     """
+
+    def __init__(self, *args: Any, allow: Allow | None = None, **kwargs: Any) -> None:
+        self._allow = allow
+        super().__init__(*args, **kwargs)
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> Any:
+        # Private: smtplib's only place between the name of a server and its address. A name
+        # that is resolved again to connect may have got another address meanwhile.
+        if self._allow is None:
+            return super()._get_socket(host, port, timeout)  # type: ignore[misc]
+        failure: Exception = InvalidEmailHost("no address of the server is allowed")
+        for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            address = str(info[4][0])
+            if self._allow(address, port):
+                try:
+                    return super()._get_socket(address, port, timeout)  # type: ignore[misc]
+                except OSError as error:
+                    failure = error
+        raise failure
 
     def getreply(self) -> Reply:
         """Return code and text of the next reply."""

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from ... import conf, hosts
 from ...checks import check_host
 from ...dsn import SMTP_BACKEND, backend_of, is_empty, members, parse, scheme_of
-from ...exceptions import InvalidEmailHost, shown
+from ...exceptions import InvalidEmailHost, named, shown
 from ...frames import clear_frames
 from ..explain import explain, no_such_host
 from ..side_by_side import side_by_side
@@ -147,7 +147,7 @@ def _check(keys: Iterable[str]) -> dict[str, Status]:
         )
         if found:
             style = FAILS if found[0].level >= ERROR else WARNS
-            text = found[0].msg.removeprefix(f'EMAIL_HOSTS["{key}"]').lstrip(": ")
+            text = found[0].msg.removeprefix(named(key)).lstrip(": ")
             statuses[key] = Status(style, text)
         else:
             statuses[key] = Status(WORKS, "valid")

@@ -63,21 +63,22 @@ class Command(BaseCommand):
             lambda key: _send(key, email), keys, as_they_finish=self.stdout.isatty()
         ):
             if accepted:
-                done = f"Sent a test message through {key} to {', '.join(accepted)}."
+                done = f"Sent a test message through {shown(key)} to {', '.join(accepted)}."
                 self.stdout.write(self.style.SUCCESS(done))
             if problem:
-                failed[key] = problem
+                failed[shown(key)] = problem
                 if len(keys) > 1:
                     self.stdout.write(self.style.ERROR(problem))
         if failed:
             summary = f"{len(failed)} of {len(keys)} failed: {', '.join(failed)}"
-            raise CommandError(summary if len(keys) > 1 else failed[keys[0]])
+            raise CommandError(summary if len(keys) > 1 else problem)
 
 
 def _send(key: str, email: list[str]) -> Outcome:
+    name = shown(key)
     message = EmailMessage(
-        subject=f"Test message through {key}",
-        body=f'If you read this, the host "{key}" delivers mail.\n\n{timezone.now()}',
+        subject=f"Test message through {name}",
+        body=f'If you read this, the host "{name}" delivers mail.\n\n{timezone.now()}',
         to=email,
     )
     try:
@@ -86,12 +87,10 @@ def _send(key: str, email: list[str]) -> Outcome:
     except InvalidEmailHost as error:
         return Outcome([], str(error))
     except Exception as error:  # the backend may be anybody's
-        return Outcome([], f"{key}: not sent: {explain(error)}")
+        return Outcome([], f"{name}: not sent: {explain(error)}")
     if not sent:
-        return Outcome([], f"{key}: not sent: the backend took no message")
+        return Outcome([], f"{name}: not sent: the backend took no message")
     refused = getattr(connection, "refused_recipients", {})
     accepted = [address for address in email if address not in refused]
-    problem = (
-        f"{key}: refused {', '.join(refused)}: {explain_refusals(refused)}" if refused else ""
-    )
-    return Outcome(accepted, problem)
+    replies = f"{name}: refused {', '.join(refused)}: {explain_refusals(refused)}"
+    return Outcome(accepted, replies if refused else "")

@@ -1,0 +1,104 @@
+"""Measure what an error report costs, beside one with Django's own filter.
+
+``python -m benchmarks.reports``, in the folder of the tests.
+
+Each report is made with one filter and then with the other, in turns, so that whatever else
+the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import django
+from django.conf import settings
+from django.test import RequestFactory
+from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
+
+HOSTS = {
+    f"shop-{number}": f"submission://shop:secret{number}@smtp{number}.example.com?timeout=5"
+    for number in range(1000)
+}
+
+# runserver lists it in request.META.
+ENVIRONMENT: dict[str, Any] = {
+    f"HOST_{number}": dsn for number, dsn in enumerate(HOSTS.values())
+}
+
+urlpatterns: list[object] = []
+
+# The variables of the frame that fails.
+PAGES: dict[str, dict[str, object]] = {
+    "120 texts of 10 kB": {f"text_{i}": f"{i} lorem ipsum dolor " * 500 for i in range(120)},
+    "120 lists of 1,000": {f"list_{i}": [f"{i}.{j}" for j in range(1000)] for i in range(120)},
+    "'backend:' * 200,000": {"body": "backend:" * 200_000},
+    "a text of 1 MB": {"body": "x" * 1_000_000},
+    "smtp:// and 1 MB": {"body": "smtp://" + "x" * 1_000_000},
+}
+
+
+def main() -> None:
+    """Print how long a page takes to report, and the ratio to Django's own filter."""
+    parser = argparse.ArgumentParser(prog="benchmarks.reports", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9, help="how often each report is made")
+    rounds = parser.parse_args().rounds
+    settings.configure(
+        SECRET_KEY="tests", USE_TZ=True, ROOT_URLCONF=__name__, EMAIL_HOSTS=HOSTS
+    )
+    django.setup()
+    from email_hosts.debug import EmailHostsReporterFilter
+
+    say(f"Django {django.__version__}, {len(HOSTS):,} hosts, {rounds} rounds, medians")
+    for page, variables in PAGES.items():
+        djangos, ours = measure(
+            (SafeExceptionReporterFilter, EmailHostsReporterFilter),
+            partial(seconds, variables),
+            rounds,
+        )
+        say(
+            f"{page:20} Django {djangos * 1000:8.1f} ms   email_hosts {ours * 1000:8.1f} ms"
+            f"   ratio {ours / djangos:.2f}"
+        )
+
+
+def measure(
+    filters: tuple[type[SafeExceptionReporterFilter], ...],
+    report: Callable[[type[SafeExceptionReporterFilter]], float],
+    rounds: int,
+) -> list[float]:
+    """Return the median of the seconds that a report takes with each filter."""
+    times: list[list[float]] = [[] for _ in filters]
+    for _ in range(rounds):
+        for taken, chosen in zip(times, filters, strict=True):
+            taken.append(report(chosen))
+    return [median(taken) for taken in times]
+
+
+def seconds(
+    variables: Mapping[str, object], chosen: type[SafeExceptionReporterFilter]
+) -> float:
+    """Return how many seconds it takes to report an error in a frame with these variables."""
+    try:
+        exec("1 / 0", {"__name__": "shop.views"}, dict(variables))
+    except ZeroDivisionError:
+        reporter = ExceptionReporter(RequestFactory(**ENVIRONMENT).get("/"), *sys.exc_info())
+    reporter.filter = chosen()
+    start = perf_counter()
+    reporter.get_traceback_html()
+    return perf_counter() - start
+
+
+def say(line: str) -> None:
+    """Print a line."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
