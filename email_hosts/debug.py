@@ -18,6 +18,7 @@ from django.views.debug import (
 
 from .dsn import ANYMAIL, SEVERAL_SCHEMES, SMTP_SCHEMES
 
+SETTINGS = ("EMAIL_HOSTS", "MAILERS")
 PACKAGE = __name__.partition(".")[0]
 
 # The beginnings of DSNs that may hold a secret. Those of a folder or the console hold none.
@@ -43,7 +44,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
     def cleanse_setting(self, key: Any, value: Any) -> Any:
         """Return the value of a setting or of ``request.META``, without secrets."""
         try:
-            if type(key) is str and key in ("EMAIL_HOSTS", "MAILERS"):
+            if type(key) is str and key in SETTINGS:
                 return self._hosts(value)
             return self._cleansed(super().cleanse_setting(key, value))
         except RecursionError:
@@ -59,13 +60,14 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         with suppress(Exception):
             if not _is_ours(tb_frame):
                 variables = super().get_traceback_frame_variables(request, tb_frame)
-                return {name: self._variable(value) for name, value in variables}.items()
+                hosts = {id(getattr(settings, name, None)) for name in SETTINGS} - {id(None)}
+                return {
+                    name: self._hosts(value) if id(value) in hosts else self._variable(value)
+                    for name, value in variables
+                }.items()
         return dict.fromkeys(tb_frame.f_code.co_varnames, self.cleansed_substitute).items()
 
     def _variable(self, value: Any) -> Any:
-        for setting in ("EMAIL_HOSTS", "MAILERS"):
-            if value is not None and value is getattr(settings, setting, None):
-                return self.cleanse_setting(setting, value)
         # The *args and **kwargs of a decorator, a few hosts: one level, and never deeper.
         kind = type(value)
         if (kind is list or kind is tuple) and len(value) <= MAX_ITEMS:
