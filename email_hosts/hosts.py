@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
-from . import conf, testing
+from . import conf, debug, testing
 from .dsn import (
     ANYMAIL,
     HOST_BACKEND,
@@ -58,6 +58,7 @@ def get_connection(
     it. With ``EMAIL_HOSTS_STRICT`` it raises ``EmailHostDoesNotExist``. A host that is not
     valid raises ``InvalidEmailHost``.
     """
+    debug.install()  # for a project without the app in INSTALLED_APPS
     host = find(key)
     if host is None:
         options.clear()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import smtplib
 import socket
-import traceback
+from itertools import dropwhile
+from traceback import walk_tb
 
 from .exceptions import AllHostsFailed
+from .frames import is_own
 from .smtp.pipelining import body_was_sent
 
 # smtplib raises these before it offers the message, or when the server declines to hear more.
@@ -28,15 +30,22 @@ NOT_CONNECTED = {
 
 
 def can_be_retried(error: BaseException) -> bool:
-    """Whether to send the message again is safe, and of any use, after this was raised.
+    """Whether sending the message again later is safe, and may help, after this was raised.
 
-    True if surely nobody got it, and another time or another host may do better. False if
-    it may have been delivered, or if it was refused for good. See the README for when that
-    is, and RFC 5321, 4.2.1 for what is for good. Of several messages, those before
-    the one that failed have been sent.
+    True if certainly nobody got it, and it was not refused for good. False if it may have been
+    delivered, or was refused for good. The README has a table, and RFC 5321, 4.2.1 says what
+    is for good. Of several messages, those before the one that failed have been sent.
 
-    Ask where the error was caught: one that was pickled meanwhile has lost what it knew.
+    Ask where you catch the error: a pickled one has lost what it knew.
     """
+    errors = error.errors.values() if isinstance(error, AllHostsFailed) else [error]
+    if any(map(_is_too_large, errors)):
+        return not all(map(_is_too_large, errors))
+    return may_be_tried_elsewhere(error)
+
+
+def may_be_tried_elsewhere(error: BaseException) -> bool:
+    """Whether certainly nobody got the message, and another host may do better."""
     if _is_of_a_receiver(error):
         return False
     if isinstance(error, AllHostsFailed):
@@ -55,23 +64,27 @@ def can_be_retried(error: BaseException) -> bool:
     return not body_was_sent(error) or any(map(_could_not_connect, errors))
 
 
-def _is_of_a_receiver(error: BaseException) -> bool:
-    """Whether a receiver of a signal has raised it.
+def _is_too_large(error: BaseException) -> bool:
+    """Whether a host refused the size of a message, which does not change. RFC 1870, 6.2."""
+    return isinstance(error, smtplib.SMTPSenderRefused) and error.smtp_code == 552
 
-    It tells nothing of the message then: Anymail's ``post_send`` comes after the provider
+
+def _is_of_a_receiver(error: BaseException) -> bool:
+    """Whether a receiver of a signal has raised it while a backend of ours was sending.
+
+    Then it says nothing about the message: Anymail's ``post_send`` comes after the provider
     has accepted it.
     """
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(
-        frame.f_globals.get("__name__") == "django.dispatch.dispatcher" for frame, _ in frames
-    )
+    modules = [frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)]
+    below = dropwhile(lambda module: not is_own(module), modules)
+    return "django.dispatch.dispatcher" in below
 
 
 def _with_causes(error: BaseException) -> list[BaseException]:
     """Return the error with what has caused it.
 
-    The cause may be in ``reason`` (urllib3) or among the arguments (requests). Not so in
-    ``__context__``: that may be an error that the caller is handling.
+    The cause may be in ``reason`` (urllib3) or among the arguments (requests). It is not in
+    ``__context__``, which may be an error that the caller is handling.
     """
     found = [error]
     for one in found:

@@ -13,6 +13,8 @@ from django.core.mail.backends.smtp import EmailBackend
 from .. import conf, hosts
 from ..exceptions import InvalidEmailHost
 from ..frames import clear_frames
+from ..options import did_you_mean
+from ..smtp.pipelining import mark
 
 DEFAULT_TIMEOUT = 60  # seconds
 
@@ -59,19 +61,32 @@ class HostMixin(BaseEmailBackend):
         If it needs another sender, that is a copy. So a backend that keeps it (an outbox, a
         queue) keeps the right sender, and the caller's message is free for the next host.
         """
-        sender = self._sender_for(message.from_email)
+        sender = self._sender_for(message)
         if sender:
             message = copy.copy(message)
             message.from_email = sender
         return message
 
-    def _sender_for(self, from_email: str) -> str:
+    def _sender_for(self, message: EmailMessage) -> str:
+        from_email = message.from_email
+        if from_email is None and getattr(message, "template_id", None):
+            return ""  # Anymail: the sender of the template
         default_from_email, server_email = conf.project_senders()
         if self.default_from_email and from_email in ("", None, default_from_email):
             return self.default_from_email
         if self.server_email and from_email == server_email:
             return self.server_email
         return ""
+
+
+def refuse_unknown(options: dict[str, Any], known: Iterable[str], alias: str | None) -> None:
+    """Raise ``InvalidEmailHost`` for options that a backend does not have."""
+    # Private: what Django 6.1's own get_connection() wants a backend to ignore.
+    unknown = options.keys() - options.pop("_ignore_unknown_kwargs", set())
+    if unknown:
+        name = min(unknown)
+        reason = f"unknown option {name!r}{did_you_mean(name, known)}"
+        raise InvalidEmailHost(reason, alias=alias)
 
 
 class HostBackend(HostMixin):
@@ -127,7 +142,11 @@ class HostBackend(HostMixin):
 
     def open(self) -> bool | None:
         """Open the wrapped backend; return what it returns."""
-        opened: bool | None = self.wrapped.open()
+        try:
+            opened: bool | None = self.wrapped.open()
+        except Exception as error:  # of any class, and yet nothing has been sent
+            mark(error, body_was_sent=False)
+            raise
         return opened
 
     def close(self) -> None:
@@ -140,6 +159,14 @@ class HostBackend(HostMixin):
         What it notes on them, Anymail's ``anymail_status`` say, is on the caller's messages
         afterwards.
         """
+        if not isinstance(email_messages, (list, tuple)):
+            # A generator may wait for its next message, or hold more than fits into memory.
+            opened = self.open()
+            try:
+                return sum(self.send_messages([message]) for message in email_messages)
+            finally:
+                if opened:
+                    self.close()
         messages = list(email_messages)
         batch = list(map(self.apply_host, messages))
         before = [dict(vars(sent)) for sent in batch]

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
@@ -17,13 +18,14 @@ from .. import hosts
 from ..dsn import keys_of
 from ..exceptions import AllHostsFailed, InvalidEmailHost, shown, summarize
 from ..log import warn
-from ..retry import can_be_retried
-from .base import HostMixin
+from ..retry import may_be_tried_elsewhere
+from ..smtp.pipelining import body_was_sent
+from .base import HostMixin, refuse_unknown
 
 clock = time.monotonic
 
-# What a backend may raise before it gets a message, Django's or another.
-# Not Exception: a time limit of the caller, Celery's for example, is not the host's fault.
+# What opening a host may raise, besides what is marked: the time limit of a task queue, for
+# example, is not the fault of the host.
 UNUSABLE = (OSError, ValueError, TypeError, ImportError, ImproperlyConfigured)
 
 
@@ -46,9 +48,10 @@ class FailoverBackend(HostMixin):
         *,
         alias: str | None = None,
         fail_silently: bool = False,
-        _ignore_unknown_kwargs: object = None,  # private: from Django 6.1's get_connection()
+        **others: Any,
     ) -> None:
         super().__init__()
+        refuse_unknown(others, ("hosts", "retry", "rotate"), alias)
         self.hosts = keys_of(hosts)
         if not self.hosts or not retry > 0:
             raise InvalidEmailHost(
@@ -96,14 +99,16 @@ class FailoverBackend(HostMixin):
                     connection = hosts.get_host(key)
                     connection.open()
                     connections[key] = connection
-            except UNUSABLE as error:  # nothing has been sent
+            except Exception as error:  # nothing has been sent
+                if not isinstance(error, UNUSABLE) and body_was_sent(error):
+                    raise
                 errors[key] = error
             else:
                 try:
                     sent = connections[key].send_messages([message])
                 except Exception as error:
                     _close(connections.pop(key))
-                    if not can_be_retried(error):
+                    if not may_be_tried_elsewhere(error):
                         raise
                     errors[key] = error
                 else:

@@ -25,7 +25,8 @@ class OutboxBackend(HostMixin, EmailBackend):
 
     def send_messages(self, messages: Iterable[EmailMessage]) -> int:
         """Put the messages into ``mail.outbox``. Return how many there were."""
-        return super().send_messages([self._marked(message) for message in messages])
+        marked: Any = (self._marked(message) for message in messages)
+        return super().send_messages(marked)
 
     def _marked(self, message: EmailMessage) -> EmailMessage:
         marked = copy.copy(self.apply_host(message))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from email.utils import parseaddr
+from itertools import islice
+from typing import Any
 
 from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import conf, hosts
 from ..dsn import parse
 from ..exceptions import InvalidEmailHost, summarize
 from ..log import warn
-from .base import HostMixin
+from .base import HostMixin, refuse_unknown
+
+MAX_BATCH = 100  # messages
 
 _is_asking_router: ContextVar[bool] = ContextVar("is_asking_router", default=False)
 
@@ -31,40 +36,71 @@ class RoutingBackend(HostMixin):
         *,
         alias: str | None = None,
         fail_silently: bool = False,
-        # send_mail() has these for the default backend. They are not meant for a host.
-        username: object = None,
-        password: object = None,
-        _ignore_unknown_kwargs: object = None,  # private: from Django 6.1's get_connection()
+        **others: Any,
     ) -> None:
         super().__init__()
+        if alias is not None:
+            refuse_unknown(others, (), alias)
+        # Else send_mail() and get_connection() have these for EMAIL_BACKEND. Django's own
+        # backends ignore what they do not know, and a host must not get it.
         self.alias = alias
         self.fail_silently = fail_silently
 
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages. Return how many were accepted.
 
-        Each host gets its messages in one batch. An error of one host does not keep back the
-        mail of the others: the first error is raised after all have had their turn.
+        Each host gets its messages in batches, over one connection. An error of one host does
+        not keep back the mail of the others: the first error is raised at the end.
         """
-        batches: dict[str, list[EmailMessage]] = {}
         errors: list[Exception] = []
+        connections: dict[str, BaseEmailBackend] = {}
         sent = 0
-        for message in email_messages:
-            try:
-                batches.setdefault(_ask_router(message), []).append(message)
-            except Exception as error:
-                errors.append(error)
-        for key, batch in batches.items():
-            try:
-                host = hosts.get_host(key, fail_silently=self.fail_silently)
-                sent += host.send_messages(batch) or 0
-            except Exception as error:
-                errors.append(error)
+        try:
+            for batch in _batches(email_messages):
+                sent += self._send_batch(batch, connections, errors)
+        finally:
+            for connection in connections.values():
+                connection.close()
         for ignored in errors[0 if self.fail_silently else 1 :]:
             warn("router: %s, ignored", summarize(ignored))
         if errors and not self.fail_silently:
             raise errors[0]
         return sent
+
+    def _send_batch(
+        self,
+        batch: list[EmailMessage],
+        connections: dict[str, BaseEmailBackend],
+        errors: list[Exception],
+    ) -> int:
+        by_host: dict[str, list[EmailMessage]] = {}
+        for message in batch:
+            try:
+                by_host.setdefault(_ask_router(message), []).append(message)
+            except Exception as error:
+                errors.append(error)
+        sent = 0
+        for key, messages in by_host.items():
+            try:
+                if key not in connections:
+                    connection = hosts.get_host(key, fail_silently=self.fail_silently)
+                    connection.open()
+                    connections[key] = connection
+                sent += connections[key].send_messages(messages) or 0
+            except Exception as error:
+                errors.append(error)
+        return sent
+
+
+def _batches(messages: Iterable[EmailMessage]) -> Iterator[list[EmailMessage]]:
+    """Yield the messages in pieces, or one by one if they are not at hand.
+
+    A generator may wait for its next message, or hold more than fits into memory.
+    """
+    size = MAX_BATCH if isinstance(messages, (list, tuple)) else 1
+    coming = iter(messages)
+    while batch := list(islice(coming, size)):
+        yield batch
 
 
 def host_of_sender(message: EmailMessage) -> str | None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from django.core.mail import DNS_NAME, EmailMessage
@@ -18,7 +19,6 @@ from ..dsn import SMTP_SCHEMES
 from ..exceptions import InvalidEmailHost, shown, summarize
 from ..frames import clear_frames
 from ..log import debug, warn
-from ..options import did_you_mean
 from ..smtp import pipelining
 from ..smtp.connection import (
     CLASSES,
@@ -33,7 +33,7 @@ from ..smtp.pipelining import Envelope
 from ..smtp.pool import PooledConnection, pool
 from ..smtp.redaction import Redactor
 from ..smtp.tls import new_context, shared_context
-from .base import DEFAULT_TIMEOUT, HostMixin
+from .base import DEFAULT_TIMEOUT, HostMixin, refuse_unknown
 
 # The server waits, too, where it expects TLS from the first byte.
 NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
@@ -71,14 +71,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         alias: str | None = None,
         **others: Any,
     ) -> None:
-        # Private: what Django 6.1's own get_connection() wants a backend to ignore.
-        unknown = others.keys() - others.pop("_ignore_unknown_kwargs", set())
-        if unknown:
-            name = min(unknown)
-            known = tuple(inspect.signature(EmailHostsBackend).parameters)
-            raise InvalidEmailHost(
-                f"unknown option {name!r}{did_you_mean(name, known)}", alias=alias
-            )
+        refuse_unknown(others, inspect.signature(EmailHostsBackend).parameters, alias)
         if not host:
             raise InvalidEmailHost("option 'host' is missing", alias=alias)
         if use_ssl and use_tls:
@@ -185,30 +178,41 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         ``open`` raises, and smtplib's errors. With ``fail_silently``, these are logged.
         """
         self.refused_recipients = {}
-        batch = list(map(self.apply_host, email_messages))
-        if not batch:
+        coming = iter(email_messages)
+        first = next(coming, None)
+        if first is None:
             return 0
+        # A generator may wait for its next message, or hold more than fits into memory.
+        is_at_hand = isinstance(email_messages, (list, tuple))
+        envelopes = pipelining.Envelopes(
+            self._envelopes(chain([first], coming)), can_look_ahead=is_at_hand
+        )
         with self._lock:
             opened = self.open()
             if opened is None:
                 return 0
             try:
-                return self._send_batch(batch)
+                return self._send_envelopes(envelopes)
             finally:
                 if opened or is_closed(self.connection):
                     self.close()
 
-    def _send_batch(self, batch: list[EmailMessage]) -> int:
-        envelopes = pipelining.Envelopes(self._envelopes(batch))
+    def _send_batch(self, messages: Iterable[EmailMessage]) -> int:
+        # A generator may wait for its next message, or hold more than fits into memory.
+        is_at_hand = isinstance(messages, (list, tuple))
+        envelopes = pipelining.Envelopes(self._envelopes(messages), can_look_ahead=is_at_hand)
         sent = 0
         while self._pooled:
-            with closing(pipelining.send(self.connection, envelopes)) as outcomes:
-                for refused, error in outcomes:
-                    self._pooled.messages += 1
+            pooled = self._pooled
+            outcomes = pipelining.send(pooled.connection, envelopes, self._server)
+            with closing(outcomes):
+                for refused, error, offer_again in outcomes:
+                    pooled.messages += 1
+                    pooled.has_given_up = pipelining.has_given_up(error)
                     if error is None:
                         sent += 1
                         self._note_refused(refused)
-                    elif self._pooled.was_parked and pipelining.can_be_repeated(error):
+                    elif offer_again or (pooled.was_parked and pooled.has_given_up):
                         break
                     elif self.fail_silently:
                         self._log_failure(error)
@@ -217,7 +221,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
                         raise error
                 else:
                     return sent
-            self._pooled.discard("it broke after it had been parked")
+            pooled.discard("it ended before it took the message")
             self._use(None)
         return sent
 
@@ -327,18 +331,19 @@ class EmailHostsBackend(HostMixin, EmailBackend):
     def _can_be_parked(self, pooled: PooledConnection) -> bool:
         return bool(
             self.conn_max_age
+            and not pooled.has_given_up
             and pooled.messages < self.conn_max_messages
             and can_pipeline(pooled.connection)
             and is_idle(pooled.connection)
         )
 
-    def _envelopes(self, batch: list[EmailMessage]) -> Iterator[Envelope]:
-        for message in batch:
+    def _envelopes(self, messages: Iterable[EmailMessage]) -> Iterator[Envelope]:
+        for message in messages:
             pooled, recording = self._pooled, _RecordingConnection()
             self.connection = recording
             try:
                 # Private: _send(). It alone encodes as this version of Django does.
-                super()._send(message)  # type: ignore[misc]
+                super()._send(self.apply_host(message))  # type: ignore[misc]
             finally:
                 self._pooled = pooled
             yield from recording.envelopes

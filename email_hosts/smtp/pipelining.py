@@ -23,11 +23,19 @@ MAX_BYTES_IN_FLIGHT = 8192
 # A TLS record. The server may have received a part of anything longer when writing fails.
 MAX_RECORD = 16384
 
+# Seconds to wait for the reply to what was written ahead. Some servers swallow it.
+AHEAD_TIMEOUT = 5
+
+# How many servers that do not take it are remembered.
+MAX_REMEMBERED = 1000
+
 DATA = b"DATA\r\n"
 END_OF_DATA = b".\r\n"
 RECIPIENT_ACCEPTED = (250, 251)
 START_MAIL_INPUT = 354
 SERVICE_CLOSING = 421
+# "Bad sequence of commands", or "unrecognized" for the half of a command, or the end.
+NOT_TAKEN_AHEAD = {503, 500, SERVICE_CLOSING}
 NO_CODE = -1  # smtplib's, for a line that is no reply. What follows it cannot be trusted.
 
 
@@ -40,17 +48,26 @@ class Envelope(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What ``sendmail()`` would have returned or raised for an envelope."""
+    """What ``sendmail()`` would have returned or raised for an envelope.
+
+    With ``offer_again``, the server has not got the message and the connection is closed.
+    The caller must offer the message again over a new one.
+    """
 
     refused: dict[str, Reply]
     error: smtplib.SMTPException | None = None
+    offer_again: bool = False
 
 
 class Envelopes:
-    """The envelopes of a batch, with a look at the next ones before their turn."""
+    """The envelopes of a batch.
 
-    def __init__(self, envelopes: Iterator[Envelope]) -> None:
+    ``can_look_ahead`` allows to make the next ones before the turn of each.
+    """
+
+    def __init__(self, envelopes: Iterator[Envelope], *, can_look_ahead: bool = True) -> None:
         self._coming = envelopes
+        self._can_look_ahead = can_look_ahead
         self._ready: deque[Envelope | Exception | None] = deque()
 
     def current(self) -> Envelope | None:
@@ -62,12 +79,13 @@ class Envelopes:
 
     def following(self) -> Envelope | None:
         """Return the one after that, or ``None`` if there is none, or it cannot be made."""
-        envelope = self._at(1)
+        envelope = self._at(1) if self._can_look_ahead else None
         return None if isinstance(envelope, Exception) else envelope
 
     def prepare(self, position: int) -> None:
         """Make the envelopes up to this position, counted from the current one."""
-        self._at(position)
+        if self._can_look_ahead:
+            self._at(position)
 
     def advance(self) -> None:
         """Go on to the next one."""
@@ -82,8 +100,15 @@ class Envelopes:
         return self._ready[position]
 
 
-def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, None, None]:
-    """Send the envelopes. Yield the outcome of each as soon as it is known.
+# Servers that do not take what is written ahead of the reply to a body. RFC 2920 allows it,
+# and Haraka refuses it on purpose, chasquid 1.11 swallows it.
+_without_writing_ahead: set[str] = set()
+
+
+def send(
+    connection: smtplib.SMTP, envelopes: Envelopes, server: str
+) -> Generator[Outcome, None, None]:
+    """Send the envelopes to this server. Yield the outcome of each as soon as it is known.
 
     If the caller stops after an outcome, its envelope is still the current one, and the
     connection is in step or closed.
@@ -101,7 +126,8 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
                 connection.ehlo_or_helo_if_needed()
                 transaction = transaction or _Transaction(connection, envelope)
                 outcome = Outcome(transaction.send_envelope())
-                ahead = _next_transaction(connection, envelopes)
+                if server not in _without_writing_ahead:
+                    ahead = _next_transaction(connection, envelopes)
                 transaction.send_body(ahead)
                 # While the server is busy: making a message takes longer than writing it.
                 envelopes.prepare(2 if ahead else 1)
@@ -110,9 +136,13 @@ def send(connection: smtplib.SMTP, envelopes: Envelopes) -> Generator[Outcome, N
                 mark(error, body_was_sent=bool(transaction and transaction.body_was_sent))
                 if not isinstance(error, smtplib.SMTPException):
                     raise  # a signal handler has raised it
-                outcome = Outcome({}, error)
-                if transaction:
+                offer_again = transaction is not None and transaction.must_go_alone(error)
+                if offer_again:
+                    _remember(server)
+                    connection.close()
+                elif transaction:
                     transaction.resync_or_close(ahead)
+                outcome = Outcome({}, error, offer_again)
             in_step = not ahead
             yield outcome
             envelopes.advance()
@@ -130,17 +160,36 @@ def body_was_sent(error: BaseException, *, unless_known: bool = True) -> bool:
     return getattr(error, "body_was_sent", unless_known)
 
 
-def mark(error: OSError, *, body_was_sent: bool) -> None:
+def mark(error: Exception, *, body_was_sent: bool) -> None:
     """Note on the error whether the body was sent."""
     error.body_was_sent = body_was_sent  # type: ignore[attr-defined]
 
 
-def can_be_repeated(error: smtplib.SMTPException) -> bool:
-    """Whether the connection is lost or closing, and the server has not got the message."""
-    replies = getattr(error, "recipients", {}).values()
-    codes = {getattr(error, "smtp_code", 0), *(code for code, _ in replies)}
+def has_given_up(error: smtplib.SMTPException | None) -> bool:
+    """Whether the session is over, by this error, before the server got the message.
+
+    The connection was lost or is closing, or the reply to MAIL, to all RCPTs or to DATA is
+    4xx. Some servers end a session so and keep the connection open: OpenSMTPD does after
+    100 messages, and postscreen begins a session so.
+    """
+    if error is None or body_was_sent(error):
+        return False
+    codes = _codes(error)
     was_lost = isinstance(error, smtplib.SMTPServerDisconnected) or SERVICE_CLOSING in codes
-    return was_lost and not body_was_sent(error)
+    return was_lost or (len(codes) > 0 and all(400 <= code <= 499 for code in codes))
+
+
+def _codes(error: smtplib.SMTPException) -> set[int]:
+    """Return the codes of the replies that an error stands for."""
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return {code for code, _ in error.recipients.values()}
+    return {error.smtp_code} if isinstance(error, smtplib.SMTPResponseException) else set()
+
+
+def _remember(server: str) -> None:
+    if len(_without_writing_ahead) >= MAX_REMEMBERED:  # strangers may name any
+        _without_writing_ahead.clear()
+    _without_writing_ahead.add(server)
 
 
 class _Transaction:
@@ -148,6 +197,7 @@ class _Transaction:
 
     def __init__(self, connection: smtplib.SMTP, envelope: Envelope) -> None:
         self.body_was_sent = False  # also while nobody knows, until the server answers
+        self._is_ahead = False
         self._connection = connection
         self._envelope = envelope
         self._window = MAX_BYTES_IN_FLIGHT if connection.has_extn("pipelining") else 0
@@ -162,7 +212,12 @@ class _Transaction:
 
         Return the refused recipients, or raise ``SMTPException`` as ``sendmail()`` does.
         """
+        sock = open_socket(self._connection)
+        timeout = sock.gettimeout()
+        if self._is_ahead:
+            sock.settimeout(min(timeout or AHEAD_TIMEOUT, AHEAD_TIMEOUT))
         code, text = self._reply()
+        sock.settimeout(timeout)
         if code != 250:
             raise smtplib.SMTPSenderRefused(code, text, self._envelope.sender)
         refused: dict[str, Reply] = {}
@@ -183,7 +238,9 @@ class _Transaction:
     def send_body(self, ahead: _Transaction | None) -> None:
         """Write the body, and behind it the commands of the next transaction.
 
-        RFC 2920, 3.1: the content of a message may be the first "command" of a group.
+        RFC 2920, 3.1 allows the content of a message to be the first "command" of a group.
+        The commands are a write of their own, and so a TLS record, because a server may stop
+        reading at the end of the body.
         """
         self._refuse_unread_data()
         stuffed = re.sub(rb"(?m)^\.", b"..", self._envelope.content)  # RFC 5321, 4.5.2
@@ -195,6 +252,7 @@ class _Transaction:
         self.body_was_sent = True
         _write(self._connection, records[-1])
         if ahead:
+            ahead._is_ahead = True
             with suppress(OSError):  # the replies to these commands will tell
                 _send_all(self._connection, ahead._next_commands())
 
@@ -205,6 +263,12 @@ class _Transaction:
         self._must_close = code in (SERVICE_CLOSING, NO_CODE)
         if code != 250:
             raise smtplib.SMTPDataError(code, text)
+
+    def must_go_alone(self, error: smtplib.SMTPException) -> bool:
+        """Whether writing ahead is to blame for this error, and the message is not sent."""
+        was_lost = isinstance(error, smtplib.SMTPServerDisconnected)
+        is_refused = not _codes(error).isdisjoint(NOT_TAKEN_AHEAD)
+        return self._is_ahead and not self.body_was_sent and (was_lost or is_refused)
 
     def resync_or_close(self, ahead: _Transaction | None) -> None:
         """Get the connection in step again after an error, or close it.

@@ -28,6 +28,7 @@ class PooledConnection:
     expires_at: float = 0  # by the clock of the pool
     messages: int = 0  # that it has been used for
     was_parked: bool = False
+    has_given_up: bool = False  # the server, on this session
 
     def __repr__(self) -> str:
         state = "open" if self.connection.sock else "closed"
