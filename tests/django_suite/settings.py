@@ -1,0 +1,5 @@
+"""The settings that Django itself runs its tests with, and our runner."""
+
+from test_sqlite import *  # noqa: F403
+
+TEST_RUNNER = "django_suite.runner.Runner"
