@@ -35,6 +35,13 @@ from ..smtp.redaction import Redactor
 from ..smtp.tls import new_context, shared_context
 from .base import DEFAULT_TIMEOUT, HostMixin, refuse_unknown
 
+# What makes one connection as good as another, and used as long.
+POOLED_BY = (
+    *("host", "port", "username", "password", "use_tls", "use_ssl", "timeout", "allow"),
+    *("ssl_cafile", "ssl_certfile", "ssl_keyfile", "_own_ssl_context", "local_hostname"),
+    *("conn_max_age", "conn_max_messages"),
+)
+
 # The server waits, too, where it expects TLS from the first byte.
 NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
 
@@ -197,10 +204,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
                 if opened or is_closed(self.connection):
                     self.close()
 
-    def _send_batch(self, messages: Iterable[EmailMessage]) -> int:
-        # A generator may wait for its next message, or hold more than fits into memory.
-        is_at_hand = isinstance(messages, (list, tuple))
-        envelopes = pipelining.Envelopes(self._envelopes(messages), can_look_ahead=is_at_hand)
+    def _send_envelopes(self, envelopes: pipelining.Envelopes) -> int:
         sent = 0
         while self._pooled:
             pooled = self._pooled
@@ -308,25 +312,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
 
     @property
     def _pool_key(self) -> PoolKey:
-        return PoolKey(
-            (
-                self.host,
-                self.port,
-                self.username,
-                self.password,
-                self.use_tls,
-                self.use_ssl,
-                self.timeout,
-                self.ssl_cafile,
-                self.ssl_certfile,
-                self.ssl_keyfile,
-                self._own_ssl_context,
-                self.local_hostname,
-                self.conn_max_age,
-                self.conn_max_messages,
-                self.allow,
-            )
-        )
+        return PoolKey(tuple(getattr(self, name) for name in POOLED_BY))
 
     def _can_be_parked(self, pooled: PooledConnection) -> bool:
         return bool(
@@ -372,7 +358,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
 
 @dataclass(frozen=True, repr=False)
 class PoolKey:
-    """What makes one connection as good as another. Its ``repr`` does not show it."""
+    """The options in ``POOLED_BY`` of a host. Its ``repr`` does not show them."""
 
     options: tuple[object, ...]
 
