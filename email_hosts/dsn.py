@@ -6,6 +6,7 @@ repeats a piece of the DSN that could belong to its user name, password or keys.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import encodings.idna  # noqa: F401 (imported later, it could be half imported at a fork)
 import re
@@ -175,7 +176,7 @@ def parse(dsn: object, *, alias: str | None = None) -> Mailer:
     except InvalidEmailHost as error:
         reason = error.reason
     else:
-        return {"BACKEND": mailer["BACKEND"], "OPTIONS": dict(mailer["OPTIONS"])}
+        return copy.deepcopy(mailer)
     # Outside of the except block, so that it has no context, which may hold a piece of a DSN.
     raise InvalidEmailHost(reason, alias=alias)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import django
@@ -12,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
-from . import conf, debug, testing
+from . import conf, debug, index, testing
 from .dsn import (
     ANYMAIL,
     HOST_BACKEND,
@@ -24,11 +25,10 @@ from .dsn import (
     checked_key,
     is_empty,
     members,
-    parse,
 )
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
 from .frames import clear_frames
-from .log import warn_once
+from .log import warn
 from .options import did_you_mean
 from .smtp.connection import Allow
 from .untrusted import parse_untrusted
@@ -129,15 +129,19 @@ def find(key: str) -> Host | None:
     if is_empty(dsn):
         return None if mailer is None else Host(mailer, "MAILERS")
     captures_mail = testing.captures_mail()
+    of_host = index.current().mailer
     # A default mailer that routes may route to the host of its own key. In tests, Django has
     # put in-memory mailers into MAILERS, and the host knows more than these.
     if (
         mailer is None
         or is_router(mailer)
-        or (captures_mail and (testing.is_in_memory(mailer) or mailer == parse(dsn)))
+        or (
+            captures_mail
+            and (testing.is_in_memory(mailer) or mailer == index.current().mailer(key))
+        )
     ):
         is_captured = captures_mail and not testing.is_real(key)
-        return Host(parse(dsn, alias=key), is_captured=is_captured)
+        return Host(of_host(key), is_captured=is_captured)
     return Host(mailer, "MAILERS")
 
 
@@ -244,19 +248,23 @@ def _connection(host: Host, options: Mapping[str, Any], *, alias: str | None) ->
 
 def _default_connection(key: str) -> Any:
     """Return what a key without a host gets, or raise ``EmailHostDoesNotExist``."""
-    known = _known_hosts()
     problem = _problem_with(key)
     if conf.is_strict():
-        raise EmailHostDoesNotExist(f"{problem}; {known}", alias=key)
+        raise EmailHostDoesNotExist(f"{problem}; {_known_hosts()}", alias=key)
     if any(not is_empty(dsn) for dsn in conf.email_hosts().values()):
-        warn_once(f"{named(key)}: {problem}, its mail goes to the default backend; {known}")
+        _warn_of_default(key)
     connection = conf.default_connection()
     if connection is None:  # pragma: mailers-only
-        raise EmailHostDoesNotExist(
-            f'{problem}, and there is no MAILERS["default"]; {known}', alias=key
-        )
+        reason = f'{problem}, and there is no MAILERS["default"]; {_known_hosts()}'
+        raise EmailHostDoesNotExist(reason, alias=key)
     wrapper: Mailer = {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": connection}}
     return connection if is_host(connection) else build(wrapper, {}, alias=key)
+
+
+@lru_cache(maxsize=1024)  # once for each key
+def _warn_of_default(key: str) -> None:
+    reason = f"{_problem_with(key)}, its mail goes to the default backend"
+    warn("%s: %s; %s", named(key), reason, _known_hosts())
 
 
 def _problem_with(key: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
-from functools import lru_cache
 
 logger = logging.getLogger("email_hosts")
 
@@ -26,12 +25,6 @@ def debug(message: str, *arguments: object) -> None:
     """Log what only a developer wants to know, just as carefully."""
     if logger.isEnabledFor(logging.DEBUG) and not _is_logging.get():
         copy_context().run(_log, logging.DEBUG, message, *arguments)
-
-
-@lru_cache(maxsize=1024)
-def warn_once(message: str) -> None:
-    """Log a warning unless this process has logged the same one."""
-    warn("%s", message)
 
 
 def _log(level: int, message: str, *arguments: object) -> None:

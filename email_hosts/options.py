@@ -124,6 +124,7 @@ SMTP_OPTIONS: dict[str, Converter] = {
     "local_hostname": _host_name,
     "conn_max_age": seconds,
     "conn_max_messages": _count,
+    "conn_max_idle": _count,
 }
 # Of hosts of any scheme.
 HOST_OPTIONS: dict[str, Converter] = {

@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 from . import conf
 from .dsn import SENDERS, Mailer, backend_of, members, parse
 from .exceptions import InvalidEmailHost
-from .log import warn_once
+from .log import warn
 
 OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
 
@@ -58,10 +58,7 @@ def is_real(key: str | None = None) -> bool:
 def outbox_for(mailer: Mailer) -> Mailer:
     """Return the mailer that delivers to ``mail.outbox`` in the place of this one."""
     if not _tests_are_running():
-        warn_once(
-            "The default mailer is Django's in-memory backend, and so every host delivers "
-            "to mail.outbox: nothing is sent. That is meant for tests."
-        )
+        _warn_of_outbox()
     return {
         "BACKEND": OUTBOX_BACKEND,
         "OPTIONS": {**_senders_of_first_member(mailer), **mailer["OPTIONS"]},
@@ -77,6 +74,14 @@ def _tests_are_running() -> bool:
     # Private: _TestState. Nothing public tells that setup_test_environment() was called.
     utils = sys.modules.get("django.test.utils")
     return hasattr(getattr(utils, "_TestState", None), "saved_data")
+
+
+@lru_cache(maxsize=1)  # once
+def _warn_of_outbox() -> None:
+    warn(
+        "The default mailer is Django's in-memory backend, and so every host delivers to "
+        "mail.outbox: nothing is sent. That is meant for tests."
+    )
 
 
 @lru_cache(maxsize=64)

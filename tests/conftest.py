@@ -20,7 +20,7 @@ from django.test import override_settings
 from scripted import ScriptedServer
 from servers import SMTPServer, server_context
 
-from email_hosts import conf, hosts, log
+from email_hosts import conf, hosts, testing
 from email_hosts.backends import EmailHostsBackend, failover, get_connection
 from email_hosts.smtp.pool import pool
 
@@ -126,7 +126,8 @@ def nothing_is_left_behind() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def every_warning_is_new() -> None:
     """Forget which warnings this process has logged already."""
-    log.warn_once.cache_clear()
+    hosts._warn_of_default.cache_clear()
+    testing._warn_of_outbox.cache_clear()
 
 
 @pytest.fixture

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from contextvars import ContextVar
-from email.utils import parseaddr
 from itertools import islice
 from typing import Any
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
-from .. import conf, hosts
-from ..dsn import parse
+from .. import conf, hosts, index
 from ..exceptions import InvalidEmailHost, summarize
 from ..log import warn
 from .base import HostMixin, refuse_unknown
@@ -108,15 +105,7 @@ def host_of_sender(message: EmailMessage) -> str | None:
 
     A host with the same address comes first, then the first host with the same domain.
     """
-    address, domain = _parsed(message.from_email)
-    senders = [(key, *_parsed(sender)) for key, sender in _senders().items()]
-    for key, own, _ in senders:
-        if own == address:
-            return key
-    for key, _, own_domain in senders:
-        if own_domain == domain:
-            return key
-    return None
+    return index.current().host_of(message.from_email)
 
 
 def _ask_router(message: EmailMessage) -> str:
@@ -131,21 +120,3 @@ def _ask_router(message: EmailMessage) -> str:
         return (conf.router() or host_of_sender)(message) or "default"
     finally:
         _is_asking_router.reset(token)
-
-
-def _senders() -> dict[str, str]:
-    """Return the ``_default_from_email`` of each host that is valid and has one."""
-    found = {}
-    for key, dsn in conf.email_hosts().items():
-        with suppress(InvalidEmailHost):
-            found[key] = parse(dsn)["OPTIONS"].get("default_from_email")
-    return {key: sender for key, sender in found.items() if sender}
-
-
-def _parsed(sender: str) -> tuple[str, str]:
-    """Return address and domain, in the form in which equal ones are the same string."""
-    address = parseaddr(str(sender))[1].lower()
-    local_part, _, domain = address.rpartition("@")
-    with suppress(UnicodeError):  # it is no address anyway
-        domain = domain.encode("idna").decode("ascii")
-    return f"{local_part}@{domain}", domain

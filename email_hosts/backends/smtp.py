@@ -72,6 +72,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         local_hostname: str | None = None,
         conn_max_age: float | None = None,
         conn_max_messages: int = 100,
+        conn_max_idle: int = 10,
         allow: Allow | None = None,
         default_from_email: str = "",
         server_email: str = "",
@@ -108,6 +109,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         self.local_hostname = local_hostname or ""
         self.conn_max_age = conn_max_age
         self.conn_max_messages = conn_max_messages
+        self.conn_max_idle = conn_max_idle
         self.allow = allow
         self.default_from_email = default_from_email
         self.server_email = server_email
@@ -173,7 +175,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         with self._lock:
             pooled, self._pooled = self._pooled, None
         if pooled and self._can_be_parked(pooled):
-            pool.park(self._pool_key, pooled)
+            pool.park(self._pool_key, pooled, max_idle=self.conn_max_idle)
         elif pooled:
             pooled.discard("its work is done", wait=True)
 

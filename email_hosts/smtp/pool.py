@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import smtplib
 import threading
@@ -16,7 +17,7 @@ from django.core.signals import request_finished
 from ..log import debug
 from .connection import is_idle, quit_quietly
 
-MAX_PARKED = 10  # connections of one host
+MAX_PARKED = 100  # connections of all hosts together
 
 
 @dataclass(eq=False, repr=False)
@@ -41,18 +42,24 @@ class PooledConnection:
 
 
 class Pool:
-    """Keeps open connections by host. Any thread may take what another has parked."""
+    """Keeps open connections by host. Any thread may take what another has parked.
+
+    Each call costs the same with one host and with ten thousand.
+    """
 
     clock = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
         # Reentrant: a signal handler may send mail while its thread holds the lock.
         self._lock = threading.RLock()
-        self._parked: dict[Hashable, list[PooledConnection]] = {}
+        # All that is parked, the least recently used first, and the same by host.
+        self._parked: dict[PooledConnection, Hashable] = {}
+        self._by_host: dict[Hashable, list[PooledConnection]] = {}
+        self._next_expiry = math.inf
 
     def __repr__(self) -> str:
-        parked = sum(map(len, self._parked.values()))
-        return f"<{type(self).__name__}: {parked} parked for {len(self._parked)} hosts>"
+        parked, hosts = len(self._parked), len(self._by_host)
+        return f"<{type(self).__name__}: {parked} parked for {hosts} hosts>"
 
     def take(self, host: Hashable) -> PooledConnection | None:
         """Return the connection of this host that was parked last, if there is a good one.
@@ -68,21 +75,33 @@ class Pool:
             pooled.discard("the server has ended it")
         return None
 
-    def park(self, host: Hashable, pooled: PooledConnection) -> None:
-        """Keep a connection, which must be in step, for whoever takes it next."""
+    def park(self, host: Hashable, pooled: PooledConnection, *, max_idle: int) -> None:
+        """Keep a connection, which must be in step, for whoever takes it next.
+
+        At most ``max_idle`` of its host are kept. The least recently used goes first.
+        """
         debug("%r: parked", pooled)
+        surplus = None
         with self._lock:
-            parked = self._parked.setdefault(host, [])
-            parked.append(pooled)
-            surplus = parked.pop(0) if len(parked) > MAX_PARKED else None
+            of_host = self._by_host.setdefault(host, [])
+            of_host.append(pooled)
+            self._parked[pooled] = host
+            self._next_expiry = min(self._next_expiry, pooled.expires_at)
+            if len(of_host) > max_idle:
+                surplus = of_host[0]
+            elif len(self._parked) > MAX_PARKED:
+                surplus = next(iter(self._parked))
+            if surplus:
+                self._remove(surplus)
         if surplus:
-            surplus.discard(f"{MAX_PARKED} others of its host are parked")
+            surplus.discard("enough others are parked")
         self.close_expired()
 
     def close_expired(self, **signal: Any) -> None:
         """Close the connections that have become too old."""
         now = self.clock()
-        self._close(lambda pooled: pooled.expires_at <= now, "conn_max_age is over")
+        if now >= self._next_expiry:
+            self._close(lambda pooled: pooled.expires_at <= now, "conn_max_age is over")
 
     def close_all(self) -> None:
         """Close all connections."""
@@ -90,24 +109,29 @@ class Pool:
 
     def forget(self) -> None:
         """Drop all connections without QUIT: in a forked child, they are the parent's."""
-        parked, self._parked = self._parked, {}
-        self._lock = threading.RLock()  # another thread of the parent may have held it
-        for pooled in [pooled for several in parked.values() for pooled in several]:
+        parked = self._parked
+        self.__init__()  # type: ignore[misc]  # another thread may have held the lock
+        for pooled in parked:
             pooled.connection.close()
 
     def _pop(self, host: Hashable) -> PooledConnection | None:
         with self._lock:
-            parked = self._parked.get(host)
-            return parked.pop() if parked else None
+            of_host = self._by_host.get(host)
+            return self._remove(of_host[-1]) if of_host else None
+
+    def _remove(self, pooled: PooledConnection) -> PooledConnection:
+        host = self._parked.pop(pooled)
+        of_host = self._by_host[host]
+        of_host.remove(pooled)
+        if not of_host:
+            self._by_host.pop(host)
+        return pooled
 
     def _close(self, is_due: Callable[[PooledConnection], bool], reason: str) -> None:
-        due: list[PooledConnection] = []
         with self._lock:
-            for host, parked in list(self._parked.items()):
-                due += filter(is_due, parked)
-                parked[:] = [pooled for pooled in parked if not is_due(pooled)]
-                if not parked:
-                    self._parked.pop(host)
+            due = [self._remove(pooled) for pooled in filter(is_due, list(self._parked))]
+            expiries = (pooled.expires_at for pooled in self._parked)
+            self._next_expiry = min(expiries, default=math.inf)
         for pooled in due:
             pooled.discard(reason)
 
