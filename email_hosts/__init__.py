@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from .frames import clear_frames
+
 if TYPE_CHECKING:
     from .dsn import Mailer
 
 __version__ = "1.0.0"
 
 
+@clear_frames
 def mailers(hosts: Mapping[str, str | None]) -> dict[str, Mailer]:
     """Return ``EMAIL_HOSTS`` as entries for Django's ``MAILERS``, without empty hosts.
 

@@ -134,7 +134,7 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
 def members(mailer: Mailer) -> tuple[str, ...]:
     """Return the keys of the hosts that a failover or round robin consists of."""
     is_several = backend_of(mailer) == FAILOVER_BACKEND
-    return keys_of(mailer["OPTIONS"].get("hosts", ())) if is_several else ()
+    return keys_of(mailer.get("OPTIONS", {}).get("hosts", ())) if is_several else ()
 
 
 def keys_of(hosts: str | Iterable[str]) -> tuple[str, ...]:
@@ -155,8 +155,10 @@ def checked_key(key: str) -> str:
 
 def backend_of(mailer: Mailer) -> str:
     """Return the path of the backend that sends, below one that only applies a sender."""
+    # Users write MAILERS themselves, and may leave out either.
     path = mailer.get("BACKEND", "")
-    return str(mailer["OPTIONS"]["backend"]) if path == HOST_BACKEND else path
+    backend = mailer.get("OPTIONS", {}).get("backend", "")
+    return str(backend) if path == HOST_BACKEND else path
 
 
 def is_empty(dsn: object) -> bool:
@@ -361,13 +363,10 @@ def _options(
     ``others`` converts those that are not in the table. Without it they are errors.
     """
     options: dict[str, Any] = {}
-    for part in filter(None, query.split("&")):
-        name, equals, value = part.partition("=")
-        if is_smtp and "@" in part and not difflib.get_close_matches(name, HOST_OPTIONS):
-            # These are no options but the rest of a password. Only a sender has an '@'.
-            raise InvalidEmailHost(
-                f"the DSN has an at sign among its options; {PERCENT_ENCODE}"
-            )
+    parts = [part.partition("=") for part in query.split("&") if part]
+    if is_smtp:
+        _refuse_stray_at(parts)
+    for name, equals, value in parts:
         converter = converters.get(name, others)
         if converter is None:
             hint = (
@@ -386,6 +385,19 @@ def _options(
         except ValueError as error:
             raise InvalidEmailHost(f"option '{name}' {error}") from None
     return options
+
+
+def _refuse_stray_at(parts: Iterable[tuple[str, str, str]]) -> None:
+    """Refuse what looks like options and is in truth the rest of a password.
+
+    An '@' belongs in a sender alone, or in what was meant to be one.
+    """
+    for name, _, value in parts:
+        is_sender = difflib.get_close_matches(name, HOST_OPTIONS)
+        if "@" in name or ("@" in value and not is_sender):
+            raise InvalidEmailHost(
+                f"the DSN has an at sign among its options; {PERCENT_ENCODE}"
+            )
 
 
 def _refuse_option_name(name: str) -> None:

@@ -22,6 +22,7 @@ from .dsn import (
     SMTP_BACKEND,
     SMTP_SCHEMES,
     Mailer,
+    backend_of,
     checked_key,
     is_empty,
     members,
@@ -152,17 +153,21 @@ def find_cycle(key: str, acyclic: set[str] | None = None) -> tuple[str, ...]:
     """
     acyclic = set() if acyclic is None else acyclic
     visited: set[str] = set()
+    other_cycles = False
     ways: list[tuple[str, ...]] = [(key,)]
     while ways:
         way = ways.pop()
         if way[-1] in way[:-1]:
-            return way if way[-1] == key else ()
-        if way[-1] not in visited and way[-1] not in acyclic:
+            if way[-1] == key:
+                return way
+            other_cycles = True
+        elif way[-1] not in visited and way[-1] not in acyclic:
             visited.add(way[-1])
             with suppress(InvalidEmailHost):  # told where the host is used
                 host = find(way[-1])
                 ways += [(*way, member) for member in members(host.mailer)] if host else []
-    acyclic |= visited
+    if not other_cycles:
+        acyclic |= visited
     return ()
 
 
@@ -175,7 +180,7 @@ def known_keys() -> list[str]:
 
 def is_router(mailer: Mailer) -> bool:
     """Whether this mailer asks the router for a host."""
-    return mailer.get("BACKEND") == ROUTING_BACKEND
+    return backend_of(mailer) == ROUTING_BACKEND
 
 
 def is_shadowed(key: str, host: Mailer) -> bool:

@@ -92,14 +92,17 @@ def _is_locmem(path: str) -> bool:
         return False
 
 
-def _senders_of_first_member(mailer: Mailer) -> dict[str, str]:
-    """Return the senders of the first host of several, which may be several itself."""
+def _senders_of_first_member(mailer: Mailer, *above: str) -> dict[str, str]:
+    """Return the senders of the first host of several, which may be several itself.
+
+    ``above`` are the keys on the way to it. A member may be in a cycle without this host.
+    """
     first = next(iter(members(mailer)), None)
-    if first is None:
+    if first is None or first in above:
         return {}
     try:
         member = parse(conf.email_hosts().get(first), alias=first)
     except InvalidEmailHost:
         return {}
     own = {name: member["OPTIONS"][name] for name in SENDERS if name in member["OPTIONS"]}
-    return {**_senders_of_first_member(member), **own}
+    return {**_senders_of_first_member(member, *above, first), **own}

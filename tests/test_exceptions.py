@@ -1,16 +1,31 @@
 """Errors travel from worker to caller: they can be pickled, and keep no secret."""
 
-from __future__ import annotations
-
 import pickle
 import smtplib
-from typing import Any
 
 import pytest
 
 from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist, InvalidEmailHost
 
 SECRET = "Kx7vQz9"
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ("shop", "shop"),
+        ("bücher: 2", "bücher: 2"),
+        ("shop\r\n\x1b[2J\u202e", r"shop\r\n\x1b[2J\u202e"),
+        (f"smtp://{SECRET}", "(a DSN)"),
+        (f"user:{SECRET}@h", "(a DSN)"),
+        (f"anymail+mailgun:\n?api_key={SECRET}", "(a DSN)"),
+    ],
+)
+def test_key_is_shown_on_one_line_and_a_dsn_is_not(key, shown):
+    assert str(InvalidEmailHost("no", alias=key)) == f'EMAIL_HOSTS["{shown}"]: no'
+    assert str(AllHostsFailed({key: OSError()}, alias=key)) == (
+        f'host "{shown}": all hosts failed: {shown} (OSError)'
+    )
 
 
 @pytest.mark.parametrize(
@@ -21,7 +36,7 @@ SECRET = "Kx7vQz9"
         EmailHostDoesNotExist("there is no such host", alias="shop"),
     ],
 )
-def test_error_is_the_same_on_the_other_side(error: Any) -> None:
+def test_error_is_the_same_on_the_other_side(error):
     loaded = pickle.loads(pickle.dumps(error))
     assert (str(loaded), loaded.alias) == (str(error), error.alias)
     assert repr(getattr(loaded, "errors", "")) == repr(getattr(error, "errors", ""))
@@ -35,7 +50,7 @@ class ProviderError(Exception):
         self.request = lambda: key
 
 
-def test_error_of_a_provider_travels_without_its_request() -> None:
+def test_error_of_a_provider_travels_without_its_request():
     errors = {
         "provider": ProviderError(SECRET, code=503),
         "another": OSError(ProviderError(SECRET, code=503)),

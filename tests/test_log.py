@@ -1,15 +1,10 @@
 """A handler of the log may send mail, and may fail, and no send suffers from it."""
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Iterator
 
 import pytest
-from conftest import ServeScript
 from django.core.mail import EmailMessage
 from django.test import override_settings
-from scripted import ScriptedServer
 
 from email_hosts.backends import get_connection
 from email_hosts.exceptions import AllHostsFailed
@@ -28,38 +23,39 @@ class Mailing(logging.Handler):
 
 
 @pytest.fixture(autouse=True)
-def mailing_handler() -> Iterator[None]:
+def mailing_handler():
     logger.addHandler(handler := Mailing())
     yield
     logger.removeHandler(handler)
 
 
-@pytest.fixture
-def spare(serve: ServeScript, closed_port: int) -> Iterator[ScriptedServer]:
-    """The server of a spare host, where the first one is down."""
-    server = serve()
+def test_mail_about_a_failure_comes_first_and_the_message_next(serve, closed_port, message):
+    spare = serve()
     hosts = {
         "down": f"smtp://127.0.0.1:{closed_port}",
-        "spare": f"smtp://127.0.0.1:{server.port}",
+        "spare": f"smtp://127.0.0.1:{spare.port}",
         "safe": "failover:down,spare",
     }
     with override_settings(EMAIL_HOSTS=hosts):
-        yield server
-
-
-def test_mail_about_a_failure_comes_first_and_the_message_next(
-    spare: ScriptedServer, message: EmailMessage
-) -> None:
-    assert get_connection("safe").send_messages([message]) == 1
+        assert get_connection("safe").send_messages([message]) == 1
     assert [one.recipients[0] for one in spare.accepted] == [
         "admin@example.net",
         "someone@example.net",
     ]
 
 
-def test_mail_about_a_failure_that_fails_itself_has_an_end(
-    closed_port: int, message: EmailMessage
-) -> None:
+def test_mail_about_a_connection_comes_first_and_the_message_next(serve, message, caplog):
+    """So much is logged for a developer."""
+    server = serve()
+    hosts = {"h": f"smtp://127.0.0.1:{server.port}", "safe": "failover:h"}
+    with override_settings(EMAIL_HOSTS=hosts), caplog.at_level(logging.DEBUG, logger.name):
+        assert get_connection("safe").send_messages([message]) == 1
+    first, *others = [one.recipients[0] for one in server.accepted]
+    assert first == "admin@example.net"
+    assert others.count("someone@example.net") == 1
+
+
+def test_mail_about_a_failure_that_fails_itself_has_an_end(closed_port, message):
     hosts = {"down": f"smtp://127.0.0.1:{closed_port}", "safe": "failover:down"}
     with override_settings(EMAIL_HOSTS=hosts), pytest.raises(AllHostsFailed):
         get_connection("safe").send_messages([message])

@@ -1,0 +1,131 @@
+"""A traceback that leaves a function of ours shows no login, and no variable of ours."""
+
+import traceback
+from collections import UserDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.mail.backends.base import BaseEmailBackend
+from django.core.management import call_command
+
+from email_hosts import checks, frames, mailers
+from email_hosts.backends import (
+    EmailHostsBackend,
+    HostBackend,
+    connection_from_dsn,
+    get_connection,
+)
+
+PACKAGE = Path(frames.__file__).parent
+USER, PASSWORD = "Kx7vQz9", "Wj4bYt2"
+LOGIN = f"{USER}:{PASSWORD}@"
+INVALID = {
+    "scheme": f"smpt://{LOGIN}h",
+    "path": f"smtp://{USER}:{PASSWORD}/x@h",
+    "port": f"smtp://{LOGIN}h:0",
+    "percent": f"smtp://{USER}:{PASSWORD}%@h",
+    "option": f"smtp://{LOGIN}h?timout=5",
+    "value": f"smtp://{LOGIN}h?timeout=0",
+    "sender": f"smtp://{LOGIN}h?_server_email=root",
+    "file": f"smtps://{LOGIN}h?ssl_keyfile=k",
+    "bytes": f"smtp://{LOGIN}h".encode(),
+    "json": f"anymail+mailgun:?api_key={PASSWORD}&x={{",
+    "provider": f"anymail+mailgum:?api_key={PASSWORD}",
+    "backend": f"backend://{__name__}.Refusing?password={PASSWORD}",
+    "members": f"failover:smtp://{LOGIN}a,smtp://{LOGIN}b",
+}
+HOSTS = {**INVALID, "valid": f"submission://{LOGIN}h", "a": "failover:b", "b": "failover:a"}
+
+
+class Refusing(BaseEmailBackend):
+    """Wants to be asked in another way."""
+
+    def __init__(self, **options: Any) -> None:
+        raise TypeError("no such option")
+
+
+class Broken(UserDict[str, str]):
+    """A mapping that raises in the middle of it."""
+
+    def items(self) -> Any:
+        yield from super().items()
+        raise RuntimeError("out of hosts")
+
+
+def assert_clean(call: Callable[[], object]) -> None:
+    """Call a function that fails, and look at the traceback as an error tracker does."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        call()
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    for error in filter(None, (shown, shown.__cause__, shown.__context__)):
+        # What this file does with a login is not the library's concern.
+        stack = [frame for frame in error.stack if frame.filename != __file__]
+        # clear_frames() itself still runs. It holds the error, and no login.
+        cleared = [frame for frame in stack if frame.filename != frames.__file__]
+        assert not any(
+            frame.locals for frame in cleared if PACKAGE in Path(frame.filename).parents
+        )
+        text = f"{error} {[frame.locals for frame in stack]}"
+        assert USER not in text
+        assert PASSWORD not in text
+
+
+@pytest.fixture(autouse=True)
+def hosts(settings):
+    settings.EMAIL_HOSTS = HOSTS
+
+
+@pytest.mark.parametrize("key", [*INVALID, "a"])
+def test_get_connection(key):
+    assert_clean(lambda: get_connection(key))
+
+
+@pytest.mark.parametrize(
+    "options", [{"timout": 5}, {"host": ""}, {"timeout": 5, "passwrd": PASSWORD}]
+)
+def test_get_connection_with_options(options):
+    assert_clean(lambda: get_connection("valid", **options))
+
+
+@pytest.mark.parametrize("hosts", [[HOSTS["valid"]], Broken(HOSTS)])
+@pytest.mark.parametrize("key", ["missing", f"smtp://{LOGIN}h"])
+def test_get_connection_without_hosts(hosts, key, settings):
+    settings.EMAIL_HOSTS_STRICT = True
+    settings.EMAIL_HOSTS = hosts
+    assert_clean(lambda: get_connection(key))
+
+
+@pytest.mark.parametrize("name", [*INVALID, "a"])
+def test_connection_from_dsn(name):
+    assert_clean(lambda: connection_from_dsn(HOSTS[name]))
+
+
+def test_mailers():
+    assert_clean(lambda: mailers(HOSTS))
+
+
+def test_smtp_backend():
+    assert_clean(lambda: EmailHostsBackend("h", username=USER, passwrd=PASSWORD))
+
+
+@pytest.mark.parametrize("path", ["no.such.Backend", f"{__name__}.Refusing"])
+def test_host_backend(path):
+    assert_clean(lambda: HostBackend(path, password=PASSWORD))
+
+
+@pytest.mark.parametrize("check", [checks.check_hosts, checks.check_deployment])
+def test_check(check, settings):
+    settings.EMAIL_HOSTS = Broken(HOSTS)
+    assert_clean(lambda: check(None))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["checkemailhosts"], *(["sendtestemailhosts", key, "a@example.net"] for key in INVALID)],
+)
+@pytest.mark.parametrize("mapping", [dict, Broken])
+def test_command(command, mapping, settings):
+    settings.EMAIL_HOSTS = mapping(HOSTS)
+    assert_clean(lambda: call_command(*command))

@@ -1,0 +1,208 @@
+"""While tests run, nothing leaves the machine, unless a test says so."""
+
+from typing import Any
+from unittest import mock
+
+import pytest
+from conftest import needs_mailers
+from django.conf import settings as django_settings
+from django.core.mail.backends import locmem
+from django.test import override_settings
+from django.test.utils import setup_test_environment, teardown_test_environment
+
+from email_hosts import mailers
+from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
+from email_hosts.backends.outbox import OutboxBackend
+from email_hosts.conf import DJANGO_HAS_MAILERS
+from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.testing import real_hosts
+
+LOCMEM = {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
+SMTP = {"BACKEND": "django.core.mail.backends.smtp.EmailBackend", "OPTIONS": {"host": "h"}}
+FAILOVER = "email_hosts.backends.FailoverBackend"
+OF_FILE = django_settings.EMAIL_HOSTS
+
+pytestmark = pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
+
+
+@pytest.fixture(autouse=True)
+def no_network():
+    """Let each attempt to connect fail."""
+    with mock.patch("socket.create_connection", side_effect=AssertionError):
+        yield
+
+
+class Subclass(locmem.EmailBackend):
+    """Another project's idea of an outbox."""
+
+
+def real(*keys: str) -> list[str]:
+    """Return those of the keys whose hosts are real, and ``dsn`` if one from elsewhere is."""
+    found: dict[str, Any] = {key: get_connection(key) for key in keys}
+    found["dsn"] = connection_from_dsn("smtp://h")
+    for connection in found.values():
+        assert isinstance(connection, (EmailHostsBackend, OutboxBackend))
+    return [key for key, each in found.items() if isinstance(each, EmailHostsBackend)]
+
+
+DEFAULTS = [
+    *("django.core.mail.backends.smtp.EmailBackend", "no.such.Backend"),
+    *(f"django.core.mail.backends.{name}.EmailBackend" for name in ("console", "dummy")),
+    *("anymail.backends.test.EmailBackend", f"{__name__}.Subclass"),
+    "email_hosts.backends.RoutingBackend",
+]
+EACH_SETTING = pytest.mark.parametrize(
+    "setting", ["EMAIL_BACKEND", pytest.param("MAILERS", marks=needs_mailers)]
+)
+
+
+def override_default(setting: str, backend: str) -> Any:
+    """Override the default backend."""
+    mailers = {"default": {"BACKEND": backend}}
+    return override_settings(**{setting: mailers if setting == "MAILERS" else backend})
+
+
+@pytest.mark.parametrize("backend", DEFAULTS)
+@EACH_SETTING
+def test_hosts_are_captured_whatever_the_default_backend_is(backend, setting):
+    with override_default(setting, backend):
+        assert real("shop", "club") == []
+
+
+@override_settings(DEBUG=True)
+def test_override_of_another_setting_changes_nothing():
+    assert real("shop", "club") == []
+
+
+@override_settings(EMAIL_HOSTS={**OF_FILE, "club": "smtp://real", "x": "smtp://real"})
+def test_host_that_a_test_has_set_or_changed_is_real_and_nothing_else():
+    with override_settings(DEBUG=True):
+        assert real("shop", "club", "x") == ["club", "x"]
+
+
+def test_settings_fixture_of_pytest_can_set_a_host(settings):
+    settings.EMAIL_HOSTS = {**OF_FILE, "x": "smtp://real"}
+    assert real("shop", "x") == ["x"]
+
+
+def test_change_of_the_settings_in_place_makes_nothing_real(monkeypatch):
+    monkeypatch.setitem(OF_FILE, "x", "smtp://h")
+    assert real("shop", "x") == []
+
+
+def test_every_host_is_real_where_a_test_says_so():
+    with real_hosts():
+        with pytest.raises(ZeroDivisionError), real_hosts():
+            1 / 0  # noqa: B018
+        assert real("shop", "club") == ["shop", "club", "dsn"]
+    assert real_hosts()(real)("shop") == ["shop", "dsn"]
+    assert real("shop") == []
+
+
+@pytest.mark.parametrize(
+    ("dsn", "sender"),
+    [
+        ("failover:club,shop", "club@example.org"),
+        ("failover:club,shop?_default_from_email=own@example.com", "own@example.com"),
+        ("failover:missing,shop", "project@example.com"),
+        ("failover:own,shop", "project@example.com"),
+        ("roundrobin:inner,shop", "club@example.org"),
+        (f"backend://{FAILOVER}?hosts=club,shop", "club@example.org"),
+    ],
+)
+def test_several_hosts_as_one_send_as_the_first(dsn, sender, message, monkeypatch, mailoutbox):
+    monkeypatch.setitem(OF_FILE, "inner", "failover:club,shop")
+    monkeypatch.setitem(OF_FILE, "own", "failover:own")
+    monkeypatch.setitem(OF_FILE, "safe", dsn)
+    get_connection("safe").send_messages([message])
+    assert [(sent.from_email, sent.sent_using) for sent in mailoutbox] == [(sender, "safe")]
+
+
+def test_option_that_does_not_fit_does_not_wait_for_production():
+    with pytest.raises(InvalidEmailHost, match="unknown option 'timout'"):
+        get_connection("shop", timout=5)
+
+
+def test_file_host_makes_no_folder(tmp_path, monkeypatch):
+    monkeypatch.setitem(OF_FILE, "folder", f"file:{tmp_path}/out")
+    get_connection("folder").send_messages([])
+    assert list(tmp_path.iterdir()) == []
+
+
+@override_settings(
+    EMAIL_HOSTS={"shop": "submission://user:pw@h?_default_from_email=a@b.example"}
+)
+def test_mock_of_smtplib_sees_the_whole_conversation(message, caplog):
+    with mock.patch("smtplib.SMTP", autospec=True) as smtp:
+        assert get_connection("shop").send_messages([message]) == 1
+    smtp.assert_called_once_with("h", 587, local_hostname=mock.ANY, timeout=60)
+    session = smtp.return_value
+    session.starttls.assert_called_once_with(context=mock.ANY)
+    session.login.assert_called_once_with("user", "pw")
+    session.sendmail.assert_called_once_with("a@b.example", ["someone@example.net"], mock.ANY)
+    assert b"From: a@b.example" in session.sendmail.call_args.args[2]
+    session.quit.assert_called_once_with()
+    assert not caplog.records
+
+
+class TestOutsideOfTests:
+    """The default backend alone tells where mail goes."""
+
+    @pytest.fixture(autouse=True)
+    def outside_of_tests(self):
+        teardown_test_environment()
+        yield
+        setup_test_environment()
+
+    @pytest.mark.parametrize("backend", DEFAULTS)
+    @EACH_SETTING
+    def test_hosts_are_real_unless_it_is_in_memory(self, backend, setting):
+        with override_default(setting, backend):
+            is_in_memory = backend.endswith("Subclass")
+            assert real("shop") == ([] if is_in_memory else ["shop", "dsn"])
+
+    @EACH_SETTING
+    def test_in_memory_backend_is_logged_once(self, setting, caplog):
+        with override_default(setting, LOCMEM["BACKEND"]):
+            assert real("shop", "club") == []
+        assert caplog.messages == [
+            "The default mailer is Django's in-memory backend, and so every host delivers to "
+            "mail.outbox: nothing is sent. That is meant for tests."
+        ]
+
+    @needs_mailers
+    @override_settings(MAILERS=mailers({"default": "locmem:?_server_email=a@example.com"}))
+    def test_in_memory_host_is_an_in_memory_backend(self):  # pragma: mailers-only
+        assert real("shop") == []
+
+
+@needs_mailers
+class TestMailers:  # pragma: mailers-only
+    """Django 6.1: the test runner makes every mailer an in-memory one."""
+
+    @override_settings(MAILERS={"default": LOCMEM, "shop": LOCMEM, "mailer": LOCMEM})
+    @pytest.mark.parametrize(
+        ("key", "sender"), [("shop", "shop@example.com"), ("mailer", "project@example.com")]
+    )
+    def test_host_knows_more_than_its_stand_in(self, key, sender, message, mailoutbox):
+        get_connection(key).send_messages([message])
+        assert [(sent.from_email, sent.sent_using) for sent in mailoutbox] == [(sender, key)]
+
+    @override_settings(
+        MAILERS={"default": LOCMEM, "shop": LOCMEM}, EMAIL_HOSTS={"shop": "smtp://real"}
+    )
+    def test_host_that_a_test_has_set_outranks_the_stand_in(self):
+        assert real("shop") == ["shop"]
+
+    @override_settings(MAILERS={"default": LOCMEM, **mailers({"shop": "smtp://real"})})
+    def test_mailer_that_a_test_has_set_is_real(self):
+        assert real("shop", "club") == ["shop"]
+
+    @override_settings(MAILERS={"default": LOCMEM, **mailers(OF_FILE)})
+    def test_mailer_of_the_file_is_captured_as_its_host(self):
+        assert real("shop", "club") == []
+
+    @pytest.mark.parametrize("mailers", [{}, {"other": LOCMEM}])
+    def test_no_default_mailer_is_the_safe_side(self, mailers):
+        with override_settings(MAILERS=mailers):
+            assert real("shop") == []
