@@ -178,7 +178,11 @@ def parse(dsn: object, *, alias: str | None = None) -> Mailer:
     except InvalidEmailHost as error:
         reason = error.reason
     else:
-        return copy.deepcopy(mailer)
+        options = {
+            name: value if isinstance(value, str) else copy.deepcopy(value)
+            for name, value in mailer["OPTIONS"].items()
+        }
+        return {"BACKEND": mailer["BACKEND"], "OPTIONS": options}
     # Outside of the except block, so that it has no context, which may hold a piece of a DSN.
     raise InvalidEmailHost(reason, alias=alias)
 
@@ -393,8 +397,9 @@ def _refuse_stray_at(parts: Iterable[tuple[str, str, str]]) -> None:
     An '@' belongs in a sender alone, or in what was meant to be one.
     """
     for name, _, value in parts:
-        is_sender = difflib.get_close_matches(name, HOST_OPTIONS)
-        if "@" in name or ("@" in value and not is_sender):
+        if name in HOST_OPTIONS or "@" not in name + value:
+            continue
+        if "@" in name or not difflib.get_close_matches(name, HOST_OPTIONS):
             raise InvalidEmailHost(
                 f"the DSN has an at sign among its options; {PERCENT_ENCODE}"
             )
@@ -436,6 +441,8 @@ def _decoded(part: str, text: str) -> str:
 
 
 def _refuse_control_characters(part: str, text: str) -> None:
+    if text.isascii() and text.isprintable():  # nearly all, and the quickest way to know
+        return
     # Cc: control characters, line breaks among them, as Zl and Zp are; Cs: surrogates.
     if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text):
         raise InvalidEmailHost(f"{part} has a control character; remove it (a line break?)")

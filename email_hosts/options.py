@@ -97,6 +97,9 @@ def _email_address(value: str) -> str:
     )
     if len(value) > MAX_EMAIL_ADDRESS:
         raise problem
+    plain = re.fullmatch(r"[\w+-]+(?:\.[\w+-]+)*@([\w.-]+)", value, re.ASCII)
+    if plain and is_host_name(plain[1]):  # nearly all; the parser takes 100 microseconds
+        return value
     unquoted = re.fullmatch(r'([^"<>]*\.[^"<>]*?)\s*(<[^<>]*>)', value)
     if unquoted:  # Dr. Shop <shop@example.com>: Django 6.0 and later refuse the period
         value = '"{}" {}'.format(*unquoted.groups())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -79,12 +80,12 @@ class HostMixin(BaseEmailBackend):
         return ""
 
 
-def refuse_unknown(options: dict[str, Any], known: Iterable[str], alias: str | None) -> None:
+def refuse_unknown(backend: type, options: dict[str, Any], alias: str | None) -> None:
     """Raise ``InvalidEmailHost`` for options that a backend does not have."""
     # Private: what Django 6.1's own get_connection() wants a backend to ignore.
     unknown = options.keys() - options.pop("_ignore_unknown_kwargs", set())
     if unknown:
-        name = min(unknown)
+        name, known = min(unknown), inspect.signature(backend).parameters
         reason = f"unknown option {name!r}{did_you_mean(name, known)}"
         raise InvalidEmailHost(reason, alias=alias)
 

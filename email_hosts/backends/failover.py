@@ -51,7 +51,7 @@ class FailoverBackend(HostMixin):
         **others: Any,
     ) -> None:
         super().__init__()
-        refuse_unknown(others, ("hosts", "retry", "rotate"), alias)
+        refuse_unknown(FailoverBackend, others, alias)
         self.hosts = keys_of(hosts)
         if not self.hosts or not retry > 0:
             raise InvalidEmailHost(

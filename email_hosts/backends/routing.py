@@ -37,7 +37,7 @@ class RoutingBackend(HostMixin):
     ) -> None:
         super().__init__()
         if alias is not None:
-            refuse_unknown(others, (), alias)
+            refuse_unknown(RoutingBackend, others, alias)
         # Else send_mail() and get_connection() have these for EMAIL_BACKEND. Django's own
         # backends ignore what they do not know, and a host must not get it.
         self.alias = alias

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import smtplib
 import ssl
 import threading
@@ -79,7 +78,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         alias: str | None = None,
         **others: Any,
     ) -> None:
-        refuse_unknown(others, inspect.signature(EmailHostsBackend).parameters, alias)
+        refuse_unknown(EmailHostsBackend, others, alias)
         if not host:
             raise InvalidEmailHost("option 'host' is missing", alias=alias)
         if use_ssl and use_tls:
