@@ -49,7 +49,7 @@ def as_given(value: str) -> Any:
         return {"true": True, "false": False}.get(value, value)
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("starts with a brace and must be a JSON object") from None
 
 

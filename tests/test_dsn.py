@@ -1,7 +1,5 @@
 """The grammar of a DSN: what it stands for, and what is refused with which words."""
 
-from __future__ import annotations
-
 from typing import Any
 from urllib.parse import quote
 
@@ -9,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_hosts import dsn
+from email_hosts import dsn, mailers
 from email_hosts.exceptions import InvalidEmailHost
 
 SMTP = "email_hosts.backends.EmailHostsBackend"
@@ -29,13 +27,6 @@ def options(text: str) -> dict[str, Any]:
     return dsn.parse(text)["OPTIONS"]
 
 
-def refusal(text: object) -> str:
-    with pytest.raises(InvalidEmailHost) as caught:
-        dsn.parse(text)
-    assert caught.value.__cause__ is None
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("scheme", "port", "use_tls", "use_ssl"),
     [
@@ -48,9 +39,7 @@ def refusal(text: object) -> str:
         ("smtp+ssl", 465, False, True),
     ],
 )
-def test_smtp_scheme_says_the_transport_and_the_port(
-    scheme: str, port: int, use_tls: bool, use_ssl: bool
-) -> None:
+def test_smtp_scheme_says_the_transport_and_the_port(scheme, port, use_tls, use_ssl):
     transport = {"port": port, "use_tls": use_tls, "use_ssl": use_ssl}
     assert dsn.parse(f"{scheme}://mail.example.com") == {
         "BACKEND": SMTP,
@@ -72,22 +61,12 @@ def test_smtp_scheme_says_the_transport_and_the_port(
         ("smtps://h:587?tls", (587, True, False)),
     ],
 )
-def test_option_outranks_the_scheme(query: str, expected: tuple[int, bool, bool]) -> None:
+def test_option_outranks_the_scheme(query, expected):
     parsed = options(query)
     assert (parsed["port"], parsed["use_tls"], parsed["use_ssl"]) == expected
 
 
-@pytest.mark.parametrize("true", ["1", "true", "TRUE", "yes", "on", "On"])
-def test_true_is_written_in_four_ways(true: str) -> None:
-    assert options(f"smtp://h?ssl={true}")["use_ssl"] is True
-
-
-@pytest.mark.parametrize("false", ["0", "false", "False", "no", "off", "OFF"])
-def test_false_is_written_in_four_ways(false: str) -> None:
-    assert options(f"smtp://h?ssl={false}")["use_ssl"] is False
-
-
-def test_percent_encoding_is_undone_and_a_plus_stays_a_plus() -> None:
+def test_percent_encoding_is_undone_and_a_plus_stays_a_plus():
     parsed = options(
         "submission://me%40example.com:p%2Fa%3Fs%23s+%25w:ord@h"
         "?_default_from_email=a+b@example.com&_server_email=%22c+d%22%20%3Ce@example.com%3E"
@@ -106,6 +85,8 @@ def test_percent_encoding_is_undone_and_a_plus_stays_a_plus() -> None:
         ("mail_1.example.com:", "mail_1.example.com", 25),
         ("127.0.0.1:2525", "127.0.0.1", 2525),
         ("[::1]:2525", "::1", 2525),
+        ("mail.example.com/", "mail.example.com", 25),
+        ("[::1]:2525/", "::1", 2525),
         ("[fe80::1%25eth0]", "fe80::1%eth0", 25),
         ("[fe80::1%eth0]", "fe80::1%eth0", 25),
         ("bücher.example", "bücher.example", 25),
@@ -113,13 +94,19 @@ def test_percent_encoding_is_undone_and_a_plus_stays_a_plus() -> None:
         (":@mail.example.com", "mail.example.com", 25),
     ],
 )
-def test_host_is_a_name_or_an_address(address: str, host: str, port: int) -> None:
+def test_host_is_a_name_or_an_address(address, host, port):
     assert options(f"smtp://{address}") == {**PLAIN, "host": host, "port": port}
 
 
-def test_each_further_option_is_an_option_of_the_backend() -> None:
+@pytest.mark.parametrize("text", [" smtp://h", "smtp://h/?timeout=5 ", "\tfile:out\r\n"])
+def test_white_space_around_a_dsn_is_dropped(text):
+    assert dsn.parse(text) == dsn.parse(text.strip())
+
+
+def test_each_further_option_is_an_option_of_the_backend():
     query = (
-        "conn_max_age=60&conn_max_messages=50&timeout=2.5&ssl_certfile=/a%20b/c.pem&ssl_keyfile=k.pem&ssl_cafile=ca.pem&"
+        "conn_max_age=60&conn_max_messages=50&timeout=2.5&ssl_certfile=/a%20b/c.pem&"
+        "ssl_keyfile=k.pem&ssl_cafile=ca.pem&"
         "local_hostname=web1.example.com&_default_from_email=a@example.com&"
         "_server_email=Root <root@localhost>&"
     )
@@ -137,47 +124,9 @@ def test_each_further_option_is_an_option_of_the_backend() -> None:
     }
 
 
-def test_local_hostname_is_what_smtp_can_say() -> None:
-    parsed = options("smtp://h?local_hostname=bücher.example")
-    assert parsed["local_hostname"] == "xn--bcher-kva.example"
-
-
-def test_local_hostname_may_be_an_address_in_brackets() -> None:
-    assert options("smtp://h?local_hostname=[192.0.2.1]")["local_hostname"] == "[192.0.2.1]"
-
-
-def test_whole_seconds_stay_whole() -> None:
-    assert repr(options("smtp://h?timeout=10")["timeout"]) == "10"
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "shop@example.com",
-        "Shop <shop@example.com>",
-        '"Shop, Inc." <shop@example.com>',
-        "Bücherstube <laden@bücher.example>",
-        "webmaster@localhost",
-        "shop@[192.0.2.1]",
-    ],
-)
-def test_sender_is_any_one_address(address: str) -> None:
-    assert options(f"smtp://h?_default_from_email={quote(address)}") == {
-        **PLAIN,
-        "host": "h",
-        "default_from_email": address,
-    }
-
-
-@pytest.mark.parametrize("name", ["Dr. Shop", "Shop Inc.", "N.", "Dr. Bücher & Co."])
-def test_unquoted_period_in_a_name_is_quoted_as_django_needs_it(name: str) -> None:
-    parsed = options(f"smtp://h?_default_from_email={quote(name)} <shop@example.com>")
-    assert parsed["default_from_email"] == f'"{name}" <shop@example.com>'
-
-
 @pytest.mark.parametrize("scheme", ["console", "locmem", "dummy"])
 @pytest.mark.parametrize("rest", ["://", ":", "://?"])
-def test_builtin_backend_is_djangos(scheme: str, rest: str) -> None:
+def test_builtin_backend_is_djangos(scheme, rest):
     assert dsn.parse(scheme + rest) == {"BACKEND": DJANGO.format(scheme), "OPTIONS": {}}
 
 
@@ -190,14 +139,14 @@ def test_builtin_backend_is_djangos(scheme: str, rest: str) -> None:
         ("file:my%20mail+/out", "my mail+/out"),
     ],
 )
-def test_file_host_writes_to_a_folder(text: str, path: str) -> None:
+def test_file_host_writes_to_a_folder(text, path):
     assert dsn.parse(text) == {
         "BACKEND": DJANGO.format("filebased"),
         "OPTIONS": {"file_path": path},
     }
 
 
-def test_sender_of_another_backend_is_applied_by_a_wrapper() -> None:
+def test_sender_of_another_backend_is_applied_by_a_wrapper():
     assert dsn.parse("file:out?_server_email=root@example.com") == {
         "BACKEND": "email_hosts.backends.HostBackend",
         "OPTIONS": {
@@ -217,42 +166,33 @@ def test_sender_of_another_backend_is_applied_by_a_wrapper() -> None:
         ("roundrobin:a,b?retry=5", {"hosts": ["a", "b"], "rotate": True, "retry": 5}),
     ],
 )
-def test_several_hosts_are_named_by_their_keys(text: str, expected: dict[str, Any]) -> None:
+def test_several_hosts_are_named_by_their_keys(text, expected):
     mailer = dsn.parse(text)
     assert mailer == {"BACKEND": "email_hosts.backends.FailoverBackend", "OPTIONS": expected}
     assert dsn.members(mailer) == tuple(expected["hosts"])
 
 
 @pytest.mark.parametrize(
-    ("text", "backend", "expected"),
+    ("text", "provider", "expected"),
     [
-        (
-            "anymail+mailgun://?api_key=a%26b+c",
-            "anymail.backends.mailgun",
-            {"api_key": "a&b+c"},
-        ),
-        ("anymail+amazon-ses:", "anymail.backends.amazon_ses", {}),
-        (
-            "anymail+unisender_go://?a=true&b=false&c=True&d=1&e=x@y&f=",
-            "anymail.backends.unisender_go",
-            {"a": True, "b": False, "c": "True", "d": "1", "e": "x@y", "f": ""},
-        ),
+        ("anymail+mailgun://?api_key=a%26b+c", "mailgun", {"api_key": "a&b+c"}),
+        ("anymail+amazon-ses:", "amazon_ses", {}),
+        ("anymail+unisender_go://?a=x@y&b=", "unisender_go", {"a": "x@y", "b": ""}),
     ],
 )
-def test_provider_of_anymail_takes_any_option(
-    text: str, backend: str, expected: dict[str, Any]
-) -> None:
-    assert dsn.parse(text) == {"BACKEND": f"{backend}.EmailBackend", "OPTIONS": expected}
+def test_provider_of_anymail_takes_any_option(text, provider, expected):
+    backend = f"anymail.backends.{provider}.EmailBackend"
+    assert dsn.parse(text) == {"BACKEND": backend, "OPTIONS": expected}
 
 
-def test_any_backend_is_named_by_its_path() -> None:
+def test_any_backend_is_named_by_its_path():
     assert dsn.parse("backend://a.b.C?x=1&_server_email=a@example.com") == {
         "BACKEND": "email_hosts.backends.HostBackend",
         "OPTIONS": {"backend": "a.b.C", "x": "1", "server_email": "a@example.com"},
     }
 
 
-def test_members_are_those_below_a_sender_of_its_own() -> None:
+def test_members_are_those_below_a_sender_of_its_own():
     mailer = dsn.parse("failover:a,b?_default_from_email=c@example.com")
     assert mailer["BACKEND"] == "email_hosts.backends.HostBackend"
     assert dsn.members(mailer) == ("a", "b")
@@ -274,6 +214,9 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("smpt://h", "unknown scheme 'smpt'; known schemes are smtp, submission, smtp+tls, "),
         ("smpt://h", "did you mean 'smtp'?"),
         ("redis://h", "unknown scheme 'redis'; known schemes are smtp, submission"),
+        ("ses://Kx7vQz9:Wj4bYt2@default", "'anymail+amazon-ses' does that here"),
+        ("mailgun+api://Kx7vQz9@default", "'anymail+mailgun' does that here"),
+        ("GMAIL://Kx7vQz9:Wj4bYt2@default", "'submission' does that here"),
         ("smtp://", "names no host"),
         ("smtp:h", "names no host"),
         ("smtp://:25", "names no host"),
@@ -293,7 +236,7 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("smtp://h:+25", "the port"),
         ("smtp://h:٢٥", "the port"),
         ("smtp://Kx7vQz9:Wj4bYt2", "the at sign and the host are missing after it"),
-        ("smtp://h/", "has a path"),
+        ("smtp://h//", "has a path"),
         ("smtp://h/x", "has a path"),
         ("smtp://h#", "has a fragment"),
         ("smtp://Kx7vQz9@h", "has a user name and no password"),
@@ -304,74 +247,41 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("submission://Kx7vQz9:Wj4#bYt2@h", ENCODE),
         ("submission://Kx7vQz9:Wj4/bYt2@h?_default_from_email=a@example.com", ENCODE),
         ("submission://Kx7vQz9:Wj4?bYt2=x@h?_default_from_email=a@example.com", ENCODE),
+        ("submission://Kx7vQz9:Wj4?bYt2@h?_default_from_email=a@example.com", ENCODE),
         ("submission://Kx7vQz9:Wj4?bYt2&timeout=5@h:25", ENCODE),
         ("submission://Kx7vQz9:25?Wj4bYt2@h", ENCODE),
-        (
-            "submission://Kx7vQz9:Wj4%bYt2@h",
-            "the password has a percent sign that encodes nothing",
-        ),
+        ("submission://Kx7vQz9:Wj4%bYt2@h", "the password has a percent sign that encodes no"),
         ("submission://Kx7%ffvQz9:Wj4bYt2@h", "the user name is percent-encoded, but not in"),
         ("submission://Kx7vQz9:Wj4%0AbYt2@h", "the password has a control character"),
-        ("submission://Kx7vQz9:Wj4bYt2@h\n", "the DSN has a control character"),
+        ("submission://Kx7vQz9:Wj4bYt2@h\n?ssl", "the DSN has a control character"),
         ("smtp://h\ud800", "the DSN has a control character"),
-        (" smtp://h", "white space"),
-        ("smtp://h ", "white space"),
+        ("'smtp://h'", "in quotation marks; remove them"),
+        ('"smtp://Kx7vQz9:Wj4bYt2@h"', "in quotation marks; remove them"),
+        ("smtp://h/ x", "has a path"),
         ("smtp://h?timout=5", "unknown option 'timout'; did you mean 'timeout'?"),
         ("smtp://h?default_from_email=a@example.com", "did you mean '_default_from_email'?"),
         ("smtp://h?_default_form_email=a@example.com", "did you mean '_default_from_email'?"),
         ("smtp://h?zz=5", "unknown option 'zz'; known options: ssl, tls, timeout, "),
-        ("smtp://h?conn_max_age=0", "option 'conn_max_age' is a number of seconds above 0"),
-        ("smtp://h?conn_max_messages=0", "option 'conn_max_messages' is a whole number"),
-        ("smtp://h?conn_max_messages=1.5", "option 'conn_max_messages' is a whole number"),
         ("smtp://h?=5", "unknown option ''"),
         ("console://?timeout=5", "unknown option 'timeout'; known options: _default_from_"),
         ("smtp://h?ssl&ssl", "option 'ssl' is given twice"),
         ("smtp://h?timeout=5&ssl&timeout=5", "option 'timeout' is given twice"),
         ("smtp://h?ssl&tls", "options 'ssl' and 'tls' exclude each other"),
-        ("smtp://h?ssl=", "option 'ssl' is a boolean"),
-        ("smtp://h?tls=2", "option 'tls' is a boolean"),
-        ("smtp://h?timeout", "option 'timeout' is a number of seconds above 0"),
-        ("smtp://h?timeout=0", "option 'timeout' is a number"),
-        ("smtp://h?timeout=0.0", "option 'timeout' is a number"),
-        ("smtp://h?timeout=-1", "option 'timeout' is a number"),
-        ("smtp://h?timeout=5s", "option 'timeout' is a number"),
-        ("smtp://h?timeout=nan", "option 'timeout' is a number"),
-        ("smtp://h?timeout=inf", "option 'timeout' is a number"),
-        ("smtp://h?timeout=1e3", "option 'timeout' is a number"),
-        (f"smtp://h?timeout={'9' * 5000}", "option 'timeout' is a number"),
-        ("smtp://h?ssl_cafile", "option 'ssl_cafile' needs a value"),
-        ("smtp://h?ssl_cafile=%00", "option 'ssl_cafile' has a control character"),
         ("smtp://h?ssl_keyfile=k.pem", "option 'ssl_keyfile' needs 'ssl_certfile'"),
-        ("smtp://h?local_hostname=a b", "option 'local_hostname' is a host name"),
-        ("smtp://h?_server_email", "option '_server_email' is one email address"),
-        ("smtp://h?_server_email=", "is one email address"),
-        ("smtp://h?_server_email=root", "is one email address"),
-        ("smtp://h?_server_email=a@", "is one email address"),
-        ("smtp://h?_server_email=@b", "is one email address"),
-        ("smtp://h?_server_email=a@b..c", "is one email address"),
-        ("smtp://h?_server_email=a@b,c@d", "is one email address"),
-        ("smtp://h?_server_email=a@b,", "is one email address"),
-        ("smtp://h?_server_email=A%E2%80%A8B <a@b>", "has a control character"),
-        ("smtp://h?_server_email=a@b$c", "is one email address"),
-        ("smtp://h?_server_email=a b@c", "is one email address"),
-        ("smtp://h?_server_email=A <a@b> c", "is one email address"),
-        ("smtp://h?_server_email=A <a@b", "is one email address"),
-        ("smtp://h?_server_email=group: a@b;", "is one email address"),
-        (f"smtp://h?_server_email={'(' * 5000}", "is one email address"),
-        ("smtp://h?_server_email=a%0Ab@c", "option '_server_email' has a control character"),
-        ("smtp://h?_server_email=müller@example.com", "ASCII before the '@'"),
         ("console://h", "'console' takes nothing but options; write console://"),
         ("dummy:x", "'dummy' takes nothing but options"),
         ("locmem:///", "'locmem' takes nothing but options"),
-        ("file:", "a file host names a folder"),
-        ("file:///", "a file host names a folder"),
+        ("file:", "a file host must name a folder"),
+        ("file:///", "a file host must name a folder"),
         ("file://mail/out", "file:///var/mail/out is absolute, file:mail/out relative"),
         ("file:out#1", "has a fragment"),
         ("console://u:Kx7?vQz@h", "'console' takes nothing but options"),
-        ("failover:", "'failover' names hosts, each once; write failover:shop,spare"),
-        ("failover:a,,b", "'failover' names hosts"),
-        ("roundrobin:a,a", "'roundrobin' names hosts"),
-        ("failover:a?retry=0", "option 'retry' is a number of seconds"),
+        ("failover:", "'failover' must name hosts, each once; write failover:shop,spare"),
+        ("failover:a,,b", "'failover' must name hosts"),
+        ("roundrobin:a,a", "'roundrobin' must name hosts"),
+        ("failover:smtp://Kx7vQz9:Wj4bYt2@a,smtp://Kx7vQz9:Wj4bYt2@b", "a DSN stands where"),
+        ("failover:a,Kx7vQz9:Wj4bYt2%40b", "a DSN stands where"),
+        ("failover:a?retry=0", "option 'retry' must be a positive number of seconds"),
         ("failover:a?rotate=1", "unknown option 'rotate'"),
         ("anymail+://?api_key=x", "unknown scheme 'anymail+'"),
         ("anymail+mailgun://Kx7vQz9", "'anymail+mailgun' takes nothing but options"),
@@ -380,56 +290,55 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("anymail+mailgun://?default_from_email=x", "did you mean '_default_from_email'?"),
         ("anymail+mailgun://?alias=x", "'alias' cannot be the name of an option"),
         ("anymail+mailgun://?api_key=abc&Kx7vQz9-x", "what follows an ampersand is no option"),
-        ("backend://", "'backend' names a class; write backend://dotted.path.Class"),
-        ("backend://C", "'backend' names a class"),
-        ("backend://a.b.C/x", "'backend' names a class"),
+        ("backend://", "'backend' must name a class; write backend://dotted.path.Class"),
+        ("backend://C", "'backend' must name a class"),
+        ("backend://a.b.C/x", "'backend' must name a class"),
     ],
 )
-def test_refusal_says_what_to_change_and_repeats_no_secret(text: object, part: str) -> None:
-    message = refusal(text)
+def test_refusal_says_what_to_change_and_repeats_no_secret(text, part):
+    with pytest.raises(InvalidEmailHost) as caught:
+        dsn.parse(text)
+    message = str(caught.value)
     assert part in message
+    assert caught.value.__cause__ is None
     secrets = {"Kx7vQz9", "Wj4bYt2"}
     assert not any(secret[i : i + 3] in message for secret in secrets for i in range(5))
 
 
-def test_result_is_the_callers_to_change() -> None:
-    dsn.parse("smtp://h")["OPTIONS"]["host"] = "changed"
-    assert options("smtp://h")["host"] == "h"
+@pytest.mark.parametrize("text", ["smtp://h", "failover:a,b", "backend://a.b.C?x={}"])
+def test_result_is_the_callers_to_change(text):
+    changed, expected = dsn.parse(text), repr(dsn.parse(text))
+    for value in changed["OPTIONS"].values():
+        if isinstance(value, (dict, list)):
+            value.clear()
+    changed["OPTIONS"].clear()
+    assert repr(dsn.parse(text)) == expected
 
 
-def test_parsed_dsns_are_kept_in_bounds() -> None:
-    assert dsn._parse.cache_parameters()["maxsize"] == 256
+def test_parse_conf_maps_djangos_settings_to_options():
+    config = {setting: option for option, setting in dsn.DJANGO_SETTINGS.items()}
+    assert dsn.parse_conf(config) == {option: option for option in PLAIN}
+    assert dsn.parse_conf({}) == dict.fromkeys(PLAIN)
 
 
-def test_parse_conf_maps_djangos_settings_to_options() -> None:
-    assert dsn.parse_conf({"EMAIL_HOST": "h", "EMAIL_PORT": 25}) == {
-        "host": "h",
-        "port": 25,
-        "username": None,
-        "password": None,
-        "use_tls": None,
-        "use_ssl": None,
-        "timeout": None,
+def test_mailers_have_an_entry_for_each_host_that_is_not_empty():
+    assert mailers({"debug": "console://", "empty": "", "none": None}) == {
+        "debug": {"BACKEND": DJANGO.format("console"), "OPTIONS": {}}
     }
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("hosts", "reason"),
     [
-        ("smtp://h?timeout=5", "smtp://h?timeout=5"),
-        ("submission://Kx7vQz9:Wj4@bYt2@h:25?ssl", "submission://*****:*****@h:25?ssl"),
-        ("submission://Kx7vQz9:Wj4/bYt2@h", "*****"),
-        ("console://?_server_email=a@b", "console://?_server_email=a@b"),
-        (
-            "anymail+mailgun://?api_key=Kx7vQz9&_server_email=a@b&debug",
-            "anymail+mailgun://?api_key=*****&_server_email=a@b&debug",
-        ),
-        ("failover:a,b?retry=5", "failover:a,b?retry=5"),
-        (["smtp://h"], "*****"),
+        (["smtp://h"], "EMAIL_HOSTS must be a dict of DSN strings, not list"),
+        ({"shop": "smpt://h"}, "EMAIL_HOSTS[\"shop\"]: unknown scheme 'smpt'"),
+        ({"smtp://u:p@h": "smtp://h"}, "a DSN stands where the key of a host must stand"),
     ],
 )
-def test_redacted_dsn_shows_no_secret(text: object, shown: str) -> None:
-    assert dsn.redacted(text) == shown
+def test_mailers_name_the_host_that_is_not_valid(hosts, reason):
+    with pytest.raises(InvalidEmailHost) as caught:
+        mailers(hosts)
+    assert str(caught.value).startswith(reason)
 
 
 # Characters that none of our messages has, and those that mean something in a URI.
@@ -438,7 +347,7 @@ SECRETS = st.text("QXZÄqxzß€987@:/?#%&=+ \n", min_size=1)
 
 @pytest.mark.fuzz
 @given(st.text() | st.builds("{}:{}".format, st.sampled_from(dsn.SCHEMES), st.text()))
-def test_any_string_is_an_entry_or_refused(text: str) -> None:
+def test_any_string_is_an_entry_or_refused(text):
     try:
         mailer = dsn.parse(text)
     except InvalidEmailHost:
@@ -455,9 +364,7 @@ def test_any_string_is_an_entry_or_refused(text: str) -> None:
         ["h", "h:25", "h:x", "", "h?timeout=0", "h?_default_from_email=a@b", "h/"]
     ),
 )
-def test_no_piece_of_a_secret_is_in_a_message(
-    scheme: str, username: str, password: str, rest: str
-) -> None:
+def test_no_piece_of_a_secret_is_in_a_message(scheme, username, password, rest):
     try:
         dsn.parse(f"{scheme}://{username}:{password}@{rest}")
     except InvalidEmailHost as error:
@@ -468,9 +375,7 @@ def test_no_piece_of_a_secret_is_in_a_message(
 
 @pytest.mark.fuzz
 @given(st.text(min_size=1), st.text(min_size=1))
-def test_percent_encoded_credentials_come_back_or_are_refused(
-    username: str, password: str
-) -> None:
+def test_percent_encoded_credentials_come_back_or_are_refused(username, password):
     encoded = "{}:{}".format(
         *(quote(t, safe="", errors="replace") for t in (username, password))
     )

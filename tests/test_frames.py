@@ -21,7 +21,7 @@ from email_hosts.backends import (
 PACKAGE = Path(frames.__file__).parent
 USER, PASSWORD = "Kx7vQz9", "Wj4bYt2"
 LOGIN = f"{USER}:{PASSWORD}@"
-INVALID = {
+INVALID: dict[str, Any] = {
     "scheme": f"smpt://{LOGIN}h",
     "path": f"smtp://{USER}:{PASSWORD}/x@h",
     "port": f"smtp://{LOGIN}h:0",
@@ -46,7 +46,7 @@ class Refusing(BaseEmailBackend):
         raise TypeError("no such option")
 
 
-class Broken(UserDict[str, str]):
+class Broken(UserDict[str, Any]):
     """A mapping that raises in the middle of it."""
 
     def items(self) -> Any:

@@ -1,0 +1,131 @@
+"""What the values of a DSN's options may be."""
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from email_hosts.dsn import parse
+from email_hosts.exceptions import InvalidEmailHost
+
+
+def value(query: str, dsn: str = "smtp://h") -> Any:
+    """Return the value of the one option in a query, by whatever name a backend takes it."""
+    (found,) = parse(f"{dsn}?{query}")["OPTIONS"].items() - parse(dsn)["OPTIONS"].items()
+    return found[1]
+
+
+@pytest.mark.parametrize("true", ["1", "true", "TRUE", "yes", "on", "On"])
+def test_true_is_written_in_four_ways(true):
+    assert parse(f"smtp://h?ssl={true}")["OPTIONS"]["use_ssl"] is True
+
+
+@pytest.mark.parametrize("false", ["0", "false", "False", "no", "off", "OFF"])
+def test_false_is_written_in_four_ways(false):
+    assert parse(f"smtps://h?ssl={false}")["OPTIONS"]["use_ssl"] is False
+
+
+@pytest.mark.parametrize(
+    ("query", "number"),
+    [("timeout=10", "10"), ("timeout=2.5", "2.5"), ("conn_max_messages=050", "50")],
+)
+def test_whole_numbers_stay_whole(query, number):
+    assert repr(value(query)) == number
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("web1.example.com", "web1.example.com"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("[192.0.2.1]", "[192.0.2.1]"),
+    ],
+)
+def test_local_hostname_is_what_smtp_can_say(given, name):
+    assert value(f"local_hostname={given}") == name
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "shop@example.com",
+        "Shop <shop@example.com>",
+        '"Shop, Inc." <shop@example.com>',
+        "Bücherstube <laden@bücher.example>",
+        "webmaster@localhost",
+        "shop@[192.0.2.1]",
+        f"{'Shop ' * 60}<shop@example.com>",
+    ],
+)
+def test_sender_is_any_one_address(address):
+    assert value(f"_default_from_email={quote(address)}") == address
+
+
+@pytest.mark.parametrize("name", ["Dr. Shop", "Shop Inc.", "N.", "Dr. Bücher & Co."])
+def test_unquoted_period_in_a_name_is_quoted_as_django_needs_it(name):
+    sender = value(f"_default_from_email={quote(name)} <shop@example.com>")
+    assert sender == f'"{name}" <shop@example.com>'
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("true", True),
+        ("false", False),
+        ("True", "True"),
+        ("1", "1"),
+        ("x@y", "x@y"),
+        ("", ""),
+        (
+            '{"region_name": "eu", "retries": {"max": 1}}',
+            {"region_name": "eu", "retries": {"max": 1}},
+        ),
+        ("{}", {}),
+        ("[1]", "[1]"),
+    ],
+)
+def test_option_of_any_backend_is_a_boolean_a_json_object_or_text(given, expected):
+    assert parse(f"backend://a.b.C?x={quote(given)}")["OPTIONS"] == {"x": expected}
+
+
+NUMBER = "must be a positive number of seconds, like 10 or 2.5"
+COUNT = "must be a positive whole number, like 100"
+ADDRESS = "must be one email address, ASCII before the '@', like shop@example.com or"
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("ssl=", "must be 1, true, yes or on, or 0, false, no or off"),
+        ("tls=2", "must be 1, true, yes or on, or 0, false, no or off"),
+        *((f"timeout{value}", NUMBER) for value in ("", "=", "=0", "=0.0", "=-1", "=5s")),
+        *((f"timeout={value}", NUMBER) for value in ("nan", "inf", "1e3", "9" * 5000)),
+        ("conn_max_age=0", NUMBER),
+        ("conn_max_messages=0", COUNT),
+        ("conn_max_messages=1.5", COUNT),
+        ("ssl_cafile", "must have a value"),
+        ("ssl_cafile=%00", "has a control character"),
+        ("local_hostname=a b", "must be a host name, or an IP address in brackets"),
+        ("_server_email", ADDRESS),
+        *((f"_server_email={value}", ADDRESS) for value in ("", "root", "a@", "@b", "a@b..c")),
+        *((f"_server_email={value}", ADDRESS) for value in ("a@b,c@d", "a@b,", "a@b$c")),
+        *((f"_server_email={value}", ADDRESS) for value in ("a b@c", "A <a@b> c", "A <a@b")),
+        ("_server_email=group: a@b;", ADDRESS),
+        ("_server_email=müller@example.com", ADDRESS),
+        (f"_server_email={'(' * 300}", ADDRESS),
+        (f"_server_email={'Shop ' * 61}<shop@example.com>", ADDRESS),
+        ("_server_email=A%E2%80%A8B <a@b>", "has a control character"),
+        ("_server_email=a%0Ab@c", "has a control character"),
+    ],
+)
+def test_refusal_says_what_the_value_must_be(query, reason):
+    with pytest.raises(InvalidEmailHost) as caught:
+        parse(f"smtp://h?{query}")
+    assert str(caught.value).startswith(f"option '{query.partition('=')[0]}' {reason}")
+
+
+@pytest.mark.parametrize("given", ["{", "{Kx7vQz9}", '{"a": 1} b', '{"a":' * 100_000])
+def test_brace_without_a_json_object_is_refused(given):
+    with pytest.raises(InvalidEmailHost) as caught:
+        parse(f"backend://a.b.C?x={given}")
+    assert str(caught.value) == "option 'x' starts with a brace and must be a JSON object"
