@@ -22,6 +22,7 @@ from servers import SMTPServer, server_context
 
 from email_hosts import conf, hosts, testing
 from email_hosts.backends import EmailHostsBackend, failover, get_connection
+from email_hosts.smtp import pipelining
 from email_hosts.smtp.pool import pool
 
 needs_mailers = pytest.mark.skipif(not conf.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
@@ -117,10 +118,11 @@ def closed_port() -> Iterator[int]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
-    """Close what a test has parked, and forget which hosts it has found to be down."""
+    """Close what a test has parked, and forget what it has learned about hosts."""
     yield
     pool.close_all()
     failover._healths.clear()
+    pipelining._without_writing_ahead.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""An SMTP server on loopback that misbehaves on cue, and counts round trips."""
+"""An SMTP server on loopback that misbehaves on cue."""
 
 from __future__ import annotations
 
@@ -32,10 +32,7 @@ class Accepted(NamedTuple):
 
 
 class ScriptedServer:
-    """Answers while its ``with`` block runs, on a port of its own choice if that is 0.
-
-    ``turns`` counts how often it has answered and then had to wait: the round trips.
-    """
+    """Answers while its ``with`` block runs, on a port of its own choice if that is 0."""
 
     def __init__(
         self,
@@ -48,7 +45,6 @@ class ScriptedServer:
         self.extensions = list(extensions)
         self.accepted: list[Accepted] = []
         self.commands: list[str] = []
-        self.turns = 0
         self.connections = 0
         self._arrival = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -62,13 +58,9 @@ class ScriptedServer:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        # shutdown() wakes up whoever is waiting in accept() or recv(). The listener first:
-        # after that, there are no new clients.
-        shut(self._listener)
-        self._listening.join()
+        self.stop_listening()
         self.disconnect()
-        for thread in self._serving:
-            thread.join()
+        self.wait_for_clients_to_go()
 
     def wait_for(self, messages: int, timeout: float = 60) -> bool:
         """Wait until it has accepted so many messages. Return whether it has."""
@@ -81,10 +73,25 @@ class ScriptedServer:
             self.accepted.append(message)
             self._arrival.notify_all()
 
+    def stop_listening(self) -> None:
+        """Take no new connection."""
+        shut(self._listener)
+        self._listening.join()
+
     def disconnect(self) -> None:
         """End the connections that are open."""
         for client in self._clients:
             shut(client)
+
+    def wait_for_clients_to_go(self) -> None:
+        """Wait until the connections have ended, and ``commands`` has all that they said."""
+        for thread in self._serving:
+            thread.join(timeout=60)
+
+    def say(self, line: bytes) -> None:
+        """Send a line that answers nothing."""
+        for client in self._clients:
+            client.sendall(line)
 
     def _listen(self) -> None:
         with self._listener:
@@ -211,7 +218,6 @@ class Dialogue:
     def flush(self) -> None:
         """Send the replies that are due."""
         if self.replies:
-            self.server.turns += 1
             self.client.sendall(b"".join(self.replies))
             self.replies.clear()
 
@@ -222,7 +228,7 @@ def address(argument: str) -> str:
 
 
 def shut(one: socket.socket) -> None:
-    """Shut a socket down, if it is open."""
+    """Shut a socket down, if it is open. Whoever waits in its accept() or recv() wakes up."""
     with suppress(OSError):
         one.shutdown(socket.SHUT_RDWR)
 

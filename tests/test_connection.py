@@ -16,7 +16,7 @@ from conftest import ServerFactory, ServeScript
 from django.core.mail import EmailMessage
 from scripted import HANG, at
 
-from email_hosts import connection
+from email_hosts.smtp import connection
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.smtp.connection import MAX_REPLY, SMTP, has_unread_data, is_idle
 

@@ -12,7 +12,7 @@ from conftest import Connect, ServerFactory
 from django.core.mail import EmailMessage
 from servers import server_context
 
-from email_hosts import tls as tls_module
+from email_hosts.smtp import tls as tls_module
 from email_hosts.exceptions import InvalidEmailHost
 
 

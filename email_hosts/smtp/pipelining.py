@@ -12,7 +12,7 @@ import smtplib
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from .connection import Reply, can_pipeline, has_unread_data, open_socket
 
@@ -143,7 +143,8 @@ def send(
                 # While the server is busy: making a message takes longer than writing it.
                 envelopes.prepare(2 if ahead else 1)
                 transaction.read_body_reply()
-            except OSError as error:  # all errors of smtplib are
+            except OSError as caught:  # all errors of smtplib are
+                error = transaction.explain(caught) if transaction else caught
                 mark(error, body_was_sent=bool(transaction and transaction.body_was_sent))
                 if not isinstance(error, smtplib.SMTPException):
                     raise  # a signal handler has raised it
@@ -217,6 +218,7 @@ class _Transaction:
         self._bytes_in_flight = 0
         self._has_recipients = False
         self._must_close = False
+        self._refusal: smtplib.SMTPException | None = None  # what the server has answered
 
     def send_envelope(self) -> dict[str, Reply]:
         """Send MAIL, RCPT and DATA.
@@ -230,20 +232,20 @@ class _Transaction:
         code, text = self._reply()
         sock.settimeout(timeout)
         if code != 250:
-            raise smtplib.SMTPSenderRefused(code, text, self._envelope.sender)
+            self._refuse(smtplib.SMTPSenderRefused(code, text, self._envelope.sender))
         refused: dict[str, Reply] = {}
         for recipient in self._envelope.recipients:
             code, text = self._reply()
             if code not in RECIPIENT_ACCEPTED:
                 refused[recipient] = (code, text)
             if code == SERVICE_CLOSING:
-                raise smtplib.SMTPRecipientsRefused(refused)
+                self._refuse(smtplib.SMTPRecipientsRefused(refused))
         # smtplib compares their numbers, and so misses a recipient that is there twice.
         if refused.keys() >= set(self._envelope.recipients):
-            raise smtplib.SMTPRecipientsRefused(refused)
+            self._refuse(smtplib.SMTPRecipientsRefused(refused))
         code, text = self._reply()
         if code != START_MAIL_INPUT:
-            raise smtplib.SMTPDataError(code, text)
+            self._refuse(smtplib.SMTPDataError(code, text))
         return refused
 
     def send_body(self, ahead: _Transaction | None) -> None:
@@ -262,6 +264,7 @@ class _Transaction:
             _write(self._connection, record)
         # Whatever goes wrong from here on, the server may have got the whole message.
         self.body_was_sent = True
+        self._must_close = True  # unless the reply is read as a whole
         _write(self._connection, records[-1])
         if ahead:
             ahead._is_ahead = True
@@ -270,11 +273,22 @@ class _Transaction:
 
     def read_body_reply(self) -> None:
         """Wait for the reply to the body. Raises ``SMTPDataError`` if it is refused."""
-        self._must_close = True  # unless the reply is read as a whole
         code, text = self._connection.getreply()
         self._must_close = code in (SERVICE_CLOSING, NO_CODE)
         if code != 250:
-            raise smtplib.SMTPDataError(code, text)
+            self._refuse(smtplib.SMTPDataError(code, text))
+
+    def explain(self, error: OSError) -> OSError:
+        """Return the error, or one which says that the server may have the message.
+
+        A signal handler may raise an ``SMTPException``, about another message.
+        """
+        is_answer = error is self._refusal or isinstance(error, smtplib.SMTPServerDisconnected)
+        if is_answer or not self.body_was_sent or not isinstance(error, smtplib.SMTPException):
+            return error
+        unsure = smtplib.SMTPServerDisconnected(f"interrupted: {error}")
+        unsure.__cause__ = error
+        return unsure
 
     def must_go_alone(self, error: smtplib.SMTPException) -> bool:
         """Whether writing ahead is to blame for this error, and the message is not sent."""
@@ -298,6 +312,10 @@ class _Transaction:
                 self._connection.close()
         except smtplib.SMTPException:
             self._connection.close()
+
+    def _refuse(self, refusal: smtplib.SMTPException) -> NoReturn:
+        self._refusal = refusal
+        raise refusal
 
     def _refuse_unread_data(self) -> None:
         """Raise ``SMTPServerDisconnected`` rather than take a stray line for a reply."""
