@@ -14,6 +14,9 @@ from typing import Any
 # Returns the value of an option. A ValueError says what it must be.
 Converter = Callable[[str], Any]
 
+# Connections of one send. Servers allow far fewer, and each takes a thread.
+MAX_PARALLEL = 50
+
 # Characters. RFC 5321, 4.5.3.1 allows an address 254, and a display name may stand before it.
 # The parser of the standard library takes the cube of the length.
 MAX_EMAIL_ADDRESS = 320
@@ -76,6 +79,12 @@ def _count(value: str) -> int:
     raise ValueError("must be a positive whole number, like 100")
 
 
+def _parallel(value: str) -> int:
+    if re.fullmatch("0*[1-9][0-9]?", value) and int(value) <= MAX_PARALLEL:
+        return int(value)
+    raise ValueError(f"must be a whole number from 1 to {MAX_PARALLEL}")
+
+
 def _text(value: str) -> str:
     if not value:
         raise ValueError("must have a value")
@@ -128,6 +137,7 @@ SMTP_OPTIONS: dict[str, Converter] = {
     "conn_max_age": seconds,
     "conn_max_messages": _count,
     "conn_max_idle": _count,
+    "parallel": _parallel,
 }
 # Of hosts of any scheme.
 HOST_OPTIONS: dict[str, Converter] = {

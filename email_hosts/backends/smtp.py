@@ -5,7 +5,8 @@ from __future__ import annotations
 import smtplib
 import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -18,6 +19,7 @@ from ..dsn import SMTP_SCHEMES
 from ..exceptions import InvalidEmailHost, shown, summarize
 from ..frames import clear_frames
 from ..log import debug, warn
+from ..options import MAX_PARALLEL
 from ..smtp import pipelining
 from ..smtp.connection import (
     CLASSES,
@@ -33,6 +35,7 @@ from ..smtp.pool import PooledConnection, pool
 from ..smtp.redaction import Redactor
 from ..smtp.tls import new_context, shared_context
 from .base import DEFAULT_TIMEOUT, HostMixin, refuse_unknown
+from .parallel import send_in_parallel
 
 # What makes one connection as good as another, and used as long.
 POOLED_BY = (
@@ -72,6 +75,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         conn_max_age: float | None = None,
         conn_max_messages: int = 100,
         conn_max_idle: int = 10,
+        parallel: int = 1,
         allow: Allow | None = None,
         default_from_email: str = "",
         server_email: str = "",
@@ -85,6 +89,9 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             raise InvalidEmailHost(
                 "options 'use_ssl' and 'use_tls' exclude each other", alias=alias
             )
+        if parallel not in range(1, MAX_PARALLEL + 1):
+            reason = f"option 'parallel' must be a whole number from 1 to {MAX_PARALLEL}"
+            raise InvalidEmailHost(reason, alias=alias)
         scheme = "submissions" if use_ssl else "submission" if use_tls else "smtp"
         port = port or SMTP_SCHEMES[scheme].port
         if allow and not allow(host, port):
@@ -109,6 +116,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         self.conn_max_age = conn_max_age
         self.conn_max_messages = conn_max_messages
         self.conn_max_idle = conn_max_idle
+        self.parallel = parallel
         self.allow = allow
         self.default_from_email = default_from_email
         self.server_email = server_email
@@ -186,49 +194,63 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         ``open`` raises, and smtplib's errors. With ``fail_silently``, these are logged.
         """
         self.refused_recipients = {}
-        coming = iter(email_messages)
-        first = next(coming, None)
-        if first is None:
-            return 0
+        if self.parallel > 1:
+            return send_in_parallel(self, email_messages)
         # A generator may wait for its next message, or hold more than fits into memory.
         is_at_hand = isinstance(email_messages, (list, tuple))
-        envelopes = pipelining.Envelopes(
-            self._envelopes(chain([first], coming)), can_look_ahead=is_at_hand
-        )
+        sent = 0
+        with closing(self.deliver(email_messages, can_look_ahead=is_at_hand)) as results:
+            for _, error in results:
+                if error is None:
+                    sent += 1
+                elif self.fail_silently:
+                    self.log_failure(error)
+                else:
+                    raise error
+        return sent
+
+    def deliver(
+        self, messages: Iterable[EmailMessage], *, can_look_ahead: bool
+    ) -> Generator[tuple[EmailMessage, smtplib.SMTPException | None], None, None]:
+        """Yield each message that has recipients, with its error or ``None``, as it is sent.
+
+        ``can_look_ahead`` allows to make the next messages before the turn of each. Raises
+        what ``open`` raises.
+        """
+        coming = iter(messages)
+        first = next(coming, None)
+        if first is None:
+            return
         with self._lock:
             opened = self.open()
             if opened is None:
-                return 0
+                return
+            in_turn: deque[EmailMessage] = deque()
+            envelopes = pipelining.Envelopes(
+                self._envelopes(chain([first], coming), in_turn), can_look_ahead=can_look_ahead
+            )
             try:
-                return self._send_envelopes(envelopes)
+                while self._pooled:
+                    pooled = self._pooled
+                    outcomes = pipelining.send(pooled.connection, envelopes, self._server)
+                    with closing(outcomes):
+                        for refused, error, offer_again in outcomes:
+                            pooled.messages += 1
+                            pooled.has_given_up = pipelining.has_given_up(error)
+                            if offer_again or (pooled.was_parked and pooled.has_given_up):
+                                break
+                            if error is None:
+                                self._note_refused(refused)
+                            else:
+                                self._redactor.redact_error(error)
+                            yield in_turn.popleft(), error
+                        else:
+                            return
+                    pooled.discard("it ended before it took the message")
+                    self._use(None)
             finally:
                 if opened or is_closed(self.connection):
                     self.close()
-
-    def _send_envelopes(self, envelopes: pipelining.Envelopes) -> int:
-        sent = 0
-        while self._pooled:
-            pooled = self._pooled
-            outcomes = pipelining.send(pooled.connection, envelopes, self._server)
-            with closing(outcomes):
-                for refused, error, offer_again in outcomes:
-                    pooled.messages += 1
-                    pooled.has_given_up = pipelining.has_given_up(error)
-                    if error is None:
-                        sent += 1
-                        self._note_refused(refused)
-                    elif offer_again or (pooled.was_parked and pooled.has_given_up):
-                        break
-                    elif self.fail_silently:
-                        self._log_failure(error)
-                    else:
-                        self._redactor.redact_error(error)
-                        raise error
-                else:
-                    return sent
-            pooled.discard("it ended before it took the message")
-            self._use(None)
-        return sent
 
     def _use(self, parked: PooledConnection | None) -> bool | None:
         """Use a parked connection or a new one. Return what ``open`` does."""
@@ -240,7 +262,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             pipelining.mark(error, body_was_sent=False)
             if not self.fail_silently:
                 raise
-            self._log_failure(error)
+            self.log_failure(error)
             return None
         return True
 
@@ -324,7 +346,10 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             and is_idle(pooled.connection)
         )
 
-    def _envelopes(self, messages: Iterable[EmailMessage]) -> Iterator[Envelope]:
+    def _envelopes(
+        self, messages: Iterable[EmailMessage], in_turn: deque[EmailMessage]
+    ) -> Iterator[Envelope]:
+        """Yield the envelopes, and append the message of each to ``in_turn``."""
         for message in messages:
             pooled, recording = self._pooled, _RecordingConnection()
             self.connection = recording
@@ -333,6 +358,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
                 super()._send(self.apply_host(message))  # type: ignore[misc]
             finally:
                 self._pooled = pooled
+            in_turn.extend([message] * len(recording.envelopes))
             yield from recording.envelopes
 
     def _note_refused(self, refused: dict[str, Reply]) -> None:
@@ -341,7 +367,8 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             codes = sorted({code for code, _ in refused.values()})
             warn("%s: refused recipients: %d %s", self._name, len(refused), codes)
 
-    def _log_failure(self, error: OSError) -> None:
+    def log_failure(self, error: OSError) -> None:
+        """Log an error that ``fail_silently`` ignores."""
         warn("%s: %s, ignored by fail_silently", self._name, summarize(error))
 
     @property
