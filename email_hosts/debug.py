@@ -17,9 +17,9 @@ from django.views.debug import (
 )
 
 from .dsn import ANYMAIL, SEVERAL_SCHEMES, SMTP_SCHEMES
+from .frames import is_own
 
 SETTINGS = ("EMAIL_HOSTS", "MAILERS")
-PACKAGE = __name__.partition(".")[0]
 
 # The beginnings of DSNs that may hold a secret. Those of a folder or the console hold none.
 BEGINNINGS = (
@@ -29,9 +29,6 @@ BEGINNINGS = (
     "backend://",
     *(f"backend:{letter}" for letter in ascii_lowercase),  # backend:8080 is a server
 )
-
-# Longer lists and dicts in variables are shown as they are.
-MAX_ITEMS = 1000
 
 
 class EmailHostsReporterFilter(SafeExceptionReporterFilter):
@@ -45,7 +42,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         """Return the value of a setting or of ``request.META``, without secrets."""
         try:
             if type(key) is str and key in SETTINGS:
-                return self._hosts(value)
+                return self._starred(value)
             return self._cleansed(super().cleanse_setting(key, value))
         except RecursionError:
             # The value holds itself. Starring each level of it could take for ever.
@@ -58,44 +55,28 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
     ) -> ItemsView[str, Any]:
         """Return the variables of a frame, without secrets; of our frames, only the names."""
         with suppress(Exception):
-            if not _is_ours(tb_frame):
+            if not is_own(tb_frame.f_globals.get("__name__")):
                 variables = super().get_traceback_frame_variables(request, tb_frame)
                 hosts = {id(getattr(settings, name, None)) for name in SETTINGS} - {id(None)}
                 return {
-                    name: self._hosts(value) if id(value) in hosts else self._variable(value)
+                    name: self._starred(value) if id(value) in hosts else self._cleansed(value)
                     for name, value in variables
                 }.items()
         return dict.fromkeys(tb_frame.f_code.co_varnames, self.cleansed_substitute).items()
 
-    def _variable(self, value: Any) -> Any:
-        # The *args and **kwargs of a decorator, a few hosts: one level, and never deeper.
-        kind = type(value)
-        if (kind is list or kind is tuple) and len(value) <= MAX_ITEMS:
-            return kind(map(self._cleansed, value))
-        if kind is dict and len(value) <= MAX_ITEMS:
-            items = tuple(value.items())  # another thread may change the dict
-            return value | {
-                name: self.cleansed_substitute for name, item in items if _is_dsn(item)
-            }
-        return self._cleansed(value)
-
-    def _hosts(self, hosts: Any) -> Any:
+    def _starred(self, hosts: Any) -> Any:
+        """Return ``EMAIL_HOSTS`` or ``MAILERS`` with keys and backends only."""
         if type(hosts) is not dict:
             return self.cleansed_substitute
-        return {self._cleansed(key): self._host(host) for key, host in hosts.items()}
+        return {self._cleansed(key): self._starred_host(host) for key, host in hosts.items()}
 
-    def _host(self, host: Any) -> Any:
+    def _starred_host(self, host: Any) -> Any:
         if type(host) is not dict:  # a DSN
             return self.cleansed_substitute
         return {
-            name: self._cleansed(value) if name == "BACKEND" else self._options(value)
+            name: self._cleansed(value) if name == "BACKEND" else self.cleansed_substitute
             for name, value in host.items()
         }
-
-    def _options(self, options: Any) -> Any:
-        if type(options) is not dict:
-            return self.cleansed_substitute
-        return dict.fromkeys(options, self.cleansed_substitute)
 
     def _cleansed(self, value: Any) -> Any:
         return self.cleansed_substitute if _is_dsn(value) else value
@@ -131,11 +112,6 @@ def is_installed() -> bool:
     except ImportError:
         return False
     return isinstance(chosen, type) and issubclass(chosen, EmailHostsReporterFilter)
-
-
-def _is_ours(frame: FrameType) -> bool:
-    name = frame.f_globals.get("__name__")
-    return type(name) is str and name.partition(".")[0] == PACKAGE
 
 
 def _is_dsn(value: object) -> bool:

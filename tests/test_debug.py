@@ -160,11 +160,10 @@ class TestSetting:
     def test_key_that_is_a_dsn_is_starred(self) -> None:
         assert self.filter.cleanse_setting("EMAIL_HOSTS", {VALID: "x"}) == {STARS: STARS}
 
-    def test_mailers_show_keys_backends_and_the_names_of_options(self) -> None:
-        options = {"host": STARS, "username": STARS, "password": STARS, "x": STARS}
+    def test_mailers_show_keys_and_backends(self) -> None:
         backend = "email_hosts.backends.EmailHostsBackend"
         assert self.filter.cleanse_setting("MAILERS", MAILERS) == {
-            "shop": {"BACKEND": backend, "OPTIONS": options}
+            "shop": {"BACKEND": backend, "OPTIONS": STARS}
         }
 
     @pytest.mark.parametrize(
@@ -260,27 +259,10 @@ def shown(frame_globals: dict[str, Any], frame_locals: Any) -> dict[str, Any]:
 class TestVariable:
     """What the filter stars of the variables of a frame."""
 
-    @pytest.mark.parametrize(
-        ("value", "expected"),
-        [
-            (VALID, STARS),
-            ([VALID, "x"], [STARS, "x"]),
-            ((VALID, 5), (STARS, 5)),
-            ({"a": VALID, "b": "x", 3: None}, {"a": STARS, "b": "x", 3: None}),
-        ],
-    )
-    def test_dsn_is_starred_alone_and_in_a_list_or_dict(
-        self, value: object, expected: object
-    ) -> None:
-        assert variables_of(value=value, other="x") == {"value": expected, "other": "x"}
+    def test_dsn_is_starred(self) -> None:
+        assert variables_of(value=VALID, other="x") == {"value": STARS, "other": "x"}
 
-    @pytest.mark.parametrize("size", [debug.MAX_ITEMS + 1, 100_000])
-    @pytest.mark.parametrize("kind", [list, tuple, dict.fromkeys])
-    def test_long_ones_are_left_alone(self, kind: Any, size: int) -> None:
-        value = kind(range(size))
-        assert variables_of(value=value)["value"] is value
-
-    @pytest.mark.parametrize("value", [f"see {VALID}", VALID.encode(), [[VALID]], {VALID}])
+    @pytest.mark.parametrize("value", [f"see {VALID}", VALID.encode(), [VALID], {VALID}])
     def test_what_merely_contains_a_dsn_is_left_alone(self, value: object) -> None:
         assert variables_of(value=value) == {"value": value}
 
