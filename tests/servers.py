@@ -17,6 +17,8 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 # aiosmtpd warns of an attribute that it sets itself.
 logging.getLogger("mail.log").setLevel(logging.ERROR)
+# asyncio warns, in Python's development mode, of what takes 0.1 seconds on a busy machine.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:

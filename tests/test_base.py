@@ -1,20 +1,17 @@
-"""The sender of a host, on any backend."""
-
-from __future__ import annotations
+"""What a host does to a message, and how it wraps a backend that is not ours."""
 
 import copy
-from collections.abc import Callable
 from io import StringIO
-from typing import Any
 
 import pytest
-from conftest import NewMessage
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail.backends.smtp import EmailBackend
 from django.test import override_settings
 
-from email_hosts.backends import HostBackend, get_connection
+from email_hosts.backends import HostBackend, can_be_retried, get_connection
+from email_hosts.exceptions import InvalidEmailHost
 
 SENDERS = "_default_from_email=Shop <shop@example.com>&_server_email=alert@example.com"
 
@@ -22,21 +19,22 @@ SENDERS = "_default_from_email=Shop <shop@example.com>&_server_email=alert@examp
 class Recorder(BaseEmailBackend):
     """Notes what it gets, and what Anymail would note on a message. May fail."""
 
-    failure: Exception | None = None
+    failure = None
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options):
         super().__init__(**options)
-        self.calls: list[str] = []
-        self.got: list[EmailMessage] = []
+        self.calls = []
+        self.got = []
 
-    def open(self) -> bool:
+    def open(self):
         self.calls.append("open")
         return True
 
-    def close(self) -> None:
+    def close(self):
         self.calls.append("close")
 
-    def send_messages(self, email_messages: Any) -> int:
+    def send_messages(self, email_messages):
+        self.calls.append(len(email_messages))
         sent = len(email_messages)
         while email_messages:  # as a backend may do with what is its own
             message = email_messages.pop(0)
@@ -47,215 +45,263 @@ class Recorder(BaseEmailBackend):
         return sent
 
 
-def wrapped(**senders: str) -> HostBackend:
-    return HostBackend(f"{__name__}.Recorder", alias="shop", **senders)
+def wrapped(**options):
+    return HostBackend(f"{__name__}.Recorder", alias="shop", **options)
+
+
+DEFAULT = {"default_from_email": "Shop <shop@example.com>"}
+SERVER = {"server_email": "alert@example.com"}
 
 
 @pytest.fixture
-def host() -> HostBackend:
+def host():
     """A host with a sender for messages and one for alerts."""
-    return wrapped(
-        default_from_email="Shop <shop@example.com>", server_email="alert@example.com"
+    return wrapped(**DEFAULT, **SERVER)
+
+
+class TestSender:
+    """It is the host's unless the message names its own."""
+
+    @pytest.mark.parametrize(
+        ("senders", "from_email", "expected"),
+        [
+            (DEFAULT | SERVER, None, "Shop <shop@example.com>"),
+            (DEFAULT | SERVER, "", "Shop <shop@example.com>"),
+            (DEFAULT | SERVER, "project@example.com", "Shop <shop@example.com>"),
+            (DEFAULT | SERVER, "root@example.com", "alert@example.com"),
+            (DEFAULT | SERVER, "me@example.com", "me@example.com"),
+            (DEFAULT | SERVER, "P <project@example.com>", "P <project@example.com>"),
+            (DEFAULT, "root@example.com", "root@example.com"),
+            (SERVER, "root@example.com", "alert@example.com"),
+            (SERVER, "project@example.com", "project@example.com"),
+            ({}, "root@example.com", "root@example.com"),
+        ],
     )
+    def test_is_chosen_by_what_the_message_says(
+        self, senders, from_email, expected, new_message
+    ):
+        message = new_message()
+        message.from_email = from_email
+        host = wrapped(**senders)
+        assert host.send_messages([message]) == 1
+        assert host.got[0].from_email == expected
+        assert message.from_email == from_email
 
-
-@pytest.mark.parametrize(
-    ("from_email", "expected"),
-    [
-        (None, "Shop <shop@example.com>"),
-        ("", "Shop <shop@example.com>"),
-        ("project@example.com", "Shop <shop@example.com>"),
-        ("root@example.com", "alert@example.com"),
-        ("me@example.com", "me@example.com"),
-        ("Project <project@example.com>", "Project <project@example.com>"),
-    ],
-)
-def test_sender_is_the_hosts_unless_the_message_names_its_own(
-    host: HostBackend, new_message: NewMessage, from_email: str | None, expected: str
-) -> None:
-    message = new_message()
-    message.from_email = from_email  # type: ignore[assignment]
-    assert host.send_messages([message]) == 1
-    assert host.got[0].from_email == expected
-    assert message.from_email == from_email
-
-
-@pytest.mark.parametrize(
-    ("senders", "expected"),
-    [
-        ({"default_from_email": "a@example.com"}, "root@example.com"),
-        ({"server_email": "b@example.com"}, "b@example.com"),
-        ({}, "root@example.com"),
-    ],
-)
-def test_sender_that_a_host_does_not_have_stays(
-    new_message: NewMessage, senders: dict[str, str], expected: str
-) -> None:
-    host = wrapped(**senders)
-    host.send_messages([new_message(from_email="root@example.com")])
-    assert host.got[0].from_email == expected
-
-
-@override_settings(SERVER_EMAIL="project@example.com")
-@pytest.mark.parametrize(
-    ("senders", "expected"),
-    [
-        ({"server_email": "b@example.com"}, "b@example.com"),
-        (
-            {"default_from_email": "a@example.com", "server_email": "b@example.com"},
-            "a@example.com",
-        ),
-    ],
-)
-def test_one_address_for_both_settings_is_first_of_all_the_default_sender(
-    message: EmailMessage, senders: dict[str, str], expected: str
-) -> None:
-    host = wrapped(**senders)
-    host.send_messages([message])
-    assert host.got[0].from_email == expected
-
-
-def test_from_header_of_the_message_stays_as_written(
-    host: HostBackend, new_message: NewMessage
-) -> None:
-    host.send_messages([new_message(headers={"From": "Me <me@example.com>"})])
-    assert host.got[0].message()["From"] == "Me <me@example.com>"
-
-
-def test_message_is_as_it_was_when_the_send_fails(
-    host: HostBackend, message: EmailMessage
-) -> None:
-    host.wrapped.failure = OSError("no")
-    before = copy.copy(vars(message))
-    with pytest.raises(OSError, match="no"):
+    @pytest.mark.parametrize(
+        ("senders", "expected"),
+        [(SERVER, "alert@example.com"), (DEFAULT | SERVER, "Shop <shop@example.com>")],
+    )
+    @override_settings(SERVER_EMAIL="project@example.com")
+    def test_is_first_of_all_the_default_where_both_settings_are_one_address(
+        self, senders, expected, message
+    ):
+        host = wrapped(**senders)
         host.send_messages([message])
-    assert {**before, "anymail_status": "queued"} == vars(message)
+        assert host.got[0].from_email == expected
 
+    def test_in_the_headers_stays_as_written(self, host, new_message):
+        host.send_messages([new_message(headers={"From": "Me <me@example.com>"})])
+        assert host.got[0].message()["From"] == "Me <me@example.com>"
 
-def test_what_the_backend_notes_is_on_the_callers_message(
-    host: HostBackend, message: EmailMessage
-) -> None:
-    host.send_messages([message])
-    assert message.anymail_status == "queued"  # type: ignore[attr-defined]
-
-
-def test_sender_that_a_backend_rewrites_is_not_on_the_callers_message(
-    host: HostBackend, message: EmailMessage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def rewrite(messages: list[EmailMessage]) -> int:
-        messages[0].from_email = "backend@example.com"
-        return 1
-
-    monkeypatch.setattr(host.wrapped, "send_messages", rewrite)
-    host.send_messages([message])
-    assert message.from_email == "project@example.com"
-
-
-def test_sender_of_the_callers_message_never_changes(
-    host: HostBackend, message: EmailMessage
-) -> None:
-    """Not for a moment: another thread may send the same message through another host."""
-    written: list[str] = []
-
-    class Watched(EmailMessage):
-        def __setattr__(self, name: str, value: object) -> None:
-            if self is message:
-                written.append(name)
-            super().__setattr__(name, value)
-
-    class Attributes(dict[str, Any]):
-        def update(self, *args: Any, **kwargs: Any) -> None:
-            written.extend(dict(*args, **kwargs))
-            super().update(*args, **kwargs)
-
-    message.__class__ = Watched
-    message.__dict__ = Attributes(vars(message))
-    written.clear()
-    host.send_messages([message])
-    assert written == ["anymail_status"]
-
-
-def test_message_with_a_sender_of_its_own_is_passed_on_itself(
-    host: HostBackend, new_message: NewMessage
-) -> None:
-    message = new_message(from_email="me@example.com")
-    host.send_messages([message])
-    assert host.got[0] is message
-
-
-def test_sender_that_is_a_property_is_as_it_was(host: HostBackend) -> None:
-    class Stored(EmailMessage):
-        @property
-        def from_email(self) -> str:
-            return str(self.stored)
-
-        @from_email.setter
-        def from_email(self, value: str) -> None:
-            self.stored = value
-
-    message = Stored("Hello", "World", to=["someone@example.net"])
-    host.send_messages([message])
-    assert host.got[0].from_email == "Shop <shop@example.com>"
-    assert message.from_email == "project@example.com"
-
-
-def test_messages_may_come_from_a_generator(
-    host: HostBackend, new_message: NewMessage
-) -> None:
-    assert host.send_messages(new_message() for _ in range(3)) == 3
-    assert host.send_messages(iter(())) == 0
-
-
-def test_same_message_goes_through_one_host_after_the_other(message: EmailMessage) -> None:
-    hosts = [wrapped(default_from_email=f"{name}@example.com") for name in ("a", "b")]
-    for host in hosts:
+    def test_of_a_template_of_a_provider_stays(self, host, message):
+        """Anymail: ``None`` is then the sender that the template has."""
+        message.template_id, message.from_email = "welcome", None
         host.send_messages([message])
-    assert [host.got[0].from_email for host in hosts] == ["a@example.com", "b@example.com"]
+        assert host.got[0].from_email is None
+
+    @pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated")
+    @pytest.mark.parametrize("mail_server_people", [mail.mail_admins, mail.mail_managers])
+    @override_settings(EMAIL_HOSTS={"shop": f"locmem://?{SENDERS}"})
+    def test_to_admins_and_managers_is_for_alerts(self, mail_server_people):
+        mail_server_people("Hello", "World", connection=get_connection("shop"))
+        assert [sent.from_email for sent in mail.outbox] == ["alert@example.com"]
+
+    @override_settings(EMAIL_HOSTS={"shop": f"locmem://?{SENDERS}"})
+    def test_is_kept_by_the_outbox(self, message):
+        get_connection("shop").send_messages([message])
+        assert [sent.from_email for sent in mail.outbox] == ["Shop <shop@example.com>"]
+
+    @override_settings(EMAIL_HOSTS={"shop": f"console://?{SENDERS}"})
+    def test_is_printed_by_the_console(self, message):
+        stream = StringIO()
+        assert get_connection("shop", stream=stream).send_messages([message]) == 1
+        assert "From: Shop <shop@example.com>" in stream.getvalue()
+        assert get_connection("shop", stream=stream).send_messages([]) == 0
 
 
-@pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated")
-@pytest.mark.parametrize("mail_server_people", [mail.mail_admins, mail.mail_managers])
-@override_settings(EMAIL_HOSTS={"shop": f"locmem://?{SENDERS}"})
-def test_mail_to_admins_and_managers_is_from_the_hosts_server_email(
-    mail_server_people: Callable[..., None],
-) -> None:
-    mail_server_people("Hello", "World", connection=get_connection("shop"))
-    assert [sent.from_email for sent in mail.outbox] == ["alert@example.com"]
+class TestCallersMessage:
+    """It is as it was after a send, but for what the backend notes on it."""
+
+    @pytest.mark.parametrize("failure", [None, OSError("no")])
+    def test_has_what_the_backend_notes_and_nothing_else(self, failure, host, message):
+        host.wrapped.failure = failure
+        before = copy.copy(vars(message))
+        try:
+            host.send_messages([message])
+        except OSError:
+            assert failure
+        assert {**before, "anymail_status": "queued"} == vars(message)
+
+    def test_has_no_sender_that_a_backend_writes(self, host, message, monkeypatch):
+        def rewrite(messages):
+            messages[0].from_email = "backend@example.com"
+            return 1
+
+        monkeypatch.setattr(host.wrapped, "send_messages", rewrite)
+        host.send_messages([message])
+        assert message.from_email == "project@example.com"
+
+    def test_has_its_own_sender_at_any_moment(self, host, message):
+        """Another thread may send the same message through another host."""
+        written = []
+
+        class Watched(EmailMessage):
+            def __setattr__(self, name, value):
+                if self is message:
+                    written.append(name)
+                super().__setattr__(name, value)
+
+        class Attributes(dict):
+            def update(self, *args, **kwargs):
+                written.extend(dict(*args, **kwargs))
+                super().update(*args, **kwargs)
+
+        message.__class__ = Watched
+        message.__dict__ = Attributes(vars(message))
+        written.clear()
+        host.send_messages([message])
+        assert written == ["anymail_status"]
+
+    def test_may_have_a_property_for_its_sender(self, host):
+        class Stored(EmailMessage):
+            @property
+            def from_email(self):
+                return str(self.stored)
+
+            @from_email.setter
+            def from_email(self, value):
+                self.stored = value
+
+        message = Stored("Hello", "World", to=["someone@example.net"])
+        host.send_messages([message])
+        assert host.got[0].from_email == "Shop <shop@example.com>"
+        assert message.from_email == "project@example.com"
+
+    def test_is_passed_on_itself_where_it_needs_no_other_sender(self, host, new_message):
+        message = new_message(from_email="me@example.com")
+        host.send_messages([message])
+        assert host.got[0] is message
+
+    def test_goes_through_one_host_after_the_other(self, message):
+        hosts = [wrapped(default_from_email=f"{name}@example.com") for name in ("a", "b")]
+        for host in hosts:
+            host.send_messages([message])
+        assert [host.got[0].from_email for host in hosts] == ["a@example.com", "b@example.com"]
 
 
-@override_settings(EMAIL_HOSTS={"shop": f"locmem://?{SENDERS}"})
-def test_outbox_keeps_the_hosts_sender(message: EmailMessage) -> None:
-    get_connection("shop").send_messages([message])
-    assert [sent.from_email for sent in mail.outbox] == ["Shop <shop@example.com>"]
+class TestWrappedBackend:
+    """It shows through."""
+
+    def test_gets_a_list_as_it_is(self, host, new_message):
+        assert host.send_messages([new_message() for _ in range(3)]) == 3
+        assert host.send_messages([]) == 0
+        assert host.calls == [3, 0]
+
+    def test_gets_what_comes_from_a_generator_as_it_comes(self, host, new_message):
+        """Each message before the next is asked for, over one connection."""
+        taken = []
+
+        def messages():
+            for _ in range(3):
+                taken.append(len(host.got))
+                yield new_message()
+
+        assert host.send_messages(messages()) == 3
+        assert host.send_messages(iter(())) == 0
+        assert taken == [0, 1, 2]
+        assert host.calls == ["open", 1, 1, 1, "close", "open", "close"]
+
+    def test_stays_open_after_a_generator_if_it_was(self, host, new_message, monkeypatch):
+        monkeypatch.setattr(host.wrapped, "open", lambda: False)
+        assert host.send_messages(iter([new_message()])) == 1
+        assert host.calls == [1]
+
+    def test_is_opened_and_closed(self, host):
+        with host as connection:
+            assert connection is host
+        assert host.open() is True
+        assert host.calls == ["open", "close", "open"]
+
+    def test_that_cannot_be_opened_has_sent_nothing(self, host, monkeypatch):
+        def fail():
+            raise ValueError("no key")
+
+        monkeypatch.setattr(host.wrapped, "open", fail)
+        with pytest.raises(ValueError, match="no key") as caught:
+            host.open()
+        assert can_be_retried(caught.value)
+
+    def test_has_fail_silently(self, host):
+        host.fail_silently = True
+        assert host.fail_silently is True
+        assert vars(host.wrapped)["fail_silently"] is True
+        smtp = "email_hosts.backends.EmailHostsBackend"
+        assert HostBackend(smtp, host="smtp.example.com", fail_silently=True).fail_silently
+
+    def test_has_its_attributes_and_its_class(self, host):
+        assert host.failure is None
+        assert isinstance(host, Recorder)
+        with pytest.raises(AttributeError, match="missing"):
+            _ = host.missing
+
+    def test_of_a_copy_is_a_copy(self, host, message):
+        other = copy.copy(host)
+        other.fail_silently = True
+        assert other.wrapped is not host.wrapped
+        assert host.fail_silently is False
 
 
-@override_settings(EMAIL_HOSTS={"shop": f"console://?{SENDERS}"})
-def test_console_host_prints_its_sender(message: EmailMessage) -> None:
-    stream = StringIO()
-    assert get_connection("shop", stream=stream).send_messages([message]) == 1
-    assert "From: Shop <shop@example.com>" in stream.getvalue()
-    assert get_connection("shop", stream=stream).send_messages([]) == 0
+class Relay(EmailBackend):
+    """A project's own."""
 
 
-def test_fail_silently_is_that_of_the_wrapped_backend(host: HostBackend) -> None:
-    host.fail_silently = True
-    assert host.fail_silently is True
-    assert vars(host.wrapped)["fail_silently"] is True
+@pytest.mark.filterwarnings("ignore:The EMAIL_.* setting is deprecated")
+@pytest.mark.parametrize("path", ["django.core.mail.backends.smtp.EmailBackend", f"{__name__}.Relay"])
+class TestDjangosSMTPBackend:
+    """Its values are complete: no credential of the project goes to another server."""
 
+    GLOBAL = {
+        "EMAIL_HOST": "global.example.com",
+        "EMAIL_PORT": 2525,
+        "EMAIL_HOST_USER": "global-user",
+        "EMAIL_HOST_PASSWORD": "global-password",
+        "EMAIL_USE_TLS": True,
+        "EMAIL_TIMEOUT": 7,
+        "EMAIL_SSL_CERTFILE": "global.pem",
+        "EMAIL_SSL_KEYFILE": "global.pem",
+    }
 
-def test_fail_silently_is_passed_to_the_wrapped_backend() -> None:
-    smtp = "email_hosts.backends.EmailHostsBackend"
-    assert HostBackend(smtp, host="smtp.example.com", fail_silently=True).fail_silently
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({}, {"port": 25, "username": "", "use_tls": False, "timeout": 60}),
+            ({"use_tls": True}, {"port": 587, "use_tls": True, "use_ssl": False}),
+            ({"use_ssl": True}, {"port": 465, "use_tls": False, "use_ssl": True}),
+            ({"username": "u", "password": "p"}, {"username": "u", "password": "p"}),
+            ({"username": "global-user"}, {"username": "global-user", "password": ""}),
+        ],
+    )
+    def test_has_no_value_of_a_global_setting(self, options, expected, path):
+        with override_settings(**self.GLOBAL):
+            backend = HostBackend(path, host="other.example.com", **options).wrapped
+        for name, value in expected.items():
+            assert (getattr(backend, name) or "") == (value or "")  # None since Django 6.1
+        given = {"global-user"} & {*options.values()}
+        assert {value for value in vars(backend).values() if "global" in str(value)} == given
 
-
-def test_attributes_of_the_wrapped_backend_show_through(host: HostBackend) -> None:
-    assert host.failure is None
-    with pytest.raises(AttributeError, match="missing"):
-        _ = host.missing
-
-
-def test_wrapped_backend_is_opened_and_closed(host: HostBackend) -> None:
-    with host as connection:
-        assert connection is host
-    assert host.open() is True
-    assert host.calls == ["open", "close", "open"]
+    def test_needs_a_host(self, path):
+        with (
+            override_settings(**self.GLOBAL, EMAIL_HOSTS={"shop": f"backend://{path}"}),
+            pytest.raises(InvalidEmailHost, match="'host'"),
+        ):
+            get_connection("shop")

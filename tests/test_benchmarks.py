@@ -1,23 +1,19 @@
 """The round trips that the benchmark counts. Its times are nobody's promise."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
+import os
+from unittest import mock
 
 import pytest
-from benchmarks.__main__ import Statistics, servers
+from benchmarks.__main__ import round_trips, servers
 from benchmarks.ways import BATCH, WAYS
 from conftest import run_python
 
 
 @pytest.fixture(scope="module")
-def running() -> Iterator[tuple[Any, Statistics]]:
+def server():
     """The server of the benchmark, on this machine."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("SSL_CERT_FILE", raising=False)  # the benchmark sets it
-        with servers([0]) as (at, statistics):
-            yield at[0], statistics
+    with mock.patch.dict(os.environ), servers([0]) as at:
+        yield at[0]
 
 
 @pytest.mark.parametrize(
@@ -32,34 +28,25 @@ def running() -> Iterator[tuple[Any, Statistics]]:
         ("email_hosts, batches of 25", (BATCH + 1) / BATCH, (BATCH + 1) / BATCH),
     ],
 )
-def test_round_trips_per_mail(
-    way: str, to_one: float, to_twenty: float, running: tuple[Any, Statistics]
-) -> None:
-    server, statistics = running
-    for recipients, expected in ((1, to_one), (20, to_twenty)):
-        with WAYS[way](server, recipients) as send:
-            send()
-            before = statistics.round_trips()
-            sent = send() + send()
-            assert (statistics.round_trips() - before - 1) / sent == expected
+def test_round_trips_per_mail(way, to_one, to_twenty, server):
+    assert [round_trips(WAYS[way], server, to) for to in (1, 20)] == [to_one, to_twenty]
 
 
-def run(*arguments: str, **environment: str) -> str:
+def run(*arguments, **environment):
     """Return what the benchmark prints when it is as short as can be."""
     shortest = ("-m", "benchmarks", "--rounds", "1", "--seconds", "0")
     return run_python(*shortest, *arguments, environment=environment)
 
 
-def test_table_has_each_way_at_each_distance() -> None:
+def test_table_has_each_way_at_each_distance():
     shown = run("--distances", "0", "1")
     for distance in ("0 ms, 1 recipient\n", "1 ms, 20 recipients\n", "1 ms, 8 threads: "):
         assert distance in shown
     assert all(shown.count(way) == 4 for way in WAYS)
-    assert "get_connection() to EmailBackend(): " in shown
+    assert shown.count(" 1.04 ") >= 4
 
 
-def test_another_server_can_be_measured(running: tuple[Any, Statistics]) -> None:
-    server, _ = running
+def test_another_server_can_be_measured(server):
     shown = run(
         SMTP_HOST=server.host,
         SMTP_PORT=str(server.port),

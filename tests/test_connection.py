@@ -1,23 +1,18 @@
-"""One connection: no reply is waited for too long, and nothing waits without need."""
-
-from __future__ import annotations
+"""One connection: no reply is waited for too long, and what one can tell of it."""
 
 import smtplib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import ServerFactory, ServeScript
-from django.core.mail import EmailMessage
-from scripted import HANG, at
+from scripted import at
+from servers import server_context
 
-from email_hosts.smtp import connection
 from email_hosts.backends import EmailHostsBackend
+from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.smtp import connection
 from email_hosts.smtp.connection import MAX_REPLY, SMTP, has_unread_data, is_idle
 
 TIMEOUT = 5
@@ -26,102 +21,134 @@ TIMEOUT = 5
 class TestReply:
     """``timeout`` is for the whole of it, and not for each of its pieces."""
 
-    client: Any
-
     @pytest.fixture
-    def server(self) -> Iterator[socket.socket]:
-        """The server's end of the connection."""
-        client, server = socket.socketpair()
-        client.settimeout(TIMEOUT)
-        self.client = SMTP()
-        self.client.sock = client
-        with server, self.client:
-            yield server
-            self.client.close()
+    def client(self):
+        client = SMTP()
+        client.sock, self.server = socket.socketpair()
+        client.sock.settimeout(TIMEOUT)
+        with self.server:
+            yield client
+            client.close()
 
-    def test_in_pieces_is_put_together(
-        self, server: socket.socket, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_in_pieces_is_put_together(self, client, monkeypatch):
         pieces = iter([b"250-one\r\n", b"250-two\r\n", b"250 three\r\n"])
+        # The clock is asked before each read.
+        monkeypatch.setattr(connection, "clock", lambda: self.server.sendall(next(pieces)) or 0)
+        assert client.getreply() == (250, b"one\ntwo\nthree")
+        assert client.sock.gettimeout() == TIMEOUT
 
-        def clock() -> float:  # asked before each read
-            server.sendall(next(pieces))
-            return 0
-
-        monkeypatch.setattr(connection, "clock", clock)
-        assert self.client.getreply() == (250, b"one\ntwo\nthree")
-        assert self.client.sock.gettimeout() == TIMEOUT
-
-    def test_is_not_waited_for_beyond_the_timeout(
-        self, server: socket.socket, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_is_not_waited_for_beyond_the_timeout(self, client, monkeypatch):
         now = iter(range(1000))
 
-        def clock() -> float:  # a second for each line
-            server.sendall(b"250-more\r\n")
+        def clock():  # a second for each line
+            self.server.sendall(b"250-more\r\n")
             return next(now)
 
         monkeypatch.setattr(connection, "clock", clock)
         with pytest.raises(smtplib.SMTPServerDisconnected, match="timed out"):
-            self.client.getreply()
+            client.getreply()
         assert next(now) == TIMEOUT + 1
-        assert self.client.sock is None
+        assert client.sock is None
 
-    def test_without_end_ends(self, server: socket.socket) -> None:
-        def flood() -> None:
+    def test_without_end_ends(self, client):
+        def flood():
             with suppress(OSError):
-                server.sendall(b"250-more\r\n" * MAX_REPLY)
+                self.server.sendall(b"250-more\r\n" * MAX_REPLY)
 
         flooding = threading.Thread(target=flood)
         flooding.start()
         with pytest.raises(smtplib.SMTPServerDisconnected, match=f"{MAX_REPLY} bytes"):
-            self.client.getreply()
+            client.getreply()
         flooding.join()
 
+    def test_is_not_waited_for_without_a_connection(self):
+        with pytest.raises(smtplib.SMTPServerDisconnected, match="the connection is closed"):
+            SMTP().getreply()
 
-def test_backend_connects_with_these_limits(serve: ServeScript) -> None:
-    with EmailHostsBackend("127.0.0.1", serve().port) as backend:
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_backend_connects_with_these_limits(implicit, start_server, tls, cafile):
+    port = start_server(context=tls, implicit=implicit).port
+    options = {"use_ssl": implicit, "use_tls": not implicit, "ssl_cafile": str(cafile)}
+    with EmailHostsBackend("127.0.0.1", port, **options) as backend:
         assert isinstance(backend.connection, SMTP)
 
 
-def test_connection_that_has_only_begun_with_tls_can_be_closed(
-    start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path
-) -> None:
-    port = start_server(context=tls).port
-    options: Any = {"use_tls": True, "ssl_cafile": str(cafile), "conn_max_age": 60}
-    backend = EmailHostsBackend("127.0.0.1", port, **options)
-    backend.ssl_context.maximum_version = ssl.TLSVersion.TLSv1_2  # later ones begin to talk
-    backend.open()
-    backend.close()
-    assert backend.connection is None
+class TestUnreadData:
+    """It is a line that answers nothing, or the end of the connection."""
+
+    def test_is_told_from_silence_and_from_the_end(self, serve):
+        server = serve(at("NOOP", "250 fine\r\n421 bye"))
+        with SMTP("127.0.0.1", server.port, timeout=20) as client:
+            assert (has_unread_data(client), is_idle(client)) == (False, True)
+            client.noop()
+            assert (has_unread_data(client), is_idle(client)) == (True, False)
+            client.getreply()
+            client.sock.shutdown(socket.SHUT_RD)
+            with pytest.raises(smtplib.SMTPServerDisconnected, match="ended the connection"):
+                has_unread_data(client)
+            assert not is_idle(client)
+
+    def test_of_a_closed_connection_is_none_and_yet_it_is_not_idle(self):
+        assert not is_idle(SMTP())
 
 
-def test_end_of_a_connection_is_no_silence(serve: ServeScript) -> None:
-    server = serve(at("NOOP", "250 fine\r\n421 bye"))
-    client: Any = SMTP("127.0.0.1", server.port, timeout=20)
-    with client:
-        assert not has_unread_data(client)
-        client.noop()
-        assert has_unread_data(client)
-        client.getreply()
-        client.sock.shutdown(socket.SHUT_RD)
-        with pytest.raises(smtplib.SMTPServerDisconnected, match="ended the connection"):
-            has_unread_data(client)
+class TestAllow:
+    """It connects to the addresses that ``allow(address, port)`` lets through."""
 
+    @pytest.fixture(autouse=True)
+    def addresses(self, monkeypatch):
+        """What names are resolved to; set by a test."""
+        addresses = {}
+        resolve = socket.getaddrinfo
 
-def test_what_cannot_be_looked_at_is_not_quiet() -> None:
-    assert not is_idle(SMTP())
+        def getaddrinfo(host, port, *args, **options):
+            return [
+                info
+                for address in addresses.get(host, [host])
+                for info in resolve(address, port, *args, **options)
+            ]
 
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        return addresses
 
-def test_small_writes_do_not_wait(start_server: ServerFactory) -> None:
-    with EmailHostsBackend("127.0.0.1", start_server().port) as backend:
-        sock = backend.connection.sock
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+    def test_the_next_is_tried_where_one_is_refused_or_does_not_answer(self, serve, addresses):
+        server = serve()
+        addresses["mx.example.com"] = ["127.0.0.3", "127.0.0.2", "127.0.0.1"]
+        asked = []
 
+        def allow(address, port):
+            asked.append((address, port))
+            return address != "127.0.0.3"
 
-def test_server_that_never_answers_quit_is_not_waited_for(
-    serve: ServeScript, message: EmailMessage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connection, "QUIT_TIMEOUT", 0.01)
-    backend = EmailHostsBackend("127.0.0.1", serve(at("QUIT", HANG)).port, timeout=600)
-    assert backend.send_messages([message]) == 1
+        with SMTP("mx.example.com", server.port, timeout=20, allow=allow):
+            pass
+        assert asked == [(address, server.port) for address in addresses["mx.example.com"]]
+        assert server.connections == 1
+
+    def test_none_is_left(self, serve, addresses):
+        server = serve()
+        with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
+            SMTP("127.0.0.1", server.port, allow=lambda address, port: False)
+        assert server.connections == 0
+
+    def test_none_that_is_allowed_answers(self, closed_port):
+        with pytest.raises(ConnectionRefusedError):
+            SMTP("127.0.0.1", closed_port, allow=lambda address, port: True)
+
+    @pytest.mark.parametrize("implicit", [True, False])
+    def test_the_certificate_must_be_that_of_the_name(
+        self, implicit, start_server, addresses, ca, cafile
+    ):
+        context = server_context(ca.issue_cert("mx.example.com"))
+        port = start_server(context=context, implicit=implicit).port
+        options = {"use_ssl": implicit, "use_tls": not implicit, "ssl_cafile": str(cafile)}
+        for name in ("mx.example.com", "other.example.com"):
+            addresses[name] = ["127.0.0.1"]
+            backend = EmailHostsBackend(name, port, **options, allow=lambda *address: True)
+            if name == "mx.example.com":
+                with backend:
+                    assert backend.connection is not None
+            else:
+                with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
+                    backend.open()

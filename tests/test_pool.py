@@ -1,100 +1,130 @@
 """Connections that are kept from one send to the next."""
 
-from __future__ import annotations
-
 import gc
 import inspect
+import logging
 import os
+import re
 import smtplib
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import pytest
-from conftest import Clock, ServerFactory, ServeScript, run_python
+from conftest import run_python
 from django.core.mail import EmailMessage
 from django.core.signals import request_finished
 from django.test import override_settings
-from scripted import BODY, CLOSE, HANG, RESET, Script, ScriptedServer, at, shut
+from roundtrips import RoundTrips
+from scripted import BODY, CLOSE, HANG, RESET, at, to
 
 from email_hosts.backends import EmailHostsBackend, get_connection
 from email_hosts.smtp.pool import MAX_PARKED, pool
 
-
-def message(recipient: str = "a@example.net") -> EmailMessage:
-    return EmailMessage("Subject", "Hello", "sender@example.com", [recipient])
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
-def host(server: Any, **options: Any) -> EmailHostsBackend:
-    options = {"conn_max_age": 60, "timeout": 5, **options}
-    return EmailHostsBackend("127.0.0.1", server.port, **options)
+def message(*recipients):
+    return EmailMessage("Hello", "World", "sender@example.com", recipients or ["a@example.net"])
 
 
-def parked() -> int:
-    return sum(map(len, pool._parked.values()))
+def host(server, **options):
+    return EmailHostsBackend(
+        "127.0.0.1", server.port, **{"conn_max_age": 60, "timeout": 5, **options}
+    )
 
 
-def test_dsn_switches_it_on(serve: ServeScript) -> None:
-    server = serve()
-    dsn = f"smtp://127.0.0.1:{server.port}?conn_max_age=2.5&conn_max_messages=3"
-    with override_settings(EMAIL_HOSTS={"shop": dsn}):
+def send(server, **options):
+    """Send one message through the host of this server, and close the connection."""
+    return host(server, **options).send_messages([message()])
+
+
+def parked():
+    """Return how many connections wait in the pool."""
+    return int(re.match(r"<Pool: (\d+) parked", repr(pool))[1])
+
+
+class TestUse:
+    """A connection is used again, within its limits."""
+
+    def test_is_switched_on_by_the_dsn(self, serve):
+        server = serve()
+        dsn = f"smtp://127.0.0.1:{server.port}?conn_max_age=2.5&conn_max_messages=3"
+        with override_settings(EMAIL_HOSTS={"shop": dsn}):
+            for _ in range(4):
+                connection = get_connection("shop")
+                connection.send_messages([message()])
+        assert (connection.conn_max_age, connection.conn_max_messages) == (2.5, 3)
+        assert server.connections == 2
+
+    def test_is_off_by_default(self, serve):
+        server = serve()
+        for _ in range(2):
+            send(server, conn_max_age=None)
+        assert (server.connections, parked()) == (2, 0)
+
+    def test_goes_on_from_send_to_send(self, serve):
+        server = serve()
+        assert [send(server) for _ in range(5)] == [1] * 5
+        assert (server.connections, len(server.accepted), parked()) == (1, 5, 1)
+
+    def test_takes_two_round_trips(self, serve):
+        server = serve()
+        send(server)
+        with RoundTrips() as trips:
+            send(server)
+        assert trips.count == 2
+
+    def test_goes_through_tls_too(self, start_server, tls, cafile):
+        server = start_server(context=tls)
+        for _ in range(2):
+            send(server, use_tls=True, ssl_cafile=str(cafile))
+        assert (len(server.received), parked()) == (2, 1)
+
+    def test_is_no_longer_than_its_age(self, serve, clock):
+        server = serve()
+        for seconds in (0, 59, 1, 30):
+            clock.now += seconds
+            send(server)
+        assert server.connections == 2
+
+    def test_is_for_no_more_than_its_messages(self, serve):
+        server = serve()
         for _ in range(4):
-            connection: Any = get_connection("shop")
-            connection.send_messages([message()])
-    assert (connection.conn_max_age, connection.conn_max_messages) == (2.5, 3)
-    assert server.connections == 2
+            host(server, conn_max_messages=4).send_messages([message(), message()])
+        assert server.connections == server.commands.count("QUIT") == 2
 
+    def test_is_by_one_at_a_time(self, serve):
+        server = serve()
+        with host(server):
+            pass
+        with host(server) as first, host(server) as second:
+            assert first.connection is not second.connection
+        assert server.connections == 2
 
-def test_is_off_by_default(serve: ServeScript) -> None:
-    server = serve()
-    for _ in range(2):
-        host(server, conn_max_age=None).send_messages([message()])
-    assert (server.connections, parked()) == (2, 0)
+    def test_is_by_all_threads(self, serve):
+        server = serve()
 
+        def work(number):
+            connection = host(server, timeout=30, conn_max_messages=400)
+            return connection.send_messages([message(f"{number}@example.net")])
 
-def test_next_send_uses_the_connection_again(serve: ServeScript) -> None:
-    server = serve()
-    for _ in range(5):
-        assert host(server).send_messages([message()]) == 1
-    assert (server.connections, len(server.accepted), parked()) == (1, 5, 1)
+        with ThreadPoolExecutor(MAX_PARKED) as threads:
+            assert sum(threads.map(work, range(400))) == 400
+        assert len({one.recipients for one in server.accepted}) == 400
+        assert server.connections == parked() <= MAX_PARKED
 
-
-def test_send_over_a_held_connection_takes_two_round_trips(serve: ServeScript) -> None:
-    server = serve()
-    host(server).send_messages([message()])
-    before = server.turns
-    host(server).send_messages([message()])
-    assert server.turns - before == 2
-
-
-def test_connection_is_used_no_longer_than_its_age(serve: ServeScript, clock: Clock) -> None:
-    server = serve()
-    for seconds in (0, 59, 1, 30):
-        clock.now += seconds
-        host(server).send_messages([message()])
-    assert server.connections == 2
-
-
-def test_connection_is_used_for_no_more_than_its_messages(serve: ServeScript) -> None:
-    server = serve()
-    for _ in range(4):
-        host(server, conn_max_messages=4).send_messages([message(), message()])
-    assert server.connections == 2
-    assert server.commands.count("QUIT") == 2
-
-
-def test_other_login_is_another_host(serve: ServeScript) -> None:
-    server = serve(at("AUTH", "235 welcome"), extensions=["AUTH PLAIN"])
-    for login in ({}, {"username": "other", "password": "x"}):
-        host(server, **login).send_messages([message()])
-    assert server.connections == 2
+    def test_is_by_a_signal_handler_too_while_its_thread_uses_the_pool(self, serve):
+        with pool._lock:
+            assert send(serve()) == 1
+        assert parked() == 1
 
 
 class TestKey:
     """A connection is shared by hosts that would make the same one, and use it as long."""
 
-    OPTIONS: dict[str, Any] = {
+    OPTIONS = {
         "host": "other.example.com",
         "port": 2525,
         "username": "other",
@@ -108,244 +138,245 @@ class TestKey:
         "local_hostname": "other.example.com",
         "conn_max_age": 61,
         "conn_max_messages": 5,
+        "allow": lambda host, port: True,
     }
-    # These concern the message.
-    OTHERS: dict[str, Any] = {
+    OF_THE_MESSAGE = {
         "fail_silently": True,
         "default_from_email": "other@example.com",
         "server_email": "other@example.com",
         "alias": "other",
     }
 
-    def key(self, **options: Any) -> Any:
+    def key(self, ssl_context=None, **options):
+        """Return what the pool is asked for."""
         options = {"host": "smtp.example.com", "port": 25, "conn_max_age": 60, **options}
-        return EmailHostsBackend(**options)._pool_key
+        backend = EmailHostsBackend(**options)
+        if ssl_context:
+            backend.ssl_context = ssl_context
+        with mock.patch.object(pool, "take") as take:
+            backend.open()
+        return take.call_args.args[0]
 
-    def test_no_option_is_forgotten(self) -> None:
+    def test_is_of_each_option_that_is_not_of_the_message(self):
         known = inspect.signature(EmailHostsBackend).parameters
-        assert {*self.OPTIONS, *self.OTHERS} == {*known} - {"others"}
+        assert {*self.OPTIONS, *self.OF_THE_MESSAGE} == {*known} - {"others"}
 
     @pytest.mark.parametrize("name", OPTIONS)
-    def test_other_option_is_another_host(self, name: str) -> None:
+    def test_is_another_for_another_option(self, name):
         assert self.key(**{name: self.OPTIONS[name]}) != self.key()
 
-    @pytest.mark.parametrize("name", OTHERS)
-    def test_what_concerns_the_message_is_not(self, name: str) -> None:
-        assert self.key(**{name: self.OTHERS[name]}) == self.key()
+    @pytest.mark.parametrize("name", OF_THE_MESSAGE)
+    def test_is_the_same_whatever_concerns_the_message(self, name):
+        assert self.key(**{name: self.OF_THE_MESSAGE[name]}) == self.key()
+
+    def test_is_of_the_context_that_a_connection_has_of_its_own(self):
+        context = ssl.create_default_context()
+        assert self.key(context) == self.key(context)
+        assert self.key(context) not in (self.key(), self.key(ssl.create_default_context()))
+
+    def test_does_not_show_the_login(self):
+        shown = f"{self.key(username='Kx7vQz9', password='Wj4bYt2')!r}"
+        assert "Kx7vQz9" not in shown
+        assert "Wj4bYt2" not in shown
 
 
-def test_expired_connections_are_closed_after_a_request(
-    serve: ServeScript, clock: Clock
-) -> None:
-    server = serve()
-    host(server).send_messages([message()])
-    clock.now += 59
-    request_finished.send(sender=None)
-    assert parked() == 1
-    clock.now += 1
-    request_finished.send(sender=None)
-    assert parked() == 0
+class TestParking:
+    """A connection is parked if it is in step, and leaves when it is too old."""
 
+    @pytest.mark.parametrize(
+        "script",
+        [at("MAIL", "550 no"), to("@", "550 no"), at("DATA", "554 no"), at(BODY, "451 later")],
+    )
+    def test_follows_an_answer(self, script, serve):
+        server = serve(script)
+        with pytest.raises(smtplib.SMTPException):
+            send(server)
+        assert (server.connections, parked()) == (1, 1)
 
-def test_expired_connections_are_closed_by_other_hosts_too(
-    serve: ServeScript, clock: Clock
-) -> None:
-    servers = [serve(), serve()]
-    host(servers[0]).send_messages([message()])
-    clock.now += 60
-    host(servers[1]).send_messages([message()])
-    assert parked() == 1
-
-
-def test_at_most_ten_are_parked(serve: ServeScript) -> None:
-    server = serve()
-    connections = [host(server) for _ in range(MAX_PARKED + 2)]
-    for connection in connections:
-        connection.open()
-    for connection in connections:
-        connection.close()
-    assert (server.connections, parked()) == (12, 10)
-
-
-def test_one_that_is_parked_is_taken_by_one_only(serve: ServeScript) -> None:
-    server = serve()
-    with host(server):
-        pass
-    with host(server) as first, host(server) as second:
-        assert first.connection is not second.connection
-    assert server.connections == 2
-
-
-def test_connection_after_a_refusal_is_parked(serve: ServeScript) -> None:
-    server = serve(at("MAIL", "550 no"))
-    with pytest.raises(smtplib.SMTPSenderRefused):
-        host(server).send_messages([message()])
-    host(server).send_messages([message()])
-    assert server.connections == 1
-
-
-@pytest.mark.parametrize("script", [at(BODY, CLOSE), at(BODY, HANG), at("MAIL", "421 later")])
-def test_connection_after_another_error_is_not(script: Script, serve: ServeScript) -> None:
-    server = serve(script)
-    with pytest.raises(smtplib.SMTPException):
-        host(server, timeout=0.5).send_messages([message()])
-    assert parked() == 0
-
-
-def test_connection_with_a_line_that_nobody_asked_for_is_not_parked(
-    serve: ServeScript,
-) -> None:
-    server = serve(at(BODY, "250 accepted\r\n421 and that was it"))
-    assert host(server).send_messages([message()]) == 1
-    assert parked() == 0
-
-
-def test_tls_connection_is_parked(
-    start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path
-) -> None:
-    server = start_server(context=tls)
-    for _ in range(2):
-        host(server, use_tls=True, ssl_cafile=str(cafile)).send_messages([message()])
-    assert (len(server.received), parked()) == (2, 1)
-
-
-def test_connection_of_the_parent_is_not_used_by_the_child(serve: ServeScript) -> None:
-    server = serve()
-    connection = host(server)
-    connection.open()
-    inherited = connection.connection
-    connection._held.pid = -1
-    assert connection.send_messages([message()]) == 1
-    assert connection.connection is not inherited
-    assert (server.connections, parked()) == (2, 1)
-    assert "QUIT" not in server.commands
-
-
-def test_interrupted_send_leaves_nothing_parked(
-    serve: ServeScript, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = serve()
-    connection = host(server)
-
-    def interrupt(self: smtplib.SMTP) -> None:
-        raise KeyboardInterrupt
-
-    with connection:
-        monkeypatch.setattr(smtplib.SMTP, "getreply", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            connection.send_messages([message()])
-        monkeypatch.undo()
-    assert parked() == 0
-
-
-class TestDeadConnection:
-    """One that died while it was parked costs a reconnect, and never a message."""
-
-    @pytest.fixture
-    def server(self, serve: ServeScript) -> ScriptedServer:
-        """A server that has accepted one message, over a connection that is parked now."""
-        server = serve()
-        host(server).send_messages([message("first@example.net")])
+    def test_follows_the_refusal_of_one_of_the_recipients(self, serve):
+        server = serve(to("a@", "450 later"))
+        assert host(server).send_messages([message("a@example.net", "b@example.net")]) == 1
         assert parked() == 1
-        return server
 
-    def assert_sent_once(self, server: ScriptedServer, batch: list[EmailMessage]) -> None:
-        assert host(server).send_messages(batch) == len(batch)
-        recipients = [one.recipients for one in server.accepted[1:]]
-        assert recipients == [tuple(message.to) for message in batch]
+    @pytest.mark.parametrize(
+        "script",
+        [at(BODY, CLOSE), at(BODY, HANG), at("MAIL", "421 later")]
+        # The server has given up on this session.
+        + [at("MAIL", "451 later"), to("@", "450 later"), at("DATA", "451 later")],
+    )
+    def test_does_not_follow_another_error(self, script, serve):
+        with pytest.raises(smtplib.SMTPException):
+            send(serve(script), timeout=0.5)
+        assert parked() == 0
 
-    def test_ended_by_the_server(self, server: ScriptedServer) -> None:
-        server.disconnect()
-        self.assert_sent_once(server, [message(), message("b@example.net")])
+    def test_does_not_follow_a_line_that_nobody_asked_for(self, serve):
+        assert send(serve(at(BODY, "250 accepted\r\n421 and that was it"))) == 1
+        assert parked() == 0
 
-    def test_with_a_421_to_read(self, server: ScriptedServer) -> None:
-        server._clients[0].sendall(b"421 too long idle\r\n")
-        self.assert_sent_once(server, [message()])
+    def test_does_not_follow_an_interruption(self, serve, monkeypatch):
+        with host(serve()) as connection:
+            interrupt = mock.Mock(side_effect=KeyboardInterrupt)
+            monkeypatch.setattr(smtplib.SMTP, "getreply", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                connection.send_messages([message()])
+            monkeypatch.undo()
+        assert parked() == 0
 
+    def test_is_for_ten_of_a_host(self, serve):
+        server = serve()
+        connections = [host(server) for _ in range(MAX_PARKED + 2)]
+        for connection in connections:
+            connection.open()
+        for connection in connections:
+            connection.close()
+        assert (server.connections, parked()) == (12, 10)
 
-@pytest.mark.parametrize("fault", [CLOSE, RESET, HANG, "421 too many"])
-@pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
-@pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "stepwise"])
-@pytest.mark.parametrize("batch", [1, 2])
-def test_taken_connection_that_breaks_before_the_body_is_replaced(
-    fault: str, step: str, extensions: list[str], batch: int, serve: ServeScript
-) -> None:
-    server = serve(at(step, None, fault), extensions=extensions)
-    options = {"timeout": 0.3 if fault == HANG else 20}
-    host(server, **options).send_messages([message("first@example.net")])
-    messages = [message(f"{i}@example.net") for i in range(batch)]
-    assert host(server, **options).send_messages(messages) == batch
-    assert [one.recipients for one in server.accepted] == [
-        ("first@example.net",),
-        *((f"{i}@example.net",) for i in range(batch)),
-    ]
-    assert server.connections == 2
+    def test_ends_after_a_request_at_its_age(self, serve, clock):
+        send(serve())
+        counts = []
+        for seconds in (59, 1):
+            clock.now += seconds
+            request_finished.send(sender=None)
+            counts.append(parked())
+        assert counts == [1, 0]
 
+    def test_ends_at_its_age_when_other_hosts_send(self, serve, clock):
+        send(serve())
+        clock.now += 60
+        send(serve())
+        assert parked() == 1
 
-def test_second_message_of_a_taken_connection_goes_over_the_next(serve: ServeScript) -> None:
-    server = serve(at("MAIL", None, None, CLOSE))
-    host(server).send_messages([message("first@example.net")])
-    assert host(server).send_messages([message("a@x.net"), message("b@x.net")]) == 2
-    assert len(server.accepted) == 3
-
-
-def test_reconnect_is_tried_once(serve: ServeScript) -> None:
-    server = serve(at("MAIL", None, CLOSE, CLOSE))
-    host(server).send_messages([message()])
-    with pytest.raises(smtplib.SMTPServerDisconnected):
-        host(server).send_messages([message()])
-    assert server.connections == 2
-
-
-@pytest.mark.parametrize("fault", [CLOSE, RESET, HANG])
-def test_taken_connection_that_breaks_after_the_body_is_an_error(
-    fault: str, serve: ServeScript
-) -> None:
-    server = serve(at(BODY, None, fault))
-    options = {"timeout": 0.3 if fault == HANG else 20}
-    host(server, **options).send_messages([message()])
-    with pytest.raises(smtplib.SMTPServerDisconnected):
-        host(server, **options).send_messages([message()])
-    assert server.connections == 1
+    def test_ends_with_the_process(self, serve):
+        server = serve()
+        run_python("-c", SENDS + "send(1)", str(server.port))
+        server.wait_for_clients_to_go()
+        assert server.commands[-1] == "QUIT"
 
 
-@pytest.mark.parametrize("fail_silently", [True, False])
-def test_server_that_has_gone_is_an_error(serve: ServeScript, fail_silently: bool) -> None:
-    server = serve(at("MAIL", None, CLOSE))
-    host(server, fail_silently=fail_silently).send_messages([message()])
-    shut(server._listener)
-    connection = host(server, fail_silently=fail_silently)
-    try:
-        sent = connection.send_messages([message()])
-    except ConnectionRefusedError:
-        assert not fail_silently
-    else:
-        assert (sent, fail_silently) == (0, True)
-    assert connection.connection is None
+class TestDeath:
+    """A connection that dies while it is parked costs a reconnect, and never a message."""
+
+    @pytest.mark.parametrize("batch", [["b@example.net"], ["b@example.net", "c@example.net"]])
+    @pytest.mark.parametrize("is_said", [True, False])
+    def test_while_parked_costs_a_connection(self, is_said, batch, serve):
+        server = serve()
+        send(server)
+        if is_said:
+            server.say(b"421 too long idle\r\n")
+        else:
+            server.disconnect()
+        assert host(server).send_messages(map(message, batch)) == len(batch)
+        assert [one.recipients for one in server.accepted[1:]] == [(one,) for one in batch]
+
+    @pytest.mark.parametrize("fault", [CLOSE, RESET, HANG, "421 too many", "451 too many"])
+    @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
+    @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "stepwise"])
+    @pytest.mark.parametrize("batch", [["b@example.net"], ["b@example.net", "c@example.net"]])
+    def test_before_the_body_costs_a_connection(self, fault, step, extensions, batch, serve):
+        server = serve(at(step, None, fault), extensions=extensions)
+        options = {"timeout": 0.3 if fault == HANG else 20}
+        send(server, **options)
+        assert host(server, **options).send_messages([*map(message, batch)]) == len(batch)
+        assert [one.recipients for one in server.accepted[1:]] == [(one,) for one in batch]
+        assert server.connections == 2
+
+    def test_at_the_second_message_costs_a_connection_too(self, serve):
+        server = serve(at("MAIL", None, None, CLOSE))
+        send(server)
+        assert host(server).send_messages([message(), message()]) == 2
+        assert len(server.accepted) == 3
+
+    def test_of_the_next_connection_is_an_error(self, serve):
+        server = serve(at("MAIL", None, CLOSE, CLOSE))
+        send(server)
+        with pytest.raises(smtplib.SMTPServerDisconnected):
+            send(server)
+        assert server.connections == 2
+
+    @pytest.mark.parametrize("fault", [CLOSE, RESET, HANG])
+    def test_after_the_body_is_an_error(self, fault, serve):
+        server = serve(at(BODY, None, fault))
+        options = {"timeout": 0.3 if fault == HANG else 20}
+        send(server, **options)
+        with pytest.raises(smtplib.SMTPServerDisconnected):
+            send(server, **options)
+        assert server.connections == 1
+
+    @pytest.mark.parametrize("fail_silently", [True, False])
+    def test_with_the_server_is_an_error(self, fail_silently, serve):
+        server = serve(at("MAIL", None, CLOSE))
+        connection = host(server, fail_silently=fail_silently)
+        connection.send_messages([message()])
+        server.stop_listening()
+        try:
+            assert connection.send_messages([message()]) == 0
+        except ConnectionRefusedError:
+            assert not fail_silently
+        else:
+            assert fail_silently
+        assert connection.connection is None
 
 
-def test_threads_share_the_connections(serve: ServeScript) -> None:
-    server = serve()
+class TestLog:
+    """Debug records and ``repr`` tell of each connection, and nothing of its login."""
 
-    def send(number: int) -> int:
-        connection = host(server, timeout=30, conn_max_messages=400)
-        return connection.send_messages([message(f"{number}@example.net")])
+    @pytest.fixture(autouse=True)
+    def debug(self, caplog):
+        caplog.set_level(logging.DEBUG, "email_hosts")
 
-    with ThreadPoolExecutor(MAX_PARKED) as threads:
-        assert sum(threads.map(send, range(400))) == 400
-    assert len({one.recipients for one in server.accepted}) == 400
-    assert server.connections == parked() <= MAX_PARKED
+    def test_tells_when_it_is_opened_parked_and_taken(self, serve, caplog):
+        server = serve()
+        send(server)
+        send(server)
+        # Not caplog.messages: they are made of the arguments as these are now.
+        lines = [line.partition("<PooledConnection to ")[2] for line in caplog.text.splitlines()]
+        assert [line.removeprefix(f"127.0.0.1:{server.port}, ") for line in lines] == [
+            "open, 0 messages>: opened",
+            "open, 1 messages>: parked",
+            "open, 1 messages>: taken from the pool",
+            "open, 2 messages>: parked",
+        ]
+        assert repr(pool) == "<Pool: 1 parked for 1 hosts>"
+
+    @pytest.mark.parametrize(
+        ("end", "reason"),
+        [
+            (lambda server, clock: send(server, conn_max_age=None), "its work is done"),
+            (lambda server, clock: server.disconnect(), "the server has ended it"),
+            (lambda server, clock: setattr(clock, "now", 9999), "conn_max_age is over"),
+            (lambda server, clock: pool.close_all(), "the process ends"),
+        ],
+    )
+    def test_tells_why_it_is_discarded(self, end, reason, serve, clock, caplog):
+        server = serve()
+        send(server)
+        end(server, clock)
+        send(server)
+        assert f"1 messages>: discarded, {reason}" in caplog.text
+
+    def test_tells_that_a_parked_one_was_good_for_nothing(self, serve, caplog):
+        server = serve(at("MAIL", None, CLOSE))
+        send(server)
+        send(server)
+        assert "closed, 2 messages>: discarded, it ended before it took" in caplog.text
+
+    def test_tells_that_there_are_enough_others(self, serve, caplog, monkeypatch):
+        monkeypatch.setattr("email_hosts.smtp.pool.MAX_PARKED", 1)
+        server = serve()
+        with host(server), host(server):
+            pass
+        assert "discarded, 1 others of its host are parked" in caplog.text
+
+    def test_does_not_show_the_login(self, serve, caplog):
+        server = serve(at("AUTH", "235 welcome"), extensions=["AUTH PLAIN"])
+        send(server, username="Kx7vQz9", password="Wj4bYt2")
+        shown = caplog.text + repr(pool)
+        assert "parked" in caplog.text
+        assert "Kx7vQz9" not in shown
+        assert "Wj4bYt2" not in shown
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
-def test_nothing_leaks_over_many_sends_and_threads(serve: ServeScript) -> None:
-    """10,000 sends from 200 threads, in a process of their own."""
-    server = serve()
-    run_python("-c", LEAKS, str(server.port))
-    assert len(server.accepted) == 10_000
-
-
-LEAKS = """
+SENDS = """
 import gc, os, sys, threading
 import django
 from django.core.mail import EmailMessage
@@ -353,15 +384,26 @@ from email_hosts.backends import EmailHostsBackend
 from email_hosts.smtp.pool import pool
 django.setup()
 
-def descriptors():
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
-
 def send(times):
     for number in range(times):
         host = EmailHostsBackend("127.0.0.1", int(sys.argv[1]), conn_max_age=60, timeout=60)
         message = EmailMessage("Subject", "Hello", "a@example.com", [f"{number}@example.net"])
         assert host.send_messages([message]) == 1
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
+def test_nothing_leaks_over_many_sends_and_threads(serve):
+    """10,000 sends from 200 threads, in a process of their own."""
+    server = serve()
+    run_python("-c", SENDS + LEAKS, str(server.port))
+    assert len(server.accepted) == 10_000
+
+
+LEAKS = """
+def descriptors():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
 
 before = descriptors()
 threads = [threading.Thread(target=send, args=[50]) for _ in range(200)]
@@ -374,20 +416,49 @@ assert descriptors() == before, (before, descriptors())
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_parent_and_child_both_go_on_sending(
-    start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path
-) -> None:
-    """A process with a parked TLS connection forks; it is the parent's alone."""
-    server = start_server(context=tls, login=("user", "secret"))
-    dsn = (
-        f"submission://user:secret@127.0.0.1:{server.port}?conn_max_age=60&ssl_cafile={cafile}"
+def test_discarded_connections_leave_nothing():
+    with override_settings(EMAIL_HOSTS={"shop": "smtp://smtp.example.com"}):
+        get_connection("shop")
+        gc.collect()
+        before = len(gc.get_objects())
+        for _ in range(1000):
+            get_connection("shop", timeout=5)
+        gc.collect()
+        assert len(gc.get_objects()) - before < 50
+
+
+@needs_fork
+class TestFork:
+    """Parked connections are the parent's alone."""
+
+    def test_leaves_parent_and_child_sending(self, start_server, tls, cafile):
+        server = start_server(context=tls, login=("user", "secret"))
+        dsn = f"submission://user:secret@127.0.0.1:{server.port}"
+        run_python("-c", FORKS, f"{dsn}?conn_max_age=60&ssl_cafile={cafile}")
+        senders = [mail.message["Subject"] for mail in server.received]
+        assert sorted(senders) == ["child"] * 3 + ["parent"] * 4
+        # The parent needed one connection, the child one of its own, and aiosmtpd another.
+        assert len(server.sessions) == 3
+
+    @pytest.mark.parametrize(
+        ("owner", "use"),
+        [
+            ("pool.pool", "take('smtp.example.com')"),
+            ("failover._health('safe')", "order(('shop',), rotate=True)"),
+        ],
+        ids=["pool", "failover"],
     )
-    shown = run_python("-c", FORKS, dsn)
-    senders = [mail.message["Subject"] for mail in server.received]
-    assert sorted(senders) == ["child"] * 3 + ["parent"] * 4
-    # The parent needed one connection, the child one of its own.
-    assert shown.split() == ["parent", "True"]
+    def test_frees_a_lock_that_a_thread_of_the_parent_holds(self, owner, use):
+        code = FORKS_WITH_A_LOCK.format(owner=owner, use=use)
+        run_python("-W", "ignore", "-c", code)
+
+    def test_says_nothing_to_the_server(self, serve):
+        server = serve()
+        send(server)
+        pool.forget()  # what the child does
+        assert parked() == 0
+        send(server)
+        assert "QUIT" not in server.commands
 
 
 FORKS = """
@@ -400,42 +471,21 @@ django.setup()
 
 def send(name):
     message = EmailMessage(name, "Hello", "a@example.com", ["b@example.net"])
-    connection_from_dsn(sys.argv[1]).send_messages([message])
-
-def held():
-    return [held.connection for parked in pool._parked.values() for held in parked]
+    connection_from_dsn(sys.argv[1], file_options=["ssl_cafile"]).send_messages([message])
 
 send("parent")
-before = held()
 child = os.fork()
 if not child:
     status = 1
     try:
-        assert held() == []
+        assert "<Pool: 0 parked" in repr(pool)
         for _ in range(3): send("child")
         status = 0
     finally:
         os._exit(status)
 assert os.waitpid(child, 0)[1] == 0
 for _ in range(3): send("parent")
-print("parent", held() == before)
 """
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.parametrize(
-    ("owner", "use"),
-    [
-        ("pool.pool", "take('smtp.example.com')"),
-        ("failover._health('safe')", "order(('shop',), rotate=True)"),
-    ],
-    ids=["pool", "failover"],
-)
-def test_lock_that_a_thread_of_the_parent_holds_is_free_in_the_child(
-    owner: str, use: str
-) -> None:
-    run_python("-W", "ignore", "-c", FORKS_WITH_A_LOCK.format(owner=owner, use=use))
-
 
 FORKS_WITH_A_LOCK = """
 import os, signal, threading
@@ -459,41 +509,3 @@ if not child:
 end.set()
 assert os.waitpid(child, 0)[1] == 0
 """
-
-
-def test_signal_handler_may_send_while_its_thread_uses_the_pool(serve: ServeScript) -> None:
-    server = serve()
-    with pool._lock:
-        assert host(server).send_messages([message()]) == 1
-    assert parked() == 1
-
-
-def test_forgotten_connections_are_closed_without_a_word(serve: ServeScript) -> None:
-    """What a forked child does."""
-    server = serve()
-    host(server).send_messages([message()])
-    pool.forget()
-    assert parked() == 0
-    host(server).send_messages([message()])
-    assert "QUIT" not in server.commands
-
-
-def test_process_says_goodbye_at_its_end(serve: ServeScript) -> None:
-    server = serve()
-    code = LEAKS.partition("before =")[0] + "send(1)"
-    run_python("-c", code, str(server.port))
-    for thread in server._serving:
-        thread.join(timeout=10)
-    assert server.commands[-1] == "QUIT"
-
-
-def test_discarded_connections_leave_nothing(serve: ServeScript) -> None:
-    server = serve()
-    with override_settings(EMAIL_HOSTS={"shop": f"smtp://127.0.0.1:{server.port}"}):
-        get_connection("shop")
-        gc.collect()
-        before = len(gc.get_objects())
-        for _ in range(1000):
-            get_connection("shop", timeout=5)
-        gc.collect()
-        assert len(gc.get_objects()) - before < 50

@@ -1,7 +1,5 @@
 """What a server says does not show the login, in whatever form it repeats it."""
 
-from __future__ import annotations
-
 import hmac
 import smtplib
 from base64 import b64encode
@@ -13,11 +11,11 @@ from email_hosts.smtp.redaction import Redactor
 USERNAME, PASSWORD = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
 
 
-def encoded(text: str) -> str:
+def encoded(text):
     return b64encode(text.encode()).decode()
 
 
-def cram_md5(challenge: str) -> str:
+def cram_md5(challenge):
     """Return what a client sends. RFC 2195, 2."""
     digest = hmac.new(PASSWORD.encode(), challenge.encode(), "md5").hexdigest()
     return encoded(f"{USERNAME} {digest}")
@@ -37,34 +35,31 @@ def cram_md5(challenge: str) -> str:
         cram_md5("<1@example.com>"),
     ],
 )
-def test_login_is_starred_out(secret: str) -> None:
-    censor = Redactor(USERNAME, PASSWORD)
-    assert censor.redact(f"no: {secret}, sorry") == "no: *****, sorry"
-    assert censor.redact(f"no: {secret}, sorry".encode()) == b"no: *****, sorry"
+def test_login_is_starred_out(secret):
+    redactor = Redactor(USERNAME, PASSWORD)
+    assert redactor.redact(f"no: {secret}, sorry") == "no: *****, sorry"
+    assert redactor.redact(f"no: {secret}, sorry".encode()) == b"no: *****, sorry"
 
 
 @pytest.mark.parametrize("password", ["it's", 'say "it"', "a\\b", "a\\'b", "a\tb", "'\"\\'"])
 @pytest.mark.parametrize("before", ["", "'", '"', "'\""])
-def test_login_in_a_quoted_reply_is_starred_out(password: str, before: str) -> None:
+def test_login_in_a_quoted_reply_is_starred_out(password, before):
     """As smtplib quotes a challenge in the text of an error."""
     reply = repr(f"334 {before} {password} go on".encode())
     assert " ***** go on" in Redactor("user", password).redact(f"no: {reply}")
 
 
-@pytest.mark.parametrize(
-    ("username", "password"), [("", ""), ("a", "b"), ("no", "to"), ("", "to you")]
-)
-def test_what_is_no_secret_stays(username: str, password: str) -> None:
-    assert Redactor(username, password).redact("550 no mail to you") == "550 no mail to you"
+@pytest.mark.parametrize("login", [("", ""), ("a", "b"), ("no", "to"), ("", "to you")])
+def test_what_is_no_secret_stays(login):
+    assert Redactor(*login).redact("550 no mail to you") == "550 no mail to you"
 
 
-def test_error_is_cleaned_wherever_it_has_the_reply() -> None:
-    censor = Redactor(USERNAME, PASSWORD)
+def test_error_is_cleaned_wherever_it_has_the_reply():
     reply, clean = f"not for {USERNAME}".encode(), b"not for *****"
     refused = smtplib.SMTPRecipientsRefused({"a@example.net": (550, reply)})
     sender = smtplib.SMTPSenderRefused(550, reply, "a@example.com")
     for error in (refused, sender):
-        censor.redact_error(error)
+        Redactor(USERNAME, PASSWORD).redact_error(error)
     assert refused.recipients == refused.args[0] == {"a@example.net": (550, clean)}
     assert sender.smtp_error == sender.args[1] == clean
     assert sender.args[0] == 550

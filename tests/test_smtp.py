@@ -1,18 +1,16 @@
 """SMTP hosts, against real servers."""
 
-from __future__ import annotations
-
+import copy
 import smtplib
 import socket
 import ssl
+import threading
 from base64 import b64encode
-from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import pytest
-from conftest import Connect, NewMessage, ServerFactory, ServeScript
 from django.core.mail import EmailMessage
-from scripted import BODY, any_of, at, to
+from scripted import BODY, HANG, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.exceptions import InvalidEmailHost
@@ -21,71 +19,112 @@ LOGIN = ("me@example.com", "p/a?s#s+")
 ENCODED_LOGIN = "me%40example.com:p%2Fa%3Fs%23s+"
 
 
-@pytest.mark.parametrize(
-    ("scheme", "implicit"),
-    [("submission", False), ("smtp+tls", False), ("submissions", True), ("smtps", True)],
-)
-def test_message_travels_through_tls_and_login(
-    scheme: str,
-    implicit: bool,
-    start_server: ServerFactory,
-    connect: Connect,
-    tls: ssl.SSLContext,
-    cafile: Path,
-    message: EmailMessage,
-) -> None:
-    server = start_server(context=tls, implicit=implicit, login=LOGIN)
-    host = connect(
-        f"{scheme}://{ENCODED_LOGIN}@127.0.0.1:{server.port}?ssl_cafile={cafile}"
-        "&_default_from_email=Bücher <laden@bücher.example>&local_hostname=web.example.com"
+class TestMessage:
+    """It reaches the server as the host sends it."""
+
+    @pytest.mark.parametrize(
+        ("scheme", "implicit"),
+        [("submission", False), ("smtp+tls", False), ("submissions", True), ("smtps", True)],
     )
-    assert host.send_messages([message]) == 1
-    (received,) = server.received
-    assert (received.user, received.tls) == (LOGIN[0], True)
-    assert received.local_hostname == "web.example.com"
-    assert received.sender == "laden@xn--bcher-kva.example"
-    assert received.recipients == ["someone@example.net"]
-    sender = received.message["From"].addresses[0]
-    assert (sender.display_name, sender.domain) == ("Bücher", "xn--bcher-kva.example")
+    def test_travels_through_tls_and_login(
+        self, scheme, implicit, start_server, connect, tls, cafile, message
+    ):
+        server = start_server(context=tls, implicit=implicit, login=LOGIN)
+        host = connect(
+            f"{scheme}://{ENCODED_LOGIN}@127.0.0.1:{server.port}?ssl_cafile={cafile}"
+            "&_default_from_email=Bücher <laden@bücher.example>&local_hostname=web.example.com"
+        )
+        assert host.send_messages([message]) == 1
+        (received,) = server.received
+        assert (received.user, received.tls) == (LOGIN[0], True)
+        assert received.local_hostname == "web.example.com"
+        assert received.sender == "laden@xn--bcher-kva.example"
+        assert received.recipients == ["someone@example.net"]
+        sender = received.message["From"].addresses[0]
+        assert (sender.display_name, sender.domain) == ("Bücher", "xn--bcher-kva.example")
+
+    def test_travels_without_tls(self, start_server, connect, message):
+        server = start_server()
+        assert connect(f"smtp://127.0.0.1:{server.port}").send_messages([message]) == 1
+        (received,) = server.received
+        assert (received.user, received.tls) == (None, False)
+        assert received.sender == "project@example.com"
+
+    def test_has_its_from_header_and_the_envelope_of_the_host(
+        self, start_server, connect, new_message
+    ):
+        server = start_server()
+        host = connect(f"smtp://127.0.0.1:{server.port}?_default_from_email=shop@example.com")
+        host.send_messages([new_message(headers={"From": "me@example.com"})])
+        (received,) = server.received
+        assert received.sender == "shop@example.com"
+        assert received.message["From"] == "me@example.com"
+
+    def test_to_nobody_is_not_sent(self, start_server, connect, new_message):
+        server = start_server()
+        host = connect(f"smtp://127.0.0.1:{server.port}")
+        assert host.send_messages([new_message(to=[])]) == 0
+        assert server.received == []
 
 
-def test_message_travels_without_tls(
-    start_server: ServerFactory, connect: Connect, message: EmailMessage
-) -> None:
-    server = start_server()
-    assert connect(f"smtp://127.0.0.1:{server.port}").send_messages([message]) == 1
-    (received,) = server.received
-    assert (received.user, received.tls, received.sender) == (
-        None,
-        False,
-        "project@example.com",
-    )
+class TestBatch:
+    """Several messages."""
 
+    def test_shares_one_connection(self, serve, connect, new_message):
+        server = serve()
+        host = connect(f"smtp://127.0.0.1:{server.port}")
+        assert host.send_messages([new_message() for _ in range(3)]) == 3
+        with host:
+            assert host.open() is False
+            host.send_messages([new_message()])
+            assert host.connection is not None
+        assert (server.connections, len(server.accepted)) == (2, 4)
 
-def test_from_header_stays_and_the_envelope_is_the_hosts(
-    start_server: ServerFactory, connect: Connect, new_message: NewMessage
-) -> None:
-    server = start_server()
-    host = connect(f"smtp://127.0.0.1:{server.port}?_default_from_email=shop@example.com")
-    host.send_messages([new_message(headers={"From": "me@example.com"})])
-    (received,) = server.received
-    assert (received.sender, received.message["From"]) == (
-        "shop@example.com",
-        "me@example.com",
-    )
+    @pytest.mark.parametrize("batch", [[], iter(())])
+    def test_of_none_needs_no_connection(self, batch, connect):
+        assert connect("smtp://127.0.0.1:1").send_messages(batch) == 0
+
+    def test_from_a_generator_is_accepted_as_it_comes(self, serve, connect, new_message):
+        """Each message before the next is asked for, over one connection."""
+        server = serve()
+        accepted = []
+
+        def messages():
+            for _ in range(3):
+                accepted.append(len(server.accepted))
+                yield new_message()
+
+        assert connect(f"smtp://127.0.0.1:{server.port}").send_messages(messages()) == 3
+        assert (accepted, server.connections) == ([0, 1, 2], 1)
+
+    @pytest.mark.parametrize("bad", [{"to": ["a@b\nc@d"]}, {"headers": {"X": "a\nb"}}])
+    def test_ends_at_a_message_that_cannot_be_made(self, bad, serve, connect, new_message):
+        server = serve()
+        batch = [new_message(), new_message(**bad), new_message()]
+        with pytest.raises(ValueError, match=r"[Ii]nvalid|Header"):
+            connect(f"smtp://127.0.0.1:{server.port}").send_messages(batch)
+        assert len(server.accepted) == 1
+
+    def test_ends_at_a_failure(self, start_server, connect, new_message):
+        server = start_server(refused=["b@example.net"])
+        batch = [new_message(to=[f"{name}@example.net"]) for name in "abc"]
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            connect(f"smtp://127.0.0.1:{server.port}").send_messages(batch)
+        assert [received.recipients for received in server.received] == [["a@example.net"]]
+
+    def test_does_not_end_at_a_failure_that_is_passed_over(
+        self, start_server, connect, new_message
+    ):
+        server = start_server(refused=["b@example.net"])
+        batch = [new_message(to=[f"{name}@example.net"]) for name in "abc"]
+        host = connect(f"smtp://127.0.0.1:{server.port}", fail_silently=True)
+        assert host.send_messages(batch) == len(server.received) == 2
 
 
 class TestFailure:
     """A send that fails raises an OSError, or is logged."""
 
-    def test_refused_login_leaves_nothing_open(
-        self,
-        start_server: ServerFactory,
-        connect: Connect,
-        tls: ssl.SSLContext,
-        cafile: Path,
-        message: EmailMessage,
-    ) -> None:
+    def test_to_log_in_leaves_nothing_open(self, start_server, connect, tls, cafile, message):
         server = start_server(context=tls, login=LOGIN)
         host = connect(f"submission://x:y@127.0.0.1:{server.port}?ssl_cafile={cafile}")
         for _ in range(2):
@@ -93,215 +132,312 @@ class TestFailure:
                 host.send_messages([message])
         assert host.connection is None
 
-    def test_challenge_that_makes_no_sense_is_an_smtp_error(
-        self, serve: ServeScript, connect: Connect
-    ) -> None:
+    @pytest.mark.parametrize("login", ["%C3%BCser:pw", "user:%C3%BCpw"])
+    def test_to_encode_the_login_is_told_before_connecting(self, connect, login):
+        with pytest.raises(InvalidEmailHost, match="must be ASCII"):
+            connect(f"smtp://{login}@127.0.0.1:1").open()
+
+    def test_to_understand_the_challenge_is_an_smtp_error(self, serve, connect):
         server = serve(at("AUTH", "334 !!!notb64=a"), extensions=["AUTH CRAM-MD5"])
         with pytest.raises(smtplib.SMTPException, match="challenge makes no sense"):
             connect(f"smtp://user:pw@127.0.0.1:{server.port}").open()
 
-    @pytest.mark.parametrize("step", ["AUTH", "MAIL", "RCPT", BODY])
-    def test_does_not_show_the_login_that_a_server_repeats(
-        self, step: str, serve: ServeScript, connect: Connect, message: EmailMessage
-    ) -> None:
-        username, password = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
-        plain = b64encode(f"\0{username}\0{password}".encode()).decode()
-        reply = f"550 not for {username} {password} {plain} {b64encode(b'Kx7vQz9').decode()}"
-        server = serve(
-            any_of(at(step, reply), at("AUTH", "235 welcome")), extensions=["AUTH PLAIN"]
-        )
-        with pytest.raises(smtplib.SMTPException) as caught:
-            connect(f"smtp://{username}:{password}@127.0.0.1:{server.port}").send_messages(
-                [message]
-            )
-        assert "not for ***** ***** ***** *****" in str(caught.value)
-        assert not any(word in repr(vars(caught.value)) for word in (username, plain))
-
-    def test_does_not_quote_a_challenge_that_repeats_the_login(
-        self, serve: ServeScript, connect: Connect
-    ) -> None:
-        def ask_again(step: str, argument: str) -> str | None:
-            return None if step in {"banner", "EHLO", "QUIT"} else "334 S3g3dlF6OQ=="
-
-        server = serve(ask_again, extensions=["AUTH LOGIN"])
-        with pytest.raises(smtplib.SMTPException, match=r"infinite loop.*\*{5}") as caught:
-            connect(f"smtp://user:Kx7vQz9@127.0.0.1:{server.port}").open()
-        assert "S3g3dlF6OQ" not in str(caught.value)
-
-    def test_for_some_of_the_recipients_does_not_show_the_login_either(
-        self, serve: ServeScript, connect: Connect, new_message: NewMessage
-    ) -> None:
-        server = serve(
-            any_of(to("b@", "550 not for Kx7vQz9"), at("AUTH", "235 welcome")),
-            extensions=["AUTH PLAIN"],
-        )
-        host = connect(f"smtp://user:Kx7vQz9@127.0.0.1:{server.port}")
-        assert host.send_messages([new_message(to=["a@x.net", "b@x.net"])]) == 1
-        assert host.refused_recipients == {"b@x.net": (550, b"not for *****")}
-
-    def test_for_some_of_the_recipients_is_that_of_the_last_send(
-        self, serve: ServeScript, connect: Connect, new_message: NewMessage
-    ) -> None:
-        host = connect(f"smtp://127.0.0.1:{serve(to('b@', '550 no')).port}")
-        host.send_messages([new_message(to=["a@x.net", "b@x.net"])])
-        host.send_messages([new_message(to=["a@x.net"])])
-        assert host.refused_recipients == {}
-
-    def test_tls_that_is_not_offered_is_no_reason_to_go_without(
-        self, start_server: ServerFactory, connect: Connect, message: EmailMessage
-    ) -> None:
+    def test_to_get_tls_is_no_reason_to_go_without(self, start_server, connect, message):
         server = start_server()
         host = connect(f"submission://127.0.0.1:{server.port}", fail_silently=True)
         assert [host.send_messages([message]) for _ in range(2)] == [0, 0]
         assert server.received == []
 
-    def test_that_is_passed_over_is_logged_without_recipients(
-        self,
-        start_server: ServerFactory,
-        connect: Connect,
-        message: EmailMessage,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        server = start_server(refused=message.to)
-        host = connect(f"smtp://127.0.0.1:{server.port}", fail_silently=True)
-        assert host.send_messages([message]) == 0
-        assert caplog.messages[-1] == (
-            'host "shop": SMTPRecipientsRefused, ignored by fail_silently'
-        )
-
-    def test_is_logged_with_its_code(
-        self,
-        start_server: ServerFactory,
-        connect: Connect,
-        message: EmailMessage,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        server = start_server(login=LOGIN)
-        connect(f"smtp://127.0.0.1:{server.port}", fail_silently=True).send_messages([message])
-        assert caplog.messages[-1] == (
-            'host "shop": SMTPSenderRefused 530, ignored by fail_silently'
-        )
-
-    def test_to_connect_is_logged_too(
-        self,
-        connect: Connect,
-        closed_port: int,
-        message: EmailMessage,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        host = connect(f"smtp://127.0.0.1:{closed_port}", fail_silently=True)
-        assert host.send_messages([message]) == 0
-        assert caplog.messages == [
-            'host "shop": ConnectionRefusedError, ignored by fail_silently'
-        ]
-
-    def test_to_connect_is_an_error(
-        self, connect: Connect, closed_port: int, message: EmailMessage
-    ) -> None:
+    def test_to_connect_is_an_error(self, connect, closed_port, message):
         with pytest.raises(ConnectionRefusedError):
             connect(f"smtp://127.0.0.1:{closed_port}").send_messages([message])
 
-    def test_of_one_message_ends_the_batch(
-        self, start_server: ServerFactory, connect: Connect, new_message: NewMessage
-    ) -> None:
-        server = start_server(refused=["b@example.net"])
-        batch = [new_message(to=[f"{name}@example.net"]) for name in "abc"]
-        with pytest.raises(smtplib.SMTPRecipientsRefused):
-            connect(f"smtp://127.0.0.1:{server.port}").send_messages(batch)
-        assert [received.recipients for received in server.received] == [["a@example.net"]]
+    @pytest.mark.parametrize(
+        ("scheme", "is_told"), [("smtp", True), ("submission", True), ("submissions", False)]
+    )
+    def test_to_answer_ends_in_time_and_tells_the_likely_cause(
+        self, scheme, is_told, connect, message
+    ):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            host = connect(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}?timeout=0.1")
+            with pytest.raises(OSError, match="timed out") as caught:
+                host.send_messages([message])
+        assert ("use submissions://" in str(caught.value)) is is_told
 
-    def test_that_is_passed_over_does_not_end_the_batch(
-        self, start_server: ServerFactory, connect: Connect, new_message: NewMessage
-    ) -> None:
-        server = start_server(refused=["b@example.net"])
-        batch = [new_message(to=[f"{name}@example.net"]) for name in "abc"]
-        host = connect(f"smtp://127.0.0.1:{server.port}", fail_silently=True)
-        assert host.send_messages(batch) == 2
-        assert len(server.received) == 2
-
-    def test_for_some_of_the_recipients_is_logged_without_addresses(
-        self,
-        start_server: ServerFactory,
-        connect: Connect,
-        new_message: NewMessage,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        server = start_server(refused=["b@example.net", "c@example.net"])
-        host = connect(f"smtp://127.0.0.1:{server.port}")
-        assert host.send_messages([new_message(to=[f"{n}@example.net" for n in "abc"])]) == 1
-        assert caplog.messages[-1] == 'host "shop": refused recipients: 2 [550]'
-
-    def test_to_say_goodbye_loses_no_accepted_message(
-        self,
-        start_server: ServerFactory,
-        connect: Connect,
-        message: EmailMessage,
-    ) -> None:
+    def test_to_say_goodbye_loses_no_accepted_message(self, start_server, connect, message):
         server = start_server()
         with connect(f"smtp://127.0.0.1:{server.port}") as host:
             assert host.send_messages([message]) == 1
             host.connection.sock.shutdown(socket.SHUT_WR)
         assert len(server.received) == 1
 
-    def test_of_a_server_that_never_answers_ends_in_time(
-        self, connect: Connect, message: EmailMessage
-    ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            host = connect(f"smtp://127.0.0.1:{silent.getsockname()[1]}?timeout=0.1")
-            with pytest.raises(OSError, match="timed out"):
-                host.send_messages([message])
+    def test_to_answer_quit_is_not_waited_for(self, serve, message, monkeypatch):
+        monkeypatch.setattr("email_hosts.smtp.connection.QUIT_TIMEOUT", 0.01)
+        server = serve(at("QUIT", HANG))
+        assert EmailHostsBackend("127.0.0.1", server.port).send_messages([message]) == 1
 
-    @pytest.mark.parametrize("login", ["%C3%BCser:pw", "user:%C3%BCpw"])
-    def test_to_encode_the_login_is_told_before_connecting(
-        self, connect: Connect, login: str
-    ) -> None:
-        with pytest.raises(InvalidEmailHost, match="logs in with ASCII alone"):
-            connect(f"smtp://{login}@127.0.0.1:1").open()
+    @pytest.mark.parametrize(
+        ("script", "logged"),
+        [
+            (at("banner", "554 no"), "SMTPConnectError 554"),
+            (at("MAIL", "530 log in first"), "SMTPSenderRefused 530"),
+            (to("@", "550 no"), "SMTPRecipientsRefused"),
+        ],
+    )
+    def test_that_is_passed_over_is_logged_without_recipients(
+        self, script, logged, serve, connect, message, caplog
+    ):
+        host = connect(f"smtp://127.0.0.1:{serve(script).port}", fail_silently=True)
+        assert host.send_messages([message]) == 0
+        assert caplog.messages == [f'host "shop": {logged}, ignored by fail_silently']
 
-
-def test_batch_shares_one_connection(
-    serve: ServeScript, connect: Connect, new_message: NewMessage
-) -> None:
-    server = serve()
-    host = connect(f"smtp://127.0.0.1:{server.port}")
-    assert host.send_messages(new_message() for _ in range(3)) == 3
-    with host:
-        assert host.open() is False
-        host.send_messages([new_message()])
-        assert host.connection is not None
-    assert (server.connections, len(server.accepted)) == (2, 4)
-
-
-@pytest.mark.parametrize("batch", [[], iter(())])
-def test_no_messages_need_no_connection(connect: Connect, batch: Any) -> None:
-    assert connect("smtp://127.0.0.1:1").send_messages(batch) == 0
+    def test_without_a_key_is_logged_by_its_address(self, closed_port, caplog):
+        host = EmailHostsBackend("127.0.0.1", closed_port, fail_silently=True)
+        assert host.open() is None
+        assert caplog.messages == [
+            f"127.0.0.1:{closed_port}: ConnectionRefusedError, ignored by fail_silently"
+        ]
 
 
-def test_connection_that_is_not_open_can_be_closed(connect: Connect) -> None:
-    connect("smtp://127.0.0.1:1").close()
+class TestRefusedRecipients:
+    """The replies to those who do not get a message that others get."""
+
+    def test_are_logged_without_addresses(self, serve, connect, new_message, caplog):
+        server = serve(any_of(to("b@", "550 no"), to("c@", "450 later")))
+        host = connect(f"smtp://127.0.0.1:{server.port}")
+        assert host.send_messages([new_message(to=["a@x.net", "b@x.net", "c@x.net"])]) == 1
+        assert caplog.messages == ['host "shop": refused recipients: 2 [450, 550]']
+
+    def test_are_those_of_the_last_send(self, serve, connect, new_message):
+        host = connect(f"smtp://127.0.0.1:{serve(to('b@', '550 no')).port}")
+        host.send_messages([new_message(to=["a@x.net", "b@x.net"])])
+        assert host.refused_recipients == {"b@x.net": (550, b"no")}
+        host.send_messages([new_message(to=["a@x.net"])])
+        assert host.refused_recipients == {}
 
 
-def test_message_to_nobody_is_not_sent(
-    start_server: ServerFactory, connect: Connect, new_message: NewMessage
-) -> None:
-    server = start_server()
-    assert connect(f"smtp://127.0.0.1:{server.port}").send_messages([new_message(to=[])]) == 0
-    assert server.received == []
+class TestReply:
+    """What a server says does not show the login that it repeats."""
+
+    USERNAME, PASSWORD = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
+
+    def host(self, connect, server):
+        return connect(f"smtp://{self.USERNAME}:{self.PASSWORD}@127.0.0.1:{server.port}")
+
+    @pytest.mark.parametrize("step", ["AUTH", "MAIL", "RCPT", BODY])
+    def test_in_an_error(self, step, serve, connect, message):
+        plain = b64encode(f"\0{self.USERNAME}\0{self.PASSWORD}".encode()).decode()
+        alone = b64encode(self.USERNAME.encode()).decode()
+        reply = f"550 not for {self.USERNAME} {self.PASSWORD} {plain} {alone}"
+        script = any_of(at(step, reply), at("AUTH", "235 welcome"))
+        server = serve(script, extensions=["AUTH PLAIN"])
+        with pytest.raises(smtplib.SMTPException) as caught:
+            self.host(connect, server).send_messages([message])
+        assert "not for ***** ***** ***** *****" in str(caught.value)
+        shown = repr(vars(caught.value))
+        assert not any(word in shown for word in (self.USERNAME, plain, alone))
+
+    def test_in_a_challenge(self, serve, connect):
+        repeated = b64encode(self.USERNAME.encode()).decode()
+
+        def ask_again(step, argument):
+            return None if step in {"banner", "EHLO", "QUIT"} else f"334 {repeated}"
+
+        server = serve(ask_again, extensions=["AUTH LOGIN"])
+        with pytest.raises(smtplib.SMTPException, match=r"infinite loop.*\*{5}") as caught:
+            self.host(connect, server).open()
+        assert repeated.rstrip("=") not in str(caught.value)
+
+    def test_in_refused_recipients(self, serve, connect, new_message):
+        script = any_of(to("b@", f"550 not for {self.USERNAME}"), at("AUTH", "235 welcome"))
+        host = self.host(connect, serve(script, extensions=["AUTH PLAIN"]))
+        assert host.send_messages([new_message(to=["a@x.net", "b@x.net"])]) == 1
+        assert host.refused_recipients == {"b@x.net": (550, b"not for *****")}
 
 
-def test_host_without_a_key_is_logged_by_its_address(
-    closed_port: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    host = EmailHostsBackend("127.0.0.1", closed_port, fail_silently=True)
-    assert host.open() is None
-    assert caplog.messages[0].startswith(f"127.0.0.1:{closed_port}: ConnectionRefusedError")
+class TestConnection:
+    """``backend.connection``, as Django's backend has it."""
+
+    def test_that_is_not_open_can_be_closed(self, connect):
+        connect("smtp://127.0.0.1:1").close()
+
+    def test_may_be_set(self, message):
+        backend = EmailHostsBackend("smtp.example.com", conn_max_age=60)
+        backend.connection = mock.Mock()
+        sendmail, connection_quit = backend.connection.sendmail, backend.connection.quit
+        assert backend.send_messages([message]) == 1
+        assert sendmail.call_args.args[:2] == ("project@example.com", ["someone@example.net"])
+        connection_quit.assert_not_called()
+        backend.close()
+        connection_quit.assert_called_once_with()
+        assert backend.connection is None
+
+    def test_of_smtplib_may_be_set(self, serve, message):
+        server = serve()
+        backend = EmailHostsBackend("smtp.example.com")
+        backend.connection = smtplib.SMTP("127.0.0.1", server.port)
+        with backend:
+            assert backend.send_messages([message]) == 1
+        assert server.commands[-1] == "quit"
+
+    @pytest.mark.parametrize("place", ["class", "instance"])
+    def test_is_asked_where_sendmail_is_a_mock(self, place, serve, message):
+        with EmailHostsBackend("127.0.0.1", serve().port) as backend:
+            owner = smtplib.SMTP if place == "class" else backend.connection
+            with mock.patch.object(owner, "sendmail", return_value={}) as sendmail:
+                assert backend.send_messages([message]) == 1
+            sendmail.assert_called_once()
+
+    def test_is_asked_where_its_class_has_a_sendmail_of_its_own(self, serve, new_message):
+        calls = []
+
+        class Own(smtplib.SMTP):
+            def sendmail(self, *args, **options):
+                calls.append(args[1])
+                if len(calls) == 2:
+                    raise smtplib.SMTPDataError(554, b"no")
+                return super().sendmail(*args, **options)
+
+        server = serve()
+        batch = [new_message(to=[name]) for name in ("a@x.net", "b@x.net", "c@x.net")]
+        with mock.patch.object(EmailHostsBackend, "connection_class", Own):
+            for _ in range(2):
+                backend = EmailHostsBackend("127.0.0.1", server.port, fail_silently=True)
+                backend.conn_max_age = 60
+                backend.send_messages(batch)
+        assert calls == 2 * [["a@x.net"], ["b@x.net"], ["c@x.net"]]
+        assert len(server.accepted) == 5
+        assert server.connections == 2  # for nobody knows whether it is in step
+
+    def test_sends_small_writes_at_once(self, start_server):
+        with EmailHostsBackend("127.0.0.1", start_server().port) as backend:
+            sock = backend.connection.sock
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+    def test_that_has_only_begun_with_tls_can_be_closed(self, start_server, tls, cafile):
+        options = {"use_tls": True, "ssl_cafile": str(cafile), "conn_max_age": 60}
+        backend = EmailHostsBackend("127.0.0.1", start_server(context=tls).port, **options)
+        backend.ssl_context.maximum_version = ssl.TLSVersion.TLSv1_2  # later ones begin to talk
+        backend.open()
+        backend.close()
+        assert backend.connection is None
+
+    def test_is_closed_after_a_send_in_another_thread(self, serve):
+        backend = EmailHostsBackend("127.0.0.1", serve().port)
+        backend.open()
+        lock = backend._lock
+        is_waiting = threading.Event()
+
+        class Lock:
+            """Tells that somebody wants it."""
+
+            def __enter__(self):
+                is_waiting.set()
+                lock.acquire()
+
+            def __exit__(self, *exc_info):
+                lock.release()
+
+        closing = threading.Thread(target=backend.close)
+        with lock:
+            backend._lock = Lock()
+            closing.start()
+            assert is_waiting.wait(20)
+            assert backend.connection is not None
+        closing.join()
+        assert backend.connection is None
+
+    def test_of_a_copy_is_its_own(self, serve, message):
+        server = serve(to("@", "550 no"))
+        with EmailHostsBackend("127.0.0.1", server.port) as backend:
+            other = copy.copy(backend)
+            assert other.connection is None
+            with pytest.raises(smtplib.SMTPRecipientsRefused):
+                other.send_messages([message])
+            assert backend.connection is not None
+        assert server.connections == 2
+
+
+class TestTLSContext:
+    """``ssl_context``, which Django's backend has too."""
+
+    def test_is_of_one_connection_alone(self, start_server, connect, tls, cafile):
+        """Who switches off verification does so for nobody else."""
+        dsn = f"submission://127.0.0.1:{start_server(context=tls).port}"
+        host = connect(dsn)
+        host.ssl_context.check_hostname = False
+        host.ssl_context.verify_mode = ssl.CERT_NONE
+        with host:
+            assert host.connection.sock.context is host.ssl_context
+        with pytest.raises(ssl.SSLCertVerificationError):
+            connect(dsn).open()
+
+    def test_may_be_set(self, start_server, connect, tls, cafile):
+        host = connect(f"smtps://127.0.0.1:{start_server(context=tls, implicit=True).port}")
+        host.ssl_context = ssl.create_default_context(cafile=cafile)
+        with host:
+            assert host.connection.sock.context is host.ssl_context
+
+    def test_verifies_certificate_and_name(self, connect):
+        context = connect("smtps://a").ssl_context
+        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+    @pytest.mark.parametrize("is_trusting", [True, False])
+    def test_of_its_own_shares_no_parked_connection(
+        self, is_trusting, start_server, connect, tls, cafile
+    ):
+        server = start_server(context=tls)
+        dsn = f"submission://127.0.0.1:{server.port}?conn_max_age=60&ssl_cafile={cafile}"
+        hosts = [connect(dsn), connect(dsn)]
+        hosts[is_trusting].ssl_context.verify_mode = ssl.CERT_REQUIRED
+        for host in hosts:
+            with host:
+                pass
+        assert len(server.sessions) == 3  # one is of aiosmtpd
+
+
+class TestAllow:
+    """``allow(host, port)`` says which servers may be used."""
+
+    def test_is_asked_before_anything_else(self):
+        with pytest.raises(InvalidEmailHost, match="the server is not allowed"):
+            EmailHostsBackend("smtp.example.com", allow=lambda host, port: port != 25)
+
+    def test_is_asked_for_each_address(self, serve, message):
+        server = serve()
+        asked = []
+        backend = EmailHostsBackend(
+            "localhost", server.port, allow=lambda *each: asked.append(each) or True
+        )
+        assert backend.send_messages([message]) == 1
+        assert asked[0] == ("localhost", server.port)
+        assert asked[-1] == ("127.0.0.1", server.port)
+
+    @pytest.mark.parametrize("fail_silently", [True, False])
+    def test_of_no_address_is_an_error(self, fail_silently):
+        backend = EmailHostsBackend(
+            "localhost", 1, allow=lambda host, port: host == "localhost", fail_silently=fail_silently
+        )
+        with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
+            backend.open()
 
 
 @pytest.mark.parametrize(
     ("options", "port"),
     [({}, 25), ({"use_tls": True}, 587), ({"use_ssl": True}, 465), ({"port": 26}, 26)],
 )
-def test_backend_without_a_dsn_has_the_port_of_its_transport(
-    options: dict[str, Any], port: int
-) -> None:
+def test_backend_without_a_dsn_has_the_port_of_its_transport(options, port):
     assert EmailHostsBackend("h", **options).port == port
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({}, r'^EMAIL_HOSTS\["shop"\]: option \'host\' is missing'),
+        ({"host": "h", "use_ssl": True, "use_tls": True}, "exclude each other"),
+        ({"host": "h", "timout": 5}, "unknown option 'timout'; did you mean 'timeout'"),
+    ],
+)
+def test_option_that_does_not_fit_is_refused(options, problem):
+    with pytest.raises(InvalidEmailHost, match=problem):
+        EmailHostsBackend(**options, alias="shop")

@@ -1,27 +1,20 @@
-"""TLS: certificates are always verified, and contexts are shared."""
-
-from __future__ import annotations
+"""TLS: certificates are always verified, and contexts are shared inside."""
 
 import datetime
 import ssl
-from pathlib import Path
 
 import pytest
 import trustme
-from conftest import Connect, ServerFactory
-from django.core.mail import EmailMessage
 from servers import server_context
 
-from email_hosts.smtp import tls as tls_module
 from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.smtp.tls import new_context, shared_context
 
 
 class TestCertificate:
-    """Certificates are always verified."""
+    """It is always verified."""
 
-    def test_of_a_private_authority_needs_its_ca(
-        self, start_server: ServerFactory, connect: Connect, tls: ssl.SSLContext
-    ) -> None:
+    def test_of_a_private_authority_needs_its_ca(self, start_server, connect, tls):
         server = start_server(context=tls)
         with pytest.raises(ssl.SSLCertVerificationError):
             connect(f"submission://127.0.0.1:{server.port}").open()
@@ -33,34 +26,20 @@ class TestCertificate:
     )
     @pytest.mark.parametrize(("scheme", "implicit"), [("submission", False), ("smtps", True)])
     def test_foreign_or_expired_is_refused(
-        self,
-        identity: str,
-        expires: int,
-        scheme: str,
-        implicit: bool,
-        start_server: ServerFactory,
-        connect: Connect,
-        ca: trustme.CA,
-        cafile: Path,
-    ) -> None:
-        not_after = datetime.datetime.fromtimestamp(expires, datetime.timezone.utc)
+        self, identity, expires, scheme, implicit, start_server, connect, ca, cafile
+    ):
         certificate = ca.issue_cert(
-            identity, not_before=datetime.datetime(1999, 1, 1), not_after=not_after
+            identity,
+            not_before=datetime.datetime(1999, 1, 1),
+            not_after=datetime.datetime.fromtimestamp(expires, datetime.timezone.utc),
         )
-        # aiosmtpd itself connects to a TLS port first, and would not trust it either.
         server = start_server(context=server_context(certificate), implicit=implicit)
         with pytest.raises(ssl.SSLCertVerificationError):
             connect(f"{scheme}://127.0.0.1:{server.port}?ssl_cafile={cafile}").open()
 
     def test_of_the_client_is_shown_to_the_server(
-        self,
-        start_server: ServerFactory,
-        connect: Connect,
-        ca: trustme.CA,
-        cafile: Path,
-        tmp_path: Path,
-        message: EmailMessage,
-    ) -> None:
+        self, start_server, connect, ca, cafile, tmp_path, message
+    ):
         wants_certificate = server_context(ca.issue_cert("127.0.0.1"))
         wants_certificate.verify_mode = ssl.CERT_REQUIRED
         ca.configure_trust(wants_certificate)
@@ -78,20 +57,15 @@ class TestCertificate:
     @pytest.mark.parametrize(
         "option", ["ssl_cafile={}/missing", "ssl_certfile={}/empty", "ssl_cafile={}/empty"]
     )
-    def test_that_cannot_be_loaded_is_named(
-        self, option: str, fail_silently: bool, connect: Connect, tmp_path: Path
-    ) -> None:
+    def test_that_cannot_be_loaded_is_named(self, option, fail_silently, connect, tmp_path):
         (tmp_path / "empty").touch()
-        host = connect(
-            f"smtps://127.0.0.1:1?{option.format(tmp_path)}", fail_silently=fail_silently
-        )
-        with pytest.raises(InvalidEmailHost, match="cannot load ssl_") as caught:
+        dsn = f"smtps://127.0.0.1:1?{option.format(tmp_path)}"
+        host = connect(dsn, fail_silently=fail_silently)
+        name = option.partition("=")[0]
+        with pytest.raises(InvalidEmailHost, match=rf'^EMAIL_HOSTS\["shop"\]: .* {name}: '):
             host.open()
-        assert str(caught.value).startswith('EMAIL_HOSTS["shop"]: ')
 
-    def test_with_an_encrypted_key_asks_nobody(
-        self, connect: Connect, ca: trustme.CA, tmp_path: Path
-    ) -> None:
+    def test_with_an_encrypted_key_asks_nobody(self, connect, ca, tmp_path):
         from cryptography.hazmat.primitives import serialization
 
         files = ca.issue_cert("web.example.com")
@@ -107,32 +81,34 @@ class TestCertificate:
             connect(f"smtps://127.0.0.1:1?ssl_certfile={path}").open()
 
 
-class TestTLSContext:
+class TestSharedContext:
     """Building one takes over 20 ms."""
 
-    def test_is_shared_by_hosts_with_the_same_certificates(
-        self, connect: Connect, cafile: Path
-    ) -> None:
-        contexts = [
-            connect(f"smtps://{host}?ssl_cafile={cafile}").ssl_context for host in ("a", "b")
-        ]
-        assert contexts[0] is contexts[1]
-        assert connect("smtps://a").ssl_context is not contexts[0]
+    def test_is_one_for_the_same_certificates(self, cafile):
+        assert shared_context(str(cafile), "", "") is shared_context(str(cafile), "", "")
+        assert shared_context(str(cafile), "", "") is not shared_context("", "", "")
 
-    def test_verifies_certificate_and_name(self, connect: Connect) -> None:
-        context = connect("smtps://a").ssl_context
-        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    def test_is_what_connections_use(self, start_server, connect, tls, cafile):
+        dsn = f"submission://127.0.0.1:{start_server(context=tls).port}?ssl_cafile={cafile}"
+        with connect(dsn) as one, connect(dsn) as other:
+            assert one.connection.sock.context is other.connection.sock.context
 
-    def test_is_made_anew_for_a_renewed_certificate(
-        self, connect: Connect, tmp_path: Path
-    ) -> None:
-        host = connect(f"smtps://a?ssl_cafile={tmp_path}/ca.pem")
+    def test_is_made_anew_for_a_renewed_certificate(self, tmp_path):
         contexts = set()
         for _ in range(2):
             trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-            contexts.add(host.ssl_context)
+            contexts.add(shared_context(f"{tmp_path}/ca.pem", "", ""))
         assert len(contexts) == 2
 
+    def test_is_never_the_new_one_that_may_be_changed(self):
+        contexts = {shared_context("", "", ""), new_context("", "", ""), new_context("", "", "")}
+        assert len(contexts) == 3
 
-def test_tls_contexts_are_kept_in_bounds() -> None:
-    assert tls_module._context.cache_parameters()["maxsize"] == 64
+    def test_of_many_certificates_are_kept_in_bounds(self, ca, tmp_path):
+        files = [str(tmp_path / f"{number}.pem") for number in range(65)]
+        for file in files:
+            ca.cert_pem.write_to_path(file)
+        first = shared_context(files[0], "", "")
+        for file in files:
+            shared_context(file, "", "")
+        assert shared_context(files[0], "", "") is not first

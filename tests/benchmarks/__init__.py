@@ -5,5 +5,5 @@ all bytes back for a while, as a distance does. ``ways`` are the ways to send th
 compared, ``__main__`` runs them in turns and prints the table.
 
 With ``SMTP_HOST``, ``SMTP_PORT``, ``SMTP_USER``, ``SMTP_PASSWORD`` and ``SSL_CERT_FILE`` in
-the environment, it measures that server instead, which has to know XSTAT as the sink does.
+the environment, it measures that server instead.
 """

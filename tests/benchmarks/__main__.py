@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import smtplib
 import ssl
 import subprocess
 import sys
@@ -13,18 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import django
 import trustme
 from django.conf import settings
-from django.core.mail.backends.smtp import EmailBackend
-from django.test import override_settings
-
-from email_hosts.backends import get_connection
+from roundtrips import RoundTrips
 
 from .sink import PASSWORD, USER
 from .ways import FRESH, KEPT, RAW, WAYS, Server, Way
@@ -71,13 +66,12 @@ def main() -> None:
     settings.configure(USE_TZ=True)
     django.setup()
     say(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds")
-    with servers(arguments.distances) as (at, statistics):
+    with servers(arguments.distances) as at:
         columns = [Column(ms, recipients) for ms in at for recipients in (1, 20)]
-        table = measure(columns, at, statistics, rounds, seconds)
+        table = measure(columns, at, rounds, seconds)
         show(columns, table)
         for ms, server in at.items():
             compare_threads(ms, server, rounds, seconds)
-    compare_constructors()
     if arguments.picture:  # pragma: no cover (needs what only tox -e bench installs)
         from .picture import draw
 
@@ -86,19 +80,18 @@ def main() -> None:
 
 
 @contextmanager
-def servers(round_trips: list[float]) -> Iterator[tuple[dict[float, Server], Statistics]]:
-    """Give the servers by their distance in milliseconds, and what they count."""
+def servers(distances: list[float]) -> Iterator[dict[float, Server]]:
+    """Give the servers by their distance in milliseconds."""
     if "SMTP_HOST" in os.environ:
         names = ("HOST", "PORT", "USER", "PASSWORD")
         host, port, user, password = (os.environ[f"SMTP_{name}"] for name in names)
         distance = float(os.environ.get("SMTP_MILLISECONDS", "0"))
-        with Statistics(host, int(port)) as statistics:
-            yield {distance: Server(host, int(port), user, password)}, statistics
+        yield {distance: Server(host, int(port), user, password)}
         return
     with tempfile.TemporaryDirectory() as folder:
         certificate = make_certificate(Path(folder))
         sink = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.sink", certificate, *map(str, round_trips)],
+            [sys.executable, "-m", "benchmarks.sink", certificate, *map(str, distances)],
             cwd=Path(__file__).parent.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -107,12 +100,10 @@ def servers(round_trips: list[float]) -> Iterator[tuple[dict[float, Server], Sta
         with sink:
             assert sink.stdout
             direct, *far = map(int, sink.stdout.readline().split())
-            ports = {
-                ms: port if ms else direct for ms, port in zip(round_trips, far, strict=True)
+            yield {
+                ms: Server("127.0.0.1", port if ms else direct, USER, PASSWORD)
+                for ms, port in zip(distances, far, strict=True)
             }
-            at = {ms: Server("127.0.0.1", port, USER, PASSWORD) for ms, port in ports.items()}
-            with Statistics("127.0.0.1", direct) as statistics:
-                yield at, statistics
 
 
 def make_certificate(folder: Path) -> str:
@@ -132,50 +123,33 @@ def make_certificate(folder: Path) -> str:
     return str(folder / "server.pem")
 
 
-class Statistics:
-    """The counters of a server, over a connection of their own."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self.connection = smtplib.SMTP(host, port)
-
-    def __enter__(self) -> Statistics:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.connection.close()
-
-    def round_trips(self) -> int:
-        """Return how many there have been: turns, TCP and TLS handshakes."""
-        _, text = self.connection.docmd("XSTAT")
-        counters = dict(pair.split(b"=") for pair in text.split())
-        return sum(int(counters.get(name, 0)) for name in (b"turn", b"conn", b"tls"))
-
-
 def measure(
-    columns: list[Column],
-    at: dict[float, Server],
-    statistics: Statistics,
-    rounds: int,
-    seconds: float,
+    columns: list[Column], at: dict[float, Server], rounds: int, seconds: float
 ) -> dict[tuple[str, Column], Result]:
     """Send in every way, in turns. Return the results by way and column."""
     table = {}
     for column in columns:
         server = at[column.milliseconds]
         speeds: dict[str, list[float]] = {name: [] for name in WAYS}
-        trips: dict[str, float] = {}
         for _ in range(rounds):
             for name, way in WAYS.items():
                 with way(server, column.recipients) as send:
                     send()
-                    before = statistics.round_trips()
                     sent, took = repeat(send, seconds)
-                    # To ask the first time was a turn, too.
-                    trips[name] = (statistics.round_trips() - before - 1) / sent
                 speeds[name].append(sent / took)
-        for name in WAYS:
-            table[name, column] = Result(speeds[name], trips[name])
+        for name, way in WAYS.items():
+            trips = round_trips(way, server, column.recipients)
+            table[name, column] = Result(speeds[name], trips)
     return table
+
+
+def round_trips(way: Way, server: Server, recipients: int) -> float:
+    """Return how many a message takes, TCP and TLS handshakes included."""
+    with way(server, recipients) as send:
+        send()
+        with RoundTrips() as trips:
+            sent = send()
+    return trips.count / sent
 
 
 def repeat(send: Callable[[], int], seconds: float) -> tuple[int, float]:
@@ -230,35 +204,6 @@ def in_threads(way: Way, server: Server, seconds: float) -> float:
     for thread in threads:
         thread.join()
     return sum(sent / took for sent, took in results)
-
-
-def compare_constructors(times: int = 2000, rounds: int = 15) -> None:
-    """Print what ``get_connection`` costs, compared with Django's backend itself."""
-    dsn = "submission://user:secret@smtp.example.com?timeout=10"
-    options: dict[str, Any] = {
-        "host": "smtp.example.com",
-        "port": 587,
-        "username": "user",
-        "password": "secret",
-        "use_tls": True,
-        "use_ssl": False,
-        "timeout": 10,
-        "alias": "shop",
-    }
-    ratios = []
-    with override_settings(EMAIL_HOSTS={"shop": dsn}):
-        for _ in range(rounds):
-            took = []
-            for make in (partial(get_connection, "shop"), partial(EmailBackend, **options)):
-                start = time.perf_counter()
-                for _ in range(times):
-                    make()
-                took.append(time.perf_counter() - start)
-            ratios.append(took[0] / took[1])
-    say(
-        f"\nget_connection() to EmailBackend(): {median(ratios):.2f} "
-        f"({min(ratios):.2f} - {max(ratios):.2f}) times the cost"
-    )
 
 
 def say(line: str) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import ssl
 import sys
-from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -21,11 +20,10 @@ END_OF_DATA = b"\r\n.\r\n"
 
 
 class Sink(asyncio.Protocol):
-    """One connection. ``counters`` are those of the server."""
+    """One connection."""
 
-    def __init__(self, context: ssl.SSLContext, counters: Counter[str]) -> None:
+    def __init__(self, context: ssl.SSLContext) -> None:
         self.context = context
-        self.counters = counters
         self.received = bytearray()
         self.in_body = False
         self.transport: Any = None
@@ -35,8 +33,7 @@ class Sink(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
         self.transport = transport
-        self.counters["conn"] += 1
-        self.flush(b"220 sink ESMTP\r\n")
+        self.transport.write(b"220 sink ESMTP\r\n")
 
     def data_received(self, data: bytes) -> None:
         """Answer all that is complete in one write."""
@@ -46,7 +43,7 @@ class Sink(asyncio.Protocol):
         replies = bytearray()
         while (reply := self.next_reply()) is not None:
             replies += reply
-        self.flush(bytes(replies))
+        self.transport.write(replies)
 
     def next_reply(self) -> bytes | None:
         """Return the reply to the next command, ``None`` if it is not complete."""
@@ -68,7 +65,7 @@ class Sink(asyncio.Protocol):
             more = b"250 AUTH PLAIN\r\n" if self.is_encrypted else b"250 STARTTLS\r\n"
             return EHLO + more
         if verb == b"STAR":
-            self.flush(b"220 go\r\n")
+            self.transport.write(b"220 go\r\n")
             self.is_encrypted = self.is_starting_tls = True
             self.tls = asyncio.ensure_future(self.start_tls())
             return b""
@@ -78,29 +75,19 @@ class Sink(asyncio.Protocol):
             self.in_body = True
             return b"354 go\r\n"
         if verb == b"QUIT":
-            self.flush(b"221 bye\r\n")
+            self.transport.write(b"221 bye\r\n")
             self.transport.close()
             return b""
-        if verb == b"XSTA":
-            counters = " ".join(f"{name}={count}" for name, count in self.counters.items())
-            return f"250 {counters}\r\n".encode()
         return b"250 ok\r\n"
 
     async def start_tls(self) -> None:
         """Go on in TLS."""
         loop = asyncio.get_running_loop()
-        self.counters["tls"] += 1
         self.transport = await loop.start_tls(
             self.transport, self, self.context, server_side=True
         )
         self.is_starting_tls = False
         self.data_received(b"")  # what came meanwhile
-
-    def flush(self, replies: bytes) -> None:
-        """Send the replies: one turn."""
-        if replies:
-            self.counters["turn"] += 1
-            self.transport.write(replies)
 
 
 class Relay(asyncio.Protocol):
@@ -133,13 +120,12 @@ class Relay(asyncio.Protocol):
         self.other = other
 
 
-async def serve(certificate: str, round_trips: list[float]) -> None:
+async def serve(certificate: str, distances: list[float]) -> None:
     """Serve until standard input ends."""
     loop = asyncio.get_running_loop()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
-    counters: Counter[str] = Counter()
-    server = await loop.create_server(lambda: Sink(context, counters), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: Sink(context), "127.0.0.1", 0)
     ports = [server.sockets[0].getsockname()[1]]
     tasks = set()
 
@@ -149,7 +135,7 @@ async def serve(certificate: str, round_trips: list[float]) -> None:
         task.add_done_callback(tasks.discard)
         return relay
 
-    for milliseconds in round_trips:
+    for milliseconds in distances:
         relays = await loop.create_server(partial(accept, milliseconds), "127.0.0.1", 0)
         ports.append(relays.sockets[0].getsockname()[1])
     sys.stdout.write(" ".join(map(str, ports)) + "\n")

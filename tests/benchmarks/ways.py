@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import smtplib
 import ssl
 from collections.abc import Callable, Iterator
@@ -43,6 +44,8 @@ def djangos(server: Server) -> EmailBackend:
 
 def ours(server: Server, **options: Any) -> EmailHostsBackend:
     """Return the backend of a host, closed."""
+    # By name: a process loads the authorities of the system once, perhaps before there was this.
+    options["ssl_cafile"] = os.environ.get("SSL_CERT_FILE")
     return EmailHostsBackend(**server._asdict(), use_tls=True, timeout=60, **options)
 
 
