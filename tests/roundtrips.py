@@ -43,7 +43,9 @@ class RoundTrips:
         def counted(sock: socket.socket, *args: Any) -> Any:
             if get_ident() == self._thread and sock.gettimeout() != 0:  # 0: a look, no wait
                 is_reading = name == "recv_into"
-                self.count += self._has_sent if is_reading else name in {"connect", "do_handshake"}
+                self.count += (
+                    self._has_sent if is_reading else name in {"connect", "do_handshake"}
+                )
                 self._has_sent = not is_reading
             return method(sock, *args)
 

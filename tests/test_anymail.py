@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from conftest import ServeScript
-from django.core.mail import EmailMessage
 from django.test import override_settings
 
 from email_hosts.backends import HostBackend, get_connection
@@ -78,7 +75,7 @@ class Answer(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
+def provider():
     with Provider() as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
@@ -96,9 +93,7 @@ def hosts(url: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", DSNS)
-def test_message_goes_through_the_provider(
-    name: str, provider: Provider, message: Any
-) -> None:
+def test_message_goes_through_the_provider(name, provider, message):
     with override_settings(EMAIL_HOSTS=hosts(provider.url)):
         connection = get_connection(name)
         assert connection.send_messages([message]) == 1
@@ -113,14 +108,14 @@ def test_message_goes_through_the_provider(
     assert connection.esp_name.lower() == name
 
 
-def test_other_credentials_for_one_call(provider: Provider, message: EmailMessage) -> None:
+def test_other_credentials_for_one_call(provider, message):
     with override_settings(EMAIL_HOSTS=hosts(provider.url)):
         get_connection("brevo", api_key="OTHER").send_messages([message])
         get_connection("brevo").send_messages([message])
     assert [request.headers["api-key"] for request in provider.requests] == ["OTHER", "K"]
 
 
-def test_two_providers_in_one_project(provider: Provider, message: EmailMessage) -> None:
+def test_two_providers_in_one_project(provider, message):
     with override_settings(EMAIL_HOSTS=hosts(provider.url)):
         for name in ("postmark", "brevo"):
             get_connection(name).send_messages([message])
@@ -132,13 +127,8 @@ def test_two_providers_in_one_project(provider: Provider, message: EmailMessage)
     ("status", "goes_on"), [(429, True), (500, True), (503, True), (401, False), (400, False)]
 )
 def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
-    name: str,
-    status: int,
-    goes_on: bool,
-    provider: Provider,
-    serve: ServeScript,
-    message: EmailMessage,
-) -> None:
+    name, status, goes_on, provider, serve, message
+):
     provider.status = status
     spare = serve()
     settings = {
@@ -156,9 +146,7 @@ def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
     assert len(spare.accepted) == goes_on
 
 
-def test_failover_goes_on_if_nobody_listens(
-    closed_port: int, serve: ServeScript, message: EmailMessage
-) -> None:
+def test_failover_goes_on_if_nobody_listens(closed_port, serve, message):
     spare = serve()
     settings = {
         **hosts(f"http://127.0.0.1:{closed_port}"),
@@ -170,9 +158,7 @@ def test_failover_goes_on_if_nobody_listens(
     assert len(spare.accepted) == 1
 
 
-def test_failover_does_not_go_on_if_the_reply_never_comes(
-    provider: Provider, serve: ServeScript, message: EmailMessage
-) -> None:
+def test_failover_does_not_go_on_if_the_reply_never_comes(provider, serve, message):
     provider.status = 0
     spare = serve()
     settings = {

@@ -1,43 +1,41 @@
 """sendtestemailhosts and checkemailhosts, against real servers."""
 
-from __future__ import annotations
-
 import re
+import signal
 import smtplib
-import socket
-import ssl
 import threading
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ServerFactory, needs_mailers
+from conftest import needs_mailers
 from django.core.mail.backends.dummy import EmailBackend as DummyBackend
 from django.core.management import CommandError, ManagementUtility, call_command
 from django.core.management.color import color_style
 from django.test import override_settings
+from scripted import HANG, at
 
 from email_hosts.management.explain import explain, explain_refusals
-from email_hosts.management.side_by_side import side_by_side
+from email_hosts.management.side_by_side import MAX_THREADS, side_by_side
 
 SECRETS = ("Kx7vQz9", "Wj4bYt2")
+LOGIN = ":".join(SECRETS)
 
 
-def run(command: str, *args: str, hosts: Any, **options: Any) -> str:
+def run(*command: str, hosts: Any, **options: Any) -> str:
     """Return what a command prints with these hosts, without secrets."""
     out = StringIO()
     with override_settings(EMAIL_HOSTS=hosts):
-        call_command(command, *args, stdout=out, **options)
+        call_command(*command, stdout=out, **options)
     assert not any(secret in out.getvalue() for secret in SECRETS)
     return out.getvalue()
 
 
-def failure(command: str, *args: str, hosts: Any, **options: Any) -> tuple[str, list[str]]:
+def failure(*command: str, hosts: Any, **options: Any) -> tuple[str, list[str]]:
     """Return the line that a command fails with and those before it, without secrets."""
     out = StringIO()
     with override_settings(EMAIL_HOSTS=hosts), pytest.raises(CommandError) as caught:
-        call_command(command, *args, stdout=out, **options)
+        call_command(*command, stdout=out, **options)
     assert caught.value.returncode == 1
     message = str(caught.value)
     assert "\n" not in message
@@ -45,10 +43,9 @@ def failure(command: str, *args: str, hosts: Any, **options: Any) -> tuple[str, 
     return message, out.getvalue().splitlines()
 
 
-def error(command: str, *args: str, hosts: Any, **options: Any) -> str:
+def error(*command: str, hosts: Any) -> str:
     """Return the line that a command fails with, without secrets."""
-    message, _ = failure(command, *args, hosts=hosts, **options)
-    return message
+    return failure(*command, hosts=hosts)[0]
 
 
 def send_error(dsn: str, *recipients: str) -> str:
@@ -74,12 +71,11 @@ class Terminal(StringIO):
 class TestSend:
     """sendtestemailhosts HOST[,HOST...] EMAIL [EMAIL...]"""
 
-    def test_sends_through_the_host(self, start_server: ServerFactory) -> None:
+    def test_sends_through_the_host(self, start_server):
         server = start_server()
-        hosts = {
-            "shop": f"smtp://127.0.0.1:{server.port}?_default_from_email=shop@example.com"
-        }
-        assert run("sendtestemailhosts", "shop", "a@example.net", "b@x.net", hosts=hosts) == (
+        dsn = f"smtp://127.0.0.1:{server.port}?_default_from_email=shop@example.com"
+        command = ("sendtestemailhosts", "shop", "a@example.net", "b@x.net")
+        assert run(*command, hosts={"shop": dsn}) == (
             "Sent a test message through shop to a@example.net, b@x.net.\n"
         )
         (received,) = server.received
@@ -87,12 +83,12 @@ class TestSend:
         assert received.recipients == ["a@example.net", "b@x.net"]
         assert received.message["Subject"] == "Test message through shop"
 
-    def test_delivers_to_the_outbox_in_tests(self, mailoutbox: list[Any]) -> None:
+    def test_delivers_to_the_outbox_in_tests(self, mailoutbox):
         call_command("sendtestemailhosts", "shop", "a@example.net", stdout=StringIO())
         assert [sent.sent_using for sent in mailoutbox] == ["shop"]
 
     @pytest.mark.parametrize("known", ["shop, club", "none"])
-    def test_unknown_host_lists_the_known(self, known: str) -> None:
+    def test_unknown_host_lists_the_known(self, known):
         hosts = {key: "smtp://h" for key in known.split(", ") if key != "none"}
         assert error("sendtestemailhosts", "x", "a@example.net", hosts=hosts) == (
             f"There is no host 'x'. Known hosts: {known}."
@@ -102,26 +98,24 @@ class TestSend:
         ("hosts", "reason"),
         [
             ({"shop": "smpt://u:Kx7vQz9@h"}, "EMAIL_HOSTS[\"shop\"]: unknown scheme 'smpt'"),
-            (["smtp://h"], "EMAIL_HOSTS is a dict of DSN strings, not list"),
+            (["smtp://h"], "EMAIL_HOSTS must be a dict of DSN strings, not list"),
+            ({"shop": ""}, "Host 'shop' is empty: it is not configured."),
         ],
     )
-    def test_invalid_host_says_why(self, hosts: Any, reason: str) -> None:
-        told = error("sendtestemailhosts", "shop", "a@x.net", hosts=hosts)
-        assert told.startswith(reason)
+    def test_invalid_host_says_why(self, hosts, reason):
+        assert error("sendtestemailhosts", "shop", "a@x.net", hosts=hosts).startswith(reason)
 
-    def test_file_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
+    def test_file_that_cannot_be_read_is_told(self, tmp_path):
         assert "cannot load ssl_cafile" in send_error(f"smtps://h?ssl_cafile={tmp_path}/x")
 
-    def test_unreachable_host_says_why(self, closed_port: int) -> None:
+    def test_unreachable_host_says_why(self, closed_port):
         assert send_error(f"smtp://127.0.0.1:{closed_port}") == (
             "shop: not sent: Connection refused"
         )
 
-    def test_refused_login_says_why_without_the_user(
-        self, start_server: ServerFactory
-    ) -> None:
+    def test_refused_login_says_why_without_the_user(self, start_server):
         server = start_server(login=("somebody", "else"))
-        assert send_error(f"smtp://Kx7vQz9:Wj4bYt2@127.0.0.1:{server.port}") == (
+        assert send_error(f"smtp://{LOGIN}@127.0.0.1:{server.port}") == (
             "shop: not sent: 535 5.7.8 no such login: *****"
         )
 
@@ -135,37 +129,38 @@ class TestSend:
             (["b@x.net"], "refused b@x.net: 550 5.1.1 no such mailbox"),
         ],
     )
-    def test_refused_recipients_say_why(
-        self, refused: list[str], expected: str, start_server: ServerFactory
-    ) -> None:
+    def test_refused_recipients_say_why(self, refused, expected, start_server):
         dsn = f"smtp://127.0.0.1:{start_server(refused=refused).port}"
         assert send_error(dsn, "a@x.net", "b@x.net") == f"shop: {expected}"
 
-    @pytest.mark.parametrize("dsn", ["smtp://Kx7vQz9:Wj4bYt2@h", "Kx7vQz9:Wj4bYt2@h"])
-    def test_dsn_in_the_place_of_a_host_is_not_repeated(self, dsn: str) -> None:
+    @pytest.mark.parametrize("dsn", [f"smtp://{LOGIN}@h", f"{LOGIN}@h"])
+    def test_dsn_in_the_place_of_a_host_is_not_repeated(self, dsn):
         assert error("sendtestemailhosts", dsn, "a@example.net", hosts={}) == (
             "There is no such host. Known hosts: none."
         )
 
-    def test_tls_on_a_port_without_it_says_so(self, start_server: ServerFactory) -> None:
+    def test_tls_on_a_port_without_it_says_so(self, start_server):
         dsn = f"submissions://127.0.0.1:{start_server().port}"
-        assert "submission:// starts it later" in send_error(dsn)
+        assert send_error(dsn) == (
+            "shop: not sent: the server does not start with TLS; submission:// is for STARTTLS"
+        )
 
-    def test_bad_address_says_so(self, start_server: ServerFactory) -> None:
+    def test_port_that_may_wait_for_tls_says_so(self, serve):
+        dsn = f"submission://127.0.0.1:{serve(at('banner', HANG)).port}?timeout=0.2"
+        assert send_error(dsn) == (
+            "shop: not sent: no answer in time; the server sent no greeting; if its port is "
+            "for TLS, use submissions://"
+        )
+
+    def test_bad_address_says_so(self, start_server):
         dsn = f"smtp://127.0.0.1:{start_server().port}"
         assert "nvalid address" in send_error(dsn, "a@b\nc@d")
 
-    def test_host_that_takes_nothing_is_no_success(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_host_that_takes_nothing_is_no_success(self, monkeypatch):
         monkeypatch.setattr(DummyBackend, "send_messages", lambda *args: 0)
-        assert error("sendtestemailhosts", "d", "a@x.net", hosts={"d": "dummy://"}) == (
-            "d: not sent: the backend took no message"
-        )
+        assert send_error("dummy:") == "shop: not sent: the backend took no message"
 
-    def test_several_hosts_each_send_a_message(
-        self, start_server: ServerFactory, closed_port: int
-    ) -> None:
+    def test_several_hosts_each_send_a_message(self, start_server, closed_port):
         server = start_server()
         hosts = {
             "up": f"smtp://127.0.0.1:{server.port}",
@@ -179,39 +174,29 @@ class TestSend:
         ]
         assert len(server.received) == 1
 
-    def test_host_that_is_named_twice_is_asked_once(self, closed_port: int) -> None:
+    def test_host_that_is_named_twice_is_asked_once(self, closed_port):
         hosts = {"shop": f"smtp://127.0.0.1:{closed_port}"}
         assert error("sendtestemailhosts", "shop, shop", "a@x.net", hosts=hosts) == (
             "shop: not sent: Connection refused"
         )
 
-    def test_empty_host_is_told_from_one_that_is_not_there(self) -> None:
-        assert error("sendtestemailhosts", "shop", "a@x.net", hosts={"shop": ""}) == (
-            "Host 'shop' is empty: it is not configured."
-        )
-
-    def test_whatever_a_backend_raises_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_whatever_a_backend_raises_is_told(self, monkeypatch):
         def fail(*args: Any) -> None:
             raise RuntimeError("out of paper")
 
         monkeypatch.setattr(DummyBackend, "send_messages", fail)
-        hosts = {"a": "dummy://", "b": "locmem://"}
-        assert error("sendtestemailhosts", "a,b", "a@x.net", hosts=hosts) == (
-            "1 of 2 failed: a"
-        )
+        assert send_error("dummy:") == "shop: not sent: RuntimeError: out of paper"
 
-    def test_key_with_a_comma_is_one_host(self) -> None:
-        assert "through a,b to" in run(
-            "sendtestemailhosts", "a,b", "a@example.net", hosts={"a,b": "locmem://"}
-        )
+    def test_key_with_a_comma_is_one_host(self):
+        command = ("sendtestemailhosts", "a,b", "a@example.net")
+        assert "through a,b to" in run(*command, hosts={"a,b": "locmem://"})
 
-    def test_mistake_in_another_host_does_not_matter(self, tmp_path: Path) -> None:
+    def test_mistake_in_another_host_does_not_matter(self, tmp_path):
         hosts = {"folder": f"file:{tmp_path}", "broken": "smpt://h"}
+        command = ["manage.py", "sendtestemailhosts", "folder", "a@x.net"]
         with override_settings(EMAIL_HOSTS=hosts):
             # As on the command line, where system checks come first.
-            ManagementUtility(
-                ["manage.py", "sendtestemailhosts", "folder", "a@x.net"]
-            ).execute()
+            ManagementUtility(command).execute()
         assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -219,7 +204,7 @@ class TestCheck:
     """checkemailhosts [--connect] [HOST...]"""
 
     HOSTS = {
-        "shop": "submission://Kx7vQz9:Wj4bYt2@smtp.example.com?_default_from_email=s@example.com",
+        "shop": f"submission://{LOGIN}@smtp.example.com?_default_from_email=s@example.com",
         "newsletter": "smtps://[2001:db8::25]",
         "local": "smtp://localhost",
         "folder": "file:mail/out?_default_from_email=f@example.com",
@@ -233,148 +218,178 @@ newsletter  smtps       [2001:db8::25]:465    TLS       -      -              va
 local       smtp        localhost:25          none      -      -              valid
 folder      file        mail/out              -         -      f@example.com  valid
 debug       console     -                     -         -      -              valid
-empty       -           -                     -         -      -              empty: not configured
+empty       -           -                     -         -      -              is empty: its mail goes to the default backend.
 """  # noqa: E501
 
     @pytest.fixture(autouse=True)
-    def in_a_folder_of_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_a_folder_of_its_own(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
 
-    def test_shows_each_host(self) -> None:
+    def test_shows_each_host(self, tmp_path):
         assert run("checkemailhosts", hosts=self.HOSTS) == self.TABLE
+        assert list(tmp_path.iterdir()) == []
 
-    def test_shows_the_hosts_asked_for(self) -> None:
-        assert (
-            run("checkemailhosts", "local", "debug", hosts=self.HOSTS).split()
-            == (
-                "HOST SCHEME SERVER SECURITY USER SENDER STATUS "
-                "local smtp localhost:25 none - - valid debug console - - - - valid"
-            ).split()
-        )
+    def test_shows_the_hosts_asked_for(self):
+        lines = run("checkemailhosts", "local", "debug", hosts=self.HOSTS).splitlines()
+        assert [line.split() for line in lines[1:]] == [
+            ["local", "smtp", "localhost:25", "none", "-", "-", "valid"],
+            ["debug", "console", "-", "-", "-", "-", "valid"],
+        ]
 
-    def test_unknown_host_lists_the_known(self) -> None:
+    def test_unknown_host_lists_the_known(self):
         assert error("checkemailhosts", "local", "x", hosts=self.HOSTS) == (
             "There is no host 'x'. Known hosts: shop, newsletter, local, folder, debug, empty."
         )
 
-    def test_no_hosts_are_no_error(self) -> None:
+    def test_no_hosts_are_no_error(self):
         assert run("checkemailhosts", hosts={}) == "EMAIL_HOSTS names no host.\n"
 
-    def test_key_that_is_no_string_is_shown_too(self) -> None:
-        assert run("checkemailhosts", hosts={7: "smtp://h"}).splitlines()[1].startswith("7 ")
+    def test_no_dict_is_an_error(self):
+        assert "not list" in error("checkemailhosts", hosts=["smtp://h"])
 
-    def test_empty_host_is_a_failure_where_unknown_keys_are(self) -> None:
-        with override_settings(EMAIL_HOSTS_STRICT=True):
-            assert error("checkemailhosts", hosts={"a": ""}) == "1 of 1 failed: a"
+    @pytest.mark.parametrize(
+        ("key", "dsn", "shown", "status"),
+        [
+            ("shop", f"smtp://{LOGIN}@h?timout=5", "shop", "did you mean 'timeout'?"),
+            (
+                "shop",
+                "failover:a,b",
+                "shop",
+                'names "a" and "b", and there are no such hosts.',
+            ),
+            ("shop", "anymail+mailgum:", "shop", "did you mean 'anymail+mailgun'?"),
+            (7, "smtp://h", "7", "EMAIL_HOSTS has a key that is not a string: 7."),
+            (
+                f"smtp://{LOGIN}@h",
+                "smtp://h",
+                "(a DSN)",
+                "a DSN as a key, and it may hold a password.",
+            ),
+            ("a\n\x1b[2J", "smpt://h", r"a\n\x1b[2J", "did you mean 'smtp'?"),
+        ],
+    )
+    def test_host_that_is_not_valid_is_shown_as_check_says_it(self, key, dsn, shown, status):
+        hosts = {key: dsn, "local": "smtp://localhost"}
+        message, (_, line, _) = failure("checkemailhosts", hosts=hosts)
+        assert message == f"1 of 2 failed: {shown}"
+        assert line.startswith(f"{shown} ")
+        assert line.endswith(status)
+
+    @pytest.mark.parametrize(
+        ("dsn", "strict", "status"),
+        [
+            (
+                "submission://h:465",
+                False,
+                "has port 465, where a server expects TLS from the first byte (RFC 8314).",
+            ),
+            ("", True, "is empty: using it is an error."),
+        ],
+    )
+    def test_warning_is_no_failure(self, dsn, strict, status):
+        with override_settings(EMAIL_HOSTS_STRICT=strict):
+            assert run("checkemailhosts", hosts={"a": dsn}).endswith(f"  {status}\n")
+
+    def test_error_is_shown_before_a_warning(self):
+        line = failure("checkemailhosts", hosts={"a": "backend://a.B?port=465"})[1][1]
+        assert "cannot be imported" in line
 
     @needs_mailers
-    def test_mailer_that_hides_a_host_is_told(self) -> None:  # pragma: mailers-only
-        smtp = {"OPTIONS": {"host": "mailer"}}
-        with override_settings(MAILERS={"default": smtp}):
-            shown = run("checkemailhosts", hosts={"default": "smtp://h"}, connect=True)
-        assert 'not used: MAILERS["default"] comes first' in shown
+    @override_settings(MAILERS={"default": {"OPTIONS": {"host": "mailer"}}, "m": {}})
+    def test_mailers_are_not_tried(self):  # pragma: mailers-only
+        hosts = {"default": "smtp://h", "all": "failover:m"}
+        _, hidden, several = run("checkemailhosts", hosts=hosts, connect=True).splitlines()
+        assert hidden.endswith('is not used: MAILERS["default"] comes first.')
+        assert several.endswith("m: not tried, it is in MAILERS only")
 
-    def test_members_of_several_hosts_are_shown_and_tried(
-        self, start_server: ServerFactory, closed_port: int
-    ) -> None:
+    def test_members_of_several_hosts_are_shown_and_tried(self, start_server, closed_port):
         hosts = {
             "a": f"smtp://127.0.0.1:{start_server().port}",
             "b": f"smtp://127.0.0.1:{closed_port}",
             "c": "smpt://h",
             "good": "failover:a",
-            "bad": "roundrobin:a,b,bad,c,nobody?_default_from_email=x@example.com",
-            "provider": f"backend://{__name__}.Hosted?host=example.com",
+            "half": "roundrobin:c,b,a?_default_from_email=x@example.com",
+            "bad": "failover:b,c",
+            "worse": "failover:bad,b",
+            "itself": "failover:a,itself",
         }
         message, lines = failure("checkemailhosts", hosts=hosts, connect=True)
-        assert message == "3 of 6 failed: b, c, bad"
-        _, _, _, _, good, bad, provider = lines
-        assert " failover " in good
-        assert "  a: OK " in good
-        assert " a, b, bad, c, nobody " in bad
-        for status in ("a: OK ", "b: Connection refused", "bad: is on the way to itself"):
-            assert status in bad
-        # What is wrong with c, its own line says.
-        assert bad.endswith("c: not valid; nobody: there is no such host")
-        assert provider.endswith("OK, no server to connect to")
+        assert message == "5 of 8 failed: b, c, bad, worse, itself"
+        good, half, bad, worse, itself = lines[4:]
+        assert re.search("failover .* a: OK [0-9]+ ms$", good)
+        assert " roundrobin  c, b, a " in half
+        assert re.search("  c: .*'smtp'[?]; b: Connection refused; a: OK [0-9]+ ms$", half)
+        assert re.search("  b: Connection refused; c: unknown scheme .*$", bad)
+        assert "  bad: b: Connection refused; c: unknown scheme " in worse
+        assert itself.endswith("is on the way to itself: itself -> itself.")
+        # One that works is enough, asked for alone too.
+        assert "b: Connection refused; a: OK" in run(
+            "checkemailhosts", "half", hosts=hosts, connect=True
+        )
 
-    @needs_mailers
-    def test_member_that_is_a_mailer_alone_is_told(self) -> None:  # pragma: mailers-only
-        smtp = {"OPTIONS": {"host": "mailer"}}
-        with override_settings(MAILERS={"default": smtp, "m": smtp}):
-            shown = run("checkemailhosts", hosts={"all": "failover:m"}, connect=True)
-        assert "m: not tried, it is of MAILERS alone" in shown
-
-    def test_columns_are_aligned_in_any_script(self) -> None:
-        hosts = {"店": "console:?_default_from_email=注文 <shop@example.com>", "é": "dummy:"}
+    def test_columns_are_aligned_in_any_script(self):
+        hosts = {
+            "店": "console:?_default_from_email=注文 <shop@example.com>",
+            "e\u0301": "dummy:",
+        }
         wide, narrow = run("checkemailhosts", hosts=hosts).splitlines()[1:]
-        # Each of the three takes two columns, and the second é is two characters.
+        # Each of the three takes two columns, and the accent none.
         assert wide.index("  valid") + 3 == narrow.index("  valid") - 1
 
-    def test_folder_is_not_made_by_looking(self, tmp_path: Path) -> None:
-        run("checkemailhosts", hosts={"folder": f"file:{tmp_path}/out"})
-        assert list(tmp_path.iterdir()) == []
-
-    def test_no_dict_is_an_error(self) -> None:
-        assert "not list" in error("checkemailhosts", hosts=["smtp://h"])
-
-    def test_invalid_host_is_shown_with_the_reason(self) -> None:
-        hosts = {"shop": "smtp://Kx7vQz9:Wj4bYt2@h?timout=5", "local": "smtp://localhost"}
-        message, (_, shop, _) = failure("checkemailhosts", hosts=hosts)
-        assert message == "1 of 2 failed: shop"
-        assert shop.endswith("unknown option 'timout'; did you mean 'timeout'?")
-
     def test_connects_through_tls_and_login_and_sends_nothing(
-        self, start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path, tmp_path: Path
-    ) -> None:
+        self, start_server, tls, cafile, tmp_path
+    ):
         server = start_server(context=tls, login=SECRETS)
-        login = ":".join(SECRETS)
+        address = f"127.0.0.1:{server.port}"
         hosts = {
-            "good": f"submission://{login}@127.0.0.1:{server.port}?ssl_cafile={cafile}",
-            "wrong": f"submission://{login}x@127.0.0.1:{server.port}?ssl_cafile={cafile}",
-            "foreign": f"submission://{login}@127.0.0.1:{server.port}",
-            "unreadable": f"submission://127.0.0.1:{server.port}?ssl_cafile={tmp_path}/no",
+            "good": f"submission://{LOGIN}@{address}?ssl_cafile={cafile}",
+            "wrong": f"submission://{LOGIN}x@{address}?ssl_cafile={cafile}",
+            "foreign": f"submission://{LOGIN}@{address}",
+            "unreadable": f"submission://{address}?ssl_cafile={tmp_path}/no",
             "folder": f"file:{tmp_path}/out",
+            "provider": f"backend://{__name__}.Hosted?host=example.com",
             "empty": "",
         }
         message, lines = failure("checkemailhosts", hosts=hosts, connect=True)
-        assert message == "3 of 6 failed: wrong, foreign, unreadable"
-        _, good, wrong, foreign, unreadable, folder, empty = lines
-        assert "  OK " in good
-        assert good.endswith(" ms")
+        assert message == "3 of 7 failed: wrong, foreign, unreadable"
+        _, good, wrong, foreign, unreadable, folder, provider, empty = lines
+        assert re.search("  OK [0-9]+ ms$", good)
         assert wrong.endswith("  535 5.7.8 no such login: *****")
         assert "  certificate not trusted: " in foreign
         assert "  cannot load ssl_cafile: " in unreadable
         assert folder.endswith("  OK, no server to connect to")
+        assert provider.endswith("  OK, no server to connect to")
+        assert empty.endswith("  is empty: its mail goes to the default backend.")
         assert list((tmp_path / "out").iterdir()) == []
-        assert empty.endswith("  empty: not configured")
         assert server.received == []
 
-    def test_tries_the_hosts_side_by_side(self) -> None:
+    def test_tries_the_hosts_side_by_side(self, serve):
         together = threading.Barrier(3)
 
-        def greet(listener: socket.socket) -> None:
-            client, _ = listener.accept()
-            with client, client.makefile("rb") as lines:
+        def script(step: str, argument: str) -> None:
+            if step == "banner":
                 together.wait()  # until each host has been connected to
-                client.sendall(b"220 hello\r\n")
-                for _line in lines:
-                    client.sendall(b"250 fine\r\n")
 
-        listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-        threads = [threading.Thread(target=greet, args=[one]) for one in listeners]
-        for thread in threads:
-            thread.start()
         hosts = {
-            f"host{i}": f"smtp://127.0.0.1:{one.getsockname()[1]}?timeout=20"
-            for i, one in enumerate(listeners)
+            f"host{i}": f"smtp://127.0.0.1:{serve(script).port}?timeout=20" for i in range(3)
         }
         assert run("checkemailhosts", hosts=hosts, connect=True).count("OK") == 3
-        for thread, listener in zip(threads, listeners, strict=True):
-            thread.join()
-            listener.close()
+
+    def test_ctrl_c_ends_it_without_a_traceback(self, serve):
+        def press_ctrl_c(step: str, argument: str) -> str:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            return HANG
+
+        hosts = {"a": f"smtp://127.0.0.1:{serve(press_ctrl_c).port}"}
+        with (
+            override_settings(EMAIL_HOSTS=hosts),
+            pytest.raises(CommandError, match=r"^Interrupted. 1 pending.$") as caught,
+        ):
+            call_command("checkemailhosts", connect=True, stdout=StringIO())
+        assert caught.value.returncode == 130
 
     @override_settings(EMAIL_HOSTS={"good": "smtp://h", "none": "", "bad": "smpt://h"})
-    def test_has_colours_that_can_be_switched_off(self) -> None:
+    def test_has_colours_that_can_be_switched_off(self):
         shown = {}
         for colours in ("force_color", "no_color"):
             out = Terminal()
@@ -384,7 +399,7 @@ empty       -           -                     -         -      -              em
         style = color_style(force_color=True)
         assert style.MIGRATE_HEADING("HOST")[:-4] in shown["force_color"]
         assert style.SUCCESS("valid") in shown["force_color"]
-        assert style.WARNING("empty: not configured") in shown["force_color"]
+        assert style.WARNING("is empty")[:-4] in shown["force_color"]
         assert style.ERROR("unknown scheme")[:-4] in shown["force_color"]
         assert "\x1b" not in shown["no_color"]
         assert re.sub(r"\x1b\[[0-9;]*m", "", shown["force_color"]) == shown["no_color"]
@@ -398,21 +413,22 @@ empty       -           -                     -         -      -              em
     [["checkemailhosts", "--connect"], ["sendtestemailhosts", "slow,fast", "a@example.net"]],
 )
 def test_on_a_terminal_a_host_is_shown_as_soon_as_it_is_done(
-    command: list[str], output: type[StringIO], order: list[str], closed_port: int
-) -> None:
+    command, output, order, serve, closed_port
+):
     out = output()
+    hosts = {
+        "slow": f"smtp://127.0.0.1:{serve(at('banner', HANG)).port}?timeout=0.5",
+        "fast": f"smtp://127.0.0.1:{closed_port}",
+    }
     with (
-        socket.create_server(("127.0.0.1", 0)) as silent,
+        override_settings(EMAIL_HOSTS=hosts),
         pytest.raises(CommandError, match="2 of 2 failed: "),
-        override_settings(
-            EMAIL_HOSTS={
-                "slow": f"smtp://127.0.0.1:{silent.getsockname()[1]}?timeout=0.5",
-                "fast": f"smtp://127.0.0.1:{closed_port}",
-            }
-        ),
     ):
         call_command(*command, stdout=out, no_color=True)
-    assert re.findall("^(fast|slow)", out.getvalue(), re.MULTILINE) == order
+    shown = out.getvalue()
+    assert re.findall("^(fast|slow)", shown.replace("\r", "\n"), re.MULTILINE) == order
+    is_counted = output is Terminal and command[0] == "checkemailhosts"
+    assert shown.count("1 pending \r") == is_counted
 
 
 @pytest.mark.parametrize(
@@ -425,11 +441,11 @@ def test_on_a_terminal_a_host_is_shown_as_soon_as_it_is_done(
         (
             smtplib.SMTPNotSupportedError("STARTTLS extension not supported by server."),
             "the server offers no STARTTLS (submissions:// is TLS from the first byte, "
-            "smtp:// goes without)",
+            "smtp:// does without TLS)",
         ),
         (
             smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server."),
-            "the server takes no login here (without TLS, or at all)",
+            "the server offers no login (at all, or not without TLS)",
         ),
         (smtplib.SMTPNotSupportedError("SMTPUTF8 not supported"), "SMTPUTF8 not supported"),
         (TimeoutError("timed out"), "no answer in time"),
@@ -439,32 +455,53 @@ def test_on_a_terminal_a_host_is_shown_as_soon_as_it_is_done(
         (smtplib.SMTPDataError(554, b"\x1b[2J\x07 clear"), "554 [2J clear"),
     ],
 )
-def test_reason_is_one_line(failure: Exception, expected: str) -> None:
+def test_reason_is_one_line(failure, expected):
     assert explain(failure) == expected
 
 
-def test_refusals_are_one_line() -> None:
+def test_refusals_are_one_line():
     replies = {"a@x.net": (550, b"\x1b[2J no\n"), "b@x.net": (550, b"\x1b[2J no\n")}
     assert explain_refusals(replies) == "550 [2J no"
 
 
-def test_host_that_hangs_is_not_waited_for_if_nobody_cares_any_more() -> None:
-    """After Ctrl-C, say."""
-    end = threading.Event()
+class TestSideBySide:
+    """Many hosts at the same time."""
 
-    def ask(key: str) -> bool:
-        return key == "fast" or end.wait(60)
+    def test_no_more_than_a_limit_at_the_same_time(self):
+        together = threading.Barrier(MAX_THREADS)
+        lock = threading.Lock()
+        running, most = 0, 0
 
-    answers: Any = side_by_side(ask, ["slow", "fast"], as_they_finish=True)
-    assert next(answers) == ("fast", True)
-    answers.close()
-    end.set()
+        def ask(key: str) -> str:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            together.wait(60)
+            with lock:
+                running -= 1
+            return key.upper()
 
+        keys = [f"host{i}" for i in range(2 * MAX_THREADS)]
+        answers = list(side_by_side(ask, keys, as_they_finish=False))
+        assert answers == [(key, key.upper()) for key in keys]
+        assert most == MAX_THREADS
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
-def test_error_that_nobody_expects_is_raised(error: type[BaseException]) -> None:
-    def ask(key: str) -> None:
-        raise error
+    def test_host_that_hangs_is_not_waited_for_if_nobody_cares_any_more(self):
+        end = threading.Event()
 
-    with pytest.raises(error):
-        list(side_by_side(ask, ["a"], as_they_finish=False))
+        def ask(key: str) -> bool:
+            return key == "fast" or end.wait(60)
+
+        answers: Any = side_by_side(ask, ["slow", "fast"], as_they_finish=True)
+        assert next(answers) == ("fast", True)
+        answers.close()
+        end.set()
+
+    @pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+    def test_error_that_nobody_expects_is_raised(self, error):
+        def ask(key: str) -> None:
+            raise error
+
+        with pytest.raises(error):
+            list(side_by_side(ask, ["a"], as_they_finish=False))

@@ -13,11 +13,11 @@ import email_hosts
 ROOT = Path(__file__).parent.parent
 
 
-def test_version_has_one_source() -> None:
+def test_version_has_one_source():
     assert metadata.version("django-email-hosts") == email_hosts.__version__
 
 
-def test_dependencies_are_django_and_speckenv() -> None:
+def test_dependencies_are_django_and_speckenv():
     requirements = map(Requirement, metadata.requires("django-email-hosts") or [])
     assert sorted(str(r).lower() for r in requirements if not r.marker) == [
         "django>=4.2",
@@ -25,11 +25,11 @@ def test_dependencies_are_django_and_speckenv() -> None:
     ]
 
 
-def test_types_are_there_for_the_user() -> None:
+def test_types_are_there_for_the_user():
     assert resources.files(email_hosts).joinpath("py.typed").is_file()
 
 
-def test_top_level_has_nothing_else() -> None:
+def test_top_level_has_nothing_else():
     built = {"build", "dist", "PKG-INFO"}  # a source distribution has the last one
     names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert names - built == {
@@ -43,7 +43,7 @@ def test_top_level_has_nothing_else() -> None:
     }
 
 
-def test_settings_file_can_use_mailers() -> None:
+def test_settings_file_can_use_mailers():
     code = (
         "import sys, email_hosts\n"
         "email_hosts.mailers({'shop': 'smtp://h?_default_from_email=a@example.com'})\n"

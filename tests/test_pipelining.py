@@ -84,7 +84,10 @@ FAULTS = {
     "nobody to send to": (lambda: at("none"), "+ a + b +"),
     "bad address": (lambda: at("none"), "a a@b@c d"),
     "EHLO refused": (lambda: at("EHLO", "502 no"), "a b"),
-    "EHLO and HELO refused": (lambda: any_of(at("EHLO", "502 no"), at("HELO", "502 no")), "a b"),
+    "EHLO and HELO refused": (
+        lambda: any_of(at("EHLO", "502 no"), at("HELO", "502 no")),
+        "a b",
+    ),
     "banner refused": (lambda: at("banner", "554 no"), "a"),
     "banner close": (lambda: at("banner", CLOSE), "a"),
     "MAIL refused": (lambda: at("MAIL", "550 no"), "a b"),
@@ -126,7 +129,9 @@ ENDED = {"body closing", "body close", "second body close"}
     [
         *product(FAULTS, [PIPELINING, STEPWISE], [False]),
         *product([each for each in FAULTS if each not in UNTRUSTED], [STEPWISE], [True]),
-        *product([each for each in FAULTS if each not in UNTRUSTED | ENDED], [PIPELINING], [True]),
+        *product(
+            [each for each in FAULTS if each not in UNTRUSTED | ENDED], [PIPELINING], [True]
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -292,7 +297,9 @@ class TestSurprise:
     @pytest.mark.parametrize("line", ["250 accepted", "450 later", "what?"])
     def test_line_before_the_body_is_not_taken_for_the_reply_to_it(self, line, serve):
         server = serve(at("DATA", f"354 go ahead\r\n{line}"))
-        with pytest.raises(smtplib.SMTPServerDisconnected, match="more than the repl") as caught:
+        with pytest.raises(
+            smtplib.SMTPServerDisconnected, match="more than the repl"
+        ) as caught:
             ours(server).send_messages(messages("a"))
         assert not pipelining.body_was_sent(caught.value)
         assert server.accepted == []
@@ -306,7 +313,9 @@ class TestSurprise:
 
         with ours(serve()) as backend:
             Lost(backend.connection)
-            with pytest.raises(smtplib.SMTPServerDisconnected, match="reset by peer") as caught:
+            with pytest.raises(
+                smtplib.SMTPServerDisconnected, match="reset by peer"
+            ) as caught:
                 backend.send_messages(messages("a"))
         assert not pipelining.body_was_sent(caught.value)
 
@@ -359,7 +368,9 @@ class TestWritingAhead:
         assert written == [b"MAIL", b"Hell", b"MAIL", b"Hell"]
 
     @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
-    @pytest.mark.parametrize("action", ["503 wait", "500 what?", "421 bye", CLOSE, RESET, HANG])
+    @pytest.mark.parametrize(
+        "action", ["503 wait", "500 what?", "421 bye", CLOSE, RESET, HANG]
+    )
     def test_that_is_not_taken_costs_no_message(self, step, action, serve, monkeypatch):
         monkeypatch.setattr(pipelining, "AHEAD_TIMEOUT", 0.2)
         server = serve(at(step, None, action))

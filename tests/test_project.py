@@ -16,7 +16,7 @@ PYTEST = ["pytest", "--no-header", "-c", os.devnull, "project/mail_tests.py"]
 
 @pytest.mark.parametrize("runner", [DJANGO_RUNNER, PYTEST], ids=["django", "pytest-django"])
 @pytest.mark.parametrize("default", ["EMAIL_HOST", "nothing", *MAILERS])
-def test_hosts_deliver_to_the_outbox(runner: list[str], default: str) -> None:
+def test_hosts_deliver_to_the_outbox(runner, default):
     environment = {"DJANGO_SETTINGS_MODULE": "project.settings", "DEFAULT": default}
     shown = run_python("-m", *runner, environment=environment)
     assert "Ran 6 tests" in shown or "6 passed" in shown
@@ -35,6 +35,6 @@ with override_settings(EMAIL_HOSTS={"shop": "smtp://h"}):
 """
 
 
-def test_script_without_a_settings_file_is_no_exception() -> None:
+def test_script_without_a_settings_file_is_no_exception():
     shown = run_python("-c", STANDALONE)
     assert shown.split() == ["EmailHostsBackend", "OutboxBackend", "EmailHostsBackend"]

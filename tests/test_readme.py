@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-import ssl
 import sys
 from functools import lru_cache
 from io import StringIO
@@ -15,13 +14,13 @@ from typing import Any
 
 import django
 import pytest
-from conftest import ServerFactory, ServeScript, needs_mailers, run_python
+from conftest import needs_mailers, run_python
 from django.core import mail
 from django.core.management import call_command
 from django.test import override_settings
 from docutils import nodes
 from docutils.core import publish_doctree
-from scripted import BODY, CLOSE, Script, at
+from scripted import BODY, CLOSE, at
 
 from email_hosts import checks, dsn, mailers
 from email_hosts.backends import EmailHostsBackend
@@ -75,7 +74,7 @@ def settings_of(block: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def shop_mail(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def shop_mail(monkeypatch):
     """The module of the project in which the README has a router."""
     (block,) = (block for block in OTHERS if block.startswith("# shop/mail.py"))
     module = ModuleType("shop.mail")
@@ -85,14 +84,14 @@ def shop_mail(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_router_of_the_example(shop_mail: Any) -> None:
+def test_router_of_the_example(shop_mail):
     news = mail.EmailMessage(headers={"List-Id": "<newsletter.example.com>"})
     assert shop_mail.router(news) == "news"
     assert shop_mail.router(mail.EmailMessage()) is None
 
 
 @pytest.mark.parametrize("block", SETTINGS)
-def test_settings_are_valid(block: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_valid(block, monkeypatch):
     monkeypatch.setenv("SHOP_EMAIL_HOST", "smtp://h")
     settings = settings_of(block)
     mailers(settings.get("EMAIL_HOSTS", {}))
@@ -108,11 +107,11 @@ NEWER = ("using=", "django.tasks")  # what not every Django has
 @pytest.mark.parametrize(
     "block", [block for block in OTHERS if not any(word in block for word in NEWER)]
 )
-def test_code_runs_in_a_project_with_these_hosts(block: str) -> None:
+def test_code_runs_in_a_project_with_these_hosts(block):
     exec(block, {"__name__": "readme"})
 
 
-def test_test_of_the_example_passes() -> None:
+def test_test_of_the_example_passes():
     (block,) = (block for block in OTHERS if block.startswith("# tests.py"))
     names: dict[str, Any] = {"__name__": "readme"}
     exec(block, names)
@@ -139,9 +138,7 @@ def task_of(package: str) -> Any:
         (at(BODY, CLOSE), 1, False),
     ],
 )
-def test_task_is_retried_if_that_is_safe(
-    script: Script, tries: int, sent: bool, serve: ServeScript
-) -> None:
+def test_task_is_retried_if_that_is_safe(script, tries, sent, serve):
     server = serve(script)
     with override_settings(EMAIL_HOSTS={"shop": f"smtp://127.0.0.1:{server.port}"}):
         result = task_of("celery").apply(["shop", "someone@example.net"])
@@ -151,13 +148,13 @@ def test_task_is_retried_if_that_is_safe(
 
 
 @pytest.mark.skipif(django.VERSION < (6, 0), reason="new in Django 6.0")
-def test_task_of_django_sends(mailoutbox: list[Any]) -> None:  # pragma: tasks-only
+def test_task_of_django_sends(mailoutbox):  # pragma: tasks-only
     task_of("django.tasks").enqueue("shop", "someone@example.net")
     assert [message.sent_using for message in mailoutbox] == ["shop"]
 
 
 @needs_mailers
-def test_code_runs_with_mailers() -> None:  # pragma: mailers-only
+def test_code_runs_with_mailers():  # pragma: mailers-only
     (settings,) = (
         block for block in SETTINGS if "EMAIL_HOSTS =" in block and "MAILERS =" in block
     )
@@ -173,16 +170,16 @@ def test_code_runs_with_mailers() -> None:  # pragma: mailers-only
     assert [host.alias for host, _ in sent] == ["shop"]
 
 
-def test_table_of_schemes_is_complete() -> None:
+def test_table_of_schemes_is_complete():
     schemes = {literal.partition(":")[0] for literal in first_column("Scheme")}
     assert schemes == {*dsn.SCHEMES, f"{dsn.ANYMAIL}mailgun"}
 
 
-def test_table_of_options_is_complete() -> None:
+def test_table_of_options_is_complete():
     assert first_column("Option") == {*dsn._SMTP_OPTIONS, *dsn._SENDER_OPTIONS}
 
 
-def test_table_of_checks_is_complete() -> None:
+def test_table_of_checks_is_complete():
     texts = {
         str(node.value)
         for node in ast.walk(ast.parse(inspect.getsource(checks)))
@@ -193,17 +190,17 @@ def test_table_of_checks_is_complete() -> None:
 
 
 @pytest.mark.parametrize("rows", TABLES, ids=lambda rows: rows[0][0].astext())
-def test_row_of_a_table_has_a_first_and_a_last_cell(rows: list[Any]) -> None:
+def test_row_of_a_table_has_a_first_and_a_last_cell(rows):
     """In a simple table, a second line that is not empty at its start is a new row."""
     assert all(row[0].astext() and row[-1].astext() for row in rows)
 
 
-def test_options_of_one_connection_are_those_of_the_backend() -> None:
+def test_options_of_one_connection_are_those_of_the_backend():
     options = inspect.signature(EmailHostsBackend).parameters.keys()
     assert options - {"fail_silently", "alias", "others"} <= literals()
 
 
-def test_table_of_checkemailhosts_looks_like_that() -> None:
+def test_table_of_checkemailhosts_looks_like_that():
     out = StringIO()
     with override_settings(EMAIL_HOSTS=settings_of(SETTINGS[0])["EMAIL_HOSTS"]):
         call_command("checkemailhosts", stdout=out)
@@ -216,15 +213,13 @@ def test_table_of_checkemailhosts_looks_like_that() -> None:
     assert [line.split()[: len(real[0])] for line in shown.splitlines()] == real
 
 
-def test_two_commands_are_there_for_a_newcomer() -> None:
+def test_two_commands_are_there_for_a_newcomer():
     for environment in ("demo", "py"):
         line = f"python -m pip install tox && python -m tox run -e {environment}"
         assert line in DOCUMENT.astext().splitlines()
 
 
-def test_new_project_sends_through_two_hosts(
-    start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path, tmp_path: Path
-) -> None:
+def test_new_project_sends_through_two_hosts(start_server, tls, cafile, tmp_path):
     """``django-admin startproject`` and the README's set-up and first lines."""
     servers = {
         key: start_server(context=tls, login=(f"{key}-user", "secret"))

@@ -6,10 +6,8 @@ import smtplib
 from typing import Any
 
 import pytest
-from conftest import ServeScript
-from django.core.mail import EmailMessage
 from django.dispatch import Signal
-from scripted import BODY, CLOSE, Script, any_of, at
+from scripted import BODY, CLOSE, any_of, at
 
 from email_hosts.backends import EmailHostsBackend, can_be_retried
 from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
@@ -79,9 +77,7 @@ class MaxRetryError(Exception):
         (caused(Exception(), ConnectionError(MaxRetryError(TimeoutError()))), False),
     ],
 )
-def test_message_that_failed_may_be_sent_again_if_surely_nobody_has_it(
-    error: Exception, expected: bool
-) -> None:
+def test_message_that_failed_may_be_sent_again_if_surely_nobody_has_it(error, expected):
     assert can_be_retried(error) is expected
 
 
@@ -89,7 +85,7 @@ def test_message_that_failed_may_be_sent_again_if_surely_nobody_has_it(
     "raised",
     [ConnectionRefusedError("of the queue"), smtplib.SMTPRecipientsRefused({"a": (450, b"")})],
 )
-def test_error_of_a_receiver_says_nothing_of_the_message(raised: Exception) -> None:
+def test_error_of_a_receiver_says_nothing_of_the_message(raised):
     """Anymail sends ``post_send`` after the provider has accepted the message."""
     post_send = Signal()
 
@@ -102,13 +98,13 @@ def test_error_of_a_receiver_says_nothing_of_the_message(raised: Exception) -> N
     assert not can_be_retried(caught.value)
 
 
-def test_error_that_is_its_own_cause_is_no_riddle() -> None:
+def test_error_that_is_its_own_cause_is_no_riddle():
     error = TimeoutError()
     error.__cause__ = error
     assert not can_be_retried(error)
 
 
-def test_error_that_the_caller_is_handling_says_nothing() -> None:
+def test_error_that_the_caller_is_handling_says_nothing():
     try:
         raise ConnectionRefusedError
     except ConnectionRefusedError:
@@ -133,9 +129,7 @@ def test_error_that_the_caller_is_handling_says_nothing() -> None:
         (at(BODY, "250-" + 9000 * "x"), False),
     ],
 )
-def test_errors_of_an_smtp_host_tell(
-    script: Script, expected: bool, serve: ServeScript, message: EmailMessage
-) -> None:
+def test_errors_of_an_smtp_host_tell(script, expected, serve, message):
     server = serve(
         any_of(script, at("AUTH", "235 welcome")), extensions=["PIPELINING", "AUTH PLAIN"]
     )

@@ -1,24 +1,21 @@
 """A default backend that picks a host for each message."""
 
-from __future__ import annotations
-
 import logging
 import smtplib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import ServeScript, needs_mailers
+from conftest import needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.test import override_settings
 from django.utils.log import AdminEmailHandler
-from scripted import ScriptedServer, at
+from scripted import at
 
 from email_hosts import mailers
 from email_hosts.backends import RoutingBackend
-from email_hosts.exceptions import EmailHostDoesNotExist
 from email_hosts.conf import DJANGO_HAS_MAILERS
+from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 
 RECORD = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it failed", (), None)
 ROUTING = "email_hosts.backends.RoutingBackend"
@@ -32,10 +29,8 @@ pytestmark = [
 class Site:
     """Three hosts on two servers of a project whose default backend routes."""
 
-    def __init__(self, serve: ServeScript) -> None:
-        self.servers: dict[str, ScriptedServer] = {
-            key: serve() for key in ("shop", "club", "default")
-        }
+    def __init__(self, serve: Any) -> None:
+        self.servers = {key: serve() for key in ("shop", "club", "default")}
         self.hosts = {
             key: f"smtp://127.0.0.1:{server.port}?timeout=1"
             for key, server in self.servers.items()
@@ -53,10 +48,18 @@ class Site:
 
 
 @pytest.fixture
-def site(serve: ServeScript) -> Iterator[Site]:
+def site(serve):
     site = Site(serve)
     with override_settings(EMAIL_BACKEND=ROUTING, EMAIL_HOSTS=site.hosts):
         yield site
+
+
+@pytest.fixture
+def no_default(site):
+    """Have no host for other senders."""
+    hosts = {key: dsn for key, dsn in site.hosts.items() if key != "default"}
+    with override_settings(EMAIL_HOSTS=hosts):
+        yield
 
 
 def message(from_email: str, to: str = "a@example.net") -> EmailMessage:
@@ -75,12 +78,12 @@ def message(from_email: str, to: str = "a@example.net") -> EmailMessage:
         ("nonsense", "default"),
     ],
 )
-def test_sender_picks_the_host(from_email: str, host: str, site: Site) -> None:
+def test_sender_picks_the_host(from_email, host, site):
     message(from_email).send()
     assert list(site.recipients()) == [host]
 
 
-def test_same_address_comes_before_the_same_domain(site: Site) -> None:
+def test_same_address_comes_before_the_same_domain(site):
     hosts = {
         **site.hosts,
         "orders": site.hosts["default"] + "&_default_from_email=orders@example.com",
@@ -91,7 +94,7 @@ def test_same_address_comes_before_the_same_domain(site: Site) -> None:
     assert list(site.recipients()) == ["default"]
 
 
-def test_key_may_be_router(site: Site, closed_port: int) -> None:
+def test_key_may_be_router(site, closed_port):
     hosts = {**site.hosts, "down": f"smtp://127.0.0.1:{closed_port}"}
     hosts["router"] = "failover:down,shop"
     with override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=lambda message: "router"):
@@ -99,7 +102,7 @@ def test_key_may_be_router(site: Site, closed_port: int) -> None:
     assert site.recipients() == {"shop": ["a@example.net"]}
 
 
-def test_code_that_never_heard_of_hosts_is_routed(site: Site) -> None:
+def test_code_that_never_heard_of_hosts_is_routed(site):
     mail.send_mail("Hello", "World", "shop@example.com", ["a@example.net"])
     with override_settings(SERVER_EMAIL="root@elsewhere.example"):
         mail.mail_admins("Alert", "!")
@@ -112,14 +115,52 @@ def club(message: EmailMessage) -> str | None:
 
 
 @pytest.mark.parametrize("router", [club, f"{__name__}.club"])
-def test_router_of_the_project_picks_the_host(router: Any, site: Site) -> None:
+def test_router_of_the_project_picks_the_host(router, site):
     with override_settings(EMAIL_HOSTS_ROUTER=router):
         message("shop@example.com").send()
         EmailMessage("Other", "", "shop@example.com", ["b@example.net"]).send()
     assert site.recipients() == {"club": ["a@example.net"], "default": ["b@example.net"]}
 
 
-def test_router_may_log_what_is_mailed_through_the_router(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("again", "it sends through the router, which picks a host"),
+        ("again2", "it sends through the router, which picks a host"),
+        ("nobody", "there is no such host; known hosts: "),
+        ("smtp://Kx7vQz9:Wj4bYt2@h", "a DSN stands where the key of a host must stand"),
+    ],
+)
+def test_router_must_name_another_host(key, reason, site, caplog):
+    again = {
+        "again": f"backend://{ROUTING}",
+        "again2": f"backend://{ROUTING}?_server_email=a@b",
+    }
+    with override_settings(
+        EMAIL_HOSTS={**site.hosts, **again}, EMAIL_HOSTS_ROUTER=lambda _: key
+    ):
+        with pytest.raises(InvalidEmailHost, match=reason) as caught:
+            RoutingBackend().send_messages([message("shop@example.com")])
+        silent = RoutingBackend(fail_silently=True)
+        assert silent.send_messages([message("shop@example.com")]) == 0
+    assert reason in caplog.text
+    assert "Kx7vQz9" not in caplog.text + str(caught.value)
+
+
+def test_router_that_sends_mail_through_itself_is_refused(site):
+    def router(asked: EmailMessage) -> str:
+        message("shop@example.com").send()
+        return "shop"
+
+    with (
+        override_settings(EMAIL_HOSTS_ROUTER=router),
+        pytest.raises(InvalidEmailHost, match="the router sends mail through itself"),
+    ):
+        message("shop@example.com").send()
+    assert message("shop@example.com").send() == 1
+
+
+def test_router_may_log_what_is_mailed_through_the_router(site):
     handler = AdminEmailHandler()
 
     def router(message: EmailMessage) -> str:
@@ -131,38 +172,28 @@ def test_router_may_log_what_is_mailed_through_the_router(site: Site) -> None:
     assert site.recipients() == {"shop": ["a@example.net"]}
 
 
-def test_batch_opens_each_host_once(site: Site) -> None:
+def test_batch_opens_each_host_once(site):
     senders = ["shop@example.com", "club@bücher.example"] * 3
     batch = (message(sender, f"{i}@example.net") for i, sender in enumerate(senders))
     assert RoutingBackend().send_messages(batch) == 6
     assert [site.servers[key].connections for key in ("shop", "club")] == [1, 1]
 
 
-def test_failure_of_one_host_does_not_keep_the_others_mail_back(
-    site: Site, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failure_of_one_host_does_not_keep_the_others_mail_back(site, caplog):
     for key in ("shop", "club"):
         site.servers[key].script = at("MAIL", "550 no")
-    batch = [
-        message("shop@example.com"),
-        message("club@bücher.example"),
-        message("x@y.example"),
-    ]
+    senders = ["shop@example.com", "club@bücher.example", "x@y.example"]
     with pytest.raises(smtplib.SMTPSenderRefused):
-        RoutingBackend().send_messages(batch)
+        RoutingBackend().send_messages(map(message, senders))
     assert list(site.recipients()) == ["default"]
     assert caplog.messages == ["router: SMTPSenderRefused 550, ignored"]
 
 
-def test_failure_may_be_passed_over(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_may_be_ignored(site, no_default, caplog):
     site.servers["shop"].script = at("MAIL", "550 no")
     batch = [message("shop@example.com") for _ in range(3)]
-    hosts = {key: dsn for key, dsn in site.hosts.items() if key != "default"}
-    with override_settings(EMAIL_HOSTS=hosts):
-        sent = RoutingBackend(fail_silently=True).send_messages(
-            [*batch, message("x@y.example")]
-        )
-    assert sent == 2
+    backend = RoutingBackend(fail_silently=True)
+    assert backend.send_messages([*batch, message("x@y.example")]) == 2
     assert caplog.messages == [
         'host "shop": SMTPSenderRefused 550, ignored by fail_silently',
         'router: EmailHostDoesNotExist: EMAIL_HOSTS["default"]: there is no such host; known '
@@ -170,14 +201,13 @@ def test_failure_may_be_passed_over(site: Site, caplog: pytest.LogCaptureFixture
     ]
 
 
-def test_no_host_is_an_error_after_the_others_mail(site: Site) -> None:
-    hosts = {key: dsn for key, dsn in site.hosts.items() if key != "default"}
-    with override_settings(EMAIL_HOSTS=hosts), pytest.raises(EmailHostDoesNotExist):
+def test_no_host_is_an_error_after_the_others_mail(site, no_default):
+    with pytest.raises(EmailHostDoesNotExist):
         RoutingBackend().send_messages([message("x@y.example"), message("shop@example.com")])
     assert list(site.recipients()) == ["shop"]
 
 
-def test_error_of_the_router_is_raised_after_the_others_mail(site: Site) -> None:
+def test_error_of_the_router_is_raised_after_the_others_mail(site):
     def router(message: EmailMessage) -> str:
         return {"shop@example.com": "shop"}[message.from_email]
 
@@ -187,9 +217,7 @@ def test_error_of_the_router_is_raised_after_the_others_mail(site: Site) -> None
 
 
 @needs_mailers
-def test_default_mailer_routes_to_the_host_of_its_own_key(  # pragma: mailers-only
-    serve: ServeScript,
-) -> None:
+def test_default_mailer_routes_to_the_host_of_its_own_key(serve):  # pragma: mailers-only
     site = Site(serve)
     default = {"default": {"BACKEND": ROUTING}}
     with override_settings(MAILERS=default, EMAIL_HOSTS=site.hosts):
@@ -199,22 +227,15 @@ def test_default_mailer_routes_to_the_host_of_its_own_key(  # pragma: mailers-on
 
 
 @needs_mailers
-def test_default_mailer_that_routes_is_no_host_of_that_key(  # pragma: mailers-only
-    site: Site,
-) -> None:
-    hosts = {key: dsn for key, dsn in site.hosts.items() if key != "default"}
-    with (
-        override_settings(MAILERS={"default": {"BACKEND": ROUTING}}, EMAIL_HOSTS=hosts),
-        pytest.raises(EmailHostDoesNotExist),
-    ):
+def test_default_mailer_that_routes_is_no_host_of_that_key(no_default):  # pragma: mailers-only
+    default = {"default": {"BACKEND": ROUTING}}
+    with override_settings(MAILERS=default), pytest.raises(EmailHostDoesNotExist):
         message("x@y.example").send()
 
 
 @pytest.mark.skipif(DJANGO_HAS_MAILERS, reason="Django 6.1 has another way")
 @pytest.mark.parametrize("email_backend", [None, ROUTING])
-def test_admin_email_handler_is_routed(  # pragma: no-mailers-only
-    email_backend: str | None, site: Site
-) -> None:
+def test_admin_email_handler_is_routed(email_backend, site):  # pragma: no-mailers-only
     with override_settings(SERVER_EMAIL="server@example.com"):
         AdminEmailHandler(email_backend=email_backend).emit(RECORD)
     assert site.recipients() == {"shop": ["admin@example.com"]}
@@ -224,9 +245,7 @@ def test_admin_email_handler_is_routed(  # pragma: no-mailers-only
 @pytest.mark.parametrize(
     ("using", "host"), [(None, "shop"), ("club", "club"), ("safe", "club")]
 )
-def test_admin_email_handler_names_a_mailer(  # pragma: mailers-only
-    using: str | None, host: str, serve: ServeScript
-) -> None:
+def test_admin_email_handler_names_a_mailer(using, host, serve):  # pragma: mailers-only
     site = Site(serve)
     hosts = {**site.hosts, "safe": "failover:club,shop"}
     settings = {"MAILERS": {**mailers(hosts), "default": {"BACKEND": ROUTING}}}

@@ -7,12 +7,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import django
 import pytest
-from conftest import ServeScript
 from scripted import ScriptedServer, any_of, at, to
 
 PARENT = "parent@example.net"
@@ -30,7 +28,7 @@ CELERY = f"-m celery -A worker.celeryapp worker -c 4 {ALONE}"
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., str]:
+def run(tmp_path):
     """Run Python in the project of ``worker/``, and return what it prints."""
 
     def run(server: ScriptedServer, *arguments: str) -> str:
@@ -70,9 +68,7 @@ def recipients(server: ScriptedServer) -> list[str]:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_celerys_workers_send_each_message_once(
-    pool: str, serve: ServeScript, run: Callable[..., str], tmp_path: Path
-) -> None:
+def test_celerys_workers_send_each_message_once(pool, serve, run, tmp_path):
     refused, *others = ADDRESSES
     server = serve(any_of(to(f"<{refused}>", "550 no"), at("RCPT", None, "451 later")))
     run(server, "-c", ENQUEUE % ("celeryapp", "delay"))
@@ -95,9 +91,7 @@ def test_celerys_workers_send_each_message_once(
     django.VERSION < (6, 0) or not importlib.util.find_spec("django_tasks_db"),
     reason="needs Django 6.0 and django-tasks-db",
 )
-def test_worker_of_djangos_tasks_sends_each_message_once(
-    serve: ServeScript, run: Callable[..., str]
-) -> None:  # pragma: tasks-only
+def test_worker_of_djangos_tasks_sends_each_message_once(serve, run):  # pragma: tasks-only
     server = serve()
     run(server, "-m", "django", "migrate")
     run(server, "-c", ENQUEUE % ("djangotasks", "enqueue"))

@@ -13,7 +13,6 @@ from django.test.utils import setup_test_environment, teardown_test_environment
 from email_hosts import mailers
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
 from email_hosts.backends.outbox import OutboxBackend
-from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.testing import real_hosts
 

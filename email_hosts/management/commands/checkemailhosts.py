@@ -147,7 +147,7 @@ def _check(keys: Iterable[str]) -> dict[str, Status]:
         )
         if found:
             style = FAILS if found[0].level >= ERROR else WARNS
-            text = found[0].msg.removeprefix(named(key)).lstrip(": ")
+            text = found[0].msg.removeprefix(named(str(key))).lstrip(": ")
             statuses[key] = Status(style, text)
         else:
             statuses[key] = Status(WORKS, "valid")
