@@ -9,7 +9,7 @@ from traceback import walk_tb
 
 from .exceptions import AllHostsFailed
 from .frames import is_own
-from .smtp.pipelining import body_was_sent
+from .smtp.pipelining import body_was_sent, may_be_delivered
 
 # smtplib raises these before it offers the message, or when the server declines to hear more.
 NOT_OFFERED = (
@@ -46,7 +46,7 @@ def can_be_retried(error: BaseException) -> bool:
 
 def may_be_tried_elsewhere(error: BaseException) -> bool:
     """Whether certainly nobody got the message, and another host may do better."""
-    if _is_of_a_receiver(error):
+    if _is_of_a_receiver(error) or may_be_delivered(error):
         return False
     if isinstance(error, AllHostsFailed):
         return True

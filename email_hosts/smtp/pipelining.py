@@ -12,7 +12,7 @@ import smtplib
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from .connection import Reply, can_pipeline, has_unread_data, open_socket
 
@@ -143,9 +143,11 @@ def send(
                 # While the server is busy: making a message takes longer than writing it.
                 envelopes.prepare(2 if ahead else 1)
                 transaction.read_body_reply()
-            except OSError as caught:  # all errors of smtplib are
-                error = transaction.explain(caught) if transaction else caught
-                mark(error, body_was_sent=bool(transaction and transaction.body_was_sent))
+            except OSError as error:  # all errors of smtplib are
+                if transaction:
+                    transaction.mark(error)
+                else:
+                    mark(error, body_was_sent=False)
                 if not isinstance(error, smtplib.SMTPException):
                     raise  # a signal handler has raised it
                 offer_again = transaction is not None and transaction.must_go_alone(error)
@@ -172,9 +174,18 @@ def body_was_sent(error: BaseException, *, unless_known: bool = True) -> bool:
     return getattr(error, "body_was_sent", unless_known)
 
 
-def mark(error: Exception, *, body_was_sent: bool) -> None:
-    """Note on the error whether the body was sent."""
+def may_be_delivered(error: BaseException) -> bool:
+    """Whether the body was sent before this error, and the server has not answered it.
+
+    Then the class of the error says nothing: a signal handler may have raised it.
+    """
+    return body_was_sent(error, unless_known=False) and not getattr(error, "is_answer", True)
+
+
+def mark(error: Exception, *, body_was_sent: bool, is_answer: bool = True) -> None:
+    """Note on the error whether the body was sent, and whether the server answered so."""
     error.body_was_sent = body_was_sent  # type: ignore[attr-defined]
+    error.is_answer = is_answer  # type: ignore[attr-defined]
 
 
 def has_given_up(error: smtplib.SMTPException | None) -> bool:
@@ -209,6 +220,7 @@ class _Transaction:
 
     def __init__(self, connection: smtplib.SMTP, envelope: Envelope) -> None:
         self.body_was_sent = False  # also while nobody knows, until the server answers
+        self._is_answered = False
         self._is_ahead = False
         self._connection = connection
         self._envelope = envelope
@@ -218,7 +230,6 @@ class _Transaction:
         self._bytes_in_flight = 0
         self._has_recipients = False
         self._must_close = False
-        self._refusal: smtplib.SMTPException | None = None  # what the server has answered
 
     def send_envelope(self) -> dict[str, Reply]:
         """Send MAIL, RCPT and DATA.
@@ -232,20 +243,20 @@ class _Transaction:
         code, text = self._reply()
         sock.settimeout(timeout)
         if code != 250:
-            self._refuse(smtplib.SMTPSenderRefused(code, text, self._envelope.sender))
+            raise smtplib.SMTPSenderRefused(code, text, self._envelope.sender)
         refused: dict[str, Reply] = {}
         for recipient in self._envelope.recipients:
             code, text = self._reply()
             if code not in RECIPIENT_ACCEPTED:
                 refused[recipient] = (code, text)
             if code == SERVICE_CLOSING:
-                self._refuse(smtplib.SMTPRecipientsRefused(refused))
+                raise smtplib.SMTPRecipientsRefused(refused)
         # smtplib compares their numbers, and so misses a recipient that is there twice.
         if refused.keys() >= set(self._envelope.recipients):
-            self._refuse(smtplib.SMTPRecipientsRefused(refused))
+            raise smtplib.SMTPRecipientsRefused(refused)
         code, text = self._reply()
         if code != START_MAIL_INPUT:
-            self._refuse(smtplib.SMTPDataError(code, text))
+            raise smtplib.SMTPDataError(code, text)
         return refused
 
     def send_body(self, ahead: _Transaction | None) -> None:
@@ -274,21 +285,14 @@ class _Transaction:
     def read_body_reply(self) -> None:
         """Wait for the reply to the body. Raises ``SMTPDataError`` if it is refused."""
         code, text = self._connection.getreply()
+        self._is_answered = True
         self._must_close = code in (SERVICE_CLOSING, NO_CODE)
         if code != 250:
-            self._refuse(smtplib.SMTPDataError(code, text))
+            raise smtplib.SMTPDataError(code, text)
 
-    def explain(self, error: OSError) -> OSError:
-        """Return the error, or one which says that the server may have the message.
-
-        A signal handler may raise an ``SMTPException``, about another message.
-        """
-        is_answer = error is self._refusal or isinstance(error, smtplib.SMTPServerDisconnected)
-        if is_answer or not self.body_was_sent or not isinstance(error, smtplib.SMTPException):
-            return error
-        unsure = smtplib.SMTPServerDisconnected(f"interrupted: {error}")
-        unsure.__cause__ = error
-        return unsure
+    def mark(self, error: OSError) -> None:
+        """Note on an error what is known about the body."""
+        mark(error, body_was_sent=self.body_was_sent, is_answer=self._is_answered)
 
     def must_go_alone(self, error: smtplib.SMTPException) -> bool:
         """Whether writing ahead is to blame for this error, and the message is not sent."""
@@ -312,10 +316,6 @@ class _Transaction:
                 self._connection.close()
         except smtplib.SMTPException:
             self._connection.close()
-
-    def _refuse(self, refusal: smtplib.SMTPException) -> NoReturn:
-        self._refusal = refusal
-        raise refusal
 
     def _refuse_unread_data(self) -> None:
         """Raise ``SMTPServerDisconnected`` rather than take a stray line for a reply."""
