@@ -56,10 +56,9 @@ def send(dsn: str, *, spare: str) -> None:
 def mistake(request: HttpRequest) -> HttpResponse:
     """A view with an ordinary mistake, in a project with hosts."""
     hosts = django_settings.EMAIL_HOSTS
-    several = {**hosts, "other": "this one is shown"}
     customer = f"  'SUBMISSIONS://{USER}:{PASSWORD}/@smtp.example.net'\n"
     send(hosts["shop"], spare=customer)
-    return HttpResponse(several)  # pragma: no cover
+    return HttpResponse(hosts)  # pragma: no cover
 
 
 def broken_host(request: HttpRequest) -> HttpResponse:
