@@ -30,6 +30,9 @@ BEGINNINGS = (
     *(f"backend:{letter}" for letter in ascii_lowercase),  # backend:8080 is a server
 )
 
+# Longer lists and dicts in variables are shown as they are.
+MAX_ITEMS = 1000
+
 
 class EmailHostsReporterFilter(SafeExceptionReporterFilter):
     """Django's exception reporter filter, which also knows where DSNs are.
@@ -59,10 +62,19 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
                 variables = super().get_traceback_frame_variables(request, tb_frame)
                 hosts = {id(getattr(settings, name, None)) for name in SETTINGS} - {id(None)}
                 return {
-                    name: self._starred(value) if id(value) in hosts else self._cleansed(value)
+                    name: self._starred(value) if id(value) in hosts else self._variable(value)
                     for name, value in variables
                 }.items()
         return dict.fromkeys(tb_frame.f_code.co_varnames, self.cleansed_substitute).items()
+
+    def _variable(self, value: Any) -> Any:
+        # The *args and **kwargs of a decorator hold DSNs, too. One level, and no deeper.
+        kind = type(value)
+        if kind in (list, tuple) and len(value) <= MAX_ITEMS:
+            return kind(map(self._cleansed, value))
+        if kind is dict and len(value) <= MAX_ITEMS:
+            return {name: self._cleansed(item) for name, item in value.items()}
+        return self._cleansed(value)
 
     def _starred(self, hosts: Any) -> Any:
         """Return ``EMAIL_HOSTS`` or ``MAILERS`` with keys and backends only."""

@@ -266,7 +266,9 @@ class Relay(EmailBackend):
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_.* setting is deprecated")
-@pytest.mark.parametrize("path", ["django.core.mail.backends.smtp.EmailBackend", f"{__name__}.Relay"])
+@pytest.mark.parametrize(
+    "path", ["django.core.mail.backends.smtp.EmailBackend", f"{__name__}.Relay"]
+)
 class TestDjangosSMTPBackend:
     """Its values are complete: no credential of the project goes to another server."""
 

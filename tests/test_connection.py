@@ -33,7 +33,9 @@ class TestReply:
     def test_in_pieces_is_put_together(self, client, monkeypatch):
         pieces = iter([b"250-one\r\n", b"250-two\r\n", b"250 three\r\n"])
         # The clock is asked before each read.
-        monkeypatch.setattr(connection, "clock", lambda: self.server.sendall(next(pieces)) or 0)
+        monkeypatch.setattr(
+            connection, "clock", lambda: self.server.sendall(next(pieces)) or 0
+        )
         assert client.getreply() == (250, b"one\ntwo\nthree")
         assert client.sock.gettimeout() == TIMEOUT
 

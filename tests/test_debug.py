@@ -56,9 +56,10 @@ def send(dsn: str, *, spare: str) -> None:
 def mistake(request: HttpRequest) -> HttpResponse:
     """A view with an ordinary mistake, in a project with hosts."""
     hosts = django_settings.EMAIL_HOSTS
+    several = {**hosts, "other": "this one is shown"}
     customer = f"  'SUBMISSIONS://{USER}:{PASSWORD}/@smtp.example.net'\n"
     send(hosts["shop"], spare=customer)
-    return HttpResponse(hosts)  # pragma: no cover
+    return HttpResponse(several)  # pragma: no cover
 
 
 def broken_host(request: HttpRequest) -> HttpResponse:
@@ -258,10 +259,27 @@ def shown(frame_globals: dict[str, Any], frame_locals: Any) -> dict[str, Any]:
 class TestVariable:
     """What the filter stars of the variables of a frame."""
 
-    def test_dsn_is_starred(self) -> None:
-        assert variables_of(value=VALID, other="x") == {"value": STARS, "other": "x"}
+    @pytest.mark.parametrize(
+        ("value", "expected"),
+        [
+            (VALID, STARS),
+            ([VALID, "x"], [STARS, "x"]),
+            ((VALID, 5), (STARS, 5)),
+            ({"a": VALID, "b": "x", 3: None}, {"a": STARS, "b": "x", 3: None}),
+        ],
+    )
+    def test_dsn_is_starred_alone_and_in_a_list_or_dict(
+        self, value: object, expected: object
+    ) -> None:
+        assert variables_of(value=value, other="x") == {"value": expected, "other": "x"}
 
-    @pytest.mark.parametrize("value", [f"see {VALID}", VALID.encode(), [VALID], {VALID}])
+    @pytest.mark.parametrize("size", [debug.MAX_ITEMS + 1, 100_000])
+    @pytest.mark.parametrize("kind", [list, tuple, dict.fromkeys])
+    def test_long_ones_are_left_alone(self, kind: Any, size: int) -> None:
+        value = kind(range(size))
+        assert variables_of(value=value)["value"] is value
+
+    @pytest.mark.parametrize("value", [f"see {VALID}", VALID.encode(), [[VALID]], {VALID}])
     def test_what_merely_contains_a_dsn_is_left_alone(self, value: object) -> None:
         assert variables_of(value=value) == {"value": value}
 

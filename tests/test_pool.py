@@ -26,7 +26,9 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 
 
 def message(*recipients):
-    return EmailMessage("Hello", "World", "sender@example.com", recipients or ["a@example.net"])
+    return EmailMessage(
+        "Hello", "World", "sender@example.com", recipients or ["a@example.net"]
+    )
 
 
 def host(server, **options):
@@ -270,7 +272,9 @@ class TestDeath:
 
     @pytest.mark.parametrize("fault", [CLOSE, RESET, HANG, "421 too many", "451 too many"])
     @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
-    @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "stepwise"])
+    @pytest.mark.parametrize(
+        "extensions", [["PIPELINING"], []], ids=["pipelining", "stepwise"]
+    )
     @pytest.mark.parametrize("batch", [["b@example.net"], ["b@example.net", "c@example.net"]])
     def test_before_the_body_costs_a_connection(self, fault, step, extensions, batch, serve):
         server = serve(at(step, None, fault), extensions=extensions)
@@ -329,7 +333,9 @@ class TestLog:
         send(server)
         send(server)
         # Not caplog.messages: they are made of the arguments as these are now.
-        lines = [line.partition("<PooledConnection to ")[2] for line in caplog.text.splitlines()]
+        lines = [
+            line.partition("<PooledConnection to ")[2] for line in caplog.text.splitlines()
+        ]
         assert [line.removeprefix(f"127.0.0.1:{server.port}, ") for line in lines] == [
             "open, 0 messages>: opened",
             "open, 1 messages>: parked",

@@ -317,7 +317,9 @@ class TestConnection:
     def test_that_has_only_begun_with_tls_can_be_closed(self, start_server, tls, cafile):
         options = {"use_tls": True, "ssl_cafile": str(cafile), "conn_max_age": 60}
         backend = EmailHostsBackend("127.0.0.1", start_server(context=tls).port, **options)
-        backend.ssl_context.maximum_version = ssl.TLSVersion.TLSv1_2  # later ones begin to talk
+        backend.ssl_context.maximum_version = (
+            ssl.TLSVersion.TLSv1_2
+        )  # later ones begin to talk
         backend.open()
         backend.close()
         assert backend.connection is None
@@ -416,7 +418,10 @@ class TestAllow:
     @pytest.mark.parametrize("fail_silently", [True, False])
     def test_of_no_address_is_an_error(self, fail_silently):
         backend = EmailHostsBackend(
-            "localhost", 1, allow=lambda host, port: host == "localhost", fail_silently=fail_silently
+            "localhost",
+            1,
+            allow=lambda host, port: host == "localhost",
+            fail_silently=fail_silently,
         )
         with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
             backend.open()

@@ -101,7 +101,11 @@ class TestSharedContext:
         assert len(contexts) == 2
 
     def test_is_never_the_new_one_that_may_be_changed(self):
-        contexts = {shared_context("", "", ""), new_context("", "", ""), new_context("", "", "")}
+        contexts = {
+            shared_context("", "", ""),
+            new_context("", "", ""),
+            new_context("", "", ""),
+        }
         assert len(contexts) == 3
 
     def test_of_many_certificates_are_kept_in_bounds(self, ca, tmp_path):
