@@ -151,8 +151,9 @@ def send(
                 if not isinstance(error, smtplib.SMTPException):
                     raise  # a signal handler has raised it
                 offer_again = transaction is not None and transaction.must_go_alone(error)
-                if offer_again:
+                if offer_again or (ahead and ahead.is_lost_by(error)):
                     _remember(server)
+                if offer_again:
                     connection.close()
                 elif transaction:
                     transaction.resync_or_close(ahead)
@@ -296,9 +297,13 @@ class _Transaction:
 
     def must_go_alone(self, error: smtplib.SMTPException) -> bool:
         """Whether writing ahead is to blame for this error, and the message is not sent."""
-        was_lost = isinstance(error, smtplib.SMTPServerDisconnected)
         is_refused = not _codes(error).isdisjoint(NOT_TAKEN_AHEAD)
-        return self._is_ahead and not self.body_was_sent and (was_lost or is_refused)
+        is_to_blame = self.is_lost_by(error) or (self._is_ahead and is_refused)
+        return is_to_blame and not self.body_was_sent
+
+    def is_lost_by(self, error: smtplib.SMTPException) -> bool:
+        """Whether it was written ahead, and this error is the loss of the connection."""
+        return self._is_ahead and isinstance(error, smtplib.SMTPServerDisconnected)
 
     def resync_or_close(self, ahead: _Transaction | None) -> None:
         """Get the connection in step again after an error, or close it.
