@@ -107,7 +107,11 @@ class ScriptedServer:
 
     def _serve(self, client: socket.socket) -> None:
         with client, suppress(OSError):  # the client may go at any time
-            Dialogue(self, client).run()
+            self.dialogue(client).run()
+
+    def dialogue(self, client: socket.socket) -> Dialogue:
+        """Return what serves one connection."""
+        return Dialogue(self, client)
 
 
 class Dialogue:

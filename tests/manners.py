@@ -1,0 +1,293 @@
+"""SMTP servers with the manners of real ones, with what is written ahead above all."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import threading
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from unittest import mock
+
+from scripted import BODY, CLOSE, TAKEN, Dialogue, ScriptedServer, shut
+
+WAIT = 20  # seconds that nobody should need
+
+KNOWN = {"EHLO", "HELO", "STARTTLS", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT"}
+
+
+class Clients:
+    """What the clients of this process have written when they wait for a reply.
+
+    So a server can take what is written behind a body without a guess whether more comes. It
+    works while its ``with`` block runs, and knows a client by its port.
+    """
+
+    METHODS: tuple[tuple[type[socket.socket], tuple[str, ...]], ...] = (
+        (socket.socket, ("send", "sendall", "recv_into")),
+        (ssl.SSLSocket, ("send", "recv_into")),  # its sendall() calls send()
+    )
+
+    def __init__(self) -> None:
+        self._written = Counter[int]()
+        self._waits: dict[int, int] = {}
+        self._change = threading.Condition()
+
+    def __enter__(self) -> Clients:
+        with ExitStack() as stack:
+            for kind, names in self.METHODS:
+                for name in names:
+                    watched = self._watched(name, getattr(kind, name))
+                    stack.enter_context(mock.patch.object(kind, name, watched))
+            self._patches = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._patches.close()
+
+    def written(self, port: int, at_least: int) -> int:
+        """Wait until the client waits for a reply, and has written so many bytes or more.
+
+        Return how many they are.
+        """
+        with self._change:
+            if not self._change.wait_for(lambda: self._waits.get(port, 0) >= at_least, WAIT):
+                raise AssertionError("the client does not wait for a reply")
+            return self._waits[port]
+
+    def connected(self, port: int) -> None:
+        """Start to count: another client may have had the same port."""
+        with self._change:
+            self._written.pop(port, None)
+            self._waits.pop(port, None)
+
+    def _watched(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(sock: socket.socket, *args: Any) -> Any:
+            if sock.family != socket.AF_INET:
+                return method(sock, *args)
+            port = sock.getsockname()[1]
+            if name == "recv_into":
+                if sock.gettimeout() != 0:  # 0: a look, no wait
+                    with self._change:
+                        self._waits[port] = self._written[port]
+                        self._change.notify_all()
+                return method(sock, *args)
+            size = method(sock, *args)
+            with self._change:
+                self._written[port] += len(args[0]) if size is None else size
+            return size
+
+        return watched
+
+
+class Session(Dialogue):
+    """One connection of a server with manners. Each may do something else at some steps."""
+
+    server: Server
+    messages = 0  # in this session
+    size = 0  # of all that was received
+
+    def __init__(self, server: Server, client: socket.socket) -> None:
+        super().__init__(server, client)
+        self.peer = client.getpeername()[1]
+        self.number = server.connections  # 1 for the first session
+        self.is_first = self.number == 1
+
+    def run(self) -> None:
+        """Answer until one side ends it."""
+        super().run()
+        self.client.close()  # the one with TLS
+
+    def fill(self) -> bool:
+        """Wait for more, once all is answered."""
+        before = len(self.received)
+        goes_on = super().fill()
+        self.size += len(self.received) - before
+        return goes_on
+
+    def step(self, step: str, argument: str) -> bool:
+        """Do one step. Return whether the connection goes on."""
+        if step not in KNOWN:
+            return self.answer(step, argument, "500 what?")
+        if step != "STARTTLS":
+            return super().step(step, argument)
+        goes_on = self.answer(step, argument, "220 go ahead")
+        self.flush()
+        assert self.server.tls is not None
+        self.client = self.server.tls.wrap_socket(self.client, server_side=True)
+        self.server.secured.append(self.client)
+        return goes_on
+
+    def answer(self, step: str, argument: str, right: str) -> bool:
+        """Answer. Return whether the connection goes on."""
+        if step == BODY:
+            return self.end_of_body(right)
+        if right[:1] == "2":
+            right = self.reply(step, argument) or right
+        return super().answer(step, argument, right)
+
+    def end_of_body(self, right: str) -> bool:
+        """Take what has been written ahead, and answer to the body."""
+        end = self.size - len(self.received)
+        self.flush()
+        written = self.server.clients.written(self.peer, at_least=end)
+        while self.size < written:
+            if not self.fill():
+                return False  # the client has gone
+        if self.received:
+            self.server.groups.append((self.number, self.received))
+        self.messages += 1
+        return self.body_with(right) if self.received else super().answer(BODY, "", right)
+
+    def body_with(self, right: str) -> bool:
+        """Answer to a body with something behind it. Return whether the connection goes on."""
+        return super().answer(BODY, "", right)
+
+    def reply(self, step: str, argument: str) -> str | None:
+        """Return another reply to a command than the right one."""
+        return None
+
+
+class Server(ScriptedServer):
+    """Treats each connection as this kind of session does.
+
+    ``groups`` are what was written ahead, each with the number of its connection.
+    """
+
+    def __init__(
+        self,
+        clients: Clients,
+        kind: type[Session] = Session,
+        *,
+        tls: ssl.SSLContext | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.clients = clients
+        self.kind = kind
+        self.tls = tls
+        self.groups: list[tuple[int, bytes]] = []
+        self.secured: list[socket.socket] = []
+        if tls:
+            self.extensions.append("STARTTLS")
+
+    def dialogue(self, client: socket.socket) -> Session:
+        """Return what serves one connection."""
+        self.clients.connected(client.getpeername()[1])
+        return self.kind(self, client)
+
+    def disconnect(self) -> None:
+        """End the connections that are open."""
+        super().disconnect()
+        for client in self.secured:
+            shut(client)
+
+
+class Refuses(Session):
+    """Answers 503 to each command that was written ahead, as Haraka does."""
+
+    def body_with(self, right: str) -> bool:
+        ahead = self.received.count(b"\r\n")
+        self.received = b""
+        goes_on = super().body_with(right)
+        self.replies.extend([b"503 pipelined after end of DATA\r\n"] * ahead)
+        return goes_on
+
+
+class RefusesOnce(Session):
+    """Answers 503 to all of it together, and drops the rest."""
+
+    def body_with(self, right: str) -> bool:
+        self.received = b""
+        goes_on = super().body_with(right)
+        self.replies.append(b"503 pipelined after end of DATA\r\n")
+        return goes_on
+
+
+class Swallows(Session):
+    """Says nothing to what was written ahead, as chasquid 1.11 does."""
+
+    def body_with(self, right: str) -> bool:
+        self.received = b""
+        return super().body_with(right)
+
+
+class SwallowsInTheClear(Session):
+    """The same, but not with TLS, where each write is a record."""
+
+    def body_with(self, right: str) -> bool:
+        if not isinstance(self.client, ssl.SSLSocket):
+            self.received = b""
+        return super().body_with(right)
+
+
+class DropsBefore(Session):
+    """Ends the connection at it, and nobody knows who has the message: it has."""
+
+    def body_with(self, right: str) -> bool:
+        self.last = TAKEN
+        return False
+
+
+class DropsUntaken(Session):
+    """The same, but it has not."""
+
+    def body_with(self, right: str) -> bool:
+        self.last = CLOSE
+        return False
+
+
+class DropsAfter(Session):
+    """Ends the connection at it, when it has answered to the body."""
+
+    def body_with(self, right: str) -> bool:
+        super().body_with(right)
+        self.flush()
+        return False
+
+
+class Tires(Session):
+    """Answers 452 to MAIL after two messages of a session, and stays: OpenSMTPD after 100."""
+
+    def reply(self, step: str, argument: str) -> str | None:
+        return "452 too many messages" if step == "MAIL" and self.messages >= 2 else None
+
+
+class Defers(Session):
+    """Answers 450 to every RCPT in the first session, as postscreen does with its tests."""
+
+    def reply(self, step: str, argument: str) -> str | None:
+        return "450 try again" if step == "RCPT" and self.is_first else None
+
+
+class Breaks(Session):
+    """Ends the connection at a byte of what was written ahead."""
+
+    at = 0
+
+    def body_with(self, right: str) -> bool:
+        self.received = self.received[: self.at]
+        super().body_with(right)
+        for command in re.findall(rb"(.*)\r\n", self.received):
+            self.replies.append(b"354 go ahead\r\n" if command == b"DATA" else b"250 fine\r\n")
+        self.flush()
+        return False
+
+
+class BreaksUnanswered(Breaks):
+    """The same, without an answer to the body, which it has."""
+
+    def body_with(self, right: str) -> bool:
+        self.last = TAKEN
+        return False
+
+
+class SwallowsSome(Breaks):
+    """Says nothing to the first bytes of it, and takes the rest for commands."""
+
+    def body_with(self, right: str) -> bool:
+        self.received = self.received[self.at :]
+        return Session.body_with(self, right)
