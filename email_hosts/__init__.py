@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from .dsn import Mailer, parse_hosts
 from .frames import clear_frames
-
-if TYPE_CHECKING:
-    from .dsn import Mailer
 
 __version__ = "1.0.0"
 
@@ -19,7 +16,4 @@ def mailers(hosts: Mapping[str, str | None]) -> dict[str, Mailer]:
 
     Raises ``InvalidEmailHost`` with the key of the first host that is not valid.
     """
-    # Imported here, so that reading the version, as the build does, needs no dependency.
-    from .dsn import parse_hosts
-
     return parse_hosts(hosts)

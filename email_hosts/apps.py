@@ -2,6 +2,8 @@
 
 from django.apps import AppConfig
 
+from . import checks, debug
+
 
 class EmailHostsConfig(AppConfig):
     """Registers the checks and puts the exception reporter filter in place."""
@@ -11,7 +13,5 @@ class EmailHostsConfig(AppConfig):
 
     def ready(self) -> None:
         """Put in place what works for the whole project."""
-        from . import checks, debug
-
         checks.register()
         debug.install()

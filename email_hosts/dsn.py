@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote
 from speckenv_django import django_email_url
 
 from .exceptions import InvalidEmailHost, looks_like_a_dsn
+from .frames import clear_frames
 from .options import (
     HOST_OPTIONS,
     SMTP_OPTIONS,
@@ -143,6 +144,7 @@ def keys_of(hosts: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(checked_key(name.strip()) for name in names if name.strip())
 
 
+@clear_frames
 def checked_key(key: str) -> str:
     """Return the key, or raise ``InvalidEmailHost`` without repeating it if it is a DSN."""
     if looks_like_a_dsn(str(key)):
@@ -305,7 +307,10 @@ def _backend(parts: _Parts) -> Mailer:
         _refuse_address(parts)
         provider = parts.scheme.removeprefix(ANYMAIL).replace("-", "_")
         path = f"anymail.backends.{provider}.EmailBackend"
-    return _mailer(path, _options(parts.query, HOST_OPTIONS, others=as_given))
+    options = _options(parts.query, HOST_OPTIONS, others=as_given)
+    if path == FAILOVER_BACKEND:
+        keys_of(options.get("hosts", ""))  # none may be a DSN
+    return _mailer(path, options)
 
 
 def _refuse_address(parts: _Parts) -> None:

@@ -43,7 +43,7 @@ class Host(NamedTuple):
 
     mailer: Mailer
     setting: str = "EMAIL_HOSTS"
-    is_captured: bool = False
+    goes_to_outbox: bool = False
 
 
 @clear_frames
@@ -101,7 +101,7 @@ def connection_from_dsn(
     mailer = parse_untrusted(dsn, schemes, file_options)
     if allow and mailer["BACKEND"] == SMTP_BACKEND:
         options["allow"] = allow
-    host = Host(mailer, is_captured=testing.captures_mail() and not testing.is_real())
+    host = Host(mailer, goes_to_outbox=testing.captures_mail() and not testing.is_real())
     connection = _connection(host, options, alias=None)
     return _label(connection, alias=None, pickled_key=None, fail_silently=fail_silently)
 
@@ -141,8 +141,8 @@ def find(key: str) -> Host | None:
             and (testing.is_in_memory(mailer) or mailer == index.current().mailer(key))
         )
     ):
-        is_captured = captures_mail and not testing.is_real(key)
-        return Host(of_host(key), is_captured=is_captured)
+        goes_to_outbox = captures_mail and not testing.is_real(key)
+        return Host(of_host(key), goes_to_outbox=goes_to_outbox)
     return Host(mailer, "MAILERS")
 
 
@@ -241,8 +241,8 @@ def is_host(backend: Any) -> bool:
 
 def _connection(host: Host, options: Mapping[str, Any], *, alias: str | None) -> Any:
     """Return the connection to a host, or its outbox while tests run."""
-    mailer, setting, is_captured = host
-    if not is_captured:
+    mailer, setting, goes_to_outbox = host
+    if not goes_to_outbox:
         return build(mailer, options, alias=alias, setting=setting)
     # An SMTP host is built in tests, too, because an option that does not fit should not
     # wait for production. Other backends may need what tests do not have.

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
@@ -30,15 +28,19 @@ needs_mailers = pytest.mark.skipif(not conf.DJANGO_HAS_MAILERS, reason="new in D
 # tox -e fuzz
 hypothesis.settings.register_profile("fuzz", max_examples=50_000, deadline=None)
 
+ServerFactory = Callable[..., SMTPServer]
+ServeScript = Callable[..., ScriptedServer]
+NewMessage = Callable[..., EmailMessage]
+
 
 @pytest.fixture(scope="session")
-def ca() -> trustme.CA:
+def ca():
     """A private certificate authority."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="session")
-def cafile(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cafile(ca, tmp_path_factory):
     """The file to trust it with."""
     path = tmp_path_factory.mktemp("ca") / "ca.pem"
     ca.cert_pem.write_to_path(str(path))
@@ -46,40 +48,31 @@ def cafile(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tls(ca: trustme.CA) -> ssl.SSLContext:
+def tls(ca):
     """What a server on 127.0.0.1 needs for TLS."""
     return server_context(ca.issue_cert("127.0.0.1", "localhost"))
 
 
-ServerFactory = Callable[..., SMTPServer]
-
-
 @pytest.fixture
-def start_server() -> Iterator[ServerFactory]:
+def start_server():
     """Start an SMTP server that stops after the test."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(SMTPServer(**options))
 
 
-ServeScript = Callable[..., ScriptedServer]
-
-
 @pytest.fixture
-def serve() -> Iterator[ServeScript]:
+def serve():
     """Start a scripted server that stops after the test."""
     with ExitStack() as stack:
         yield lambda *args, **options: stack.enter_context(ScriptedServer(*args, **options))
 
 
-Connect = Callable[..., EmailHostsBackend]
-
-
 @pytest.fixture
-def connect() -> Iterator[Connect]:
+def connect():
     """Make a connection to the host of a DSN. The test has to close it."""
     connections = []
 
-    def connect(dsn: str, **options: Any) -> EmailHostsBackend:
+    def connect(dsn, **options):
         with override_settings(EMAIL_HOSTS={"shop": dsn}):
             connection = get_connection("shop", **options)
         assert isinstance(connection, EmailHostsBackend)
@@ -100,7 +93,7 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock(monkeypatch):
     """The clock of the pool and of failover."""
     clock = Clock()
     monkeypatch.setattr(pool, "clock", clock)
@@ -109,7 +102,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def closed_port() -> Iterator[int]:
+def closed_port():
     """A port on 127.0.0.1 that nobody listens on, and that nobody else gets meanwhile."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -117,35 +110,27 @@ def closed_port() -> Iterator[int]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
-    """Close what a test has parked, and forget what it has learned about hosts."""
+def nothing_is_left_behind():
+    """Close what a test has parked, and forget what it has learned and logged."""
+    hosts._warn_of_default.cache_clear()
+    testing._warn_of_outbox.cache_clear()
     yield
     pool.close_all()
     failover._healths.clear()
     pipelining._without_writing_ahead.clear()
 
 
-@pytest.fixture(autouse=True)
-def every_warning_is_new() -> None:
-    """Forget which warnings this process has logged already."""
-    hosts._warn_of_default.cache_clear()
-    testing._warn_of_outbox.cache_clear()
-
-
 @pytest.fixture
-def message() -> EmailMessage:
+def message():
     """A message that names no sender."""
     return EmailMessage("Hello", "World", to=["someone@example.net"])
 
 
-NewMessage = Callable[..., EmailMessage]
-
-
 @pytest.fixture
-def new_message() -> NewMessage:
+def new_message():
     """Make a message to someone@example.net, with what the test needs to say."""
 
-    def make(**options: Any) -> EmailMessage:
+    def make(**options):
         given = {"subject": "Hello", "body": "World", "to": ["someone@example.net"], **options}
         return EmailMessage(**given)
 
@@ -153,14 +138,10 @@ def new_message() -> NewMessage:
 
 
 TESTS = Path(__file__).parent
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "settings"}
 
 
-def run_python(
-    *arguments: str,
-    cwd: Path = TESTS,
-    environment: Mapping[str, str] = {"DJANGO_SETTINGS_MODULE": "settings"},
-    exit_code: int = 0,
-) -> str:
+def run_python(*arguments, cwd=TESTS, environment=SETTINGS, exit_code=0) -> str:
     """Run Python in this environment, and ours; return what it prints."""
     run = subprocess.run(
         [sys.executable, *arguments],

@@ -84,7 +84,7 @@ class SMTPServer(Controller):
 
     def factory(self) -> SMTP:
         """Return what serves one connection."""
-        session: SMTP = super().factory()  # type: ignore[no-untyped-call]
+        session: SMTP = super().factory()
         self.sessions.append(session)
         return session
 
@@ -99,7 +99,7 @@ class SMTPServer(Controller):
         # aiosmtpd connects to the port that it was given, which is 0.
         server: Any = self.server
         self.port = server.sockets[0].getsockname()[1]
-        super()._trigger_server()  # type: ignore[no-untyped-call]
+        super()._trigger_server()
 
     def authenticate(
         self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any

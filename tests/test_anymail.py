@@ -1,14 +1,14 @@
 """Providers of Anymail as hosts, against an HTTP server on loopback."""
 
-from __future__ import annotations
-
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from django.core.mail import EmailMessage
 from django.test import override_settings
+from scripted import ScriptedServer
 
 from email_hosts.backends import HostBackend, get_connection
 
@@ -122,53 +122,52 @@ def test_two_providers_in_one_project(provider, message):
     assert [request.path for request in provider.requests] == ["/email", "/smtp/email"]
 
 
-@pytest.mark.parametrize("name", DSNS)
-@pytest.mark.parametrize(
-    ("status", "goes_on"), [(429, True), (500, True), (503, True), (401, False), (400, False)]
-)
-def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
-    name, status, goes_on, provider, serve, message
-):
-    provider.status = status
-    spare = serve()
+@pytest.fixture
+def spare(serve):
+    """The server of the host that comes next."""
+    return serve()
+
+
+def send_to_all(message: EmailMessage, name: str, url: str, spare: ScriptedServer) -> int:
+    """Send through a provider, or else through the spare."""
     settings = {
-        **hosts(provider.url),
+        **hosts(url),
         "spare": f"smtp://127.0.0.1:{spare.port}",
         "all": f"failover:{name},spare",
     }
     with override_settings(EMAIL_HOSTS=settings):
-        if goes_on:
-            assert get_connection("all").send_messages([message]) == 1
-        else:
-            with pytest.raises(Exception, match=str(status)):
-                get_connection("all").send_messages([message])
-    assert len(provider.requests) == 1
-    assert len(spare.accepted) == goes_on
+        return get_connection("all").send_messages([message])
 
 
-def test_failover_goes_on_if_nobody_listens(closed_port, serve, message):
-    spare = serve()
-    settings = {
-        **hosts(f"http://127.0.0.1:{closed_port}"),
-        "spare": f"smtp://127.0.0.1:{spare.port}",
-        "all": "failover:mailgun,spare",
-    }
-    with override_settings(EMAIL_HOSTS=settings):
-        assert get_connection("all").send_messages([message]) == 1
+@pytest.mark.parametrize("name", DSNS)
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
+    name, status, provider, spare, message
+):
+    provider.status = status
+    assert send_to_all(message, name, provider.url, spare) == 1
+    assert (len(provider.requests), len(spare.accepted)) == (1, 1)
+
+
+@pytest.mark.parametrize("name", DSNS)
+@pytest.mark.parametrize("status", [401, 400])
+def test_failover_does_not_go_on_if_the_provider_refuses_it(
+    name, status, provider, spare, message
+):
+    provider.status = status
+    with pytest.raises(Exception, match=str(status)):
+        send_to_all(message, name, provider.url, spare)
+    assert (len(provider.requests), len(spare.accepted)) == (1, 0)
+
+
+def test_failover_goes_on_if_nobody_listens(closed_port, spare, message):
+    assert send_to_all(message, "mailgun", f"http://127.0.0.1:{closed_port}", spare) == 1
     assert len(spare.accepted) == 1
 
 
-def test_failover_does_not_go_on_if_the_reply_never_comes(provider, serve, message):
+@override_settings(ANYMAIL={"REQUESTS_TIMEOUT": 0.2})
+def test_failover_does_not_go_on_if_the_reply_never_comes(provider, spare, message):
     provider.status = 0
-    spare = serve()
-    settings = {
-        **hosts(provider.url),
-        "spare": f"smtp://127.0.0.1:{spare.port}",
-        "all": "failover:brevo,spare",
-    }
-    with (
-        override_settings(EMAIL_HOSTS=settings, ANYMAIL={"REQUESTS_TIMEOUT": 0.2}),
-        pytest.raises(OSError, match="Error posting to"),
-    ):
-        get_connection("all").send_messages([message])
+    with pytest.raises(OSError, match="Error posting to"):
+        send_to_all(message, "brevo", provider.url, spare)
     assert spare.accepted == []

@@ -161,7 +161,7 @@ class TestCallersMessage:
                     written.append(name)
                 super().__setattr__(name, value)
 
-        class Attributes(dict):
+        class Attributes(dict[str, object]):
             def update(self, *args, **kwargs):
                 written.extend(dict(*args, **kwargs))
                 super().update(*args, **kwargs)
@@ -250,9 +250,9 @@ class TestWrappedBackend:
 
     def test_has_its_attributes_and_its_class(self, host):
         assert host.failure is None
-        assert isinstance(host, Recorder)
         with pytest.raises(AttributeError, match="missing"):
             _ = host.missing
+        assert isinstance(host, Recorder)
 
     def test_of_a_copy_is_a_copy(self, host, message):
         other = copy.copy(host)

@@ -13,7 +13,13 @@ from servers import server_context
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.smtp import connection
-from email_hosts.smtp.connection import MAX_REPLY, SMTP, has_unread_data, is_idle
+from email_hosts.smtp.connection import (
+    MAX_REPLY,
+    SMTP,
+    has_unread_data,
+    is_idle,
+    open_socket,
+)
 
 TIMEOUT = 5
 
@@ -32,10 +38,12 @@ class TestReply:
 
     def test_in_pieces_is_put_together(self, client, monkeypatch):
         pieces = iter([b"250-one\r\n", b"250-two\r\n", b"250 three\r\n"])
-        # The clock is asked before each read.
-        monkeypatch.setattr(
-            connection, "clock", lambda: self.server.sendall(next(pieces)) or 0
-        )
+
+        def clock():  # asked before each read
+            self.server.sendall(next(pieces))
+            return 0
+
+        monkeypatch.setattr(connection, "clock", clock)
         assert client.getreply() == (250, b"one\ntwo\nthree")
         assert client.sock.gettimeout() == TIMEOUT
 
@@ -86,7 +94,7 @@ class TestUnreadData:
             client.noop()
             assert (has_unread_data(client), is_idle(client)) == (True, False)
             client.getreply()
-            client.sock.shutdown(socket.SHUT_RD)
+            open_socket(client).shutdown(socket.SHUT_RD)
             with pytest.raises(smtplib.SMTPServerDisconnected, match="ended the connection"):
                 has_unread_data(client)
             assert not is_idle(client)
@@ -101,7 +109,7 @@ class TestAllow:
     @pytest.fixture(autouse=True)
     def addresses(self, monkeypatch):
         """What names are resolved to; set by a test."""
-        addresses = {}
+        addresses: dict[str, list[str]] = {}
         resolve = socket.getaddrinfo
 
         def getaddrinfo(host, port, *args, **options):

@@ -1,13 +1,11 @@
 """The demo works, and says so when it does not."""
 
-from __future__ import annotations
-
 import pytest
 from conftest import run_python
 from demo.__main__ import EXPECTED, report
 
 
-def test_demo_shows_who_received_what() -> None:
+def test_demo_shows_who_received_what():
     lines = [" ".join(line.split()) for line in run_python("-m", "demo").splitlines()]
     assert "shop shop-user shop@example.com The Shop <shop@example.com> Your order" in lines
     assert lines.count("club club-user club@example.org club@example.org Club news") == 2
@@ -22,8 +20,6 @@ def test_demo_shows_who_received_what() -> None:
         ([*EXPECTED, EXPECTED[0]._replace(user=None)], "Not as it should be"),
     ],
 )
-def test_demo_fails_if_a_message_is_missing_or_wrong(
-    received: list[object], problem: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert report(received, EXPECTED) == 1  # type: ignore[arg-type]
+def test_demo_fails_if_a_message_is_missing_or_wrong(received, problem, capsys):
+    assert report(received, EXPECTED) == 1
     assert problem in capsys.readouterr().out

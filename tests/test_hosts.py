@@ -351,19 +351,6 @@ class TestConnectionFromDSN:
         assert connection.server_email == "b@example.com"
         assert connection.fail_silently is True
 
-    @pytest.mark.parametrize(
-        "dsn", ["file:out", "console://", "dummy://", "locmem://", "failover:shop,club"]
-    )
-    def test_must_be_smtp(self, dsn):
-        with pytest.raises(InvalidEmailHost, match="is not allowed here; allowed: smtp, smtp"):
-            connection_from_dsn(dsn)
-
-    def test_may_be_what_the_caller_allows(self):
-        connection = connection_from_dsn("console://", schemes={"console"})
-        assert isinstance(connection, console.EmailBackend)
-        with pytest.raises(InvalidEmailHost, match="'smtp' is not allowed here; allowed: con"):
-            connection_from_dsn("smtp://h", schemes="console")
-
     @pytest.mark.parametrize("dsn", ["", None, "smtp://u:Kx7vQz9@h?timout=5"])
     def test_is_refused_without_a_key(self, dsn):
         with pytest.raises(InvalidEmailHost) as caught:

@@ -170,6 +170,48 @@ def test_content_is_that_of_django_byte_by_byte(content, serve):
     assert len(servers[0].accepted) == 2
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        *["a@x.net", "a.b+c_d-e@mail.x.net", "o'brien@x.net", '"a b"@x.net', "a@[127.0.0.1]"],
+        *["a", "a..b@x.net", "a@b@c", "Name <a@x.net>", "a@x.net (comment)", "a@x.net\\"],
+    ],
+)
+def test_address_is_written_as_smtplib_does(address, serve):
+    envelope = Envelope(address, [address], b"Hello\r\n")
+    commands = []
+    for kind in (smtplib.SMTP, SMTP):
+        server = serve()
+        with kind("127.0.0.1", server.port, timeout=20) as connection:
+            if kind is SMTP:
+                list(pipelining.send(connection, Envelopes(iter([envelope])), "server"))
+            else:
+                connection.sendmail(*envelope)
+        commands.append([command.upper() for command in server.commands[1:]])
+    assert commands[0] == commands[1]
+
+
+def test_content_is_forgotten_once_it_is_sent(serve):
+    """The messages of a batch may be large: there is one at a time."""
+    alive: list[int] = []
+    most = []
+
+    class Content(bytes):
+        def __del__(self):
+            alive.remove(len(self))
+
+    def coming():
+        for size in range(10, 15):
+            most.append(len(alive))
+            alive.append(size)
+            yield Envelope("s@example.com", ["a@x.net"], Content(b"x" * size))
+
+    with SMTP("127.0.0.1", serve().port, timeout=20) as connection:
+        list(pipelining.send(connection, Envelopes(coming()), "server"))
+    assert most == [0, 1, 1, 1, 1]
+    assert alive == []
+
+
 class TestRoundTrips:
     """Counted at the client."""
 
@@ -201,7 +243,7 @@ class TestRoundTrips:
 @pytest.mark.parametrize(("extensions", "made"), [(PIPELINING, [2]), (STEPWISE, [1])])
 def test_next_message_is_made_while_the_server_is_busy(extensions, made, serve):
     """Between the write of a body and the reply to it."""
-    events = []
+    events: list[object] = []
 
     class Watch(StandIn):
         def send(self, data):
@@ -278,7 +320,9 @@ class TestSurprise:
     @pytest.mark.parametrize("refused", [to("@", "550 no"), at("MAIL", "550 no")])
     def test_go_ahead_for_nobody_is_answered_with_an_empty_message(self, refused, serve):
         go_ahead = at("DATA", "354 go ahead")
-        server = serve(any_of(lambda *each: "b@" not in each[1] and refused(*each), go_ahead))
+        server = serve(
+            any_of(lambda *each: None if "b@" in each[1] else refused(*each), go_ahead)
+        )
         with ours(server) as connection:
             with pytest.raises(smtplib.SMTPException):
                 connection.send_messages(messages("a"))
@@ -342,7 +386,7 @@ class TestSurprise:
 
 
 class TestWritingAhead:
-    """The next envelope travels behind a body. Some servers do not take it; it costs nothing."""
+    """The next envelope travels behind a body. No message is lost where that is not taken."""
 
     def writes_ahead(self, server):
         """Whether it does, to this server: three messages take four round trips, or six."""
@@ -503,9 +547,10 @@ class TestSignalHandler:
         try:
             raised = next(outcomes).error
         except OSError as caught:
-            raised = caught
-        assert error in (raised, raised.__cause__)
-        assert not can_be_retried(raised)
+            assert caught is error
+        else:
+            assert raised is error
+        assert not can_be_retried(error)
         assert connection.sock is None
 
 
@@ -515,8 +560,10 @@ def test_connection_in_step_is_used_again(serve):
         for recipients in ("a", "x", "b+x", "c"):
             result(connection, messages(recipients))
     assert server.connections == 1
-    recipients = [one.recipients for one in server.accepted]
-    assert recipients == [("b@example.net",), ("c@example.net",)]
+    assert [one.recipients for one in server.accepted] == [
+        ("b@example.net",),
+        ("c@example.net",),
+    ]
 
 
 def test_lost_connection_is_opened_again_by_the_next_send(serve):

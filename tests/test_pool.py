@@ -4,7 +4,6 @@ import gc
 import inspect
 import logging
 import os
-import re
 import smtplib
 import ssl
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,8 @@ from roundtrips import RoundTrips
 from scripted import BODY, CLOSE, HANG, RESET, at, to
 
 from email_hosts.backends import EmailHostsBackend, get_connection
-from email_hosts.smtp.pool import MAX_PARKED, pool
+from email_hosts.smtp.connection import SMTP
+from email_hosts.smtp.pool import Pool, PooledConnection, pool
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
@@ -44,7 +44,7 @@ def send(server, **options):
 
 def parked():
     """Return how many connections wait in the pool."""
-    return int(re.match(r"<Pool: (\d+) parked", repr(pool))[1])
+    return int(repr(pool).removeprefix("<Pool: ").partition(" ")[0])
 
 
 class TestUse:
@@ -55,9 +55,7 @@ class TestUse:
         dsn = f"smtp://127.0.0.1:{server.port}?conn_max_age=2.5&conn_max_messages=3"
         with override_settings(EMAIL_HOSTS={"shop": dsn}):
             for _ in range(4):
-                connection = get_connection("shop")
-                connection.send_messages([message()])
-        assert (connection.conn_max_age, connection.conn_max_messages) == (2.5, 3)
+                get_connection("shop").send_messages([message()])
         assert server.connections == 2
 
     def test_is_off_by_default(self, serve):
@@ -112,10 +110,10 @@ class TestUse:
             connection = host(server, timeout=30, conn_max_messages=400)
             return connection.send_messages([message(f"{number}@example.net")])
 
-        with ThreadPoolExecutor(MAX_PARKED) as threads:
+        with ThreadPoolExecutor(10) as threads:
             assert sum(threads.map(work, range(400))) == 400
         assert len({one.recipients for one in server.accepted}) == 400
-        assert server.connections == parked() <= MAX_PARKED
+        assert server.connections == parked() <= 10
 
     def test_is_by_a_signal_handler_too_while_its_thread_uses_the_pool(self, serve):
         with pool._lock:
@@ -142,7 +140,9 @@ class TestKey:
         "conn_max_messages": 5,
         "allow": lambda host, port: True,
     }
-    OF_THE_MESSAGE = {
+    OTHERS = {
+        "conn_max_idle": 5,
+        "parallel": 5,
         "fail_silently": True,
         "default_from_email": "other@example.com",
         "server_email": "other@example.com",
@@ -159,17 +159,17 @@ class TestKey:
             backend.open()
         return take.call_args.args[0]
 
-    def test_is_of_each_option_that_is_not_of_the_message(self):
+    def test_forgets_no_option(self):
         known = inspect.signature(EmailHostsBackend).parameters
-        assert {*self.OPTIONS, *self.OF_THE_MESSAGE} == {*known} - {"others"}
+        assert {*self.OPTIONS, *self.OTHERS} == {*known} - {"others"}
 
     @pytest.mark.parametrize("name", OPTIONS)
     def test_is_another_for_another_option(self, name):
         assert self.key(**{name: self.OPTIONS[name]}) != self.key()
 
-    @pytest.mark.parametrize("name", OF_THE_MESSAGE)
-    def test_is_the_same_whatever_concerns_the_message(self, name):
-        assert self.key(**{name: self.OF_THE_MESSAGE[name]}) == self.key()
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_is_the_same_for_what_does_not_concern_a_connection(self, name):
+        assert self.key(**{name: self.OTHERS[name]}) == self.key()
 
     def test_is_of_the_context_that_a_connection_has_of_its_own(self):
         context = ssl.create_default_context()
@@ -202,9 +202,11 @@ class TestParking:
 
     @pytest.mark.parametrize(
         "script",
-        [at(BODY, CLOSE), at(BODY, HANG), at("MAIL", "421 later")]
-        # The server has given up on this session.
-        + [at("MAIL", "451 later"), to("@", "450 later"), at("DATA", "451 later")],
+        [
+            *[at(BODY, CLOSE), at(BODY, HANG), at("MAIL", "421 later")],
+            # The server has given up on this session.
+            *[at("MAIL", "451 later"), to("@", "450 later"), at("DATA", "451 later")],
+        ],
     )
     def test_does_not_follow_another_error(self, script, serve):
         with pytest.raises(smtplib.SMTPException):
@@ -224,14 +226,54 @@ class TestParking:
             monkeypatch.undo()
         assert parked() == 0
 
-    def test_is_for_ten_of_a_host(self, serve):
+    @pytest.mark.parametrize(("options", "kept"), [({}, 10), ({"conn_max_idle": 2}, 2)])
+    def test_is_for_the_last_of_a_host(self, options, kept, serve):
         server = serve()
-        connections = [host(server) for _ in range(MAX_PARKED + 2)]
-        for connection in connections:
-            connection.open()
-        for connection in connections:
-            connection.close()
-        assert (server.connections, parked()) == (12, 10)
+        several = [host(server, **options) for _ in range(12)]
+        for one in several:
+            one.open()
+        connections = [one.connection for one in several]
+        for one in several:
+            one.close()
+        assert (server.connections, parked()) == (12, kept)
+        for one in several[:kept]:
+            one.open()
+        assert [one.connection for one in several[:kept]] == connections[: -kept - 1 : -1]
+        for one in several[:kept]:
+            one.close()
+
+    def test_is_for_those_used_last_of_all_hosts(self, serve, monkeypatch):
+        monkeypatch.setattr("email_hosts.smtp.pool.MAX_PARKED", 2)
+        servers = [serve() for _ in range(3)]
+        for number in (0, 1, 0, 2, 0, 1):
+            send(servers[number])
+        assert parked() == 2
+        assert [server.connections for server in servers] == [1, 2, 1]
+
+    def test_costs_the_same_with_any_number_of_hosts(self):
+        looks = []
+
+        class Moment(float):
+            def __lt__(self, other):
+                looks.append(self)
+                return super().__lt__(other)
+
+            def __le__(self, other):
+                looks.append(self)
+                return super().__le__(other)
+
+        def cost(number):
+            pool = Pool()
+            pool.clock = lambda: 0
+            for host in range(number):
+                pool.park(host, PooledConnection(SMTP(), "", Moment(60)), max_idle=1)
+            looks.clear()
+            pool.take("another")
+            pool.park("another", PooledConnection(SMTP(), "", Moment(60)), max_idle=1)
+            pool.close_expired()
+            return len(looks)
+
+        assert cost(2) == cost(50) > 0
 
     def test_ends_after_a_request_at_its_age(self, serve, clock):
         send(serve())
@@ -366,12 +408,11 @@ class TestLog:
         send(server)
         assert "closed, 2 messages>: discarded, it ended before it took" in caplog.text
 
-    def test_tells_that_there_are_enough_others(self, serve, caplog, monkeypatch):
-        monkeypatch.setattr("email_hosts.smtp.pool.MAX_PARKED", 1)
+    def test_tells_that_there_are_enough_others(self, serve, caplog):
         server = serve()
-        with host(server), host(server):
+        with host(server, conn_max_idle=1), host(server, conn_max_idle=1):
             pass
-        assert "discarded, 1 others of its host are parked" in caplog.text
+        assert "0 messages>: discarded, enough others are parked" in caplog.text
 
     def test_does_not_show_the_login(self, serve, caplog):
         server = serve(at("AUTH", "235 welcome"), extensions=["AUTH PLAIN"])
@@ -387,7 +428,8 @@ import gc, os, sys, threading
 import django
 from django.core.mail import EmailMessage
 from email_hosts.backends import EmailHostsBackend
-from email_hosts.smtp.pool import pool
+from email_hosts.smtp.connection import SMTP
+from email_hosts.smtp.pool import Pool, PooledConnection, pool
 django.setup()
 
 def send(times):
@@ -472,7 +514,8 @@ import os, sys
 import django
 from django.core.mail import EmailMessage
 from email_hosts.backends import connection_from_dsn
-from email_hosts.smtp.pool import pool
+from email_hosts.smtp.connection import SMTP
+from email_hosts.smtp.pool import Pool, PooledConnection, pool
 django.setup()
 
 def send(name):

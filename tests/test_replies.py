@@ -3,13 +3,10 @@
 ``tox -e fuzz`` tries for minutes what this tries for seconds.
 """
 
-from __future__ import annotations
-
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from django.core.mail import EmailMessage
@@ -18,8 +15,8 @@ from hypothesis import strategies as st
 from scripted import shut
 
 from email_hosts.backends import EmailHostsBackend
-from email_hosts.smtp.pool import pool
 from email_hosts.smtp.pipelining import body_was_sent
+from email_hosts.smtp.pool import pool
 
 pytestmark = pytest.mark.fuzz
 
@@ -36,29 +33,29 @@ class Conversation(NamedTuple):
 class Talker:
     """A server that says its piece to whoever connects, and does not listen."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.conversation = Conversation([], is_silent=False)
         self.received = b""
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._listen)
 
-    def __enter__(self) -> Talker:
+    def __enter__(self):
         self._thread.start()
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, *exc_info):
         shut(self._listener)
         self._thread.join()
 
-    def _listen(self) -> None:
+    def _listen(self):
         with self._listener, suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
                 with client, suppress(OSError):
                     self._talk(client)
 
-    def _talk(self, client: socket.socket) -> None:
+    def _talk(self, client):
         received = b""
         for answer in self.conversation.answers:
             client.sendall(answer)
@@ -69,7 +66,7 @@ class Talker:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Talker]:
+def server():
     """One for all examples."""
     with Talker() as talker:
         yield talker
@@ -82,7 +79,7 @@ EXTENSIONS = [
 CODES = st.sampled_from([200, 220, 221, 235, 250, 251, 334, 354, 421, 450, 503, 535, 550, 999])
 
 
-def reply(code: object, lines: list[str]) -> bytes:
+def reply(code, lines):
     """Return a reply of so many lines."""
     *first, last = lines
     text = "".join(f"{code}-{line}\r\n" for line in first) + f"{code} {last}\r\n"
@@ -107,13 +104,7 @@ SILENT = st.sampled_from([False, False, False, True])  # which takes the longest
 CONVERSATIONS = st.builds(Conversation, ANSWERS | GREETED, SILENT)
 
 LOGIN = {"username": "user", "password": "secret"}
-OPTIONS: list[dict[str, Any]] = [
-    {},
-    LOGIN,
-    {"use_tls": True, **LOGIN},
-    {"use_ssl": True},
-    {"conn_max_age": 60},
-]
+OPTIONS = [{}, LOGIN, {"use_tls": True, **LOGIN}, {"use_ssl": True}, {"conn_max_age": 60}]
 GROUP = b"250 ok\r\n250 ok\r\n354 go\r\n"
 
 
@@ -129,9 +120,7 @@ GROUP = b"250 ok\r\n250 ok\r\n354 go\r\n"
     Conversation([b"220 hi\r\n", reply(250, ["", "AUTH CRAM-MD5"]), b"334 \xff\r\n"], False),
     LOGIN,
 )
-def test_send_ends_in_success_or_an_oserror(
-    server: Talker, conversation: Conversation, options: dict[str, Any]
-) -> None:
+def test_send_ends_in_success_or_an_oserror(server, conversation, options):
     server.conversation, server.received = conversation, b""
     backend = EmailHostsBackend("127.0.0.1", server.port, timeout=0.2, **options)
     message = EmailMessage("Hello", "the end", "a@example.com", ["b@example.net"])

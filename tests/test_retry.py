@@ -1,15 +1,14 @@
 """What an error says about the message: may it be sent again?"""
 
-from __future__ import annotations
-
 import smtplib
 from typing import Any
 
 import pytest
+from django.core.mail.backends.base import BaseEmailBackend
 from django.dispatch import Signal
 from scripted import BODY, CLOSE, any_of, at
 
-from email_hosts.backends import EmailHostsBackend, can_be_retried
+from email_hosts.backends import EmailHostsBackend, HostBackend, can_be_retried
 from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
 
 
@@ -42,6 +41,9 @@ class MaxRetryError(Exception):
         self.reason = reason
 
 
+TOO_LARGE = smtplib.SMTPSenderRefused(552, b"", "a")
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -49,6 +51,12 @@ class MaxRetryError(Exception):
         (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (450, b"")}), True),
         (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (554, b"")}), False),
         (smtplib.SMTPSenderRefused(550, b"", "a"), True),
+        (TOO_LARGE, False),
+        (AllHostsFailed({"a": TOO_LARGE, "b": TOO_LARGE}), False),
+        (
+            AllHostsFailed({"a": TOO_LARGE, "b": smtplib.SMTPSenderRefused(550, b"", "a")}),
+            True,
+        ),
         (smtplib.SMTPAuthenticationError(535, b""), True),
         (smtplib.SMTPConnectError(554, b""), True),
         (smtplib.SMTPHeloError(550, b""), True),
@@ -81,21 +89,33 @@ def test_message_that_failed_may_be_sent_again_if_surely_nobody_has_it(error, ex
     assert can_be_retried(error) is expected
 
 
-@pytest.mark.parametrize(
-    "raised",
-    [ConnectionRefusedError("of the queue"), smtplib.SMTPRecipientsRefused({"a": (450, b"")})],
-)
-def test_error_of_a_receiver_says_nothing_of_the_message(raised):
-    """Anymail sends ``post_send`` after the provider has accepted the message."""
+class Provider(BaseEmailBackend):
+    """As Anymail does, it sends a signal after the provider has accepted the message."""
+
     post_send = Signal()
 
-    def fail(**signal: Any) -> None:
-        raise raised
+    def send_messages(self, email_messages: Any) -> Any:
+        self.post_send.send(sender=type(self))
 
-    post_send.connect(fail)
-    with pytest.raises(type(raised)) as caught:
-        post_send.send(sender=None)
-    assert not can_be_retried(caught.value)
+
+@pytest.mark.parametrize(
+    "make_error",
+    [ConnectionRefusedError, lambda: smtplib.SMTPRecipientsRefused({"a": (450, b"")})],
+)
+@pytest.mark.parametrize(
+    ("backend", "expected"), [(HostBackend(Provider()), False), (Provider(), True)]
+)
+def test_error_of_a_receiver_says_nothing_of_a_message_of_ours(make_error, backend, expected):
+    """The task itself may run in a receiver."""
+
+    def fail(**signal: Any) -> None:
+        raise make_error()
+
+    Provider.post_send.connect(fail)
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        backend.send_messages([])
+    Provider.post_send.disconnect(fail)
+    assert can_be_retried(caught.value) is expected
 
 
 def test_error_that_is_its_own_cause_is_no_riddle():

@@ -148,9 +148,8 @@ def test_router_must_name_another_host(key, reason, site, caplog):
 
 
 def test_router_that_sends_mail_through_itself_is_refused(site):
-    def router(asked: EmailMessage) -> str:
-        message("shop@example.com").send()
-        return "shop"
+    def router(asked: EmailMessage) -> Any:
+        return message("shop@example.com").send()
 
     with (
         override_settings(EMAIL_HOSTS_ROUTER=router),

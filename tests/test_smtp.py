@@ -9,7 +9,6 @@ from base64 import b64encode
 from unittest import mock
 
 import pytest
-from django.core.mail import EmailMessage
 from scripted import BODY, HANG, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend
@@ -314,17 +313,18 @@ class TestConnection:
             sock = backend.connection.sock
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
-    def test_that_has_only_begun_with_tls_can_be_closed(self, start_server, tls, cafile):
-        options = {"use_tls": True, "ssl_cafile": str(cafile), "conn_max_age": 60}
-        backend = EmailHostsBackend("127.0.0.1", start_server(context=tls).port, **options)
-        backend.ssl_context.maximum_version = (
-            ssl.TLSVersion.TLSv1_2
-        )  # later ones begin to talk
+    def test_that_has_only_begun_with_tls_can_be_closed(
+        self, start_server, connect, tls, cafile
+    ):
+        dsn = f"127.0.0.1:{start_server(context=tls).port}?ssl_cafile={cafile}&conn_max_age=60"
+        backend = connect(f"submission://{dsn}")
+        tls_1_2 = ssl.TLSVersion.TLSv1_2  # later ones begin to talk
+        backend.ssl_context.maximum_version = tls_1_2
         backend.open()
         backend.close()
         assert backend.connection is None
 
-    def test_is_closed_after_a_send_in_another_thread(self, serve):
+    def test_is_closed_after_a_send_in_another_thread(self, serve, monkeypatch):
         backend = EmailHostsBackend("127.0.0.1", serve().port)
         backend.open()
         lock = backend._lock
@@ -342,7 +342,7 @@ class TestConnection:
 
         closing = threading.Thread(target=backend.close)
         with lock:
-            backend._lock = Lock()
+            monkeypatch.setattr(backend, "_lock", Lock())
             closing.start()
             assert is_waiting.wait(20)
             assert backend.connection is not None
@@ -408,9 +408,12 @@ class TestAllow:
     def test_is_asked_for_each_address(self, serve, message):
         server = serve()
         asked = []
-        backend = EmailHostsBackend(
-            "localhost", server.port, allow=lambda *each: asked.append(each) or True
-        )
+
+        def allow(host, port):
+            asked.append((host, port))
+            return True
+
+        backend = EmailHostsBackend("localhost", server.port, allow=allow)
         assert backend.send_messages([message]) == 1
         assert asked[0] == ("localhost", server.port)
         assert asked[-1] == ("127.0.0.1", server.port)

@@ -1,7 +1,5 @@
 """The soak test accounts for each message, and says so when it cannot."""
 
-from __future__ import annotations
-
 import smtplib
 
 import pytest
@@ -12,23 +10,21 @@ from soak.account import Account
 
 LATER = smtplib.SMTPDataError(451, b"later")
 SILENCE = smtplib.SMTPServerDisconnected()
-
-
 SOAK = ("-m", "soak", "--seed", "1")
 
 
-def test_nothing_is_lost_nor_doubled() -> None:
+def test_nothing_is_lost_nor_doubled():
     shown = run_python(*SOAK, "--messages", "500", "--seconds", "60")
     assert "seed 1\n500 messages in " in shown
 
 
-def test_run_that_sends_nothing_proves_nothing() -> None:
+def test_run_that_sends_nothing_proves_nothing():
     shown = run_python(*SOAK, "--seconds", "0", exit_code=1)
     assert "0 messages in " in shown
     assert "this proves nothing" in shown
 
 
-def accepted(*numbers: int) -> list[Accepted]:
+def accepted(*numbers):
     """Return messages with these numbers."""
     return [Accepted("a@x", ("b@x",), b"Subject: %d\r\n\r\n" % number) for number in numbers]
 
@@ -50,9 +46,7 @@ def accepted(*numbers: int) -> list[Accepted]:
         ([0, 1], LATER, [0, 0, 1], ["0: accepted 2 times"]),
     ],
 )
-def test_account_names_what_was_lost_or_doubled(
-    batch: list[int], error: Exception | None, arrived: list[int], mistakes: list[str]
-) -> None:
+def test_account_names_what_was_lost_or_doubled(batch, error, arrived, mistakes):
     account = Account()
     if error:
         account.report(batch, error)
@@ -61,6 +55,6 @@ def test_account_names_what_was_lost_or_doubled(
     assert account.mistakes(max([0, *batch]) + 1, accepted(*arrived)) == mistakes
 
 
-def test_verdict_is_the_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verdict_is_the_exit_code(capsys):
     assert (verdict([]), verdict(["7: lost"])) == (0, 1)
     assert "accounted for" in capsys.readouterr().out

@@ -1,7 +1,5 @@
 """Mail from task workers: only keys travel, and each process has its own connections."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re
@@ -70,7 +68,9 @@ def recipients(server: ScriptedServer) -> list[str]:
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_celerys_workers_send_each_message_once(pool, serve, run, tmp_path):
     refused, *others = ADDRESSES
-    server = serve(any_of(to(f"<{refused}>", "550 no"), at("RCPT", None, "451 later")))
+    # The parent's recipient is accepted. Over a connection that was kept, a new one is tried.
+    later = at("RCPT", None, "451 later", "451 later")
+    server = serve(any_of(later, to(f"<{refused}>", "550 no")))
     run(server, "-c", ENQUEUE % ("celeryapp", "delay"))
     with start(server, tmp_path, *CELERY.split(), "-P", pool) as process:
         has_all = server.wait_for(len([PARENT, *others]))
@@ -78,12 +78,13 @@ def test_celerys_workers_send_each_message_once(pool, serve, run, tmp_path):
         output, _ = process.communicate(timeout=60)
     assert has_all, output
     assert recipients(server) == sorted([PARENT, *others])
-    assert len(senders(server)) == len([PARENT, *ADDRESSES, "again"])
+    assert len(senders(server)) == len([PARENT, *ADDRESSES, "again", "again"])
     processes = len(set(senders(server)))
+    # Those over which the server has said "later" are not kept.
     if pool == "prefork":
-        assert server.connections == processes > 1
+        assert 1 < processes <= server.connections <= processes + 2
     else:
-        assert server.connections <= 4
+        assert server.connections <= 4 + 2
         assert processes == 1
 
 

@@ -17,6 +17,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from .. import hosts
 from ..dsn import keys_of
 from ..exceptions import AllHostsFailed, InvalidEmailHost, shown, summarize
+from ..frames import clear_frames
 from ..log import warn
 from ..retry import may_be_tried_elsewhere
 from ..smtp.pipelining import body_was_sent
@@ -40,6 +41,7 @@ class FailoverBackend(HostMixin):
     that do not fit.
     """
 
+    @clear_frames
     def __init__(
         self,
         hosts: Iterable[str],

@@ -11,6 +11,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import conf, hosts, index
+from ..dsn import checked_key
 from ..exceptions import InvalidEmailHost, summarize
 from ..log import warn
 from .base import HostMixin, refuse_unknown
@@ -111,12 +112,13 @@ def host_of_sender(message: EmailMessage) -> str | None:
 def _ask_router(message: EmailMessage) -> str:
     """Return the key of the host for a message.
 
-    Raises ``InvalidEmailHost`` if the router itself sends mail that asks the router.
+    Raises ``InvalidEmailHost`` if the router returns a DSN, or itself sends mail that asks
+    the router.
     """
     if _is_asking_router.get():
         raise InvalidEmailHost("the router sends mail through itself")
     token = _is_asking_router.set(True)
     try:
-        return (conf.router() or host_of_sender)(message) or "default"
+        return checked_key((conf.router() or host_of_sender)(message) or "default")
     finally:
         _is_asking_router.reset(token)

@@ -50,6 +50,9 @@ class Pool:
     clock = staticmethod(time.monotonic)
 
     def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
         # Reentrant: a signal handler may send mail while its thread holds the lock.
         self._lock = threading.RLock()
         # All that is parked, the least recently used first, and the same by host.
@@ -110,7 +113,7 @@ class Pool:
     def forget(self) -> None:
         """Drop all connections without QUIT: in a forked child, they are the parent's."""
         parked = self._parked
-        self.__init__()  # type: ignore[misc]  # another thread may have held the lock
+        self._reset()  # the lock, too: another thread of the parent may have held it
         for pooled in parked:
             pooled.connection.close()
 

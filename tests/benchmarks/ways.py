@@ -44,7 +44,7 @@ def djangos(server: Server) -> EmailBackend:
 
 def ours(server: Server, **options: Any) -> EmailHostsBackend:
     """Return the backend of a host, closed."""
-    # By name: a process loads the authorities of the system once, perhaps before there was this.
+    # Named here: the system's authorities are loaded once, perhaps before this was set.
     options["ssl_cafile"] = os.environ.get("SSL_CERT_FILE")
     return EmailHostsBackend(**server._asdict(), use_tls=True, timeout=60, **options)
 

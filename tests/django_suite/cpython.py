@@ -8,7 +8,7 @@ import unittest
 from pathlib import Path
 from typing import Any
 
-from email_hosts.connection import SMTP, SMTP_SSL
+from email_hosts.smtp.connection import SMTP, SMTP_SSL
 
 from .verdict import Result
 

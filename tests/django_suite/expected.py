@@ -84,29 +84,6 @@ SMTP = [
         ["SMTPBackendTests.test_ssl_context_uses_ssl_certfile_and_keyfile"],
     ),
     WRITTEN_TO_THE_SOCKET,
-    Difference(
-        "To be mended: backend.connection is set from outside.",
-        "'NoneType' object has no attribute 'is_inherited'",
-        each(
-            "SMTPBackendTests",
-            """
-            test_avoids_sending_to_invalid_addresses
-            test_reopen_connection
-            test_send_messages_zero_sent
-            """,
-        ),
-    ),
-    Difference(
-        "To be mended: backend.connection is set from outside.",
-        "'NoneType' object has no attribute 'is_inherited'",
-        ["SMTPBackendTests.test_rejects_non_ascii_local_part"],
-        before=(6, 1),
-    ),
-    Difference(
-        "To be mended: sendmail() of the open connection is a mock.",
-        "Expected 'sendmail' to have been called once. Called 0 times.",
-        ["SMTPBackendTests.test_serialized_message_uses_crlf_line_ending"],
-    ),
 ]
 
 # HostBackend around each of Django's backends.
@@ -325,27 +302,10 @@ SEVERAL = [
         ["ConsoleBackendTests.test_console_stream_kwarg"],
     ),
     WRITTEN_TO_THE_SOCKET,
-    Difference(
-        "To be mended: options that it does not know.",
-        "unexpected keyword argument '(foo|oops_typo|unknown|unknown_kwarg)'",
-        [
-            *each(ALL, "test_unknown_kwargs_error test_unknown_kwargs_ignored"),
-            *each("GetConnectionTests MailTests", "test_arbitrary_keyword"),
-            "MailersTests.test_unknown_options",
-        ],
-    ),
 ]
 
 FAILOVER = [
     *SEVERAL,
-    Difference(
-        "To be mended: options that it does not know.",
-        "unexpected keyword argument 'username'",
-        [
-            *each(NOT_SMTP, "test_close_connection test_use_as_contextmanager"),
-            "MailTests.test_all_params_can_be_set_before_send",
-        ],
-    ),
 ]
 
 # By the way in which shims.py (and cpython.py) puts our classes in the place of others.
