@@ -38,10 +38,7 @@ def can_be_retried(error: BaseException) -> bool:
 
     Ask where you catch the error: a pickled one has lost what it knew.
     """
-    errors = error.errors.values() if isinstance(error, AllHostsFailed) else [error]
-    if any(map(_is_too_large, errors)):
-        return not all(map(_is_too_large, errors))
-    return may_be_tried_elsewhere(error)
+    return may_be_tried_elsewhere(error) and not _is_too_large(error)
 
 
 def may_be_tried_elsewhere(error: BaseException) -> bool:
@@ -65,7 +62,12 @@ def may_be_tried_elsewhere(error: BaseException) -> bool:
 
 
 def _is_too_large(error: BaseException) -> bool:
-    """Whether a host refused the size of a message, which does not change. RFC 1870, 6.2."""
+    """Whether each host refused the size of a message, which does not change.
+
+    RFC 1870, 6.2.
+    """
+    if isinstance(error, AllHostsFailed):
+        return len(error.errors) > 0 and all(map(_is_too_large, error.errors.values()))
     return isinstance(error, smtplib.SMTPSenderRefused) and error.smtp_code == 552
 
 
