@@ -219,7 +219,7 @@ class TestWrappedBackend:
         assert host.send_messages(messages()) == 3
         assert host.send_messages(iter(())) == 0
         assert taken == [0, 1, 2]
-        assert host.calls == ["open", 1, 1, 1, "close", "open", "close"]
+        assert host.calls == ["open", 1, 1, 1, "close"]
 
     def test_stays_open_after_a_generator_if_it_was(self, host, new_message, monkeypatch):
         monkeypatch.setattr(host.wrapped, "open", lambda: False)

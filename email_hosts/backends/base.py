@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 from django.core.mail import EmailMessage
@@ -161,13 +163,7 @@ class HostBackend(HostMixin):
         afterwards.
         """
         if not isinstance(email_messages, (list, tuple)):
-            # A generator may wait for its next message, or hold more than fits into memory.
-            opened = self.open()
-            try:
-                return sum(self.send_messages([message]) for message in email_messages)
-            finally:
-                if opened:
-                    self.close()
+            return self._send_one_by_one(iter(email_messages))
         messages = list(email_messages)
         batch = list(map(self.apply_host, messages))
         before = [dict(vars(sent)) for sent in batch]
@@ -178,6 +174,27 @@ class HostBackend(HostMixin):
             for message, sent, old in zip(messages, batch, before, strict=True):
                 if sent is not message:
                     _copy_changes(old, vars(sent), message)
+
+    def _send_one_by_one(self, coming: Iterator[EmailMessage]) -> int:
+        """Send each message before the next one is asked for, over one connection.
+
+        A generator may wait for its next message, or hold more than fits into memory.
+        """
+        first = next(coming, None)
+        if first is None:
+            return 0
+        opened = self.open()
+        try:
+            return sum(self.send_messages([message]) for message in chain([first], coming))
+        finally:
+            if opened:
+                self.close()
+
+
+def close_quietly(connection: BaseEmailBackend) -> None:
+    """Close a connection. Raises nothing: what was accepted stays accepted."""
+    with suppress(Exception):
+        connection.close()
 
 
 def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -21,7 +20,7 @@ from ..frames import clear_frames
 from ..log import warn
 from ..retry import may_be_tried_elsewhere
 from ..smtp.pipelining import body_was_sent
-from .base import HostMixin, refuse_unknown
+from .base import HostMixin, close_quietly, refuse_unknown
 
 clock = time.monotonic
 
@@ -81,7 +80,7 @@ class FailoverBackend(HostMixin):
                     warn("%s: %s, ignored by fail_silently", self._name, summarize(error))
         finally:
             for connection in connections.values():
-                _close(connection)
+                close_quietly(connection)
         return sent
 
     @property
@@ -109,7 +108,7 @@ class FailoverBackend(HostMixin):
                 try:
                     sent = connections[key].send_messages([message])
                 except Exception as error:
-                    _close(connections.pop(key))
+                    close_quietly(connections.pop(key))
                     if not may_be_tried_elsewhere(error):
                         raise
                     errors[key] = error
@@ -120,11 +119,6 @@ class FailoverBackend(HostMixin):
             failed, reason = shown(key), summarize(errors[key])
             warn('%s: host "%s" failed: %s', self._name, failed, reason)
         raise AllHostsFailed(errors, alias=self.alias)
-
-
-def _close(connection: BaseEmailBackend) -> None:
-    with suppress(Exception):  # its messages are sent
-        connection.close()
 
 
 class _HostHealth:

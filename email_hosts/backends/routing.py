@@ -14,7 +14,7 @@ from .. import conf, hosts, index
 from ..dsn import checked_key
 from ..exceptions import InvalidEmailHost, summarize
 from ..log import warn
-from .base import HostMixin, refuse_unknown
+from .base import HostMixin, close_quietly, refuse_unknown
 
 MAX_BATCH = 100  # messages
 
@@ -50,27 +50,31 @@ class RoutingBackend(HostMixin):
         Each host gets its messages in batches, over one connection. An error of one host does
         not keep back the mail of the others: the first error is raised at the end.
         """
-        errors: list[Exception] = []
         connections: dict[str, BaseEmailBackend] = {}
+        first: Exception | None = None
         sent = 0
         try:
             for batch in _batches(email_messages):
-                sent += self._send_batch(batch, connections, errors)
+                accepted, errors = self._send_batch(batch, connections)
+                sent += accepted
+                if errors and not (first or self.fail_silently):
+                    first = errors.pop(0)
+                _log_ignored(errors)
+        except BaseException:  # of the iterable, and so this is what the caller hears of
+            _log_ignored([first] if first else [])
+            raise
         finally:
             for connection in connections.values():
-                connection.close()
-        for ignored in errors[0 if self.fail_silently else 1 :]:
-            warn("router: %s, ignored", summarize(ignored))
-        if errors and not self.fail_silently:
-            raise errors[0]
+                close_quietly(connection)
+        if first:
+            raise first
         return sent
 
     def _send_batch(
-        self,
-        batch: list[EmailMessage],
-        connections: dict[str, BaseEmailBackend],
-        errors: list[Exception],
-    ) -> int:
+        self, batch: list[EmailMessage], connections: dict[str, BaseEmailBackend]
+    ) -> tuple[int, list[Exception]]:
+        """Return how many messages were accepted, and the errors of the others."""
+        errors: list[Exception] = []
         by_host: dict[str, list[EmailMessage]] = {}
         for message in batch:
             try:
@@ -87,7 +91,12 @@ class RoutingBackend(HostMixin):
                 sent += connections[key].send_messages(messages) or 0
             except Exception as error:
                 errors.append(error)
-        return sent
+        return sent, errors
+
+
+def _log_ignored(errors: list[Exception]) -> None:
+    for error in errors:
+        warn("router: %s, ignored", summarize(error))
 
 
 def _batches(messages: Iterable[EmailMessage]) -> Iterator[list[EmailMessage]]:
