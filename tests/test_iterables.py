@@ -1,0 +1,241 @@
+"""Messages from any iterable: each is accepted before the next one is asked for."""
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+from django.core import mail
+from django.core.mail import EmailMessage
+from django.test import override_settings
+from scripted import at
+
+from email_hosts.backends import RoutingBackend, get_connection
+from email_hosts.backends.routing import MAX_BATCH
+from email_hosts.smtp.pool import pool
+
+# Messages that may be in memory at a time: the one that is sent, the one that comes next, the
+# first one, and copies of these from the host's sender.
+MAX_ALIVE = 6
+HOSTS = ["smtp", "kept", "djangos", "console", "disk", "locmem", "all", "router"]
+
+
+class Brake(Exception):
+    """What a generator may raise."""
+
+
+class Hosts:
+    """One host of each kind, and how many messages have got through it."""
+
+    def __init__(self, server, folder, capsys):
+        self.server, self.folder, self.capsys = server, folder, capsys
+        self._printed = ""
+        smtp = f"smtp://127.0.0.1:{server.port}?timeout=20&_default_from_email=me@example.com"
+        self.settings = {
+            "smtp": smtp,
+            "kept": f"{smtp}&conn_max_age=60",
+            "djangos": "backend://django.core.mail.backends.smtp.EmailBackend"
+            f"?host=127.0.0.1&port={server.port}",
+            "console": "console://?_default_from_email=me@example.com",
+            "disk": f"file:{folder}",
+            "locmem": "locmem://",
+            "all": "failover:smtp,kept",
+            "default": smtp,
+        }
+
+    def connection(self, key, **options):
+        return RoutingBackend(**options) if key == "router" else get_connection(key, **options)
+
+    def accepted(self, key):
+        if key == "console":
+            self._printed += self.capsys.readouterr().out
+            return self._printed.count("Subject: ")
+        if key == "disk":
+            return sum(path.read_text().count("Subject: ") for path in self.folder.iterdir())
+        return len(mail.outbox) if key == "locmem" else len(self.server.accepted)
+
+
+@pytest.fixture
+def hosts(serve, tmp_path, capsys):
+    hosts = Hosts(serve(), tmp_path, capsys)
+    with override_settings(EMAIL_HOSTS=hosts.settings):
+        yield hosts
+
+
+def message(number=0, **options):
+    return EmailMessage("Hello", "World", to=[f"{number}@example.net"], **options)
+
+
+@pytest.mark.parametrize("key", HOSTS)
+def test_each_message_is_accepted_before_the_next_is_asked_for(key, hosts):
+    accepted = []
+
+    def messages():
+        for number in range(5):
+            accepted.append(hosts.accepted(key))
+            yield message(number)
+        accepted.append(hosts.accepted(key))
+
+    assert hosts.connection(key).send_messages(messages()) == 5
+    assert accepted == [0, 1, 2, 3, 4, 5]
+    assert hosts.server.connections <= 1
+
+
+def test_each_message_is_in_the_outbox_before_the_next_is_asked_for(mailoutbox):
+    accepted = []
+
+    def messages():
+        for number in range(3):
+            accepted.append(len(mailoutbox))
+            yield message(number)
+
+    assert get_connection("shop").send_messages(messages()) == 3
+    assert accepted == [0, 1, 2]
+
+
+@pytest.mark.parametrize("batch", [iter(()), (), [], set(), {}.values()], ids=repr)
+@pytest.mark.parametrize("key", HOSTS)
+def test_no_messages_open_no_connection(key, batch, hosts):
+    assert hosts.connection(key).send_messages(batch) == 0
+    assert hosts.server.connections == 0
+    assert list(hosts.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", HOSTS)
+def test_error_of_the_iterable_is_raised_after_what_was_sent(key, hosts):
+    def messages():
+        yield from map(message, range(3))
+        raise Brake
+
+    with pytest.raises(Brake):
+        hosts.connection(key).send_messages(messages())
+    assert hosts.accepted(key) == 3
+
+
+@pytest.mark.parametrize("key", ["smtp", "kept", "all", "router"])
+def test_error_of_the_iterable_is_no_failure_to_be_silent_about(key, hosts):
+    def messages():
+        yield message()
+        raise ConnectionRefusedError("of the queue")
+
+    with pytest.raises(ConnectionRefusedError):
+        hosts.connection(key, fail_silently=True).send_messages(messages())
+    assert hosts.accepted(key) == 1
+
+
+def test_error_of_the_iterable_ends_no_kept_connection(hosts):
+    def messages():
+        yield message()
+        raise Brake
+
+    for _ in range(2):
+        with pytest.raises(Brake):
+            get_connection("kept").send_messages(messages())
+    assert hosts.server.connections == 1
+
+
+def test_error_of_the_iterable_hides_no_error_of_a_host(hosts, caplog):
+    """The router raises the errors of its hosts at the end, which does not come then."""
+    hosts.server.script = at("MAIL", "550 no")
+
+    def messages():
+        yield message()
+        raise Brake
+
+    with pytest.raises(Brake):
+        RoutingBackend().send_messages(messages())
+    assert caplog.messages == ["router: SMTPSenderRefused 550, ignored"]
+
+
+def test_error_of_a_host_does_not_wait_for_the_end_to_be_logged(hosts, caplog):
+    """An iterable that is a queue may have no end."""
+    hosts.server.script = at("MAIL", "550 no", "551 no", "553 no")
+    logged = []
+
+    def messages():
+        for number in range(3):
+            logged.append(len(caplog.messages))
+            yield message(number)
+        logged.append(len(caplog.messages))
+
+    with pytest.raises(OSError, match="550"):
+        RoutingBackend().send_messages(messages())
+    assert logged == [0, 0, 1, 2]
+
+
+class Alive:
+    """Messages, and how many of them were in memory at a time at most."""
+
+    def __init__(self, count):
+        self.count = count
+        self.most = 0
+        self._alive = weakref.WeakSet()
+
+    def __iter__(self):
+        for number in range(self.count):
+            one = message(number, headers={"X-Large": "x" * 500})
+            self._alive.add(one)
+            self.most = max(self.most, len(self._alive))
+            yield one
+            del one
+
+
+@pytest.mark.parametrize("key", ["smtp", "kept", "console", "disk", "all", "router"])
+def test_memory_stays_flat(key, hosts):
+    gc.collect()
+    messages = Alive(200)
+    assert hosts.connection(key).send_messages(messages) == 200
+    assert messages.most <= MAX_ALIVE
+
+
+def test_memory_stays_flat_where_messages_are_refused(hosts):
+    hosts.server.script = lambda step, argument: "550 no" if step == "MAIL" else None
+    gc.collect()
+    messages = Alive(100)
+    assert get_connection("smtp", fail_silently=True).send_messages(messages) == 0
+    assert messages.most <= MAX_ALIVE
+
+
+@pytest.mark.parametrize("is_parked", [False, True])
+def test_iterable_may_send_through_the_same_connection(is_parked, hosts):
+    connection = get_connection("kept" if is_parked else "smtp")
+
+    def messages():
+        for number in range(3):
+            connection.send_messages([message(number + 10)])
+            yield message(number)
+
+    assert connection.send_messages(messages()) == 3
+    assert len({one.recipients for one in hosts.server.accepted}) == 6
+
+
+class TestRouterWithAList:
+    """It goes in pieces over connections that are kept until the end."""
+
+    def test_each_piece_is_sent_before_the_next_is_routed(self, hosts):
+        routed = []
+
+        def router(one):
+            routed.append(len(hosts.server.accepted))
+            return "smtp"
+
+        batch = [message(number) for number in range(MAX_BATCH * 2 + 1)]
+        with override_settings(EMAIL_HOSTS_ROUTER=router):
+            assert RoutingBackend().send_messages(batch) == len(batch)
+        assert routed == [0] * MAX_BATCH + [MAX_BATCH] * MAX_BATCH + [MAX_BATCH * 2]
+        assert hosts.server.connections == 1
+
+    def test_each_host_is_closed_at_the_end_whatever_another_does(self, hosts, monkeypatch):
+        def fail(self):
+            raise ValueError("on strike")
+
+        monkeypatch.setattr("django.core.mail.backends.console.EmailBackend.close", fail)
+        turns = iter(["console", "kept", "console", "kept"])
+        with override_settings(EMAIL_HOSTS_ROUTER=lambda one: next(turns)):
+            assert RoutingBackend().send_messages(map(message, range(4))) == 4
+        assert len(pool._parked) == hosts.server.connections == 1
+
+
+def test_folder_has_one_file_for_one_iterable(hosts):
+    get_connection("disk").send_messages(map(message, range(3)))
+    assert [path.suffix for path in Path(hosts.folder).iterdir()] == [".log"]
