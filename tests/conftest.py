@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,10 +26,6 @@ needs_mailers = pytest.mark.skipif(not conf.DJANGO_HAS_MAILERS, reason="new in D
 
 # tox -e fuzz
 hypothesis.settings.register_profile("fuzz", max_examples=50_000, deadline=None)
-
-ServerFactory = Callable[..., SMTPServer]
-ServeScript = Callable[..., ScriptedServer]
-NewMessage = Callable[..., EmailMessage]
 
 
 @pytest.fixture(scope="session")

@@ -162,9 +162,7 @@ class TestCallersMessage:
                 super().__setattr__(name, value)
 
         class Attributes(dict[str, object]):
-            def update(self, *args, **kwargs):
-                written.extend(dict(*args, **kwargs))
-                super().update(*args, **kwargs)
+            update = written.append  # type: ignore[assignment]
 
         message.__class__ = Watched
         message.__dict__ = Attributes(vars(message))
@@ -254,6 +252,10 @@ class TestWrappedBackend:
             _ = host.missing
         assert isinstance(host, Recorder)
 
+    def test_is_missing_in_a_frame_that_has_only_begun_to_make_it(self):
+        """Whatever shows the frame asks for the class of ``self``."""
+        assert not isinstance(HostBackend.__new__(HostBackend), Recorder)
+
     def test_of_a_copy_is_a_copy(self, host, message):
         other = copy.copy(host)
         other.fail_silently = True
@@ -301,9 +303,10 @@ class TestDjangosSMTPBackend:
         given = {"global-user"} & {*options.values()}
         assert {value for value in vars(backend).values() if "global" in str(value)} == given
 
-    def test_needs_a_host(self, path):
+    @pytest.mark.parametrize("query", ["", "?host="])
+    def test_needs_a_host(self, query, path):
         with (
-            override_settings(**self.GLOBAL, EMAIL_HOSTS={"shop": f"backend://{path}"}),
+            override_settings(**self.GLOBAL, EMAIL_HOSTS={"shop": f"backend://{path}{query}"}),
             pytest.raises(InvalidEmailHost, match="'host'"),
         ):
             get_connection("shop")

@@ -115,6 +115,10 @@ def test_fail_silently_reaches_the_backend(dsn, fail_silently):
     assert connect(dsn, fail_silently=fail_silently).fail_silently is fail_silently
 
 
+class Smtp(smtp.EmailBackend):
+    """One of a project."""
+
+
 @override_settings(
     EMAIL_HOST="global",
     EMAIL_PORT=1,
@@ -124,10 +128,14 @@ def test_fail_silently_reaches_the_backend(dsn, fail_silently):
     EMAIL_SSL_CERTFILE="global.pem",
     EMAIL_SSL_KEYFILE="global.pem",
 )
-def test_host_is_complete_and_falls_back_to_no_setting():
-    connection = connect("smtp://h")
-    assert "global" not in str(vars(connection))
-    assert (connection.port, connection.use_tls, connection.use_ssl) == (25, False, False)
+@pytest.mark.parametrize(
+    "dsn", ["smtp://h", f"backend://{DJANGO_SMTP}?host=h", f"backend://{__name__}.Smtp?host=h"]
+)
+def test_host_is_complete_and_falls_back_to_no_setting(dsn):
+    connection = connect(dsn)
+    backend = getattr(connection, "wrapped", connection)
+    assert "global" not in str(vars(backend))
+    assert (backend.port, backend.use_tls, backend.use_ssl) == (25, False, False)
 
 
 @pytest.mark.parametrize(

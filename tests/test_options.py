@@ -27,7 +27,13 @@ def test_false_is_written_in_four_ways(false):
 
 @pytest.mark.parametrize(
     ("query", "number"),
-    [("timeout=10", "10"), ("timeout=2.5", "2.5"), ("conn_max_messages=050", "50")],
+    [
+        ("timeout=10", "10"),
+        ("timeout=2.5", "2.5"),
+        ("conn_max_messages=050", "50"),
+        ("conn_max_idle=1", "1"),
+        ("parallel=50", "50"),
+    ],
 )
 def test_whole_numbers_stay_whole(query, number):
     assert repr(value(query)) == number
@@ -103,6 +109,11 @@ ADDRESS = "must be one email address, ASCII before the '@', like shop@example.co
         ("conn_max_age=0", NUMBER),
         ("conn_max_messages=0", COUNT),
         ("conn_max_messages=1.5", COUNT),
+        ("conn_max_idle=0", COUNT),
+        *(
+            (f"parallel={value}", "must be a whole number from 1 to 50")
+            for value in (0, 51, "")
+        ),
         ("ssl_cafile", "must have a value"),
         ("ssl_cafile=%00", "has a control character"),
         ("local_hostname=a b", "must be a host name, or an IP address in brackets"),

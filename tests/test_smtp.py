@@ -136,6 +136,11 @@ class TestFailure:
         with pytest.raises(InvalidEmailHost, match="must be ASCII"):
             connect(f"smtp://{login}@127.0.0.1:1").open()
 
+    def test_to_log_in_at_all_is_an_error(self, start_server, connect, message):
+        server = start_server(login=LOGIN)
+        with pytest.raises(smtplib.SMTPSenderRefused, match="log in first"):
+            connect(f"smtp://127.0.0.1:{server.port}").send_messages([message])
+
     def test_to_understand_the_challenge_is_an_smtp_error(self, serve, connect):
         server = serve(at("AUTH", "334 !!!notb64=a"), extensions=["AUTH CRAM-MD5"])
         with pytest.raises(smtplib.SMTPException, match="challenge makes no sense"):
@@ -405,19 +410,6 @@ class TestAllow:
         with pytest.raises(InvalidEmailHost, match="the server is not allowed"):
             EmailHostsBackend("smtp.example.com", allow=lambda host, port: port != 25)
 
-    def test_is_asked_for_each_address(self, serve, message):
-        server = serve()
-        asked = []
-
-        def allow(host, port):
-            asked.append((host, port))
-            return True
-
-        backend = EmailHostsBackend("localhost", server.port, allow=allow)
-        assert backend.send_messages([message]) == 1
-        assert asked[0] == ("localhost", server.port)
-        assert asked[-1] == ("127.0.0.1", server.port)
-
     @pytest.mark.parametrize("fail_silently", [True, False])
     def test_of_no_address_is_an_error(self, fail_silently):
         backend = EmailHostsBackend(
@@ -443,6 +435,8 @@ def test_backend_without_a_dsn_has_the_port_of_its_transport(options, port):
     [
         ({}, r'^EMAIL_HOSTS\["shop"\]: option \'host\' is missing'),
         ({"host": "h", "use_ssl": True, "use_tls": True}, "exclude each other"),
+        ({"host": "h", "parallel": 0}, "'parallel' must be a whole number from 1 to 50"),
+        ({"host": "h", "parallel": 51}, "'parallel' must be a whole number from 1 to 50"),
         ({"host": "h", "timout": 5}, "unknown option 'timout'; did you mean 'timeout'"),
     ],
 )

@@ -1,22 +1,17 @@
-"""A Postfix on loopback, which relays all mail to one server of the tests.
-
-It has a configuration and a queue of its own, below a temporary folder; the mail system of
-the machine is not touched. STARTTLS and login are required, as by most relays.
-"""
+"""Postfix, from Debian's package: it needs users of its own, and so has to be installed."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
-import tempfile
-import time
 from pathlib import Path
 
 import trustme
 
-USERNAME, PASSWORD, REALM = "postfix-user", "postfix-password", "mta.example.com"
+from . import PASSWORD, MailServer
+
+REALM = "mta.example.com"
 
 MAIN = """
 compatibility_level = 3.6
@@ -67,30 +62,17 @@ mech_list: PLAIN LOGIN
 """
 
 
-def why_not() -> str:
-    """Return what keeps Postfix from running here, or nothing."""
-    missing = [name for name in ("postfix", "saslpasswd2") if not shutil.which(name)]
-    if missing:
-        return f"not found: {', '.join(missing)} (Debian's postfix, sasl2-bin)"
-    return "" if os.geteuid() == 0 else "only root can start Postfix"
+class Postfix(MailServer):
+    """Requires STARTTLS and login, as most relays do, and then takes any recipient."""
 
-
-class Postfix:
-    """Runs while its ``with`` block does. What it accepts goes to ``relay_port``."""
-
-    def __init__(self, certificate: trustme.LeafCert, relay_port: int) -> None:
-        # Not pytest's folder: Postfix's own users have to get at it.
-        self._temporary = tempfile.TemporaryDirectory(prefix="postfix-")
-        self.folder = Path(self._temporary.name)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+    def __init__(self, certificate: trustme.LeafCert) -> None:
+        super().__init__(certificate)
         values = {
             "folder": self.folder,
             "port": self.port,
-            "relay_port": relay_port,
+            "relay_port": self.behind.port,
             "realm": REALM,
         }
-        self.folder.chmod(0o755)
         for name in ("queue", "data", "sasl"):  # Debian's looks for the last one there
             Path(self.folder, name).mkdir()
         for name, content in (
@@ -98,46 +80,31 @@ class Postfix:
             ("master.cf", MASTER),
             ("sasl/smtpd.conf", SASL),
         ):
-            Path(self.folder, name).write_text(content.format(**values))
-        certificate.private_key_and_cert_chain_pem.write_to_path(
-            str(self.folder / "certificate.pem")
-        )
+            self.write(name, content.format(**values))
         shutil.chown(self.folder / "data", "postfix")
-        subprocess.run(
-            ["saslpasswd2", "-p", "-c", "-f", self.folder / "sasldb", "-u", REALM, USERNAME],
-            input=PASSWORD,
-            text=True,
-            check=True,
-        )
+        command = ["saslpasswd2", "-p", "-c", "-f", f"{self.folder}/sasldb", "-u", REALM]
+        subprocess.run([*command, self.username], input=PASSWORD, text=True, check=True)
         shutil.chown(self.folder / "sasldb", "postfix")
 
-    def __enter__(self) -> Postfix:
+    @classmethod
+    def why_not(cls) -> str:
+        missing = [name for name in ("postfix", "saslpasswd2") if not shutil.which(name)]
+        if missing:
+            return f"not found: {', '.join(missing)} (Debian's postfix, sasl2-bin)"
+        return "" if os.geteuid() == 0 else "only root can start Postfix"
+
+    def start(self) -> None:
         self.control("start")
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        try:
-            self.control("stop")
-        finally:
-            self._temporary.cleanup()
-
-    def restart(self) -> None:
-        """Stop and start again. Open connections break."""
+    def stop(self) -> None:
         self.control("stop")
-        self.control("start")
 
     def set(self, name: str, value: str) -> None:
         """Change a parameter while it runs."""
         subprocess.run(["postconf", "-c", self.folder, "-e", f"{name}={value}"], check=True)
         self.control("reload")
 
-    def deliver(self, seconds: float = 60) -> None:
-        """Wait until it has relayed all that it has accepted."""
-        end = time.monotonic() + seconds
-        while self._queued():
-            assert time.monotonic() < end, self.log()
-
-    def _queued(self) -> bool:
+    def is_relaying(self) -> bool:
         # In the order in which a message goes from one to the other.
         queues = [self.folder / "queue" / name for name in ("deferred", "incoming", "active")]
         return any(path.is_file() for queue in queues for path in queue.rglob("*"))
@@ -150,8 +117,3 @@ class Postfix:
             text=True,
         )
         assert done.returncode == 0, done.stdout + done.stderr + self.log()
-
-    def log(self) -> str:
-        """Return what it has logged."""
-        log = self.folder / "log"
-        return log.read_text() if log.exists() else ""

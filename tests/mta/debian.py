@@ -1,0 +1,146 @@
+"""Servers from packages of Debian that need not be installed: chasquid and Exim."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import trustme
+
+from . import INSTALLED, PASSWORD, ProcessServer, run
+
+CHASQUID = """
+hostname: "mta.example.com"
+smtp_address: "127.0.0.1:{port}"
+data_dir: "{folder}/data"
+mail_log_path: "<stderr>"
+mail_delivery_agent_bin: "{programs}/mda-lmtp"
+"""
+
+
+class Chasquid(ProcessServer):
+    """Takes mail for its mailboxes, and relays it by LMTP, to one recipient at a time."""
+
+    program = Path("chasquid", "usr", "bin", "chasquid")
+    username = "someone@example.net"
+
+    MAILBOXES = (username, "other@example.net", "b@müller.example")
+
+    def __init__(self, certificate: trustme.LeafCert) -> None:
+        super().__init__(certificate)
+        programs = (INSTALLED / self.program).parent
+        arguments = ["-addr_network", "tcp", "-addr", f"127.0.0.1:{self.behind.port}"]
+        arguments += ["-to_puny", "-f", "%from%", "-d", "%to%"]
+        self.write(
+            "chasquid.conf",
+            CHASQUID.format(port=self.port, folder=self.folder, programs=programs)
+            + "".join(f'mail_delivery_agent_args: "{argument}"\n' for argument in arguments),
+        )
+        self.write_certificate("certs/x/fullchain.pem", "certs/x/privkey.pem")
+        for mailbox in self.MAILBOXES:
+            domain = self.folder / "domains" / mailbox.partition("@")[2]
+            domain.mkdir(parents=True, exist_ok=True)
+            run(
+                programs / "chasquid-util",
+                f"--configdir={self.folder}",
+                "user-add",
+                mailbox,
+                f"--password={PASSWORD}",
+            )
+
+    def command(self) -> Sequence[str | Path]:
+        return [INSTALLED / self.program, "-config_dir", self.folder]
+
+    def is_relaying(self) -> bool:
+        return any(Path(self.folder, "data").glob("queue/*"))
+
+
+EXIM = """
+exim_path = {program}
+keep_environment = LD_LIBRARY_PATH : LD_PRELOAD : NSS_WRAPPER_PASSWD : NSS_WRAPPER_GROUP
+deliver_drop_privilege
+primary_hostname = mta.example.com
+spool_directory = {folder}/spool
+log_file_path = {folder}/spool/%slog
+pid_file_path = {folder}/spool/pid
+local_interfaces = 127.0.0.1
+daemon_smtp_ports = {port}
+# By default, it delivers ten messages of a connection, and the others an hour later.
+smtp_accept_queue_per_connection = 0
+tls_advertise_hosts = *
+tls_certificate = {folder}/spool/certificate.pem
+acl_smtp_rcpt = accept
+acl_smtp_data = accept
+
+begin routers
+behind:
+  driver = manualroute
+  route_list = * 127.0.0.1
+  self = send
+  transport = behind
+
+begin transports
+behind:
+  driver = smtp
+  port = {behind}
+
+begin authenticators
+plain:
+  driver = plaintext
+  public_name = PLAIN
+  server_prompts = :
+  server_condition = ${{if eq{{$auth2:$auth3}}{{{username}:{password}}}}}
+"""
+
+
+class Exim(ProcessServer):
+    """Takes any recipient."""
+
+    program = Path("exim", "usr", "sbin", "exim4")
+
+    def __init__(self, certificate: trustme.LeafCert) -> None:
+        super().__init__(certificate)
+        # A copy: Exim's own user has to get at it, and may not at our home.
+        shutil.copytree(INSTALLED / "exim", self.folder / "exim", symlinks=True)
+        self._program = self.folder / self.program
+        spool = self.folder / "spool"
+        spool.mkdir()
+        certificate.private_key_and_cert_chain_pem.write_to_path(
+            str(spool / "certificate.pem")
+        )
+        self.write(
+            "exim.conf",
+            EXIM.format(
+                program=self._program,
+                folder=self.folder,
+                port=self.port,
+                behind=self.behind.port,
+                username=self.username,
+                password=PASSWORD,
+            ),
+        )
+        # Debian's does not start without a user of this name, who must not be root.
+        uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (65534, 65534)
+        self.write("passwd", f"root:x:0:0::/:\nDebian-exim:x:{uid}:{gid}::/:\n")
+        self.write("group", f"root:x:0:\nDebian-exim:x:{gid}:\n")
+        for path in (spool, spool / "certificate.pem"):
+            os.chown(path, uid, gid)
+        (wrapper,) = (self.folder / "exim").rglob("libnss_wrapper.so")
+        self.environment = {
+            "LD_LIBRARY_PATH": str(wrapper.parent),
+            "LD_PRELOAD": str(wrapper),
+            "NSS_WRAPPER_PASSWD": str(self.folder / "passwd"),
+            "NSS_WRAPPER_GROUP": str(self.folder / "group"),
+        }
+
+    def command(self) -> Sequence[str | Path]:
+        return [self._program, "-C", self.folder / "exim.conf", "-bdf", "-q5s"]
+
+    def is_relaying(self) -> bool:
+        return any(Path(self.folder, "spool").glob("input/*"))
+
+    def log(self) -> str:
+        logs = [path.read_text() for path in Path(self.folder, "spool").glob("*log")]
+        return super().log() + "".join(logs)
