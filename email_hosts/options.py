@@ -21,6 +21,9 @@ MAX_PARALLEL = 50
 # The parser of the standard library takes the cube of the length.
 MAX_EMAIL_ADDRESS = 320
 
+# Characters, RFC 1035, 2.3.4. IDNA takes the square of the length, and makes it longer before.
+MAX_HOST_NAME = 253
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'timeout'?``, or nothing where no known word is near."""
@@ -39,6 +42,8 @@ def is_ipv6(text: str) -> bool:
 
 def is_host_name(text: str) -> bool:
     """Whether ``socket`` can look it up: letters, digits and '-' or '_', in any script."""
+    if len(text) > MAX_HOST_NAME:
+        return False
     try:
         ascii_name = text.encode("idna").decode("ascii")
     except UnicodeError:

@@ -1,92 +1,499 @@
-"""A DSN from elsewhere may be a stranger's, and has limits."""
+"""A DSN that a stranger may have written: ``connection_from_dsn``."""
 
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from email import policy
 from typing import Any
 
 import pytest
-from django.core.mail.backends.console import EmailBackend as ConsoleBackend
+from django.core import mail
+from django.core.mail import EmailMessage
+from scripted import ScriptedServer
+from servers import server_context
+from test_readme import OTHERS
 
-from email_hosts.backends import connection_from_dsn
+from email_hosts import dsn as grammar
+from email_hosts import options, testing, untrusted
+from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
 from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.options import MAX_EMAIL_ADDRESS, MAX_HOST_NAME
+from email_hosts.smtp import tls as tls_module
+from email_hosts.smtp.pool import pool
 from email_hosts.testing import real_hosts
+from email_hosts.untrusted import FILE_OPTIONS, MAX_LENGTH
 
 
 @pytest.fixture(autouse=True)
 def outside_of_tests():
+    """Hosts are real, and what has been parsed before is forgotten."""
+    grammar._parse.cache_clear()
     with real_hosts():
         yield
 
 
-@pytest.mark.parametrize(
-    "dsn", ["file:out", "console://", "dummy://", "locmem://", "failover:shop,club"]
-)
-def test_scheme_must_be_smtp(dsn):
-    with pytest.raises(InvalidEmailHost, match="is not allowed here; allowed: smtp, smtp"):
-        connection_from_dsn(dsn)
+class Spy:
+    """Counts the calls of a function."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.calls: list[Any] = []
+        self.function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append(args)
+        return self.function(*args, **kwargs)
 
 
-def test_scheme_may_be_what_the_caller_allows():
-    connection = connection_from_dsn("console://", schemes={"console"})
-    assert isinstance(connection, ConsoleBackend)
-    with pytest.raises(InvalidEmailHost, match="'smtp' is not allowed here; allowed: con"):
-        connection_from_dsn("smtp://h", schemes="console")
+class TestFiles:
+    """It names no file, unless the caller allows the option by its name."""
+
+    @pytest.mark.parametrize("name", FILE_OPTIONS)
+    @pytest.mark.parametrize("path", ["/etc/hostname", "/there/is/no/such/file", "", "%2Fx"])
+    def test_option_is_refused_in_the_same_words_whatever_exists(self, name, path):
+        more = "&ssl_certfile=x" if name == "ssl_keyfile" else ""
+        if not path:
+            expected = f"option '{name}' must have a value"
+        else:
+            # A key needs a certificate beside it, which is refused first.
+            refused = "ssl_certfile" if name == "ssl_keyfile" else name
+            expected = (
+                f"option '{refused}' is not allowed in a DSN from elsewhere; to allow it, pass "
+                f"file_options=['{refused}'] to connection_from_dsn()"
+            )
+        with pytest.raises(InvalidEmailHost) as caught:
+            connection_from_dsn(f"smtps://h?{name}={path}{more}")
+        assert str(caught.value) == expected
+
+    @pytest.mark.parametrize("name", FILE_OPTIONS)
+    def test_each_one_has_to_be_allowed(self, name):
+        dsn = "smtps://h?" + "&".join(f"{one}=/x" for one in FILE_OPTIONS)
+        others = [one for one in FILE_OPTIONS if one != name]
+        with pytest.raises(InvalidEmailHost, match=f"option '{name}' is not allowed"):
+            connection_from_dsn(dsn, file_options=others)
+        connection: Any = connection_from_dsn(dsn, file_options=FILE_OPTIONS)
+        assert [getattr(connection, one) for one in FILE_OPTIONS] == ["/x"] * 3
+
+    @pytest.mark.parametrize("scheme", ["backend", "anymail+mailgun", "console", "failover"])
+    def test_other_schemes_are_no_way_around_it(self, scheme):
+        rest = {
+            "backend": "//django.core.mail.backends.smtp.EmailBackend?host=h&",
+            "failover": "a,b?",
+        }.get(scheme, "//?")
+        dsn = f"{scheme}:{rest}ssl_certfile=/x"
+        with pytest.raises(InvalidEmailHost, match="option 'ssl_certfile'"):
+            connection_from_dsn(dsn, schemes=[scheme])
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
+    def test_file_is_not_looked_at(self, tmp_path, monkeypatch):
+        """One that nobody writes to would hold up the worker for ever."""
+        os.mkfifo(tmp_path / "fifo")
+        looks = [Spy(monkeypatch, tls_module, name) for name in ("Path", "new_context")]
+        for name in ("ssl_cafile", "ssl_certfile"):
+            with pytest.raises(InvalidEmailHost, match="is not allowed"):
+                connection_from_dsn(f"smtps://h?{name}={tmp_path / 'fifo'}")
+        assert [look.calls for look in looks] == [[], []]
+
+    def test_one_that_is_allowed_is_used(self, start_server, tls, cafile):
+        server = start_server(context=tls)
+        dsn = f"submission://127.0.0.1:{server.port}?ssl_cafile={cafile}"
+        with connection_from_dsn(dsn, file_options=["ssl_cafile"]):
+            pass
+
+    def test_file_of_the_caller_is_no_strangers(self, start_server, tls, cafile):
+        dsn = f"submission://127.0.0.1:{start_server(context=tls).port}"
+        with connection_from_dsn(dsn, ssl_cafile=str(cafile)):
+            pass
+
+    def test_hosts_of_the_settings_may_name_files(self, settings):
+        settings.EMAIL_HOSTS = {
+            "shop": "smtps://h?ssl_cafile=/x&timeout=9000&conn_max_age=9000"
+        }
+        connection: Any = get_connection("shop")
+        assert (connection.ssl_cafile, connection.timeout) == ("/x", 9000)
 
 
-@pytest.mark.parametrize(
-    ("dsn", "reason"),
-    [
-        (f"smtp://h?{'&' * 4088}", "the DSN must have at most 4096 characters"),
-        ("smtp://h?timeout=600.5", "option 'timeout' must be at most 600 seconds"),
-        ("smtp://h?conn_max_age=3601", "option 'conn_max_age' must be at most 3600 seconds"),
-        ("smtp://h?ssl_cafile=/x", "option 'ssl_cafile' is not allowed in a DSN from elsewh"),
-        ("smtp://h?ssl_certfile=/x", "option 'ssl_certfile' is not allowed in a DSN from el"),
-        ("smtp://h?ssl_certfile=a&ssl_keyfile=b", "option 'ssl_certfile' is not allowed in "),
-    ],
-)
-def test_limit_is_told(dsn, reason):
-    with pytest.raises(InvalidEmailHost) as caught:
-        connection_from_dsn(dsn)
-    assert str(caught.value).startswith(reason)
+class TestLimits:
+    """Seconds and lengths have an upper limit."""
 
-
-@pytest.mark.parametrize(
-    "dsn", [f"smtp://h?{'&' * 4087}", "smtp://h?timeout=600", "smtp://h?conn_max_age=3600"]
-)
-def test_limit_itself_is_allowed(dsn):
-    connection_from_dsn(dsn)
-
-
-def test_caller_may_go_beyond_the_limits():
-    connection: Any = connection_from_dsn(
-        "smtp://h?ssl_cafile=/x", file_options=["ssl_cafile"], timeout=9000
+    @pytest.mark.parametrize(
+        ("name", "most"), [("timeout", "600"), ("timeout", "0600.0"), ("conn_max_age", "3600")]
     )
-    assert (connection.ssl_cafile, connection.timeout) == ("/x", 9000)
+    def test_seconds_may_be_that_many(self, name, most):
+        connection = connection_from_dsn(f"smtp://h?{name}={most}")
+        assert getattr(connection, name) == float(most)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "limit"),
+        [
+            ("timeout", "601", 600),
+            ("timeout", "600.001", 600),
+            ("timeout", "9000000000", 600),
+            ("conn_max_age", "3601", 3600),
+            ("conn_max_age", "9000000000", 3600),
+        ],
+    )
+    def test_more_seconds_are_refused(self, name, value, limit):
+        with pytest.raises(InvalidEmailHost) as caught:
+            connection_from_dsn(f"smtp://h?{name}={value}")
+        assert str(caught.value) == (
+            f"option '{name}' must be at most {limit} seconds in a DSN from elsewhere"
+        )
+
+    def test_caller_may_take_more_seconds(self):
+        connection: Any = connection_from_dsn("smtp://h?timeout=5", timeout=9000)
+        assert connection.timeout == 9000
+
+    def test_length_may_be_4096(self):
+        dsn = "smtp://user:" + "p" * 4081 + "@h"
+        assert len(dsn + " ") == MAX_LENGTH == 4096
+        connection: Any = connection_from_dsn(dsn + " ")
+        assert connection.password == "p" * 4081
+
+    @pytest.mark.parametrize(
+        "dsn",
+        [
+            "smtp://h" + " " * 4089,
+            "smtp://user:" + "p" * 5000 + "@h",
+            "smtp://h?_default_from_email=" + "a" * 3_230 + " (" * 500,
+            "smtp://" + "a" * 1_000_000,
+            "smtp://h?" + "&" * 1_000_000,
+            "x" * 1_000_000,
+        ],
+        ids=["spaces", "password", "sender", "host", "options", "scheme"],
+    )
+    def test_longer_one_is_refused_before_anything_looks_at_it(self, dsn, monkeypatch):
+        looks = [Spy(monkeypatch, untrusted, name) for name in ("parse", "scheme_of")]
+        with pytest.raises(InvalidEmailHost) as caught:
+            connection_from_dsn(dsn)
+        assert str(caught.value) == "the DSN must have at most 4096 characters"
+        assert [look.calls for look in looks] == [[], []]
+
+    @pytest.mark.parametrize(
+        ("length", "calls"), [(MAX_EMAIL_ADDRESS, 1), (MAX_EMAIL_ADDRESS + 1, 0), (4000, 0)]
+    )
+    @pytest.mark.parametrize("name", ["_default_from_email", "_server_email"])
+    def test_parser_of_headers_sees_no_long_sender(self, name, length, calls, monkeypatch):
+        """It takes the cube of the length."""
+        parsed = []
+        default = policy.default
+
+        class Default:
+            def header_factory(self, field: str, value: str) -> Any:
+                parsed.append(value)
+                return default.header_factory(field, value)
+
+        monkeypatch.setattr(options.policy, "default", Default())
+        sender = "(" * (length - 14) + "a@example.com)"
+        assert len(sender) == length
+        with pytest.raises(InvalidEmailHost, match="must be one email address"):
+            connection_from_dsn(f"smtp://h?{name}={sender}")
+        assert len(parsed) == calls
+
+    @pytest.mark.parametrize("length", [MAX_HOST_NAME, MAX_HOST_NAME + 1, 4000])
+    def test_idna_sees_no_long_name(self, length):
+        """It takes the square of the length."""
+        seen = []
+
+        class Name(str):
+            def encode(self, *args: Any, **kwargs: Any) -> bytes:
+                seen.append(len(self))
+                return super().encode(*args, **kwargs)
+
+        # A letter that stands for eighteen.
+        assert not options.is_host_name(
+            Name("\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}" * length)
+        )
+        assert seen == ([length] if length <= MAX_HOST_NAME else [])
+
+    @pytest.mark.parametrize(
+        "dsn", ["smtp://{}", "smtp://h?local_hostname={}", "smtp://h?_server_email=a@{}"]
+    )
+    @pytest.mark.parametrize(
+        ("name", "is_good"), [("ü." * 40 + "example", True), ("ü." * 500, False)]
+    )
+    def test_long_name_is_refused_wherever_it_stands(self, name, is_good, dsn):
+        if is_good:
+            connection_from_dsn(dsn.format(name))
+        else:
+            with pytest.raises(InvalidEmailHost, match="must be|is neither"):
+                connection_from_dsn(dsn.format(name))
 
 
-def test_limit_is_for_smtp_options_alone():
-    dsn = f"backend://{__name__}.Timeout?timeout=9000"
-    connection: Any = connection_from_dsn(dsn, schemes=["backend"], allow=lambda *_: False)
-    assert connection.given == "9000"
+class TestSchemes:
+    @pytest.mark.parametrize(
+        "dsn",
+        ["console:", "file:///etc", "dummy:", "locmem:", "backend://a.B", "failover:a,b"],
+    )
+    def test_is_an_smtp_host(self, dsn):
+        with pytest.raises(InvalidEmailHost, match="is not allowed here; allowed: smtp, "):
+            connection_from_dsn(dsn)
 
 
-class Timeout(ConsoleBackend):
-    """An option of its own."""
+class Site:
+    """Names and their addresses, which may be others at the next look."""
 
-    def __init__(self, *, timeout: str, **options: Any) -> None:
-        super().__init__(**options)
-        self.given = timeout
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: dict[str, list[list[str]]] = {}
+        self.connected: list[str] = []
+        self._resolve = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self.getaddrinfo)
+        connect = socket.socket.connect
+
+        def noted(sock: socket.socket, address: Any) -> None:
+            self.connected.append(address[0])
+            connect(sock, address)
+
+        monkeypatch.setattr(socket.socket, "connect", noted)
+
+    def getaddrinfo(self, host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        """Answer with the next addresses of the name. The last ones stay."""
+        looks = self.names.get(host, [[host]])
+        addresses = looks.pop(0) if len(looks) > 1 else looks[0]
+        return [
+            info
+            for address in addresses
+            for info in self._resolve(address, port, *args, **kwargs)
+        ]
+
+
+@pytest.fixture
+def site(monkeypatch):
+    return Site(monkeypatch)
+
+
+def message() -> EmailMessage:
+    return EmailMessage("Hello", "World", "s@example.com", ["someone@example.net"])
 
 
 class TestAllow:
-    """The caller says which servers may be used."""
+    """``allow(host, port)`` is asked with what will be connected to."""
 
-    def test_host_is_asked_for_first(self):
+    @pytest.mark.parametrize(
+        ("dsn", "expected"),
+        [
+            ("smtp://h", ("h", 25)),
+            ("submission://h", ("h", 587)),
+            ("smtps://u:p@h", ("h", 465)),
+            ("smtp://h?ssl", ("h", 465)),
+            ("smtp://H.Example:2525", ("h.example", 2525)),
+            ("smtp://[2001:db8::1]", ("2001:db8::1", 25)),
+        ],
+    )
+    def test_is_asked_when_the_connection_is_made(self, dsn, expected):
         asked = []
-        with pytest.raises(InvalidEmailHost, match="the server is not allowed"):
-            connection_from_dsn("smtps://h", allow=lambda *server: asked.append(server))
-        assert asked == [("h", 465)]
+        with pytest.raises(InvalidEmailHost) as caught:
+            connection_from_dsn(dsn, allow=lambda *server: asked.append(server))
+        assert str(caught.value) == "the server is not allowed"
+        assert [(host.lower(), port) for host, port in asked] == [expected]
 
-    def test_address_is_asked_for_when_it_is_opened(self, closed_port):
-        dsn = f"smtp://localhost:{closed_port}"
-        connection = connection_from_dsn(dsn, allow=lambda host, port: host == "localhost")
+    def test_is_asked_about_what_the_caller_says_instead(self):
+        with pytest.raises(InvalidEmailHost, match="the server is not allowed"):
+            connection_from_dsn(
+                "smtp://good", host="bad", allow=lambda host, _: host == "good"
+            )
+
+    def test_is_asked_where_tests_capture_the_mail(self, monkeypatch):
+        monkeypatch.setattr(testing, "_real_hosts_blocks", 0)
+        connection_from_dsn("smtp://h", allow=lambda host, port: True).send_messages(
+            [message()]
+        )
+        assert len(mail.outbox) == 1
+        with pytest.raises(InvalidEmailHost, match="the server is not allowed"):
+            connection_from_dsn("smtp://h", allow=lambda host, port: False)
+
+    def test_is_asked_about_each_address_before_it_is_used(self, serve, site):
+        server = serve()
+        site.names["mx.example.com"] = [["10.0.0.1", "169.254.169.254", "127.0.0.1"]]
+        asked = []
+
+        def allow(host, port):
+            asked.append((host, port, list(site.connected)))
+            return host in {"mx.example.com", "127.0.0.1"}
+
+        dsn = f"smtp://mx.example.com:{server.port}"
+        assert connection_from_dsn(dsn, allow=allow).send_messages([message()]) == 1
+        assert asked == [
+            (host, server.port, [])
+            for host in ("mx.example.com", "10.0.0.1", "169.254.169.254", "127.0.0.1")
+        ]
+        assert site.connected == ["127.0.0.1"]
+
+    def test_name_is_resolved_once_for_the_question_and_the_connection(self, serve, site):
+        """DNS that changes in between: the second answer would be in the network."""
+        server = serve()
+        site.names["rebinding.example.com"] = [["127.0.0.1"], ["127.0.0.2"]]
+        connection = connection_from_dsn(
+            f"smtp://rebinding.example.com:{server.port}",
+            allow=lambda host, port: host in {"rebinding.example.com", "127.0.0.1"},
+        )
+        assert connection.send_messages([message()]) == 1
+        assert site.connected == ["127.0.0.1"]
+        with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
+            connection.send_messages([message()])
+        assert site.connected == ["127.0.0.1"]
+
+    @pytest.mark.parametrize("scheme", ["smtps", "submission"])
+    def test_certificate_is_that_of_the_name(
+        self, scheme, start_server, site, ca, cafile, monkeypatch
+    ):
+        site.names["mx.example.com"] = [["127.0.0.1"]]
+        names = []
+        options: dict[str, Any] = {"allow": lambda host, port: True, "ssl_cafile": str(cafile)}
+        for name, is_good in (("mx.example.com", True), ("127.0.0.1", False)):
+            context = server_context(ca.issue_cert(name))
+            context.sni_callback = lambda sock, name, context: names.append(name)
+            server = start_server(context=context, implicit=scheme == "smtps")
+            dsn = f"{scheme}://mx.example.com:{server.port}"
+            if is_good:
+                with connection_from_dsn(dsn, **options):
+                    pass
+            else:
+                with pytest.raises(ssl.SSLCertVerificationError):
+                    connection_from_dsn(dsn, **options).open()
+        # aiosmtpd looks whether its port is there, without a name.
+        assert set(filter(None, names)) == {"mx.example.com"}
+
+    def test_is_asked_by_each_of_several_connections(self, serve, site):
+        asked = []
+        server = serve()
+        site.names["mx.example.com"] = [["127.0.0.2", "127.0.0.1"]]
+        connection = connection_from_dsn(
+            f"smtp://mx.example.com:{server.port}?parallel=3",
+            allow=lambda host, port: asked.append(host) or host != "127.0.0.2",  # type: ignore[func-returns-value]
+        )
+        connection.send_messages([message() for _ in range(30)])
+        assert asked == ["mx.example.com", *asked[1:]]
+        assert asked.count("127.0.0.2") == asked.count("127.0.0.1") == server.connections
+        assert set(site.connected) == {"127.0.0.1"}
+
+    def test_error_is_the_callers(self):
+        def allow(host, port):
+            raise LookupError(host)
+
+        with pytest.raises(LookupError, match="h"):
+            connection_from_dsn("smtp://h", allow=allow)
+
+    @pytest.mark.parametrize("fail_silently", [True, False])
+    def test_refusal_is_never_silent(self, fail_silently, site):
+        site.names["mx.example.com"] = [["127.0.0.1"]]
+        connection = connection_from_dsn(
+            "smtp://mx.example.com",
+            allow=lambda host, port: host == "mx.example.com",
+            fail_silently=fail_silently,
+        )
+        with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
+            connection.send_messages([message()])
+        assert site.connected == []
+
+    def test_without_it_every_server_may_be_named(self, serve):
+        with connection_from_dsn(f"smtp://127.0.0.1:{serve().port}"):
+            pass
+
+
+class TestAllowAndKeptConnections:
+    """A kept connection is for those who ask the same function."""
+
+    def send(self, server: ScriptedServer, allow: Any) -> int:
+        dsn = f"smtp://localhost:{server.port}?conn_max_age=60"
+        return connection_from_dsn(dsn, allow=allow).send_messages([message()])
+
+    @staticmethod
+    def everything(host: str, port: int) -> bool:
+        return True
+
+    @staticmethod
+    def only_names(host: str, port: int) -> bool:
+        return host == "localhost"
+
+    def test_same_function_shares_it(self, serve):
+        server = serve()
+        assert [self.send(server, self.everything) for _ in range(3)] == [1, 1, 1]
+        assert server.connections == 1
+
+    def test_stricter_function_does_not_get_it(self, serve):
+        server = serve()
+        self.send(server, self.everything)
+        with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
+            self.send(server, self.only_names)
+        assert server.connections == 1
+
+    def test_stranger_does_not_get_that_of_a_host_in_the_settings(self, serve, settings):
+        server = serve()
+        dsn = f"smtp://localhost:{server.port}?conn_max_age=60"
+        settings.EMAIL_HOSTS = {"local": dsn}
+        get_connection("local").send_messages([message()])
+        with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
+            self.send(server, self.only_names)
+
+    def test_functions_that_are_made_for_each_call_leave_no_more_than_the_limit(self, serve):
+        server = serve()
+        for _ in range(120):
+            self.send(server, lambda host, port: True)
+        assert len(pool._parked) == 100
+
+
+class TestRecipe:
+    """What the README has: strangers stay out of private networks."""
+
+    @pytest.fixture
+    def is_public(self) -> Any:
+        (block,) = (block for block in OTHERS if "def is_public" in block)
+        names: dict[str, Any] = {}
+        exec(block, names)
+        return names["is_public"]
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            *("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "0177.0.0.1"),
+            *(
+                "017700000001",
+                "127.255.255.254",
+                "localhost",
+                "\uff11\uff12\uff17.0.0.1",
+                "127\u30020.0.1",
+            ),
+            *("0.0.0.0", "0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1"),
+            *("169.254.169.254", "2852039166", "100.64.0.1", "198.18.0.1", "192.0.2.1"),
+            *("224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255"),
+            *("[::1]", "[::]", "[0:0:0:0:0:0:0:1]", "[fe80::1]", "[fe80::1%25lo]"),
+            *("[fc00::1]", "[fd00:ec2::254]", "[ff02::1]", "[ff0e::1]", "[2001:db8::1]"),
+            *("[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::ffff:10.0.0.1]"),
+            *("[::ffff:169.254.169.254]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]"),
+            # NAT64, RFC 6052 and RFC 8215
+            *("[64:ff9b::127.0.0.1]", "[64:ff9b::a00:1]", "[64:ff9b:1::a00:1]"),
+        ],
+    )
+    def test_own_network_is_refused(self, host, is_public, site):
+        with pytest.raises((InvalidEmailHost, socket.gaierror)):
+            connection_from_dsn(f"smtp://{host}:2525?timeout=1", allow=is_public).open()
+        assert site.connected == []
+
+    @pytest.mark.parametrize(
+        "addresses",
+        [["10.0.0.1"], ["127.0.0.1", "10.0.0.1"], ["::ffff:127.0.0.1"], ["::1"], ["0.0.0.0"]],
+    )
+    def test_name_in_the_own_network_is_refused(self, addresses, is_public, site):
+        site.names["mx.example.com"] = [addresses]
+        connection = connection_from_dsn("smtp://mx.example.com", allow=is_public)
         with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
             connection.open()
+        assert site.connected == []
+
+    @pytest.mark.parametrize(
+        "host", ["smtp.example.com", "8.8.8.8", "2001:4860:4860::8888", "203.0.114.1"]
+    )
+    def test_rest_of_the_world_is_allowed(self, host, is_public):
+        assert is_public(host, 587)
+
+    def test_is_shared_by_kept_connections(self, is_public):
+        dsn = "smtp://h?conn_max_age=60"
+        keys = {
+            connection._pool_key
+            for connection in (connection_from_dsn(dsn, allow=is_public) for _ in range(2))
+            if isinstance(connection, EmailHostsBackend)
+        }
+        assert len(keys) == 1

@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext, suppress
 from contextvars import copy_context
 from itertools import islice
 from typing import Any
 
 from django.core.mail import EmailMessage
 from django.db import connections
+from django.utils import timezone, translation
 
 from ..retry import may_be_tried_elsewhere
 from ..smtp.connection import is_closed
@@ -46,51 +47,73 @@ class _Spread:
         self._messages = messages
         self._waiting = deque(messages)
         self._sent: list[EmailMessage] = []
-        self._errors: list[Exception] = []
+        self._errors: list[BaseException] = []
+        self._refusals: list[OSError] = []
+        self._was_open = False  # any connection
+        # asgiref keeps these from other threads, even in a copy of the context.
+        self._language = translation.get_language()
+        self._timezone = timezone.get_current_timezone()
         self._is_over = False
 
     def send(self) -> int:
         """Send the messages, or raise the error that ended it."""
-        threads = []
-        try:
-            for _ in range(min(self._backend.parallel, len(self._messages)) - 1):
-                # In a copy of the context, which holds the active language, for example.
-                thread = threading.Thread(target=copy_context().run, args=[self._help])
-                thread.start()
-                threads.append(thread)
-            self._work(self._backend)
-        except BaseException:
-            self._is_over = True
-            raise
-        finally:
-            for thread in threads:
-                _join(thread)
-        # What another connection has given back.
-        self._work(self._backend)
+        number = min(self._backend.parallel, len(self._messages))
+        if number > 1:
+            self._start_and_wait(number)
+        if number == 1 or self._was_open:
+            self._refusals.clear()
+            self._work(self._backend)  # of several, what the others have given back
+        if self._waiting:
+            self._errors += self._refusals[:1]
         if self._errors:
             raise self._error()
         return len(self._sent)
 
-    def _help(self) -> None:
-        """Work over another connection. If it cannot be opened, the others do its work."""
-        backend = copy.copy(self._backend)
+    def _start_and_wait(self, number: int) -> None:
+        """Work over so many connections, each in a thread.
+
+        This thread waits, so that a signal handler that raises (Ctrl-C, the time limit of a
+        task queue) breaks no message.
+        """
+        others = [copy.copy(self._backend) for _ in range(number - 1)]
+        threads = [_Thread(self._help, backend) for backend in (self._backend, *others)]
         try:
-            self._work(backend, is_needed=False)
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.has_ended.wait()
+        except BaseException as error:
+            self._is_over = True
+            self._errors.insert(0, error)
+            for thread in threads:
+                thread.wait_for_its_end()
+        for other in others:
+            self._backend.refused_recipients.update(other.refused_recipients)
+
+    def _help(self, backend: Any) -> None:
+        """Work in a thread, where a message is made as it is in the caller's."""
+        is_same = translation.get_language() == self._language
+        try:
+            with (
+                nullcontext() if is_same else translation.override(self._language),
+                timezone.override(self._timezone),
+            ):
+                self._work(backend)
         finally:
-            self._backend.refused_recipients.update(backend.refused_recipients)
             connections.close_all()  # Django keeps those of a thread until it is told
 
-    def _work(self, backend: Any, *, is_needed: bool = True) -> None:
+    def _work(self, backend: Any) -> None:
         """Send what is waiting over one connection, and over the next one if that breaks."""
-        while self._waiting and not self._is_over:
+        has_broken = True
+        while has_broken and self._waiting and not self._is_over:
+            has_broken = False
             taken: deque[EmailMessage] = deque()
-            has_sent = False
             try:
                 with closing(
                     backend.deliver(self._take(taken), can_look_ahead=True)
                 ) as results:
                     for message, error in results:
-                        has_sent = True
+                        self._was_open = True
                         taken.popleft()
                         if error is None:
                             self._sent.append(message)
@@ -99,14 +122,14 @@ class _Spread:
                             break
                         else:
                             backend.log_failure(error)
-                            if is_closed(backend.connection):
+                            has_broken = is_closed(backend.connection)
+                            if has_broken:
                                 break
-            except Exception as error:  # of opening, or of making a message
-                if is_needed or not isinstance(error, OSError):
-                    self._fail(error)
+            except OSError as error:  # of opening: the others do its work
+                self._refusals.append(error)
+            except BaseException as error:  # of making a message
+                self._fail(error)
             self._waiting.extendleft(reversed(taken))
-            if not has_sent:
-                return
 
     def _take(self, taken: deque[EmailMessage]) -> Iterator[EmailMessage]:
         """Yield what is waiting, and note it, for the case that it has to be given back."""
@@ -119,11 +142,11 @@ class _Spread:
                 taken.append(message)
                 yield message
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self._errors.append(error)
         self._is_over = True
 
-    def _error(self) -> Exception:
+    def _error(self) -> BaseException:
         """Return the error to raise, with what was sent and what was not."""
         doubtful = (each for each in self._errors if not may_be_tried_elsewhere(each))
         error: Any = next(doubtful, self._errors[0])
@@ -135,8 +158,25 @@ class _Spread:
         return error  # type: ignore[no-any-return]
 
 
-def _join(thread: threading.Thread) -> None:
-    """Wait for a thread, so that nothing is sent after the call, not even after Ctrl-C."""
-    while thread.is_alive():
-        with suppress(KeyboardInterrupt):
-            thread.join()
+class _Thread(threading.Thread):
+    """Calls a function with this argument, in a copy of the context."""
+
+    def __init__(self, function: Callable[[Any], None], argument: Any) -> None:
+        super().__init__(target=copy_context().run, args=[function, argument])
+        self.has_ended = threading.Event()
+
+    def run(self) -> None:
+        """Call the function."""
+        try:
+            super().run()
+        finally:
+            self.has_ended.set()
+
+    def wait_for_its_end(self) -> None:
+        """Wait, whatever signal handlers raise. One that has not started sends nothing.
+
+        Not with ``join()``: before Python 3.13, an error in it marks the thread as ended.
+        """
+        while self.ident is not None and not self.has_ended.is_set():
+            with suppress(BaseException):  # the first one is raised in the end
+                self.has_ended.wait()

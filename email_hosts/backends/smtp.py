@@ -89,7 +89,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             raise InvalidEmailHost(
                 "options 'use_ssl' and 'use_tls' exclude each other", alias=alias
             )
-        if parallel not in range(1, MAX_PARALLEL + 1):
+        if type(parallel) is not int or not 1 <= parallel <= MAX_PARALLEL:  # True is an int
             reason = f"option 'parallel' must be a whole number from 1 to {MAX_PARALLEL}"
             raise InvalidEmailHost(reason, alias=alias)
         scheme = "submissions" if use_ssl else "submission" if use_tls else "smtp"
