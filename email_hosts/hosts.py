@@ -143,7 +143,7 @@ def find(key: str) -> Host | None:
     ):
         goes_to_outbox = captures_mail and not testing.is_real(key)
         return Host(of_host(key), goes_to_outbox=goes_to_outbox)
-    return Host(mailer, "MAILERS")
+    return Host(mailer, "MAILERS")  # pragma: mailers-only
 
 
 def find_cycle(key: str, acyclic: set[str] | None = None) -> tuple[str, ...]:

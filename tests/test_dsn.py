@@ -315,6 +315,10 @@ def test_result_is_the_callers_to_change(text):
     assert repr(dsn.parse(text)) == expected
 
 
+def test_parsed_dsns_are_kept_in_bounds():
+    assert dsn._parse.cache_parameters()["maxsize"] == 256
+
+
 def test_parse_conf_maps_djangos_settings_to_options():
     config = {setting: option for option, setting in dsn.DJANGO_SETTINGS.items()}
     assert dsn.parse_conf(config) == {option: option for option in PLAIN}

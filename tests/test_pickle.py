@@ -54,6 +54,11 @@ def test_pickled_connection_is_its_key_and_nothing_else(key, protocol):
         assert (unpickled.alias, unpickled.host) == (key, "another.example.com")
 
 
+def test_pickle_of_another_release_is_understood():
+    connection = pickle.loads(b"cemail_hosts.hosts\nget_connection\n(S'shop'\ntR.")
+    assert connection.alias == "shop"
+
+
 @override_settings(EMAIL_HOSTS=HOSTS)
 def test_open_connection_is_no_exception():
     connection: Any = get_connection("smtp")
