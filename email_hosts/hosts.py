@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import django
@@ -36,6 +37,8 @@ from .untrusted import parse_untrusted
 
 # What Django takes for an entry of MAILERS without a BACKEND.
 DJANGO_DEFAULT_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+
+MAX_KEYS_SHOWN = 10
 
 
 class Host(NamedTuple):
@@ -173,9 +176,17 @@ def find_cycle(key: str, acyclic: set[str] | None = None) -> tuple[str, ...]:
 
 def known_keys() -> list[str]:
     """Return the keys that have a host of their own, in the order of the settings."""
-    hosts = [str(key) for key, dsn in conf.email_hosts().items() if not is_empty(dsn)]
-    mailers = [key for key, mailer in conf.mailers().items() if not is_router(mailer)]
-    return list(dict.fromkeys([*hosts, *mailers]))
+    return list(_known_keys())
+
+
+def _known_keys() -> Iterator[str]:
+    configured = conf.email_hosts()
+    for key, dsn in configured.items():
+        if not is_empty(dsn):
+            yield str(key)
+    for key, mailer in conf.mailers().items():
+        if is_empty(configured.get(key)) and not is_router(mailer):
+            yield key
 
 
 def is_router(mailer: Mailer) -> bool:
@@ -277,7 +288,11 @@ def _problem_with(key: str) -> str:
 
 
 def _known_hosts() -> str:
-    return f"known hosts: {', '.join(map(shown, known_keys())) or 'none'}"
+    """Return the first keys, for a message: of thousands, all of them would be a book."""
+    keys = list(islice(_known_keys(), MAX_KEYS_SHOWN + 1))
+    names = ", ".join(map(shown, keys[:MAX_KEYS_SHOWN])) or "none"
+    more = " and others" if len(keys) > MAX_KEYS_SHOWN else ""
+    return f"known hosts: {names}{more}"
 
 
 def _label(

@@ -10,11 +10,10 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ServerFactory, ServeScript, needs_mailers, run_python
+from conftest import needs_mailers, run_python
 from django.conf import settings
 from django.core import mail
 from django.core.mail import EmailMessage
@@ -51,7 +50,7 @@ def together(number: int, step: str = "EHLO") -> Script:
     barrier = threading.Barrier(number, timeout=20)
     coming = iter(range(number))
 
-    def script(name: str, argument: str) -> None:
+    def script(name: str, argument: str):
         if name == step and next(coming, None) is not None:
             barrier.wait()
 
@@ -85,13 +84,13 @@ class Thread(module._Thread):
 
     started: list[Thread] = []
 
-    def start(self) -> None:
+    def start(self):
         self.started.append(self)
         super().start()
 
 
 @pytest.fixture(autouse=True)
-def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Thread]]:
+def threads(monkeypatch) -> Iterator[list[Thread]]:
     """The threads of the call, in the order in which they are started."""
     monkeypatch.setattr(Thread, "started", [])
     monkeypatch.setattr(module, "_Thread", Thread)
@@ -99,7 +98,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Thread]]:
     assert have_ended(Thread.started)
 
 
-def have_ended(threads: list[Thread]) -> bool:
+def have_ended(threads) -> bool:
     return all(thread.has_ended.is_set() for thread in threads if thread.ident)
 
 
@@ -107,28 +106,26 @@ class TestSpread:
     @pytest.mark.parametrize("extensions", [["PIPELINING"], STEPWISE])
     @pytest.mark.parametrize("parallel", [2, 4, 10])
     def test_sends_over_so_many_connections_at_once(
-        self, parallel: int, extensions: list[str], serve: ServeScript
-    ) -> None:
+        self, parallel: int, extensions: list[str], serve
+    ):
         server = serve(together(parallel), extensions=extensions)
         batch = messages(3 * parallel)
         assert host(server, parallel).send_messages(batch) == len(batch)
         assert server.connections == parallel
         assert recipients(server) == of(batch)
 
-    def test_each_message_is_sent_once(self, serve: ServeScript) -> None:
+    def test_each_message_is_sent_once(self, serve):
         server = serve()
         batch = messages(300)
         assert host(server, 8).send_messages(batch) == 300
         assert recipients(server) == of(batch)
         assert server.connections <= 8
 
-    def test_each_connection_is_pipelined(
-        self, serve: ServeScript, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_each_connection_is_pipelined(self, serve, monkeypatch):
         writes = []
         write = pipelining._write
 
-        def spy(connection: smtplib.SMTP, data: bytes) -> None:
+        def spy(connection: smtplib.SMTP, data: bytes):
             writes.extend([bytes(data)] if data else [])
             write(connection, data)
 
@@ -137,12 +134,12 @@ class TestSpread:
         # The first envelope of each connection, and each body. The other envelopes are ahead.
         assert len(writes) == 52
 
-    def test_message_does_not_wait_for_another_connection(self, serve: ServeScript) -> None:
+    def test_message_does_not_wait_for_another_connection(self, serve):
         """One connection that hangs gets one message, or two, and the other gets the rest."""
         others = threading.Event()
         coming = iter([others.wait])
 
-        def script(step: str, argument: str) -> None:
+        def script(step: str, argument: str):
             if step == BODY and (wait := next(coming, None)):
                 wait(20)
             if len(server.accepted) == 7:
@@ -153,24 +150,20 @@ class TestSpread:
         assert others.is_set()
 
     @pytest.mark.parametrize("number", [0, 1, 2, 3])
-    def test_few_messages_need_few_connections(self, number: int, serve: ServeScript) -> None:
+    def test_few_messages_need_few_connections(self, number: int, serve):
         server = serve(together(number) if number else None)
         assert host(server).send_messages(messages(number)) == number
         assert server.connections == number
 
-    def test_one_message_needs_no_thread(
-        self, serve: ServeScript, threads: list[Thread]
-    ) -> None:
+    def test_one_message_needs_no_thread(self, serve, threads):
         assert host(serve()).send_messages([message()]) == 1
         assert threads == []
 
-    def test_connection_is_opened_only_if_there_is_work(
-        self, serve: ServeScript, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_connection_is_opened_only_if_there_is_work(self, serve, monkeypatch):
         class Quick(Thread):
             """A thread that has sent everything before the next one starts."""
 
-            def start(self) -> None:
+            def start(self):
                 super().start()
                 self.join()
 
@@ -179,28 +172,28 @@ class TestSpread:
         assert host(server).send_messages(messages(10)) == 10
         assert server.connections == 1
 
-    def test_message_that_is_there_twice_is_sent_twice(self, serve: ServeScript) -> None:
+    def test_message_that_is_there_twice_is_sent_twice(self, serve):
         server = serve(together(2))
         one = message()
         assert host(server).send_messages([one, one]) == 2
         assert recipients(server) == {"a@example.net": 2}
 
-    def test_message_without_recipients_is_not_counted(self, serve: ServeScript) -> None:
+    def test_message_without_recipients_is_not_counted(self, serve):
         server = serve()
         nobody = EmailMessage("Subject", "Hello", "sender@example.com", [])
         assert host(server).send_messages([nobody, message(), nobody, nobody]) == 1
         assert server.connections == 1
 
-    def test_nobody_to_send_to_needs_no_connection(self, serve: ServeScript) -> None:
+    def test_nobody_to_send_to_needs_no_connection(self, serve):
         server = serve()
         nobody = EmailMessage("Subject", "Hello", "sender@example.com", [])
         assert host(server).send_messages([nobody] * 5) == 0
         assert server.connections == 0
 
-    def test_tuple_is_a_list(self, serve: ServeScript) -> None:
+    def test_tuple_is_a_list(self, serve):
         assert host(serve(together(3)), 3).send_messages(tuple(messages(3))) == 3
 
-    def test_refused_recipients_of_all_connections_are_noted(self, serve: ServeScript) -> None:
+    def test_refused_recipients_of_all_connections_are_noted(self, serve):
         server = serve(any_of(to("no@", "550 no"), together(2)))
         batch = [message(cc=[f"no@{i}.example"]) for i in range(2)]
         connection = host(server)
@@ -208,17 +201,17 @@ class TestSpread:
         assert connection.refused_recipients.keys() == {"no@0.example", "no@1.example"}
 
     def test_context_of_the_tls_connection_goes_for_all(
-        self, start_server: ServerFactory, tls: ssl.SSLContext, cafile: Path
-    ) -> None:
+        self, start_server, tls: ssl.SSLContext, cafile
+    ):
         server = start_server(context=tls)
         connection = host(server, use_tls=True)
         connection.ssl_context = ssl.create_default_context(cafile=str(cafile))
         assert connection.send_messages(messages(12)) == 12
         assert {one.tls for one in server.received} == {True}
 
-    def test_login_and_sender_go_for_all(self, start_server: ServerFactory) -> None:
+    def test_login_and_sender_go_for_all(self, start_server):
         server = start_server(login=("user", "secret"))
-        options = {"username": "user", "password": "secret"}
+        options: dict[str, Any] = {"username": "user", "password": "secret"}
         connection = host(server, default_from_email="shop@example.com", **options)
         batch = [EmailMessage("Hello", "World", to=[f"{i}@example.net"]) for i in range(12)]
         assert connection.send_messages(batch) == 12
@@ -233,9 +226,7 @@ class TestContext:
 
     @pytest.mark.parametrize("language", ["de", "en-us", None])
     @pytest.mark.parametrize("zone", ["Asia/Tokyo", None])
-    def test_is_that_of_the_caller(
-        self, language: str | None, zone: str | None, serve: ServeScript
-    ) -> None:
+    def test_is_that_of_the_caller(self, language: str | None, zone: str | None, serve):
         seen = []
         variable = ContextVar("variable", default="default")
         variable.set("of the caller")
@@ -251,9 +242,7 @@ class TestContext:
             host(serve(together(2))).send_messages(batch)
         assert seen == [(language, zone or settings.TIME_ZONE, "of the caller")] * 2
 
-    def test_database_connections_of_the_threads_are_closed(
-        self, serve: ServeScript, tmp_path: Path
-    ) -> None:
+    def test_database_connections_of_the_threads_are_closed(self, serve, tmp_path):
         server = serve(together(2))
         shown = run_python("-c", DATABASE, str(server.port), str(tmp_path / "db"))
         assert shown.split() == ["2", "0"]
@@ -299,7 +288,7 @@ class TestError:
         assert Counter(id(one) for each in lists for one in each) == Counter(map(id, batch))
         return error
 
-    def test_stops_the_handing_out(self, serve: ServeScript) -> None:
+    def test_stops_the_handing_out(self, serve):
         has_failed = threading.Event()
 
         def script(step: str, argument: str) -> str | None:
@@ -315,7 +304,7 @@ class TestError:
         batch = messages(100)
         batch[0].from_email = batch[1].from_email = "bad@example.com"
         error = self.send(host(server, 2), [batch[0], *batch[2:]])
-        assert isinstance(error, smtplib.SMTPSenderRefused)
+        assert type(error).__name__ == "SMTPSenderRefused"
         # One was under way, and another was ready when the error came.
         assert 1 <= len(error.sent) <= 2
         assert recipients(server) == of(error.sent)
@@ -324,8 +313,8 @@ class TestError:
     @pytest.mark.parametrize("fault", ["550 no", "450 later", "421 bye", CLOSE])
     @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA", BODY])
     def test_what_the_server_has_is_in_sent(
-        self, step: str, fault: str, extensions: list[str], serve: ServeScript
-    ) -> None:
+        self, step: str, fault: str, extensions: list[str], serve
+    ):
         server = serve(
             any_of(at(step, *[None] * 20, *[fault] * 500), together(4)), extensions=extensions
         )
@@ -333,7 +322,7 @@ class TestError:
         assert recipients(server) == of(error.sent)
         assert len(error.sent) < 100
 
-    def test_lists_keep_the_order(self, serve: ServeScript) -> None:
+    def test_lists_keep_the_order(self, serve):
         server = serve(any_of(to("bad@", "550 no"), together(2)))
         batch = [*messages(10), message("bad@example.net"), *messages(10)]
         error = self.send(host(server, 2), batch)
@@ -342,14 +331,14 @@ class TestError:
             positions = [order[id(one)] for one in each]
             assert positions == sorted(positions)
 
-    def test_message_that_failed_is_unsent(self, serve: ServeScript) -> None:
+    def test_message_that_failed_is_unsent(self, serve):
         bad = message("bad@example.net")
         server = serve(any_of(to("bad@", "550 no"), together(3)))
         error = self.send(host(server), [message(), bad, message()])
         assert bad in error.unsent
         assert recipients(server) == of(error.sent)
 
-    def test_message_that_is_there_twice_may_be_in_both(self, serve: ServeScript) -> None:
+    def test_message_that_is_there_twice_may_be_in_both(self, serve):
         one, bad = message(), message("bad@example.net")
         error = self.send(
             host(serve(to("bad@", "550 no"), extensions=STEPWISE), 2), [one, bad, one]
@@ -358,7 +347,7 @@ class TestError:
         assert error.unsent.count(bad) == 1
 
     @pytest.mark.parametrize("turn", range(5))
-    def test_doubt_is_raised_before_certainty(self, turn: int, serve: ServeScript) -> None:
+    def test_doubt_is_raised_before_certainty(self, turn: int, serve):
         """One message may have been delivered, and the other was certainly not."""
         script = any_of(
             together(2),
@@ -369,15 +358,15 @@ class TestError:
         batch = messages(2)
         batch[turn % 2].from_email = "later@example.com"
         error = self.send(host(server), batch)
-        assert isinstance(error, smtplib.SMTPServerDisconnected)
+        assert type(error).__name__ == "SMTPServerDisconnected"
         assert error.sent == []
 
-    def test_single_message_tells_as_well(self, serve: ServeScript) -> None:
+    def test_single_message_tells_as_well(self, serve):
         bad = message()
         error = self.send(host(serve(at("RCPT", "550 no"))), [bad])
         assert (error.sent, error.unsent) == ([], [bad])
 
-    def test_of_a_generator_tells_of_the_last_piece(self, serve: ServeScript) -> None:
+    def test_of_a_generator_tells_of_the_last_piece(self, serve):
         size = 2 * module.PIECE
         server = serve(any_of(to("bad@", "550 no"), together(2)))
         batch = [*messages(size), message("bad@example.net"), *messages(size)]
@@ -389,9 +378,7 @@ class TestError:
         }
 
     @pytest.mark.parametrize("fail_silently", [False, True])
-    def test_of_making_a_message_is_raised(
-        self, fail_silently: bool, serve: ServeScript
-    ) -> None:
+    def test_of_making_a_message_is_raised(self, fail_silently: bool, serve):
         server = serve()
         batch = messages(10)
         batch[3].subject = "a line\nbreak"
@@ -404,8 +391,8 @@ class TestError:
     @pytest.mark.parametrize("number", [1, 10])
     @pytest.mark.parametrize("failure", [FileNotFoundError, MemoryError, TypeError])
     def test_of_a_message_of_any_class_is_raised(
-        self, failure: type[Exception], number: int, serve: ServeScript
-    ) -> None:
+        self, failure: type[Exception], number: int, serve
+    ):
         class Bad(EmailMessage):
             def message(self, **options: Any) -> Any:
                 raise failure("of this message")
@@ -418,9 +405,7 @@ class TestError:
         assert batch[-1] in error.unsent
         assert recipients(server) == of(error.sent)
 
-    def test_that_is_no_exception_is_not_lost_with_its_thread(
-        self, serve: ServeScript
-    ) -> None:
+    def test_that_is_no_exception_is_not_lost_with_its_thread(self, serve):
         class Bad(EmailMessage):
             def message(self, **options: Any) -> Any:
                 raise SystemExit("of this message")
@@ -437,9 +422,7 @@ class TestFailSilently:
 
     @pytest.mark.parametrize("extensions", [["PIPELINING"], STEPWISE])
     @pytest.mark.parametrize("fault", ["550 no", "450 later", "421 bye", CLOSE])
-    def test_all_are_tried(
-        self, fault: str, extensions: list[str], serve: ServeScript
-    ) -> None:
+    def test_all_are_tried(self, fault: str, extensions: list[str], serve):
         """A connection that breaks does not swallow what others could send."""
         server = serve(any_of(to("bad@", fault), together(3)), extensions=extensions)
         good = messages(40)
@@ -448,15 +431,13 @@ class TestFailSilently:
         assert host(server, 3, fail_silently=True).send_messages(batch[::-1]) == 40
         assert recipients(server) == of(good)
 
-    def test_what_may_be_delivered_is_not_sent_again(self, serve: ServeScript) -> None:
+    def test_what_may_be_delivered_is_not_sent_again(self, serve):
         server = serve(any_of(at(BODY, TAKEN, None, TAKEN), together(2)))
         batch = messages(20)
         assert host(server, 2, fail_silently=True).send_messages(batch) == 18
         assert recipients(server) == of(batch)
 
-    def test_each_failure_is_logged(
-        self, serve: ServeScript, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_each_failure_is_logged(self, serve, caplog):
         server = serve(to("bad@", "550 no"))
         batch = [message(f"bad@{i}.example") for i in range(5)]
         connection = host(server, fail_silently=True)
@@ -464,7 +445,7 @@ class TestFailSilently:
         expected = f"127.0.0.1:{server.port}: SMTPRecipientsRefused, ignored by fail_silently"
         assert caplog.messages == [expected] * 5
 
-    def test_server_that_is_down_takes_none(self, closed_port: int) -> None:
+    def test_server_that_is_down_takes_none(self, closed_port: int):
         connection = EmailHostsBackend(
             "127.0.0.1", closed_port, parallel=4, fail_silently=True
         )
@@ -476,15 +457,13 @@ class TestRefusedConnection:
 
     @pytest.mark.parametrize("fail_silently", [False, True])
     @pytest.mark.parametrize("number", [1, 2, 3])
-    def test_others_do_its_work(
-        self, number: int, fail_silently: bool, serve: ServeScript
-    ) -> None:
+    def test_others_do_its_work(self, number: int, fail_silently: bool, serve):
         server = serve(refused_connections(number, of=4))
         batch = messages(20)
         assert host(server, fail_silently=fail_silently).send_messages(batch) == 20
         assert recipients(server) == of(batch)
 
-    def test_is_an_error_if_all_are_refused(self, serve: ServeScript) -> None:
+    def test_is_an_error_if_all_are_refused(self, serve):
         server = serve(refused_connections(4, of=4))
         batch = messages(20)
         with pytest.raises(smtplib.SMTPConnectError) as caught:
@@ -493,12 +472,12 @@ class TestRefusedConnection:
         assert (error.sent, error.unsent) == ([], batch)
         assert server.connections == 4
 
-    def test_none_is_tried_again_if_all_are_refused(self, serve: ServeScript) -> None:
+    def test_none_is_tried_again_if_all_are_refused(self, serve):
         server = serve(refused_connections(4, of=4))
         assert host(server, fail_silently=True).send_messages(messages(20)) == 0
         assert server.connections == 4
 
-    def test_work_that_is_given_back_late_is_done(self, serve: ServeScript) -> None:
+    def test_work_that_is_given_back_late_is_done(self, serve):
         """One connection has sent all the others, and ended, before one is refused."""
         others = threading.Event()
         coming = iter([True])
@@ -517,7 +496,7 @@ class TestRefusedConnection:
         assert recipients(server) == of(batch)
         assert server.connections == 3
 
-    def test_refused_login_is_an_error(self, serve: ServeScript) -> None:
+    def test_refused_login_is_an_error(self, serve):
         server = serve(at("AUTH", *["535 no"] * 10), extensions=["AUTH PLAIN"])
         with pytest.raises(smtplib.SMTPAuthenticationError):
             host(server, username="user", password="secret").send_messages(messages(4))
@@ -528,7 +507,7 @@ class TestKeptConnections:
     def parked(self) -> int:
         return len(pool._parked)
 
-    def test_are_used_and_parked(self, serve: ServeScript) -> None:
+    def test_are_used_and_parked(self, serve):
         server = serve()
         server.script = together(4)
         for _ in range(3):
@@ -536,24 +515,24 @@ class TestKeptConnections:
             server.script = together(4, BODY) if server.connections == 4 else server.script
         assert (server.connections, self.parked()) == (4, 4)
 
-    def test_that_died_cost_no_message(self, serve: ServeScript) -> None:
+    def test_that_died_cost_no_message(self, serve):
         server = serve(together(4))
         host(server, conn_max_age=60).send_messages(messages(8))
         server.disconnect()
         assert host(server, conn_max_age=60).send_messages(messages(8)) == 8
         assert len(server.accepted) == 16
 
-    def test_are_no_more_than_conn_max_idle(self, serve: ServeScript) -> None:
+    def test_are_no_more_than_conn_max_idle(self, serve):
         host(serve(together(4)), conn_max_age=60, conn_max_idle=2).send_messages(messages(8))
         assert self.parked() == 2
 
-    def test_are_used_for_conn_max_messages(self, serve: ServeScript) -> None:
+    def test_are_used_for_conn_max_messages(self, serve):
         server = serve(together(2))
         connection = host(server, 2, conn_max_age=60, conn_max_messages=1)
         assert connection.send_messages(messages(2)) == 2
         assert self.parked() == 0
 
-    def test_connection_that_is_open_is_used_and_stays_open(self, serve: ServeScript) -> None:
+    def test_connection_that_is_open_is_used_and_stays_open(self, serve):
         server = serve()
         with host(server, 2) as connection:
             server.script = together(2, BODY)
@@ -568,7 +547,7 @@ class TestKeptConnections:
 class TestGenerator:
     """What is no list is taken in pieces of 25 messages for each connection."""
 
-    def test_piece_is_sent_before_the_next_one_is_asked_for(self, serve: ServeScript) -> None:
+    def test_piece_is_sent_before_the_next_one_is_asked_for(self, serve):
         server = serve()
         accepted = []
 
@@ -580,7 +559,7 @@ class TestGenerator:
         assert host(server, 2).send_messages(generate()) == 120
         assert accepted == [0] * 50 + [50] * 50 + [100] * 20
 
-    def test_memory_stays_flat(self, serve: ServeScript) -> None:
+    def test_memory_stays_flat(self, serve):
         alive: weakref.WeakSet[EmailMessage] = weakref.WeakSet()
         most = 0
 
@@ -595,17 +574,17 @@ class TestGenerator:
         assert host(serve(), 2).send_messages(generate()) == 500
         assert most <= 2 * 2 * module.PIECE + 2
 
-    def test_spreads_each_piece(self, serve: ServeScript) -> None:
+    def test_spreads_each_piece(self, serve):
         server = serve(together(4))
         assert host(server).send_messages(iter(messages(8))) == 8
         assert server.connections == 4
 
-    def test_may_be_empty(self, serve: ServeScript) -> None:
+    def test_may_be_empty(self, serve):
         server = serve()
         assert host(server).send_messages(iter([])) == 0
         assert server.connections == 0
 
-    def test_error_of_the_generator_is_raised(self, serve: ServeScript) -> None:
+    def test_error_of_the_generator_is_raised(self, serve):
         def generate() -> Iterator[EmailMessage]:
             yield message()
             raise LookupError("of the generator")
@@ -625,7 +604,7 @@ class TestInterruption:
     def interrupt(self, request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
         """Raise an error in the main thread."""
 
-        def handle(number: int, frame: object) -> None:
+        def handle(number: int, frame: object):
             raise request.param("time is over")
 
         before = signal.signal(signal.SIGUSR1, handle)
@@ -635,22 +614,22 @@ class TestInterruption:
 
     def test_ends_what_is_under_way_and_is_raised(
         self,
-        interrupt: Callable[[], None],
-        serve: ServeScript,
-        threads: list[Thread],
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> None:
+        interrupt,
+        serve,
+        threads,
+        monkeypatch,
+    ):
         is_waiting = threading.Event()
 
         class Impatient(Thread):
-            def wait_for_its_end(self) -> None:
+            def wait_for_its_end(self):
                 is_waiting.set()
                 super().wait_for_its_end()
 
         monkeypatch.setattr(module, "_Thread", Impatient)
         coming = iter([interrupt])
 
-        def script(step: str, argument: str) -> None:
+        def script(step: str, argument: str):
             if step == BODY and (act := next(coming, None)):
                 act()
                 is_waiting.wait(20)
@@ -667,12 +646,10 @@ class TestInterruption:
         assert recipients(server) == of(error.sent)
         assert len(error.unsent) == 200 - len(error.sent)
 
-    def test_is_raised_where_one_connection_does_all_the_work(
-        self, interrupt: Callable[[], None], serve: ServeScript
-    ) -> None:
+    def test_is_raised_where_one_connection_does_all_the_work(self, interrupt, serve):
         coming = iter([interrupt])
 
-        def script(step: str, argument: str) -> None:
+        def script(step: str, argument: str):
             if step == BODY and (act := next(coming, None)):
                 act()
 
@@ -683,10 +660,8 @@ class TestInterruption:
         error: Any = caught.value
         assert recipients(server) == of(error.sent)
 
-    def test_in_a_single_message_sends_it_no_second_time(
-        self, interrupt: Callable[[], None], serve: ServeScript
-    ) -> None:
-        def script(step: str, argument: str) -> None:
+    def test_in_a_single_message_sends_it_no_second_time(self, interrupt, serve):
+        def script(step: str, argument: str):
             if step == BODY:
                 interrupt()
 
@@ -696,26 +671,20 @@ class TestInterruption:
         assert server.connections == 1
         assert server.commands.count("DATA") == 1
 
-    def test_error_is_raised_when_the_threads_have_ended(
-        self, serve: ServeScript, threads: list[Thread]
-    ) -> None:
+    def test_error_is_raised_when_the_threads_have_ended(self, serve, threads):
         with pytest.raises(smtplib.SMTPSenderRefused):
             host(serve(at("MAIL", *["550 no"] * 9))).send_messages(messages(100))
         assert threads
         assert have_ended(threads)
 
-    def test_success_is_returned_when_the_threads_have_ended(
-        self, serve: ServeScript, threads: list[Thread]
-    ) -> None:
+    def test_success_is_returned_when_the_threads_have_ended(self, serve, threads):
         host(serve()).send_messages(messages(100))
         assert threads
         assert have_ended(threads)
 
-    def test_thread_that_cannot_be_started_is_an_error(
-        self, serve: ServeScript, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_thread_that_cannot_be_started_is_an_error(self, serve, monkeypatch):
         class Scarce(Thread):
-            def start(self) -> None:
+            def start(self):
                 if len(self.started) == 2:
                     raise RuntimeError("can't start new thread")
                 super().start()
@@ -732,13 +701,13 @@ class TestInterruption:
 
 class TestOption:
     @pytest.mark.parametrize("value", ["0", "51", "x", "true", "-1", "1.5", "", "٣", "999999"])
-    def test_of_a_dsn_is_a_whole_number(self, value: str) -> None:
+    def test_of_a_dsn_is_a_whole_number(self, value: str):
         with pytest.raises(InvalidEmailHost) as caught:
             connection_from_dsn(f"smtp://h?parallel={value}")
         assert str(caught.value) == ("option 'parallel' must be a whole number from 1 to 50")
 
     @pytest.mark.parametrize("value", [0, 51, -1, "x", "4", True, False, 2.0, None, [4]])
-    def test_of_a_call_is_a_whole_number(self, value: Any) -> None:
+    def test_of_a_call_is_a_whole_number(self, value: Any):
         with pytest.raises(InvalidEmailHost) as caught:
             get_connection("shop", parallel=value)
         assert str(caught.value) == (
@@ -746,13 +715,13 @@ class TestOption:
         )
 
     @pytest.mark.parametrize("value", [1, 2, 50])
-    def test_is_a_number_from_1_to_50(self, value: int) -> None:
+    def test_is_a_number_from_1_to_50(self, value: int):
         assert get_connection("shop", parallel=value).parallel == value  # type: ignore[attr-defined]
         with real_hosts():
             connection: Any = connection_from_dsn(f"smtp://h?parallel={value}")
         assert connection.parallel == value
 
-    def test_is_off_if_not_given(self, serve: ServeScript, threads: list[Thread]) -> None:
+    def test_is_off_if_not_given(self, serve, threads):
         server = serve()
         assert EmailHostsBackend("127.0.0.1", server.port).send_messages(messages(9)) == 9
         assert (server.connections, threads) == (1, [])
@@ -763,34 +732,34 @@ class TestOption:
 class TestPlaces:
     """Where a host with this option may be named."""
 
-    def test_dsn(self, serve: ServeScript) -> None:
+    def test_dsn(self, serve):
         server = serve(together(4))
         dsn = f"smtp://127.0.0.1:{server.port}?parallel=4"
         with override_settings(EMAIL_HOSTS={"news": dsn}):
             assert get_connection("news").send_messages(messages(4)) == 4
         assert server.connections == 4
 
-    def test_options_of_the_call(self, serve: ServeScript) -> None:
+    def test_options_of_the_call(self, serve):
         server = serve(together(4))
         with override_settings(EMAIL_HOSTS={"news": f"smtp://127.0.0.1:{server.port}"}):
             assert get_connection("news", parallel=4).send_messages(messages(4)) == 4
         assert server.connections == 4
 
-    def test_dsn_from_elsewhere(self, serve: ServeScript) -> None:
+    def test_dsn_from_elsewhere(self, serve):
         server = serve(together(4))
         with real_hosts():
             connection = connection_from_dsn(f"smtp://127.0.0.1:{server.port}?parallel=4")
         assert connection.send_messages(messages(4)) == 4
 
     @needs_mailers
-    def test_mailer(self, serve: ServeScript) -> None:  # pragma: mailers-only
+    def test_mailer(self, serve) -> None:  # pragma: mailers-only
         server = serve(together(4))
         hosts = {"news": f"smtp://127.0.0.1:{server.port}?parallel=4"}
         with override_settings(MAILERS=mailers(hosts)):
             assert mail.mailers["news"].send_messages(messages(4)) == 4
         assert server.connections == 4
 
-    def test_member_of_a_failover(self, serve: ServeScript, closed_port: int) -> None:
+    def test_member_of_a_failover(self, serve, closed_port: int):
         server = serve()
         hosts = {
             "down": f"smtp://127.0.0.1:{closed_port}?parallel=4",
@@ -804,7 +773,7 @@ class TestPlaces:
         assert server.connections == 1  # each message is sent on its own
 
     @pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
-    def test_host_of_the_router(self, serve: ServeScript) -> None:
+    def test_host_of_the_router(self, serve):
         server = serve(together(4, BODY))
         hosts = {"default": f"smtp://127.0.0.1:{server.port}?parallel=4"}
         routing = "email_hosts.backends.RoutingBackend"
@@ -816,7 +785,7 @@ class TestPlaces:
             assert RoutingBackend().send_messages(messages(8)) == 8
         assert server.connections == 4
 
-    def test_outbox_of_a_test(self) -> None:
+    def test_outbox_of_a_test(self):
         batch = messages(9)
         connection: Any = get_connection("shop", parallel=4)
         assert connection.send_messages(batch) == 9
