@@ -359,6 +359,17 @@ class TestConnectionFromDSN:
         assert connection.server_email == "b@example.com"
         assert connection.fail_silently is True
 
+    def test_may_have_the_schemes_that_the_caller_allows(self):
+        connection = connection_from_dsn("console://", schemes={"console"})
+        assert isinstance(connection, console.EmailBackend)
+        with pytest.raises(InvalidEmailHost, match="'smtp' is not allowed here; allowed: con"):
+            connection_from_dsn("smtp://h", schemes="console")
+
+    def test_limits_and_questions_are_of_smtp_alone(self):
+        dsn = f"backend://{__name__}.Options?timeout=9000"
+        connection: Any = connection_from_dsn(dsn, schemes=["backend"], allow=lambda *_: False)
+        assert connection.options["timeout"] == "9000"
+
     @pytest.mark.parametrize("dsn", ["", None, "smtp://u:Kx7vQz9@h?timout=5"])
     def test_is_refused_without_a_key(self, dsn):
         with pytest.raises(InvalidEmailHost) as caught:
