@@ -3,7 +3,7 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from django.core.mail import EmailMessage
@@ -14,29 +14,34 @@ from email_hosts.backends import HostBackend, get_connection
 
 pytest.importorskip("anymail")
 
-# What the providers answer to a message that they take.
-TAKEN = {
-    "/example.com/messages": {"id": "<1@example.com>", "message": "Queued. Thank you."},
-    "/email": {
-        "ErrorCode": 0,
-        "Message": "OK",
-        "MessageID": "1",
-        "SubmittedAt": "2026-01-01T00:00:00Z",
-        "To": "someone@example.net",
-    },
-    "/smtp/email": {"messageId": "<1@example.com>"},
+
+class Api(NamedTuple):
+    """A provider's: its DSN, the login and the path of a request, and the answer to it."""
+
+    dsn: str
+    header: str
+    value: str
+    path: str
+    answer: dict[str, object]
+
+
+APIS = {
+    "mailgun": Api(
+        "anymail+mailgun://?api_key=K&sender_domain=example.com&api_url={}",
+        *("Authorization", "Basic YXBpOks=", "/example.com/messages"),
+        {"id": "<1@example.com>", "message": "Queued. Thank you."},
+    ),
+    "postmark": Api(
+        "anymail+postmark://?server_token=K&api_url={}",
+        *("X-Postmark-Server-Token", "K", "/email"),
+        {"ErrorCode": 0, "Message": "OK", "MessageID": "1", "To": "someone@example.net"},
+    ),
+    "brevo": Api(
+        "anymail+brevo://?api_key=K&api_url={}",
+        *("api-key", "K", "/smtp/email"),
+        {"messageId": "<1@example.com>"},
+    ),
 }
-DSNS = {
-    "mailgun": "anymail+mailgun://?api_key=K&sender_domain=example.com&api_url={}",
-    "postmark": "anymail+postmark://?server_token=K&api_url={}",
-    "brevo": "anymail+brevo://?api_key=K&api_url={}",
-}
-CREDENTIALS = {
-    "mailgun": ("Authorization", "Basic YXBpOks="),
-    "postmark": ("X-Postmark-Server-Token", "K"),
-    "brevo": ("api-key", "K"),
-}
-PATHS = dict(zip(DSNS, TAKEN, strict=True))
 
 
 class Provider(ThreadingHTTPServer):
@@ -64,7 +69,8 @@ class Answer(BaseHTTPRequestHandler):
         if not self.server.status:
             self.server.over.wait()
             return
-        answer = json.dumps(TAKEN[self.path]).encode()
+        (found,) = (api for api in APIS.values() if api.path == self.path)
+        answer = json.dumps(found.answer).encode()
         self.send_response(self.server.status)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -87,19 +93,19 @@ def provider():
 
 def hosts(url: str) -> dict[str, str]:
     return {
-        name: f"{dsn.format(url)}&_default_from_email=News <news@example.com>"
-        for name, dsn in DSNS.items()
+        name: f"{api.dsn.format(url)}&_default_from_email=News <news@example.com>"
+        for name, api in APIS.items()
     }
 
 
-@pytest.mark.parametrize("name", DSNS)
+@pytest.mark.parametrize("name", APIS)
 def test_message_goes_through_the_provider(name, provider, message):
     with override_settings(EMAIL_HOSTS=hosts(provider.url)):
         connection = get_connection(name)
         assert connection.send_messages([message]) == 1
     (request,) = provider.requests
-    header, value = CREDENTIALS[name]
-    assert (request.path, request.headers[header]) == (PATHS[name], value)
+    api = APIS[name]
+    assert (request.path, request.headers[api.header]) == (api.path, api.value)
     assert b"news@example.com" in request.body.replace(b"%40", b"@")
     assert b"someone@example.net" in request.body.replace(b"%40", b"@")
     assert message.anymail_status.message_id
@@ -139,7 +145,7 @@ def send_to_all(message: EmailMessage, name: str, url: str, spare: ScriptedServe
         return get_connection("all").send_messages([message])
 
 
-@pytest.mark.parametrize("name", DSNS)
+@pytest.mark.parametrize("name", APIS)
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
     name, status, provider, spare, message
@@ -149,7 +155,7 @@ def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
     assert (len(provider.requests), len(spare.accepted)) == (1, 1)
 
 
-@pytest.mark.parametrize("name", DSNS)
+@pytest.mark.parametrize("name", APIS)
 @pytest.mark.parametrize("status", [401, 400])
 def test_failover_does_not_go_on_if_the_provider_refuses_it(
     name, status, provider, spare, message

@@ -48,6 +48,12 @@ SETTINGS = [block for block in code("python") if block.startswith("# settings.py
 OTHERS = [block for block in code("python") if block not in SETTINGS]
 
 
+def the_one(text: str, blocks: list[str] = OTHERS) -> str:
+    """Return the block with this text."""
+    (found,) = (block for block in blocks if text in block)
+    return found
+
+
 def literals(part: Any = DOCUMENT) -> set[str]:
     """Return what stands between double backquotes."""
     return {literal.astext() for literal in part.findall(nodes.literal)}
@@ -74,9 +80,8 @@ def settings_of(block: str) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def shop_mail(monkeypatch):
     """The module of the project in which the README has a router."""
-    (block,) = (block for block in OTHERS if block.startswith("# shop/mail.py"))
     module = ModuleType("shop.mail")
-    exec(block, vars(module))
+    exec(the_one("# shop/mail.py"), vars(module))
     monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
     monkeypatch.setitem(sys.modules, "shop.mail", module)
     return module
@@ -110,9 +115,8 @@ def test_code_runs_in_a_project_with_these_hosts(block):
 
 
 def test_test_of_the_example_passes():
-    (block,) = (block for block in OTHERS if "class WelcomeTest" in block)
     names: dict[str, Any] = {"__name__": "readme"}
-    exec(block, names)
+    exec(the_one("class WelcomeTest"), names)
     test = names["WelcomeTest"]
     test.databases = set()
     test("test_shop_says_hello").debug()
@@ -121,9 +125,8 @@ def test_test_of_the_example_passes():
 @lru_cache  # Celery wants each task but once
 def task_of(package: str) -> Any:
     """Return the task that is written with this package."""
-    (block,) = (block for block in OTHERS if f"from {package} import" in block)
     names: dict[str, Any] = {"__name__": f"readme.{package}"}
-    exec(block, names)
+    exec(the_one(f"from {package} import"), names)
     return names["send_welcome"]
 
 
@@ -152,19 +155,12 @@ def test_task_of_django_sends(mailoutbox):  # pragma: tasks-only
 
 
 @needs_mailers
-def test_code_runs_with_mailers():  # pragma: mailers-only
-    (settings,) = (
-        block for block in SETTINGS if "EMAIL_HOSTS =" in block and "MAILERS =" in block
-    )
-    (block,) = (block for block in OTHERS if "using=" in block)
-    hosts = settings_of(settings)["MAILERS"]
-    with (
-        override_settings(MAILERS=hosts),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        sent: list[Any] = []
-        patch.setattr(EmailHostsBackend, "send_messages", lambda *args: sent.append(args))
-        exec(block, {})
+def test_code_runs_with_mailers(monkeypatch):  # pragma: mailers-only
+    (block,) = (each for each in SETTINGS if "EMAIL_HOSTS =" in each and "MAILERS =" in each)
+    sent: list[Any] = []
+    monkeypatch.setattr(EmailHostsBackend, "send_messages", lambda *args: sent.append(args))
+    with override_settings(MAILERS=settings_of(block)["MAILERS"]):
+        exec(the_one("using="), {})
     assert [host.alias for host, _ in sent] == ["shop"]
 
 
@@ -237,22 +233,14 @@ def test_new_project_sends_through_two_hosts(start_server, tls, cafile, tmp_path
     def run(*command: str) -> str:
         return run_python(*command, cwd=tmp_path, environment=environment)
 
-    run(
-        "-m",
-        "django",
-        "startproject",
-        "--settings=django.conf.global_settings",
-        "project",
-        ".",
-    )
-    (setup,) = (block for block in SETTINGS if "INSTALLED_APPS" in block)
+    defaults = "--settings=django.conf.global_settings"
+    run("-m", "django", "startproject", defaults, "project", ".")
     with (tmp_path / "project" / "settings.py").open("a") as settings:
-        settings.write(f"\n{setup}\n")
+        settings.write(the_one("INSTALLED_APPS", SETTINGS))
     run("manage.py", "check", "--fail-level=WARNING")
     assert run("manage.py", "checkemailhosts", "--connect").count("  OK ") == 2
     run("manage.py", "sendtestemailhosts", "club", "me@example.net")
-    (first,) = (block for block in OTHERS if block.startswith("# views.py, tasks.py"))
-    run("manage.py", "shell", "-c", first)
+    run("manage.py", "shell", "-c", the_one("# views.py, tasks.py"))
     assert {
         key: [(mail.user, mail.sender, mail.recipients) for mail in server.received]
         for key, server in servers.items()
