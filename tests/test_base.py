@@ -2,6 +2,7 @@
 
 import copy
 from io import StringIO
+from unittest import mock
 
 import pytest
 from django.core import mail
@@ -251,6 +252,32 @@ class TestWrappedBackend:
         with pytest.raises(AttributeError, match="missing"):
             _ = host.missing
         assert isinstance(host, Recorder)
+
+    def test_has_what_is_set_on_the_host(self, host):
+        """A connection of the caller's own, say, or a mock in its tests."""
+        host.connection = connection = object()
+        assert host.wrapped.connection is connection
+        with mock.patch.object(host, "connection", None):
+            assert host.wrapped.connection is None
+        assert host.wrapped.connection is connection
+
+    def test_has_no_attribute_of_the_host(self, host):
+        with mock.patch.object(host, "open", return_value=False) as opened:
+            assert host.open() is False
+        opened.assert_called_once_with()
+        assert host.open() is True
+        assert host.calls == ["open"]
+
+    def test_may_come_after_the_attributes_of_a_subclass(self):
+        class Subclass(HostBackend):
+            def __init__(self):
+                self.shop = 1
+                super().__init__(Recorder())
+                self.shop = 2
+
+        host = Subclass()
+        assert host.shop == 2
+        assert not hasattr(host.wrapped, "shop")
 
     def test_is_missing_in_a_frame_that_has_only_begun_to_make_it(self):
         """Whatever shows the frame asks for the class of ``self``."""

@@ -330,6 +330,28 @@ def test_option_that_does_not_fit_is_refused(options):
         FailoverBackend(**options)
 
 
+class Spare(FailoverBackend):
+    """A project's EMAIL_BACKEND."""
+
+    def __init__(self, **options):
+        super().__init__(hosts=["a", "b"], **options)
+
+
+@pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
+@pytest.mark.filterwarnings("ignore:get_connection\\(\\) is deprecated")
+@pytest.mark.filterwarnings("ignore:The 'auth_user' and 'auth_password' arguments")
+@override_settings(
+    EMAIL_BACKEND=f"{__name__}.Spare",
+    EMAIL_HOSTS={"a": "locmem://?_default_from_email=a@example.com"},
+)
+def test_default_backend_ignores_the_options_of_others(mailoutbox):
+    """As Django's own do: send_mail() has a login for each of them."""
+    connection = mail.get_connection(foo="bar")
+    assert not hasattr(connection, "foo")
+    mail.send_mail("Hi", "World", None, ["b@example.net"], auth_user="u", auth_password="p")
+    assert [message.from_email for message in mailoutbox] == ["a@example.com"]
+
+
 def test_options_of_one_connection():
     with override_settings(EMAIL_HOSTS={"a": "smtp://h", "all": "failover:a"}):
         connection: Any = get_connection("all", retry=0.5, hosts="a")

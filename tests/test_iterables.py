@@ -93,7 +93,7 @@ def test_each_message_is_in_the_outbox_before_the_next_is_asked_for(mailoutbox):
     assert accepted == [0, 1, 2]
 
 
-@pytest.mark.parametrize("batch", [iter(()), (), [], set(), {}.values()], ids=repr)
+@pytest.mark.parametrize("batch", [iter(()), (), [], set(), {}.values()], ids=type)
 @pytest.mark.parametrize("key", HOSTS)
 def test_no_messages_open_no_connection(key, batch, hosts):
     assert hosts.connection(key).send_messages(batch) == 0

@@ -405,6 +405,18 @@ class TestWritingAhead:
         assert names == [("a@example.net",), ("b@example.net",), ("c@example.net",)]
         assert server.connections == 2
 
+    def test_that_is_swallowed_is_not_waited_for_long(self, serve, monkeypatch):
+        monkeypatch.setattr(pipelining, "AHEAD_TIMEOUT", 0.2)
+        server = serve(at("MAIL", None, HANG))
+        timeouts: list[float] = []
+        with SMTP("127.0.0.1", server.port, timeout=20) as connection:
+            sock = Watched(connection, reads=lambda waits: timeouts.append(sock.gettimeout()))
+            assert [outcome.offer_again for outcome in send(connection, "a", "b")] == [
+                False,
+                True,
+            ]
+        assert timeouts[-1] == 0.2
+
     def test_that_is_not_taken_is_not_tried_again(self, serve):
         faulty, other = serve(at("MAIL", None, "503 wait")), serve()
         ours(faulty).send_messages(messages("a", "b"))

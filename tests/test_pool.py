@@ -251,9 +251,10 @@ class TestParking:
 
         def cost(number):
             pool = Pool()
-            pool.clock = lambda: 0
+            pool.clock = lambda: 30
             for host in range(number):
                 pool.park(host, PooledConnection(SMTP(), "", Moment(60)), max_idle=1)
+            pool.park("expired", PooledConnection(SMTP(), "", Moment(30)), max_idle=1)
             looks.clear()
             pool.take("another")
             pool.park("another", PooledConnection(SMTP(), "", Moment(60)), max_idle=1)

@@ -148,7 +148,7 @@ class TestCost:
     def many(self, clock):
         """A pool with as many connections as it takes, none of which is due."""
         many = Pool()
-        many.clock = clock  # type: ignore[method-assign]
+        many.clock = clock
         for number in range(MAX_PARKED - 1):
             many.park(number, self.pooled(clock.now + 60 + number), max_idle=10)
         many._parked = Walked(many._parked)

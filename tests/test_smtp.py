@@ -9,6 +9,7 @@ from base64 import b64encode
 from unittest import mock
 
 import pytest
+from django.core.mail import EmailMessage
 from scripted import BODY, HANG, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend
@@ -443,3 +444,15 @@ def test_backend_without_a_dsn_has_the_port_of_its_transport(options, port):
 def test_option_that_does_not_fit_is_refused(options, problem):
     with pytest.raises(InvalidEmailHost, match=problem):
         EmailHostsBackend(**options, alias="shop")
+
+
+@pytest.mark.parametrize("attribute", ["connection", "ssl_context"])
+def test_attribute_may_be_patched_and_is_as_it_was_afterwards(attribute, serve):
+    server = serve()
+    with EmailHostsBackend("127.0.0.1", server.port) as backend:
+        before = getattr(backend, attribute)
+        with mock.patch.object(backend, attribute, mock.MagicMock()) as patched:
+            assert getattr(backend, attribute) is patched
+        assert getattr(backend, attribute) is before
+        backend.send_messages([EmailMessage("Hello", to=["a@example.net"])])
+    assert (len(server.accepted), server.connections) == (1, 1)

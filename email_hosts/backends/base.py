@@ -96,8 +96,12 @@ class HostBackend(HostMixin):
     """Makes any other backend a host, by wrapping it.
 
     ``backend`` is its path, with ``options`` of its own, or the backend itself. Its
-    attributes show through, and ``isinstance()`` knows it by its class.
+    attributes show through, to be read and to be set, and ``isinstance()`` knows it by its
+    class.
     """
+
+    wrapped: Any = None
+    alias: str | None = None
 
     @clear_frames
     def __init__(
@@ -110,17 +114,32 @@ class HostBackend(HostMixin):
         **options: Any,
     ) -> None:
         # No super().__init__(): its ``fail_silently`` would hide that of the wrapped one.
-        self.wrapped: Any = backend
         if isinstance(backend, str):
-            self.wrapped = _construct(backend, alias, options)
+            backend = _construct(backend, alias, options)
+        self.wrapped = backend
         self.alias = self.wrapped.alias = alias or None
         self.default_from_email = default_from_email
         self.server_email = server_email
 
     def __getattr__(self, name: str) -> Any:
-        if name == "wrapped":  # not yet there, in a copy
-            raise AttributeError(name)
         return getattr(self.wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._has(name):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.wrapped, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._has(name):
+            super().__delattr__(name)
+        else:
+            delattr(self.wrapped, name)
+
+    def _has(self, name: str) -> bool:
+        """Whether an attribute is the host's own, and does not show through."""
+        # A subclass may set its attributes before there is a wrapped backend.
+        return hasattr(type(self), name) or name in vars(self) or self.wrapped is None
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:

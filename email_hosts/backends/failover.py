@@ -52,7 +52,9 @@ class FailoverBackend(HostMixin):
         **others: Any,
     ) -> None:
         super().__init__()
-        refuse_unknown(FailoverBackend, others, alias)
+        # Else it is the EMAIL_BACKEND, and gets what Django's own backends ignore.
+        if alias is not None:
+            refuse_unknown(FailoverBackend, others, alias)
         self.hosts = keys_of(hosts)
         if not self.hosts or not retry > 0:
             raise InvalidEmailHost(

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -40,7 +41,7 @@ from .parallel import send_in_parallel
 # What makes one connection as good as another, and used as long.
 POOLED_BY = (
     *("host", "port", "username", "password", "use_tls", "use_ssl", "timeout", "allow"),
-    *("ssl_cafile", "ssl_certfile", "ssl_keyfile", "_own_ssl_context", "local_hostname"),
+    *("ssl_cafile", "ssl_certfile", "ssl_keyfile", "own_ssl_context", "local_hostname"),
     *("conn_max_age", "conn_max_messages"),
 )
 
@@ -55,6 +56,9 @@ class EmailHostsBackend(HostMixin, EmailBackend):
     so no credential reaches a server that it was not meant for. ``timeout`` is in seconds,
     for each network step. Raises ``InvalidEmailHost`` for options that do not fit.
     """
+
+    connection: Any  # smtplib.SMTP while open, else None. It may be set, as with Django's.
+    _pooled: PooledConnection | None = None  # what is known about it
 
     @clear_frames
     def __init__(
@@ -121,7 +125,6 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         self.default_from_email = default_from_email
         self.server_email = server_email
         self.refused_recipients: dict[str, Reply] = {}
-        self._own_ssl_context: ssl.SSLContext | None = None
 
     def __copy__(self) -> EmailHostsBackend:
         """Return another connection with the same options, closed as a new one is."""
@@ -132,33 +135,23 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         return other
 
     @property
-    def connection(self) -> Any:
-        """The ``smtplib.SMTP`` object while open, else ``None``. It may be set."""
-        return self._pooled and self._pooled.connection
-
-    @connection.setter
-    def connection(self, connection: Any) -> None:
-        self._pooled = connection and PooledConnection(connection, self._server)
-
-    @property
     def connection_class(self) -> type[smtplib.SMTP]:
         """The class of the connection that ``open`` makes."""
         chosen = super().connection_class
         return CLASSES.get(chosen, chosen)
 
-    @property
+    @cached_property
     def ssl_context(self) -> ssl.SSLContext:
         """The TLS context of this connection alone, to look at or to change. It may be set.
 
         Raises ``InvalidEmailHost`` if a file of the host cannot be loaded.
         """
-        if self._own_ssl_context is None:
-            self._own_ssl_context = self._load_ssl_context(new_context)
-        return self._own_ssl_context
+        return self._load_ssl_context(new_context)
 
-    @ssl_context.setter
-    def ssl_context(self, context: ssl.SSLContext) -> None:
-        self._own_ssl_context = context
+    @property
+    def own_ssl_context(self) -> ssl.SSLContext | None:
+        """``ssl_context``, if somebody has read or set it. Else a shared one is used."""
+        return vars(self).get("ssl_context")
 
     def open(self) -> bool | None:
         """Connect and log in, unless that is done. Return whether it was needed.
@@ -180,7 +173,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         Raises nothing: the messages that the server has accepted stay accepted.
         """
         with self._lock:
-            pooled, self._pooled = self._pooled, None
+            pooled, self.connection, self._pooled = self._in_use(), None, None
         if pooled and self._can_be_parked(pooled):
             pool.park(self._pool_key, pooled, max_idle=self.conn_max_idle)
         elif pooled:
@@ -230,8 +223,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
                 self._envelopes(chain([first], coming), in_turn), can_look_ahead=can_look_ahead
             )
             try:
-                while self._pooled:
-                    pooled = self._pooled
+                while pooled := self._in_use():
                     outcomes = pipelining.send(pooled.connection, envelopes, self._server)
                     with closing(outcomes):
                         for refused, error, offer_again in outcomes:
@@ -254,9 +246,9 @@ class EmailHostsBackend(HostMixin, EmailBackend):
 
     def _use(self, parked: PooledConnection | None) -> bool | None:
         """Use a parked connection or a new one. Return what ``open`` does."""
-        self._pooled = None
+        self.connection = self._pooled = None
         try:
-            self._pooled = parked or self._connect()
+            pooled = parked or self._connect()
         except OSError as error:
             self._redactor.redact_error(error)
             pipelining.mark(error, body_was_sent=False)
@@ -264,7 +256,16 @@ class EmailHostsBackend(HostMixin, EmailBackend):
                 raise
             self.log_failure(error)
             return None
+        self.connection, self._pooled = pooled.connection, pooled
         return True
+
+    def _in_use(self) -> PooledConnection | None:
+        """Return the connection with what is known about it: nothing, if it was set."""
+        if not self.connection:
+            return None
+        if self._pooled is None or self._pooled.connection is not self.connection:
+            self._pooled = PooledConnection(self.connection, self._server)
+        return self._pooled
 
     def _connect(self) -> PooledConnection:
         if not (self.username + self.password).isascii():
@@ -319,7 +320,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
 
     @property
     def _context_in_use(self) -> ssl.SSLContext:
-        return self._own_ssl_context or self._load_ssl_context(shared_context)
+        return self.own_ssl_context or self._load_ssl_context(shared_context)
 
     def _load_ssl_context(self, load: Any) -> ssl.SSLContext:
         options = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
@@ -351,13 +352,13 @@ class EmailHostsBackend(HostMixin, EmailBackend):
     ) -> Iterator[Envelope]:
         """Yield the envelopes, and append the message of each to ``in_turn``."""
         for message in messages:
-            pooled, recording = self._pooled, _RecordingConnection()
+            connection, recording = self.connection, _RecordingConnection()
             self.connection = recording
             try:
                 # Private: _send(). It alone encodes as this version of Django does.
                 super()._send(self.apply_host(message))  # type: ignore[misc]
             finally:
-                self._pooled = pooled
+                self.connection = connection
             in_turn.extend([message] * len(recording.envelopes))
             yield from recording.envelopes
 

@@ -9,7 +9,7 @@ import smtplib
 import threading
 import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.signals import request_finished
@@ -30,15 +30,27 @@ class PooledConnection:
     messages: int = 0  # that it has been used for
     was_parked: bool = False
     has_given_up: bool = False  # the server, on this session
+    process: int = field(default_factory=os.getpid)
 
     def __repr__(self) -> str:
         state = "open" if self.connection.sock else "closed"
         return f"<{type(self).__name__} to {self.server}, {state}, {self.messages} messages>"
 
+    def is_good(self) -> bool:
+        """Whether it can be used: nobody else does, and the server has not ended it."""
+        return self._is_of_this_process() and is_idle(self.connection)
+
     def discard(self, reason: str, *, wait: bool = False) -> None:
         """Close it. ``wait`` gives the server a moment to answer QUIT."""
         debug("%r: discarded, %s", self, reason)
-        quit_quietly(self.connection, wait=wait)
+        if self._is_of_this_process():
+            quit_quietly(self.connection, wait=wait)
+        else:  # without a word: the parent goes on using it
+            self.connection.close()
+
+    def _is_of_this_process(self) -> bool:
+        # uWSGI forks in C, and then Python does not call what is registered for a fork.
+        return self.process == os.getpid()
 
 
 class Pool:
@@ -71,7 +83,7 @@ class Pool:
         """
         self.close_expired()
         while pooled := self._pop(host):
-            if is_idle(pooled.connection):
+            if pooled.is_good():
                 pooled.was_parked = True
                 debug("%r: taken from the pool", pooled)
                 return pooled

@@ -155,12 +155,20 @@ class ProcessServer(MailServer):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait(30)
+            # What it has started may end a moment later, and still listen.
+            self.wait_until(self._port_is_free, seconds=30)
 
     def _accepts(self) -> bool:
         assert self._process
         assert self._process.poll() is None, self.log()
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as client:
+        address = ("127.0.0.1", self.port)
+        with suppress(OSError), socket.create_connection(address, timeout=5) as client:
             return client.recv(4).startswith(b"220")
+        return False
+
+    def _port_is_free(self) -> bool:
+        with suppress(OSError), socket.create_server(("127.0.0.1", self.port)):
+            return True
         return False
 
 

@@ -142,5 +142,5 @@ class Exim(ProcessServer):
         return any(Path(self.folder, "spool").glob("input/*"))
 
     def log(self) -> str:
-        logs = [path.read_text() for path in Path(self.folder, "spool").glob("*log")]
-        return super().log() + "".join(logs)
+        log = self.folder / "spool" / "mainlog"
+        return super().log() + (log.read_text(errors="replace") if log.exists() else "")

@@ -1,4 +1,4 @@
-"""Its settings: one host that keeps its connections, and a queue in a folder."""
+"""Its settings: one host that keeps its connections, views, and a queue in a folder."""
 
 import os
 from importlib.util import find_spec
@@ -12,6 +12,8 @@ HAS_TASKS = django.VERSION >= (6, 0) and find_spec("django_tasks_db") is not Non
 SECRET_KEY = "worker"
 INSTALLED_APPS = ["email_hosts", *HAS_TASKS * ["django_tasks_db"]]
 USE_TZ = True
+ALLOWED_HOSTS = ["127.0.0.1"]
+ROOT_URLCONF = "worker.web"
 EMAIL_HOSTS = {
     "shop": f"smtp://127.0.0.1:{os.environ['WORKER_PORT']}?conn_max_age=600",
 }

@@ -1,0 +1,154 @@
+"""Mail from views, where users run them: each message once, over connections that are kept."""
+
+import asyncio
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from django.core.mail import EmailMessage
+
+from email_hosts.backends import get_connection
+from email_hosts.smtp.pool import pool
+
+TESTS = Path(__file__).parent
+# Where the server is told to listen: the socket is there before it, and so nobody has to wait
+# until it is.
+LISTENER = "fd://{fd}"
+
+GUNICORN = [
+    *(sys.executable, "-m", "gunicorn", "worker.web:wsgi", "--bind", LISTENER),
+    "--no-control-socket",  # which would be in the home directory
+]
+UWSGI = [
+    *("uwsgi", "--http-socket", LISTENER, "--module", "worker.web:wsgi", "--need-app"),
+    *("--master", "--processes=2", "--threads=4", "--die-on-term", "--disable-logging"),
+    *("--pythonpath", str(TESTS)),
+]
+# It has no wheel, and so nothing installs it for the tests.
+needs_uwsgi = pytest.mark.skipif(not shutil.which("uwsgi"), reason="uwsgi is not installed")
+SERVERS = [
+    pytest.param([*GUNICORN, "--workers=2", "--threads=4"], id="gunicorn"),
+    pytest.param([*GUNICORN, "--workers=2", "--threads=4", "--preload"], id="preloaded"),
+    pytest.param([*GUNICORN, "--workers=2", "--worker-class=gevent"], id="gevent"),
+    pytest.param(UWSGI, id="uwsgi", marks=needs_uwsgi),
+]
+
+
+async def get(port, path):
+    """Return the body of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer.partition(b"\r\n\r\n")[2].decode()
+
+
+async def get_all(port, paths, at_a_time):
+    limit = asyncio.Semaphore(at_a_time)
+
+    async def one(path):
+        async with limit:
+            return await asyncio.wait_for(get(port, path), timeout=120)
+
+    return await asyncio.gather(*map(one, paths))
+
+
+@contextmanager
+def serving(command, mail_server, folder):
+    """Run a server of the site in ``worker/``. Give its port, and end it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
+        listener.set_inheritable(True)
+        fd = listener.fileno()
+        process = subprocess.Popen(
+            [part.format(fd=fd) for part in command],
+            cwd=TESTS,
+            env={
+                **os.environ,
+                "DJANGO_SETTINGS_MODULE": "worker.settings",
+                "WORKER_PORT": str(mail_server.port),
+                "WORKER_FOLDER": str(folder),
+            },
+            pass_fds=[fd],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            process.terminate()  # it finishes what it has begun
+            output, _ = process.communicate(timeout=60)
+            print(output)  # noqa: T201
+
+
+def senders(server):
+    """Return which processes have sent something to others than the parent's address."""
+    return {
+        re.match(r"\d+", one.sender)[0]
+        for one in server.accepted
+        if one.recipients != ("parent@example.net",)
+    }
+
+
+def recipients(server):
+    return sorted(
+        recipient
+        for one in server.accepted
+        for recipient in one.recipients
+        if recipient != "parent@example.net"
+    )
+
+
+@pytest.mark.parametrize("command", SERVERS)
+def test_each_request_sends_its_message_once(command, serve, tmp_path):
+    server = serve()
+    addresses = sorted(f"{number}@example.net" for number in range(200))
+    with serving(command, server, tmp_path) as port:
+        paths = [f"/send?to={address}" for address in addresses]
+        answers = asyncio.run(get_all(port, paths, at_a_time=16))
+    assert answers == ["1"] * 200
+    assert recipients(server) == addresses
+    assert 1 <= len(senders(server)) <= 2
+    # At most one for each request at a time, and one or two for what is loaded.
+    assert server.connections <= 16 + 2
+
+
+def test_five_hundred_requests_at_a_time_send_each_message_once(serve, tmp_path):
+    server = serve()
+    addresses = sorted(f"{number}@example.net" for number in range(500))
+    command = [sys.executable, "-m", "uvicorn", "worker.web:asgi", "--fd={fd}"]
+    # So that it ends by itself, and what was measured of it is written.
+    command += ["--limit-max-requests=500", "--log-level=warning"]
+    with serving(command, server, tmp_path) as port:
+        paths = [f"/send_async?to={address}" for address in addresses]
+        answers = asyncio.run(get_all(port, paths, at_a_time=500))
+    assert answers == ["1"] * 500
+    assert recipients(server) == addresses
+    assert len(senders(server)) == 1
+    # One for each thread of the event loop's pool, which has 32 at most.
+    assert server.connections <= 32 + 1
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_connection_of_another_process_is_closed_without_a_word(is_taken, serve, settings):
+    """UWSGI forks in C, and calls nothing that is registered for a fork."""
+    server = serve()
+    settings.EMAIL_HOSTS = {"shop": f"smtp://127.0.0.1:{server.port}?conn_max_age=60"}
+    message = EmailMessage("Hello", "World", to=["a@example.net"])
+    get_connection("shop").send_messages([message])
+    (pooled,) = pool._parked
+    pooled.process = 0
+    if is_taken:
+        get_connection("shop").send_messages([message])
+        assert server.connections == 2
+    else:
+        pool.close_all()
+    assert pooled.connection.sock is None
+    assert "QUIT" not in server.commands
