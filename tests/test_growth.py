@@ -1,0 +1,44 @@
+"""The benchmark of growth runs, and has a line for each thing that grows."""
+
+from __future__ import annotations
+
+import re
+
+from conftest import run_python
+
+
+def test_table_has_each_line():
+    shown = run_python(
+        *("-m", "benchmarks.growth", "--rounds", "1", "--seconds", "0.001", "--hosts", "20"),
+        *("--messages", "60", "--threads", "2", "--batch", "2", "--milliseconds", "1"),
+        environment={},
+    )
+    lines = [re.split(r" {2,}", line)[0] for line in shown.splitlines()[3:]]
+    assert lines == [
+        "choose a host by its sender, 20 hosts to 10",
+        "get_connection, 20 hosts to 10",
+        "get_connection with options, 20 hosts to 10",
+        "an unknown key, 20 hosts to 10",
+        "a failover send, 20 hosts to 10",
+        "check, a host, 20 hosts to 10",
+        "mailers(), a host, 20 hosts to 10",
+        "a send over a kept connection, 20 parked to 1",
+        "a finished request, 20 parked to 1",
+        "0 ms, conn_max_age to Django's open connection",
+        "0 ms, conn_max_age, 2 threads to 1",
+        "0 ms, conn_max_age, 2 threads to Django's",
+        "memory of a generator of 60, parallel=1",
+        "memory of a generator of 60, parallel=4",
+        "memory of a list of 10 messages of 500 kB",
+        *(
+            f"1 ms, {offered}, parallel={pair}"
+            for offered in ("PIPELINING", "no PIPELINING")
+            for pair in ("1 to Django", "4 to 1", "4 to Django", "10 to 1", "10 to Django")
+        ),
+    ]
+
+
+def test_quick_one_is_smaller():
+    from benchmarks.growth import QUICK, THOROUGH
+
+    assert all(quick <= full for quick, full in zip(QUICK, THOROUGH, strict=True))
