@@ -3,6 +3,7 @@
 import gc
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core import mail
@@ -169,7 +170,7 @@ class Alive:
     def __init__(self, count):
         self.count = count
         self.most = 0
-        self._alive = weakref.WeakSet()
+        self._alive: weakref.WeakSet[EmailMessage] = weakref.WeakSet()
 
     def __iter__(self):
         for number in range(self.count):
@@ -191,7 +192,7 @@ def test_memory_stays_flat(key, hosts):
 def test_memory_stays_flat_where_messages_are_refused(hosts):
     hosts.server.script = lambda step, argument: "550 no" if step == "MAIL" else None
     gc.collect()
-    messages = Alive(100)
+    messages: Any = Alive(100)
     assert get_connection("smtp", fail_silently=True).send_messages(messages) == 0
     assert messages.most <= MAX_ALIVE
 
@@ -237,5 +238,6 @@ class TestRouterWithAList:
 
 
 def test_folder_has_one_file_for_one_iterable(hosts):
-    get_connection("disk").send_messages(map(message, range(3)))
+    messages: Any = map(message, range(3))
+    get_connection("disk").send_messages(messages)
     assert [path.suffix for path in Path(hosts.folder).iterdir()] == [".log"]
