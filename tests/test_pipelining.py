@@ -410,7 +410,7 @@ class TestWritingAhead:
         server = serve(at("MAIL", None, HANG))
         timeouts: list[float] = []
         with SMTP("127.0.0.1", server.port, timeout=20) as connection:
-            sock = Watched(connection, reads=lambda waits: timeouts.append(sock.gettimeout()))
+            sock: Any = Watched(connection, reads=lambda waits: timeouts.append(sock.gettimeout()))
             assert [outcome.offer_again for outcome in send(connection, "a", "b")] == [
                 False,
                 True,
