@@ -405,12 +405,14 @@ class TestWritingAhead:
         assert names == [("a@example.net",), ("b@example.net",), ("c@example.net",)]
         assert server.connections == 2
 
-    def test_that_is_swallowed_is_not_waited_for_long(self, serve, monkeypatch):
+    @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
+    def test_that_is_swallowed_is_not_waited_for_long(self, step, serve, monkeypatch):
         monkeypatch.setattr(pipelining, "AHEAD_TIMEOUT", 0.2)
-        server = serve(at("MAIL", None, HANG))
+        server = serve(at(step, None, HANG))
         timeouts: list[float] = []
         with SMTP("127.0.0.1", server.port, timeout=20) as connection:
-            sock: Any = Watched(connection, reads=lambda waits: timeouts.append(sock.gettimeout()))
+            real = connection.sock
+            Watched(connection, reads=lambda waits: timeouts.append(real.gettimeout()))
             assert [outcome.offer_again for outcome in send(connection, "a", "b")] == [
                 False,
                 True,

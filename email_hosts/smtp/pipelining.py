@@ -23,7 +23,7 @@ MAX_BYTES_IN_FLIGHT = 8192
 # A TLS record. The server may have received a part of anything longer when writing fails.
 MAX_RECORD = 16384
 
-# Seconds to wait for the reply to what was written ahead. Some servers swallow it.
+# Seconds to wait for each reply to what was written ahead. Some servers swallow it.
 AHEAD_TIMEOUT = 5
 
 # How many servers that do not take it are remembered.
@@ -241,8 +241,14 @@ class _Transaction:
         timeout = sock.gettimeout()
         if self._is_ahead:
             sock.settimeout(min(timeout or AHEAD_TIMEOUT, AHEAD_TIMEOUT))
+        try:
+            return self._read_replies()
+        finally:
+            with suppress(OSError):  # it may be closed
+                sock.settimeout(timeout)
+
+    def _read_replies(self) -> dict[str, Reply]:
         code, text = self._reply()
-        sock.settimeout(timeout)
         if code != 250:
             raise smtplib.SMTPSenderRefused(code, text, self._envelope.sender)
         refused: dict[str, Reply] = {}
