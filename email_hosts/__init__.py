@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .dsn import Mailer, parse_hosts
-from .frames import clear_frames
+from .tracebacks import clear_frames
 
 __version__ = "1.0.0"
 

@@ -25,7 +25,7 @@ from .dsn import (
     scheme_of,
 )
 from .exceptions import InvalidEmailHost, looks_like_a_dsn, named, shown
-from .frames import clear_frames
+from .tracebacks import clear_frames
 
 TAG = "email_hosts"
 LOCAL_SCHEMES = {*BUILTIN_SCHEMES, "file"}

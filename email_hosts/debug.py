@@ -17,7 +17,7 @@ from django.views.debug import (
 )
 
 from .dsn import ANYMAIL, SEVERAL_SCHEMES, SMTP_SCHEMES
-from .frames import is_own
+from .tracebacks import is_own
 
 SETTINGS = ("EMAIL_HOSTS", "MAILERS")
 

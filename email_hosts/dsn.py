@@ -19,7 +19,6 @@ from urllib.parse import quote, unquote
 from speckenv_django import django_email_url
 
 from .exceptions import InvalidEmailHost, looks_like_a_dsn
-from .frames import clear_frames
 from .options import (
     HOST_OPTIONS,
     SMTP_OPTIONS,
@@ -31,6 +30,7 @@ from .options import (
     is_ipv6,
     seconds,
 )
+from .tracebacks import clear_frames
 
 
 class Mailer(TypedDict):

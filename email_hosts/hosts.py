@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
-from . import conf, debug, index, testing
+from . import conf, debug, host_index, testing
 from .dsn import (
     ANYMAIL,
     HOST_BACKEND,
@@ -29,10 +29,10 @@ from .dsn import (
     members,
 )
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
-from .frames import clear_frames
 from .log import warn
 from .options import did_you_mean
 from .smtp.connection import Allow
+from .tracebacks import clear_frames
 from .untrusted import parse_untrusted
 
 # What Django takes for an entry of MAILERS without a BACKEND.
@@ -133,7 +133,7 @@ def find(key: str) -> Host | None:
     if is_empty(dsn):
         return None if mailer is None else Host(mailer, "MAILERS")
     captures_mail = testing.captures_mail()
-    of_host = index.current().mailer
+    of_host = host_index.current().mailer
     # A default mailer that routes may route to the host of its own key. In tests, Django has
     # put in-memory mailers into MAILERS, and the host knows more than these.
     if (
@@ -141,7 +141,7 @@ def find(key: str) -> Host | None:
         or is_router(mailer)
         or (
             captures_mail
-            and (testing.is_in_memory(mailer) or mailer == index.current().mailer(key))
+            and (testing.is_in_memory(mailer) or mailer == host_index.current().mailer(key))
         )
     ):
         goes_to_outbox = captures_mail and not testing.is_real(key)

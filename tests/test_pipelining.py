@@ -12,7 +12,7 @@ from scripted import BODY, CLOSE, HANG, RESET, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend, can_be_retried
 from email_hosts.smtp import pipelining
-from email_hosts.smtp.connection import SMTP
+from email_hosts.smtp.connection import SMTP, open_socket
 from email_hosts.smtp.pipelining import Envelope, Envelopes
 
 PIPELINING = ("PIPELINING", "SIZE 10000000")
@@ -409,10 +409,10 @@ class TestWritingAhead:
     def test_that_is_swallowed_is_not_waited_for_long(self, step, serve, monkeypatch):
         monkeypatch.setattr(pipelining, "AHEAD_TIMEOUT", 0.2)
         server = serve(at(step, None, HANG))
-        timeouts: list[float] = []
+        timeouts = []
         with SMTP("127.0.0.1", server.port, timeout=20) as connection:
-            real = connection.sock
-            Watched(connection, reads=lambda waits: timeouts.append(real.gettimeout()))
+            limit = open_socket(connection).gettimeout
+            Watched(connection, reads=lambda waits: timeouts.append(limit()))
             assert [outcome.offer_again for outcome in send(connection, "a", "b")] == [
                 False,
                 True,

@@ -15,9 +15,9 @@ from django.core.mail.backends.smtp import EmailBackend
 
 from .. import conf, hosts
 from ..exceptions import InvalidEmailHost
-from ..frames import clear_frames
 from ..options import did_you_mean
 from ..smtp.pipelining import mark
+from ..tracebacks import clear_frames
 
 DEFAULT_TIMEOUT = 60  # seconds
 

@@ -16,10 +16,10 @@ from django.core.mail.backends.base import BaseEmailBackend
 from .. import hosts
 from ..dsn import keys_of
 from ..exceptions import AllHostsFailed, InvalidEmailHost, shown, summarize
-from ..frames import clear_frames
 from ..log import warn
 from ..retry import may_be_tried_elsewhere
 from ..smtp.pipelining import body_was_sent
+from ..tracebacks import clear_frames
 from .base import HostMixin, close_quietly, refuse_unknown
 
 clock = time.monotonic

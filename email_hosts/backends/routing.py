@@ -10,7 +10,7 @@ from typing import Any
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
-from .. import conf, hosts, index
+from .. import conf, host_index, hosts
 from ..dsn import checked_key
 from ..exceptions import InvalidEmailHost, summarize
 from ..log import warn
@@ -115,7 +115,7 @@ def host_of_sender(message: EmailMessage) -> str | None:
 
     A host with the same address comes first, then the first host with the same domain.
     """
-    return index.current().host_of(message.from_email)
+    return host_index.current().host_of(message.from_email)
 
 
 def _ask_router(message: EmailMessage) -> str:

@@ -18,7 +18,6 @@ from django.core.mail.backends.smtp import EmailBackend
 
 from ..dsn import SMTP_SCHEMES
 from ..exceptions import InvalidEmailHost, shown, summarize
-from ..frames import clear_frames
 from ..log import debug, warn
 from ..options import MAX_PARALLEL
 from ..smtp import pipelining
@@ -35,6 +34,7 @@ from ..smtp.pipelining import Envelope
 from ..smtp.pool import PooledConnection, pool
 from ..smtp.redaction import Redactor
 from ..smtp.tls import new_context, shared_context
+from ..tracebacks import clear_frames
 from .base import DEFAULT_TIMEOUT, HostMixin, refuse_unknown
 from .parallel import send_in_parallel
 

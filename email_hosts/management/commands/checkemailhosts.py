@@ -14,7 +14,7 @@ from ... import conf, hosts
 from ...checks import check_host
 from ...dsn import SMTP_BACKEND, backend_of, is_empty, members, parse, scheme_of
 from ...exceptions import InvalidEmailHost, named, shown
-from ...frames import clear_frames
+from ...tracebacks import clear_frames
 from ..explain import explain, no_such_host
 from ..side_by_side import side_by_side
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from ... import conf, hosts
 from ...exceptions import InvalidEmailHost, shown
-from ...frames import clear_frames
+from ...tracebacks import clear_frames
 from ..explain import explain, explain_refusals, no_such_host
 from ..side_by_side import side_by_side
 

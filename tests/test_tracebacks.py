@@ -10,7 +10,7 @@ import pytest
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import call_command
 
-from email_hosts import checks, frames, mailers
+from email_hosts import checks, mailers, tracebacks
 from email_hosts.backends import (
     EmailHostsBackend,
     HostBackend,
@@ -18,7 +18,7 @@ from email_hosts.backends import (
     get_connection,
 )
 
-PACKAGE = Path(frames.__file__).parent
+PACKAGE = Path(tracebacks.__file__).parent
 USER, PASSWORD = "Kx7vQz9", "Wj4bYt2"
 LOGIN = f"{USER}:{PASSWORD}@"
 INVALID: dict[str, Any] = {
@@ -63,7 +63,7 @@ def assert_clean(call: Callable[[], object]) -> None:
         # What this file does with a login is not the library's concern.
         stack = [frame for frame in error.stack if frame.filename != __file__]
         # clear_frames() itself still runs. It holds the error, and no login.
-        cleared = [frame for frame in stack if frame.filename != frames.__file__]
+        cleared = [frame for frame in stack if frame.filename != tracebacks.__file__]
         assert not any(
             frame.locals for frame in cleared if PACKAGE in Path(frame.filename).parents
         )

@@ -17,7 +17,7 @@ from django.test import override_settings
 from scripted import at
 
 from email_hosts import dsn as grammar
-from email_hosts import hosts, index, mailers
+from email_hosts import host_index, hosts, mailers
 from email_hosts.backends import RoutingBackend, connection_from_dsn, get_connection
 from email_hosts.backends.routing import host_of_sender
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
@@ -342,7 +342,7 @@ class TestMemory:
         with override_settings(EMAIL_HOSTS=configured):
             for number in range(100):
                 get_connection(f"shop-{number}")
-            assert len(index.current()._parsed) == 10
+            assert len(host_index.current()._parsed) == 10
 
     def test_of_servers_that_take_nothing_ahead(self):
         for number in range(5000):
