@@ -13,7 +13,7 @@ SECRET_KEY = "worker"
 INSTALLED_APPS = ["email_hosts", *HAS_TASKS * ["django_tasks_db"]]
 USE_TZ = True
 ALLOWED_HOSTS = ["127.0.0.1"]
-ROOT_URLCONF = "worker.web"
+ROOT_URLCONF = "worker.urls"
 EMAIL_HOSTS = {
     "shop": f"smtp://127.0.0.1:{os.environ['WORKER_PORT']}?conn_max_age=600",
 }
