@@ -6,6 +6,7 @@ import socket
 import ssl
 import threading
 from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import pytest
@@ -355,15 +356,22 @@ class TestConnection:
         closing.join()
         assert backend.connection is None
 
-    def test_of_a_copy_is_its_own(self, serve, message):
-        server = serve(to("@", "550 no"))
-        with EmailHostsBackend("127.0.0.1", server.port) as backend:
+    def test_of_a_copy_is_its_own(self, serve, new_message):
+        """Both may send at the same time."""
+        server = serve()
+        with (
+            EmailHostsBackend("127.0.0.1", server.port) as backend,
+            ThreadPoolExecutor(1) as thread,
+        ):
             other = copy.copy(backend)
             assert other.connection is None
-            with pytest.raises(smtplib.SMTPRecipientsRefused):
-                other.send_messages([message])
-            assert backend.connection is not None
-        assert server.connections == 2
+
+            def messages():
+                yield new_message()
+                assert thread.submit(other.send_messages, [new_message()]).result(20) == 1
+
+            assert backend.send_messages(messages()) == 1
+        assert (server.connections, len(server.accepted)) == (2, 2)
 
 
 class TestTLSContext:
