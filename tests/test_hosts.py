@@ -97,6 +97,11 @@ def test_options_replace_the_hosts_own_for_one_connection():
         ("smtp://h", {"timout": 5}, "unknown option 'timout'; did you mean 'timeout'?"),
         ("smtp://h", {"host": ""}, "option 'host' is missing"),
         ("submission://h", {"use_ssl": True}, "'use_ssl' and 'use_tls' exclude each other"),
+        (
+            "backend://django.core.mail.backends.smtp.EmailBackend?host=h&use_tls=true",
+            {"use_ssl": True},
+            "'use_ssl' and 'use_tls' exclude each other",
+        ),
         ("file:out", {"file_path": __file__}, "not a directory"),  # in Django's words
         ("failover:a", {"retyr": 5}, "retyr"),
     ],

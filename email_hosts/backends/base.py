@@ -224,6 +224,9 @@ def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
     named = {"alias": alias or ""} if conf.DJANGO_HAS_MAILERS else {}
     if not issubclass(backend_class, EmailBackend):
         return backend_class(**named, **options)
+    if options.get("use_ssl") and options.get("use_tls"):
+        # Django before 6.1 raises a ValueError, whose frame holds the password.
+        raise InvalidEmailHost("options 'use_ssl' and 'use_tls' exclude each other")
     transport = {"use_ssl": False, "use_tls": False}
     if not transport.keys().isdisjoint(options):
         options = {**transport, **options}
