@@ -14,8 +14,8 @@ from django.core.exceptions import ImproperlyConfigured
 from . import conf, debug, hosts
 from .dsn import (
     ANYMAIL,
-    BUILTIN_SCHEMES,
     IMPLICIT_TLS_PORT,
+    LOCAL_SCHEMES,
     ROUTING_BACKEND,
     Mailer,
     backend_of,
@@ -28,7 +28,6 @@ from .exceptions import InvalidEmailHost, looks_like_a_dsn, named, shown
 from .tracebacks import clear_frames
 
 TAG = "email_hosts"
-LOCAL_SCHEMES = {*BUILTIN_SCHEMES, "file"}
 
 
 def register() -> None:

@@ -61,13 +61,14 @@ SMTP_SCHEMES = {
     "smtp+ssl": IMPLICIT_TLS,
 }
 BUILTIN_SCHEMES = ("console", "locmem", "dummy")
+LOCAL_SCHEMES = (*BUILTIN_SCHEMES, "file")  # nothing leaves the machine
 SEVERAL_SCHEMES = {"failover": {}, "roundrobin": {"rotate": True}}
 ANYMAIL = "anymail+"  # and the name of the provider
 PROVIDERS = (  # of django-anymail 15
     *("amazon-ses", "brevo", "mailersend", "mailgun", "mailjet", "mailtrap", "mandrill"),
     *("postal", "postmark", "resend", "scaleway", "sendgrid", "sparkpost", "unisender-go"),
 )
-SCHEMES = (*SMTP_SCHEMES, *BUILTIN_SCHEMES, "file", *SEVERAL_SCHEMES, "backend")
+SCHEMES = (*SMTP_SCHEMES, *LOCAL_SCHEMES, *SEVERAL_SCHEMES, "backend")
 
 # What other systems call it: Symfony, dj-email-url, django-environ.
 OTHER_SCHEMES = {
@@ -77,9 +78,7 @@ OTHER_SCHEMES = {
     **dict.fromkeys(("sendmail", "native"), "smtp"),
     **dict.fromkeys(("null", "dummymail"), "dummy"),
     **dict.fromkeys(("memory", "memorymail"), "locmem"),
-    "sendinblue": "anymail+brevo",
-    "consolemail": "console",
-    "filemail": "file",
+    **{"sendinblue": "anymail+brevo", "consolemail": "console", "filemail": "file"},
 }
 
 SMTP_BACKEND = "email_hosts.backends.EmailHostsBackend"
@@ -287,9 +286,8 @@ def _several(parts: _Parts) -> Mailer:
     names = (parts.authority + parts.path).split(",")
     keys = [checked_key(_decoded("a host", name).strip()) for name in names]
     if not all(keys) or len(set(keys)) < len(keys):
-        raise InvalidEmailHost(
-            f"'{parts.scheme}' must name hosts, each once; write {parts.scheme}:shop,spare"
-        )
+        reason = f"must name hosts, each once; write {parts.scheme}:shop,spare"
+        raise InvalidEmailHost(f"'{parts.scheme}' {reason}")
     options = _options(parts.query, {"retry": seconds, **HOST_OPTIONS})
     several = {"hosts": keys, **SEVERAL_SCHEMES[parts.scheme], **options}
     return _mailer(FAILOVER_BACKEND, several)
@@ -315,9 +313,8 @@ def _backend(parts: _Parts) -> Mailer:
 
 def _refuse_address(parts: _Parts) -> None:
     if parts.authority or parts.path:
-        raise InvalidEmailHost(
-            f"'{parts.scheme}' takes nothing but options; write {parts.scheme}://"
-        )
+        reason = f"'{parts.scheme}' takes nothing but options; write {parts.scheme}://"
+        raise InvalidEmailHost(reason)
 
 
 def _mailer(backend: str, options: dict[str, Any]) -> Mailer:

@@ -18,6 +18,7 @@ from . import conf, debug, host_index, testing
 from .dsn import (
     ANYMAIL,
     HOST_BACKEND,
+    LOCAL_SCHEMES,
     PROVIDERS,
     ROUTING_BACKEND,
     SMTP_BACKEND,
@@ -27,6 +28,7 @@ from .dsn import (
     checked_key,
     is_empty,
     members,
+    scheme_of,
 )
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
 from .log import warn
@@ -104,6 +106,8 @@ def connection_from_dsn(
     mailer = parse_untrusted(dsn, schemes, file_options)
     if allow and mailer["BACKEND"] == SMTP_BACKEND:
         options["allow"] = allow
+    elif allow and scheme_of(dsn) not in LOCAL_SCHEMES:
+        raise InvalidEmailHost(f"allow= cannot be asked about a '{scheme_of(dsn)}' host")
     host = Host(mailer, goes_to_outbox=testing.captures_mail() and not testing.is_real())
     connection = _connection(host, options, alias=None)
     return _label(connection, alias=None, pickled_key=None, fail_silently=fail_silently)

@@ -9,8 +9,9 @@ from .exceptions import InvalidEmailHost
 
 MAX_LENGTH = 4096  # characters, which is far more than a real DSN has
 
-# Seconds. A stranger's server should not hold up a worker, or keep a connection, for hours.
-MAX_SECONDS = {"timeout": 600, "conn_max_age": 3600}
+# A stranger's server should not hold up a worker, or keep a connection, for hours (these are
+# seconds), nor take dozens of threads and connections.
+LIMITS = {"timeout": 600, "conn_max_age": 3600, "conn_max_idle": 10, "parallel": 4}
 
 # These present a file of this machine to a stranger's server, or tell which files exist.
 FILE_OPTIONS = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
@@ -39,9 +40,9 @@ def parse_untrusted(
                 f"option '{name}' is not allowed in a DSN from elsewhere; to allow it, pass "
                 f"file_options=['{name}'] to connection_from_dsn()"
             )
-    for name, limit in MAX_SECONDS.items():
+    for name, limit in LIMITS.items():
         if isinstance(options.get(name), (int, float)) and options[name] > limit:
             raise InvalidEmailHost(
-                f"option '{name}' must be at most {limit} seconds in a DSN from elsewhere"
+                f"option '{name}' must be at most {limit} in a DSN from elsewhere"
             )
     return mailer

@@ -370,10 +370,19 @@ class TestConnectionFromDSN:
         with pytest.raises(InvalidEmailHost, match="'smtp' is not allowed here; allowed: con"):
             connection_from_dsn("smtp://h", schemes="console")
 
-    def test_limits_and_questions_are_of_smtp_alone(self):
+    def test_limits_are_of_smtp_alone(self):
         dsn = f"backend://{__name__}.Options?timeout=9000"
-        connection: Any = connection_from_dsn(dsn, schemes=["backend"], allow=lambda *_: False)
+        connection: Any = connection_from_dsn(dsn, schemes=["backend"])
         assert connection.options["timeout"] == "9000"
+
+    @pytest.mark.parametrize(
+        "dsn", [f"backend://{__name__}.Options", "failover:shop", "anymail+postmark://"]
+    )
+    def test_allow_cannot_be_asked_about_another_backend(self, dsn):
+        scheme = dsn.partition(":")[0]
+        with pytest.raises(InvalidEmailHost, match="allow= cannot be asked about a"):
+            connection_from_dsn(dsn, schemes=[scheme], allow=lambda *_: True)
+        connection_from_dsn("console://", schemes=["console"], allow=lambda *_: False)
 
     @pytest.mark.parametrize("dsn", ["", None, "smtp://u:Kx7vQz9@h?timout=5"])
     def test_is_refused_without_a_key(self, dsn):

@@ -106,7 +106,7 @@ class TestFiles:
 
 
 class TestLimits:
-    """Seconds and lengths have an upper limit."""
+    """Seconds, connections and lengths have an upper limit."""
 
     @pytest.mark.parametrize(
         ("name", "most"), [("timeout", "600"), ("timeout", "0600.0"), ("conn_max_age", "3600")]
@@ -123,13 +123,15 @@ class TestLimits:
             ("timeout", "9000000000", 600),
             ("conn_max_age", "3601", 3600),
             ("conn_max_age", "9000000000", 3600),
+            ("conn_max_idle", "11", 10),
+            ("parallel", "5", 4),
         ],
     )
-    def test_more_seconds_are_refused(self, name, value, limit):
+    def test_more_is_refused(self, name, value, limit):
         with pytest.raises(InvalidEmailHost) as caught:
             connection_from_dsn(f"smtp://h?{name}={value}")
         assert str(caught.value) == (
-            f"option '{name}' must be at most {limit} seconds in a DSN from elsewhere"
+            f"option '{name}' must be at most {limit} in a DSN from elsewhere"
         )
 
     def test_caller_may_take_more_seconds(self):
