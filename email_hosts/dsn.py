@@ -78,7 +78,9 @@ OTHER_SCHEMES = {
     **dict.fromkeys(("sendmail", "native"), "smtp"),
     **dict.fromkeys(("null", "dummymail"), "dummy"),
     **dict.fromkeys(("memory", "memorymail"), "locmem"),
-    **{"sendinblue": "anymail+brevo", "consolemail": "console", "filemail": "file"},
+    "sendinblue": "anymail+brevo",
+    "consolemail": "console",
+    "filemail": "file",
 }
 
 SMTP_BACKEND = "email_hosts.backends.EmailHostsBackend"

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from django.conf import settings
 from roundtrips import RoundTrips
 
 from .sink import PASSWORD, USER
-from .ways import FRESH, KEPT, RAW, WAYS, Server, Way
+from .ways import FRESH, KEPT, RAW, WAYS, Server, Way, stepwise
 
 THREADS = 8
 
@@ -59,6 +59,11 @@ def main() -> None:
         metavar="MILLISECONDS",
         help="round trip times to the server",
     )
+    parser.add_argument(
+        "--without-pipelining",
+        action="store_true",
+        help="measure a server that does not offer it, as Amazon SES does not",
+    )
     parser.add_argument("--picture", type=Path, help="draw the ratios into this SVG file")
     arguments = parser.parse_args()
     precise = (arguments.rounds, arguments.seconds)
@@ -66,7 +71,8 @@ def main() -> None:
     settings.configure(USE_TZ=True)
     django.setup()
     say(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds")
-    with servers(arguments.distances) as at:
+    manners = stepwise() if arguments.without_pipelining else nullcontext()
+    with manners, servers(arguments.distances) as at:
         columns = [Column(ms, recipients) for ms in at for recipients in (1, 20)]
         table = measure(columns, at, rounds, seconds)
         show(columns, table)

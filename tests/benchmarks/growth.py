@@ -13,7 +13,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import count
 from statistics import median
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import PooledConnection, pool
 
 from .__main__ import repeat, say, servers
-from .ways import Server, djangos, message, ours
+from .ways import Server, djangos, message, ours, stepwise
 
 FEW = 10
 CONNECTIONS = (1, 4, 10)
@@ -306,20 +306,6 @@ def speed_of(connection: Any, number: int) -> float:
 def kept(server: Server, **options: Any) -> Any:
     """Return a host that keeps its connections."""
     return ours(server, conn_max_age=3600, conn_max_messages=10**9, **options)
-
-
-def stepwise() -> AbstractContextManager[None]:
-    """Let no server offer PIPELINING."""
-
-    @contextmanager
-    def patched() -> Iterator[None]:
-        has_extn = SMTP.has_extn
-        with mock.patch.object(
-            SMTP, "has_extn", lambda self, name: name != "pipelining" and has_extn(self, name)
-        ):
-            yield
-
-    return patched()
 
 
 def ratios(ones: list[float], others: list[float]) -> list[float]:

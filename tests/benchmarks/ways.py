@@ -8,11 +8,13 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 
 from email_hosts.backends import EmailHostsBackend
+from email_hosts.smtp.connection import SMTP
 
 BATCH = 25
 BODY = "Sending mail is waiting for the server.\n" * 20
@@ -47,6 +49,16 @@ def ours(server: Server, **options: Any) -> EmailHostsBackend:
     # Named here: the system's authorities are loaded once, perhaps before this was set.
     options["ssl_cafile"] = os.environ.get("SSL_CERT_FILE")
     return EmailHostsBackend(**server._asdict(), use_tls=True, timeout=60, **options)
+
+
+@contextmanager
+def stepwise() -> Iterator[None]:
+    """Let no server offer PIPELINING."""
+    has_extn = SMTP.has_extn
+    with mock.patch.object(
+        SMTP, "has_extn", lambda self, name: name != "pipelining" and has_extn(self, name)
+    ):
+        yield
 
 
 @contextmanager
