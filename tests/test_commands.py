@@ -200,6 +200,14 @@ class TestSend:
         assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.fixture
+def interruptible():
+    """Let Ctrl-C interrupt also where the tests run in the background, which ignores it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
 class TestCheck:
     """checkemailhosts [--connect] [HOST...]"""
 
@@ -375,7 +383,7 @@ empty       -           -                     -         -      -              is
         }
         assert run("checkemailhosts", hosts=hosts, connect=True).count("OK") == 3
 
-    def test_ctrl_c_ends_it_without_a_traceback(self, serve):
+    def test_ctrl_c_ends_it_without_a_traceback(self, serve, interruptible):
         def press_ctrl_c(step: str, argument: str) -> str:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             return HANG
