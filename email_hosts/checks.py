@@ -81,8 +81,8 @@ def check_host(
     ``known`` are the keys of all hosts, ``acyclic`` is that of ``hosts.find_cycle``.
     """
     if not isinstance(key, str):
-        problem = f"EMAIL_HOSTS has a key that is not a string: {key!r}."
-        yield _error("E001", problem, f'Write "{key}".')
+        problem = f"EMAIL_HOSTS has a key that is not a string: {shown(repr(key))}."
+        yield _error("E001", problem, f'Write "{shown(key)}".')
     elif looks_like_a_dsn(key):
         problem = "EMAIL_HOSTS has a DSN as a key, and it may hold a password."
         yield _error("E001", problem, 'Write {"shop": DSN}.')

@@ -63,7 +63,7 @@ def router() -> Router | None:
     chosen = getattr(settings, "EMAIL_HOSTS_ROUTER", None)
     try:
         found = import_string(chosen) if isinstance(chosen, str) else chosen
-    except ImportError as error:
+    except Exception as error:  # whatever its module raises
         raise ImproperlyConfigured(
             f"EMAIL_HOSTS_ROUTER cannot be imported: {error}"
         ) from error

@@ -276,10 +276,8 @@ def _builtin(parts: _Parts) -> Mailer:
 def _file(parts: _Parts) -> Mailer:
     path = _decoded("the path", parts.path)
     if parts.authority or not path.strip("/"):
-        raise InvalidEmailHost(
-            "a file host must name a folder: file:///var/mail/out is absolute, "
-            "file:mail/out relative"
-        )
+        examples = "file:///var/mail/out is absolute, file:mail/out relative"
+        raise InvalidEmailHost(f"a file host must name a folder: {examples}")
     return _mailer(FILE_BACKEND, {"file_path": path, **_options(parts.query, HOST_OPTIONS)})
 
 
@@ -300,9 +298,8 @@ def _backend(parts: _Parts) -> Mailer:
     if parts.scheme == "backend":
         path = parts.authority + parts.path
         if not re.fullmatch(r"\w+(\.\w+)+", path):
-            raise InvalidEmailHost(
-                "'backend' must name a class; write backend://dotted.path.Class?option=value"
-            )
+            example = "backend://dotted.path.Class?option=value"
+            raise InvalidEmailHost(f"'backend' must name a class; write {example}")
     else:
         _refuse_address(parts)
         provider = parts.scheme.removeprefix(ANYMAIL).replace("-", "_")
@@ -310,6 +307,8 @@ def _backend(parts: _Parts) -> Mailer:
     options = _options(parts.query, HOST_OPTIONS, others=as_given)
     if path == FAILOVER_BACKEND:
         keys_of(options.get("hosts", ""))  # none may be a DSN
+    if path == SMTP_BACKEND:
+        raise InvalidEmailHost("write smtp://, submission:// or submissions:// for it")
     return _mailer(path, options)
 
 
@@ -345,10 +344,8 @@ def _address(address: str) -> tuple[str, int | None]:
     if host.startswith("["):
         host = host.replace("%25", "%")  # a zone, RFC 6874: [fe80::1%25eth0]
     if not (is_ipv6(host[1:-1]) if host.startswith("[") else is_host_name(host)):
-        raise InvalidEmailHost(
-            f"the host is neither a host name nor an IP address (IPv6 in brackets); "
-            f"{PERCENT_ENCODE}"
-        )
+        problem = "the host is neither a host name nor an IP address (IPv6 in brackets)"
+        raise InvalidEmailHost(f"{problem}; {PERCENT_ENCODE}")
     if not port:
         return host, None
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
@@ -382,7 +379,7 @@ def _options(
             )
             raise InvalidEmailHost(f"unknown option {name!r}{hint}")
         if converter is others:
-            _refuse_option_name(name)
+            _refuse_option_name(name if equals else "")  # it may be the end of a key
         option = name.removeprefix("_") if name in HOST_OPTIONS else name
         if option in options:
             raise InvalidEmailHost(f"option '{name}' is given twice")

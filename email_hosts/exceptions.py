@@ -57,17 +57,21 @@ class AllHostsFailed(smtplib.SMTPException):
 
 def looks_like_a_dsn(key: str) -> bool:
     """Whether a key may be a DSN by mistake, with a login that nobody should see."""
-    return "://" in key or re.search(":.*[?@]", key, re.DOTALL) is not None
+    return "://" in key or re.search(":.*[?@=]", key, re.DOTALL) is not None
 
 
-def shown(key: str) -> str:
+def shown(key: object) -> str:
     """Return a key for a message: printable, and without the login of a DSN."""
-    if looks_like_a_dsn(key):
-        return "(a DSN)"
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in key)
+    text = str(key)
+    return "(a DSN)" if looks_like_a_dsn(text) else printable(text)
 
 
-def named(key: str, setting: str = "EMAIL_HOSTS") -> str:
+def printable(text: str) -> str:
+    """Return a text with its line breaks and control characters escaped."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def named(key: object, setting: str = "EMAIL_HOSTS") -> str:
     """Return ``EMAIL_HOSTS["shop"]``, as messages name a host."""
     return f'{setting}["{shown(key)}"]'
 

@@ -235,7 +235,7 @@ def import_backend(path: str) -> type[BaseEmailBackend]:
     """Return the class of this path. Raises ``InvalidEmailHost`` without a key."""
     try:
         return cast("type[BaseEmailBackend]", import_string(path))
-    except ImportError as error:
+    except Exception as error:  # whatever its module raises
         problem = f"backend '{path}' cannot be imported: {error}"
     match = re.fullmatch(r"anymail\.backends\.(\w+)\.EmailBackend", path)
     provider = match[1].replace("_", "-") if match else ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from functools import lru_cache
+from inspect import iscoroutinefunction
+from typing import Any
 
 from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
 from django.utils.module_loading import import_string
@@ -20,17 +21,27 @@ OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
 _real_hosts_blocks = 0  # how many ``with real_hosts()`` are open
 
 
-@contextmanager
-def real_hosts() -> Iterator[None]:
-    """Let every host be real in this ``with`` block, or in the function that it decorates.
+class real_hosts(ContextDecorator):  # noqa: N801 (like Django's override_settings)
+    """Lets every host be real in this ``with`` block, or in the function that it decorates.
 
-    For a test that wants to talk to a server. It goes for all threads of the process.
+    For a test that wants to talk to a server. It goes for all threads of the process. Raises
+    ``TypeError`` for a class or a coroutine function, which it cannot decorate.
     """
-    global _real_hosts_blocks
-    _real_hosts_blocks += 1
-    try:
-        yield
-    finally:
+
+    def __call__(self, function: Any) -> Any:
+        """Decorate a function."""
+        if isinstance(function, type) or iscoroutinefunction(function):
+            raise TypeError("real_hosts() decorates functions; use 'with real_hosts():' here")
+        return super().__call__(function)
+
+    def __enter__(self) -> None:
+        """Make hosts real."""
+        global _real_hosts_blocks
+        _real_hosts_blocks += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Let them be captured again."""
+        global _real_hosts_blocks
         _real_hosts_blocks -= 1
 
 

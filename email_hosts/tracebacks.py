@@ -1,7 +1,7 @@
-"""Tracebacks without the local variables of this package.
+"""Tracebacks without the local variables of this package and of smtplib.
 
 Sentry, structlog, rich, pytest and others show the local variables of each frame in a
-traceback. Those of ours would hold DSNs, user names and passwords.
+traceback. These hold DSNs, user names and passwords, and messages.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def clear_frames(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a function so that no error leaves it with our variables in its traceback."""
+    """Decorate a function so that no error leaves it with these variables in its traceback."""
 
     @wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return function(*args, **kwargs)
-        except Exception as error:
+        except BaseException as error:
             failure = error
         del args, kwargs
         for each in _chain(failure):
             for frame, _ in traceback.walk_tb(each.__traceback__):
-                if is_own(frame.f_globals.get("__name__")):
+                module = frame.f_globals.get("__name__")
+                if is_own(module) or module == "smtplib":
                     with suppress(RuntimeError):  # this frame, which is still running
                         frame.clear()
         raise failure

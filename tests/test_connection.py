@@ -139,12 +139,12 @@ class TestAllow:
     def test_none_is_left(self, serve, addresses):
         server = serve()
         with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
-            SMTP("127.0.0.1", server.port, allow=lambda address, port: False)
+            SMTP("127.0.0.1", server.port, timeout=5, allow=lambda *address: False)
         assert server.connections == 0
 
     def test_none_that_is_allowed_answers(self, closed_port):
         with pytest.raises(ConnectionRefusedError):
-            SMTP("127.0.0.1", closed_port, allow=lambda address, port: True)
+            SMTP("127.0.0.1", closed_port, timeout=5, allow=lambda *address: True)
 
     @pytest.mark.parametrize("implicit", [True, False])
     def test_the_certificate_must_be_that_of_the_name(

@@ -253,11 +253,11 @@ class TestParking:
             pool = Pool()
             pool.clock = lambda: 30
             for host in range(number):
-                pool.park(host, PooledConnection(SMTP(), "", Moment(60)), max_idle=1)
-            pool.park("expired", PooledConnection(SMTP(), "", Moment(30)), max_idle=1)
+                pool.park(PooledConnection(SMTP(), "", host, Moment(60)), max_idle=1)
+            pool.park(PooledConnection(SMTP(), "", "expired", Moment(30)), max_idle=1)
             looks.clear()
             pool.take("another")
-            pool.park("another", PooledConnection(SMTP(), "", Moment(60)), max_idle=1)
+            pool.park(PooledConnection(SMTP(), "", "another", Moment(60)), max_idle=1)
             pool.close_expired()
             return len(looks)
 

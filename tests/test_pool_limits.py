@@ -34,7 +34,7 @@ def host(server: Any, **options: Any) -> EmailHostsBackend:
 
 def names() -> list[str]:
     """Who is parked, the least recently used first: each host has a name of its own."""
-    keys: Any = pool._parked.values()
+    keys: Any = [parked.host for parked in pool._parked]
     return [name for key in keys for name in key.options if str(name).startswith("host-")]
 
 
@@ -150,17 +150,17 @@ class TestCost:
         many = Pool()
         many.clock = clock
         for number in range(MAX_PARKED - 1):
-            many.park(number, self.pooled(clock.now + 60 + number), max_idle=10)
+            many.park(self.pooled(number, clock.now + 60 + number), max_idle=10)
         many._parked = Walked(many._parked)
         return many
 
     @staticmethod
-    def pooled(expires_at: float) -> PooledConnection:
-        return PooledConnection(SMTP(), "h:25", expires_at)
+    def pooled(host: object, expires_at: float) -> PooledConnection:
+        return PooledConnection(SMTP(), "h:25", host, expires_at)
 
     def test_walks_over_nothing_while_nothing_is_due(self, many, clock):
         many.take("nobody's")
-        many.park("mine", self.pooled(clock.now + 60), max_idle=10)
+        many.park(self.pooled("mine", clock.now + 60), max_idle=10)
         many.close_expired()
         many.take("mine")
         assert many._parked.walks == 0
@@ -179,7 +179,7 @@ class TestCost:
         assert len(many._parked) == MAX_PARKED - 4
 
     def test_earlier_expiry_counts(self, many, clock):
-        many.park("soon", self.pooled(clock.now + 1), max_idle=10)
+        many.park(self.pooled("soon", clock.now + 1), max_idle=10)
         clock.now += 1
         many.close_expired()
         assert "soon" not in many._parked.values()

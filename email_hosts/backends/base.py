@@ -17,6 +17,7 @@ from .. import conf, hosts
 from ..exceptions import InvalidEmailHost
 from ..options import did_you_mean
 from ..smtp.pipelining import mark
+from ..smtp.redaction import Redactor
 from ..tracebacks import clear_frames
 
 DEFAULT_TIMEOUT = 60  # seconds
@@ -162,12 +163,14 @@ class HostBackend(HostMixin):
         other.wrapped = copy.copy(self.wrapped)
         return other
 
+    @clear_frames
     def open(self) -> bool | None:
         """Open the wrapped backend; return what it returns."""
         try:
             opened: bool | None = self.wrapped.open()
         except Exception as error:  # of any class, and yet nothing has been sent
             mark(error, body_was_sent=False)
+            self._redact(error)
             raise
         return opened
 
@@ -175,6 +178,13 @@ class HostBackend(HostMixin):
         """Close the wrapped backend."""
         self.wrapped.close()
 
+    def _redact(self, error: Exception) -> None:
+        """Remove the login from what a server replied to Django's SMTP backend."""
+        if isinstance(self.wrapped, EmailBackend) and isinstance(error, OSError):
+            username, password = self.wrapped.username, self.wrapped.password
+            Redactor(username or "", password or "").redact_error(error)
+
+    @clear_frames
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages through the wrapped backend; return how many it took.
 
@@ -189,6 +199,9 @@ class HostBackend(HostMixin):
         try:
             # The backend may change the list, which is its own.
             return int(self.wrapped.send_messages(list(batch)) or 0)
+        except Exception as error:
+            self._redact(error)
+            raise
         finally:
             for message, sent, old in zip(messages, batch, before, strict=True):
                 if sent is not message:
@@ -227,11 +240,14 @@ def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
     if options.get("use_ssl") and options.get("use_tls"):
         # Django before 6.1 raises a ValueError, whose frame holds the password.
         raise InvalidEmailHost("options 'use_ssl' and 'use_tls' exclude each other")
+    # The credentials of the project's mail server are not meant for another one. The
+    # constructor of a subclass may not take all of these, or set some itself.
     transport = {"use_ssl": False, "use_tls": False}
-    if not transport.keys().isdisjoint(options):
-        options = {**transport, **options}
-    backend = backend_class(**named, **options)
-    # The credentials of the project's mail server are not meant for another one.
+    empty = dict.fromkeys(("username", "password", "ssl_keyfile", "ssl_certfile"), "")
+    try:
+        backend = backend_class(**named, **{**transport, **empty, **options})
+    except TypeError:
+        backend = backend_class(**named, **options)
     port = 465 if options.get("use_ssl") else 587 if options.get("use_tls") else 25
     defaults = {**transport, "port": port, "timeout": DEFAULT_TIMEOUT}
     for option, value in conf.global_smtp_options().items():

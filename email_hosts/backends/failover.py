@@ -67,6 +67,7 @@ class FailoverBackend(HostMixin):
         self.alias = alias
         self.fail_silently = fail_silently
 
+    @clear_frames
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages. Return how many were accepted."""
         sent = 0

@@ -14,6 +14,7 @@ from .. import conf, host_index, hosts
 from ..dsn import checked_key
 from ..exceptions import InvalidEmailHost, summarize
 from ..log import warn
+from ..tracebacks import clear_frames
 from .base import HostMixin, close_quietly, refuse_unknown
 
 MAX_BATCH = 100  # messages
@@ -29,6 +30,7 @@ class RoutingBackend(HostMixin):
     host goes to the host ``"default"``. If there is none, ``EmailHostDoesNotExist`` is raised.
     """
 
+    @clear_frames
     def __init__(
         self,
         *,
@@ -44,6 +46,7 @@ class RoutingBackend(HostMixin):
         self.alias = alias
         self.fail_silently = fail_silently
 
+    @clear_frames
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages. Return how many were accepted.
 
@@ -128,6 +131,9 @@ def _ask_router(message: EmailMessage) -> str:
         raise InvalidEmailHost("the router sends mail through itself")
     token = _is_asking_router.set(True)
     try:
-        return checked_key((conf.router() or host_of_sender)(message) or "default")
+        key = (conf.router() or host_of_sender)(message)
+        if not isinstance(key, str | None):
+            raise TypeError(f"the router must return a key or None, not {type(key).__name__}")
+        return checked_key(key or "default")
     finally:
         _is_asking_router.reset(token)

@@ -98,7 +98,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             raise InvalidEmailHost(reason, alias=alias)
         scheme = "submissions" if use_ssl else "submission" if use_tls else "smtp"
         port = port or SMTP_SCHEMES[scheme].port
-        if allow and not allow(host, port):
+        if allow and allow(host, port) is not True:
             raise InvalidEmailHost("the server is not allowed", alias=alias)
         # Where it gets None, Django's backend may fall back to a setting.
         super().__init__(
@@ -153,6 +153,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         """``ssl_context``, if somebody has read or set it. Else a shared one is used."""
         return vars(self).get("ssl_context")
 
+    @clear_frames
     def open(self) -> bool | None:
         """Connect and log in, unless that is done. Return whether it was needed.
 
@@ -175,10 +176,11 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         with self._lock:
             pooled, self.connection, self._pooled = self._in_use(), None, None
         if pooled and self._can_be_parked(pooled):
-            pool.park(self._pool_key, pooled, max_idle=self.conn_max_idle)
+            pool.park(pooled, max_idle=self.conn_max_idle)
         elif pooled:
             pooled.discard("its work is done", wait=True)
 
+    @clear_frames
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages from the host's sender. Return how many were accepted.
 
@@ -299,7 +301,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             connection.close()
             raise
         expires_at = opened_at + (self.conn_max_age or 0)
-        pooled = PooledConnection(connection, self._server, expires_at)
+        pooled = PooledConnection(connection, self._server, self._pool_key, expires_at)
         debug("%r: opened", pooled)
         return pooled
 
@@ -307,16 +309,8 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         try:
             connection.login(self.username, self.password)
         except ValueError as error:  # smtplib leaves it to base64
-            failure: Exception = smtplib.SMTPException(
-                f"the server's challenge makes no sense: {error}"
-            )
-        except Exception as error:
-            failure = error
-        else:
-            return
-        # Without smtplib's frames, which hold the password.
-        failure.__context__ = None
-        raise failure.with_traceback(None)
+            problem = f"the server's challenge makes no sense: {error}"
+            raise smtplib.SMTPException(problem) from error
 
     @property
     def _context_in_use(self) -> ssl.SSLContext:
@@ -341,6 +335,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
     def _can_be_parked(self, pooled: PooledConnection) -> bool:
         return bool(
             self.conn_max_age
+            and pooled.host == self._pool_key  # no option has changed meanwhile
             and not pooled.has_given_up
             and pooled.messages < self.conn_max_messages
             and can_pipeline(pooled.connection)

@@ -55,14 +55,22 @@ class SMTP(smtplib.SMTP):
         # that is resolved again to connect may have got another address meanwhile.
         if self._allow is None:
             return super()._get_socket(host, port, timeout)  # type: ignore[misc]
+        # ``timeout`` is for all addresses together: a name may have many.
+        deadline = clock() + timeout
         failure: Exception = InvalidEmailHost("no address of the server is allowed")
         for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             address = str(info[4][0])
-            if self._allow(address, port):
+            remaining = deadline - clock()
+            if remaining <= 0:
+                break
+            if self._allow(address, port) is True:
                 try:
-                    return super()._get_socket(address, port, timeout)  # type: ignore[misc]
+                    sock = super()._get_socket(address, port, remaining)  # type: ignore[misc]
                 except OSError as error:
                     failure = error
+                else:
+                    sock.settimeout(timeout)
+                    return sock
         raise failure
 
     def getreply(self) -> Reply:

@@ -7,14 +7,18 @@ batch takes one. Results and errors are those of ``sendmail()``.
 
 from __future__ import annotations
 
+import math
 import re
 import smtplib
+import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from .connection import Reply, can_pipeline, has_unread_data, open_socket
+
+clock = time.monotonic
 
 # Commands that the server has not answered yet. A socket buffers far more, so writing never
 # blocks on a server that in turn waits for its replies to be read.
@@ -28,6 +32,8 @@ AHEAD_TIMEOUT = 5
 
 # How many servers that do not take it are remembered.
 MAX_REMEMBERED = 1000
+
+MEGABYTE = 2**20  # of a body, for which there is one timeout each
 
 DATA = b"DATA\r\n"
 END_OF_DATA = b".\r\n"
@@ -278,7 +284,14 @@ class _Transaction:
         self._envelope = self._envelope._replace(content=b"")
         end = END_OF_DATA if stuffed.endswith(b"\r\n") else b"\r\n" + END_OF_DATA
         records = _records(stuffed + end)
+        # A server that takes the body bit by bit should not hold up the sender for ever.
+        sock = open_socket(self._connection)
+        timeout = sock.gettimeout()
+        deadline = clock() + (timeout or math.inf) * (1 + len(stuffed) // MEGABYTE)
         for record in records[:-1]:
+            if clock() > deadline:
+                self._must_close = True
+                raise smtplib.SMTPServerDisconnected("timed out while writing the body")
             _write(self._connection, record)
         # Whatever goes wrong from here on, the server may have got the whole message.
         self.body_was_sent = True

@@ -26,6 +26,7 @@ class PooledConnection:
 
     connection: smtplib.SMTP
     server: str  # host and port, for people to read
+    host: Hashable = None  # what makes another connection as good
     expires_at: float = 0  # by the clock of the pool
     messages: int = 0  # that it has been used for
     was_parked: bool = False
@@ -68,7 +69,7 @@ class Pool:
         # Reentrant: a signal handler may send mail while its thread holds the lock.
         self._lock = threading.RLock()
         # All that is parked, the least recently used first, and the same by host.
-        self._parked: dict[PooledConnection, Hashable] = {}
+        self._parked: dict[PooledConnection, None] = {}
         self._by_host: dict[Hashable, list[PooledConnection]] = {}
         self._next_expiry = math.inf
 
@@ -90,7 +91,7 @@ class Pool:
             pooled.discard("the server has ended it")
         return None
 
-    def park(self, host: Hashable, pooled: PooledConnection, *, max_idle: int) -> None:
+    def park(self, pooled: PooledConnection, *, max_idle: int) -> None:
         """Keep a connection, which must be in step, for whoever takes it next.
 
         At most ``max_idle`` of its host are kept. The least recently used goes first.
@@ -98,9 +99,9 @@ class Pool:
         debug("%r: parked", pooled)
         surplus = None
         with self._lock:
-            of_host = self._by_host.setdefault(host, [])
+            of_host = self._by_host.setdefault(pooled.host, [])
             of_host.append(pooled)
-            self._parked[pooled] = host
+            self._parked[pooled] = None
             self._next_expiry = min(self._next_expiry, pooled.expires_at)
             if len(of_host) > max_idle:
                 surplus = of_host[0]
@@ -135,11 +136,11 @@ class Pool:
             return self._remove(of_host[-1]) if of_host else None
 
     def _remove(self, pooled: PooledConnection) -> PooledConnection:
-        host = self._parked.pop(pooled)
-        of_host = self._by_host[host]
+        self._parked.pop(pooled)
+        of_host = self._by_host[pooled.host]
         of_host.remove(pooled)
         if not of_host:
-            self._by_host.pop(host)
+            self._by_host.pop(pooled.host)
         return pooled
 
     def _close(self, is_due: Callable[[PooledConnection], bool], reason: str) -> None:

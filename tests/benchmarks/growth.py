@@ -169,8 +169,8 @@ def compare_parked(server: Server, effort: Effort) -> None:
         for _ in range(effort.rounds):
             for position, number in enumerate((0, effort.hosts)):
                 for i in range(number):
-                    parked = PooledConnection(SMTP(), "h:25", pool.clock() + 3600)
-                    pool.park(f"host-{i}", parked, max_idle=10)
+                    parked = PooledConnection(SMTP(), "h:25", i, pool.clock() + 3600)
+                    pool.park(parked, max_idle=10)
                 act()
                 speeds[position].append(seconds_each(act, effort.seconds))
                 pool.close_all()

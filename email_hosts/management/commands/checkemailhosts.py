@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from ... import conf, hosts
 from ...checks import check_host
 from ...dsn import SMTP_BACKEND, backend_of, is_empty, members, parse, scheme_of
-from ...exceptions import InvalidEmailHost, named, shown
+from ...exceptions import InvalidEmailHost, named, printable, shown
 from ...tracebacks import clear_frames
 from ..explain import explain, no_such_host
 from ..side_by_side import side_by_side
@@ -125,9 +125,10 @@ def _cells(key: Any, dsn: Any) -> tuple[str, ...]:
     except InvalidEmailHost:
         return name, NONE, NONE, NONE, NONE, NONE
     options = mailer["OPTIONS"]
-    sender = options.get("default_from_email", NONE)
+    sender = printable(options.get("default_from_email", NONE))
     if backend_of(mailer) != SMTP_BACKEND or "host" not in options:
-        server = ", ".join(map(shown, members(mailer))) or options.get("file_path", NONE)
+        path = printable(options.get("file_path", NONE))
+        server = ", ".join(map(shown, members(mailer))) or path
         return name, scheme_of(dsn), server, NONE, NONE, sender
     host = f"[{options['host']}]" if ":" in options["host"] else options["host"]
     security = "TLS" if options["use_ssl"] else "STARTTLS" if options["use_tls"] else "none"
@@ -148,7 +149,7 @@ def _check(keys: Iterable[str]) -> dict[str, Status]:
         if found:
             style = FAILS if found[0].level >= ERROR else WARNS
             text = found[0].msg.removeprefix(named(str(key))).lstrip(": ")
-            statuses[key] = Status(style, text)
+            statuses[key] = Status(style, printable(text))
         else:
             statuses[key] = Status(WORKS, "valid")
     return statuses

@@ -1,0 +1,281 @@
+"""What an attacker, a careless project or a stranger may try."""
+
+import asyncio
+import base64
+import signal
+import threading
+import traceback
+from io import StringIO
+from typing import Any
+
+import pytest
+import sentry_sdk
+from django.core import checks
+from django.core.mail import EmailMessage
+from django.core.mail.backends.smtp import EmailBackend
+from django.core.management import CommandError, call_command
+from django.test import override_settings
+from scripted import HANG, any_of, at
+from sentry_sdk.transport import Transport
+
+from email_hosts.backends import (
+    EmailHostsBackend,
+    RoutingBackend,
+    connection_from_dsn,
+    get_connection,
+)
+from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
+from email_hosts.smtp import connection as smtp_connection
+from email_hosts.smtp import pipelining
+from email_hosts.testing import real_hosts
+
+USER, PASSWORD = "Kx7vQz9name", "Wj4bYt2word"
+PLAIN = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode()).decode()
+SECRETS = (USER, PASSWORD, PLAIN)
+DJANGOS = "backend://django.core.mail.backends.smtp.EmailBackend?host=127.0.0.1"
+EXTENSIONS = ["AUTH PLAIN"]
+
+
+class Stop(BaseException):
+    """The time limit of gevent, for example."""
+
+
+class Kept(Transport):
+    """Keeps what the real client of Sentry would send."""
+
+    def __init__(self):
+        super().__init__()
+        self.events = []
+
+    def capture_envelope(self, envelope):
+        self.events.append(envelope.get_event())
+
+
+def message():
+    return EmailMessage("Hello", "World", "a@example.com", ["b@example.net"])
+
+
+def shown(error):
+    """Return what tools show of an error: its text, and the variables of its frames."""
+    transport = Kept()
+    with sentry_sdk.Client(dsn="http://key@h/1", transport=transport) as client:
+        sentry_sdk.Scope(client=client).capture_exception(error)
+    lines = traceback.TracebackException.from_exception(error, capture_locals=True).format()
+    # The frames of the test itself hold the DSN.
+    ours = "".join(lines).replace(__file__, "")
+    return f"{ours} {transport.events}"
+
+
+def send(dsn):
+    """Send a message through a host with this DSN, which no frame of this test holds."""
+    hosts = {"shop": dsn}
+    del dsn
+    with override_settings(EMAIL_HOSTS=hosts):
+        del hosts
+        connection = get_connection("shop")
+        try:
+            connection.send_messages([message()])
+        finally:
+            connection.close()  # Django's backend leaves that to its user
+
+
+@pytest.mark.parametrize("step", ["EHLO", "AUTH"])
+def test_interruption_of_a_login_shows_no_login(step, serve):
+    def stop(step, frame):
+        raise Stop
+
+    def alarm(name, argument):
+        if name != step:
+            return None
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        return HANG
+
+    port = serve(alarm, extensions=EXTENSIONS).port
+    handler = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with pytest.raises(Stop) as caught:
+            send(f"smtp://{USER}:{PASSWORD}@127.0.0.1:{port}")
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    assert not any(secret in shown(caught.value) for secret in SECRETS)
+
+
+def test_interruption_of_allow_shows_no_login():
+    def allow(host, port):
+        raise Stop
+
+    with pytest.raises(Stop) as caught:
+        connection_from_dsn(f"smtp://{USER}:{PASSWORD}@h", allow=allow)
+    texts = shown(caught.value).split("email_hosts", 1)[1]
+    assert PASSWORD not in texts.replace(f"smtp://{USER}:{PASSWORD}@h", "")
+
+
+def test_refused_login_of_djangos_backend_shows_no_login(serve):
+    refusal = at("AUTH", f"535 no {USER} with {PASSWORD}")
+    port = serve(refusal, extensions=EXTENSIONS).port
+    with pytest.raises(OSError, match=r"no \*\*\*\*\* with \*\*\*\*\*") as caught:
+        send(f"{DJANGOS}&port={port}&username={USER}&password={PASSWORD}")
+    assert not any(secret in shown(caught.value) for secret in SECRETS)
+
+
+class Early(EmailBackend):
+    """Looks at its login when it is made."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.login = (self.username, self.password)
+
+
+class Fixed(EmailBackend):
+    """Has a login of its own."""
+
+    def __init__(self, host, port=25, alias=None):
+        super().__init__(host, port, username="own", password="own", alias=alias)
+
+
+@pytest.mark.filterwarnings("ignore:The EMAIL_HOST.* setting is deprecated")
+@pytest.mark.parametrize(("backend", "login"), [(Early, ("", "")), (Fixed, ("own", "own"))])
+def test_subclass_of_djangos_backend_never_sees_the_projects_login(backend, login):
+    dsn = f"backend://{__name__}.{backend.__name__}?host=h"
+    project = {"EMAIL_HOST_USER": USER, "EMAIL_HOST_PASSWORD": PASSWORD}
+    with override_settings(EMAIL_HOSTS={"shop": dsn}, **project):
+        connection: Any = get_connection("shop")
+    assert (connection.username, connection.password) == login
+    assert getattr(connection, "login", login) == login
+
+
+def test_body_that_is_taken_bit_by_bit_ends(serve, monkeypatch):
+    now = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(pipelining, "clock", lambda: next(now))
+    server = serve()
+    large = EmailMessage("Hello", "x" * 200_000, "a@example.com", ["b@example.net"])
+    with pytest.raises(OSError, match="timed out while writing the body") as caught:
+        EmailHostsBackend("127.0.0.1", server.port, timeout=20).send_messages([large])
+    assert not pipelining.body_was_sent(caught.value)
+    assert server.accepted == []
+
+
+def test_timeout_is_for_all_addresses_of_a_name(closed_port, monkeypatch):
+    addresses = [(2, 1, 6, "", (f"127.0.0.{i}", closed_port)) for i in range(1, 13)]
+    asked, now = [], iter(range(100))
+    monkeypatch.setattr("socket.getaddrinfo", lambda *a, **k: addresses)
+    monkeypatch.setattr(smtp_connection, "clock", lambda: next(now))
+
+    def allow(host, port):
+        asked.append(host)
+        return True
+
+    dsn = f"smtp://many.example.com:{closed_port}?timeout=3"
+    with real_hosts(), pytest.raises(OSError, match="refused"):
+        connection_from_dsn(dsn, allow=allow).open()
+    assert sum(address.startswith("127.") for address in asked) < len(addresses)
+
+
+def test_allow_must_say_true():
+    async def allow(host, port):
+        return False
+
+    asked = []
+
+    def remembered(host, port):
+        asked.append(allow(host, port))
+        return asked[-1]
+
+    with pytest.raises(InvalidEmailHost, match="the server is not allowed"):
+        connection_from_dsn("smtp://h", allow=remembered)
+    assert asyncio.run(asked[0]) is False
+
+
+@pytest.mark.parametrize("query", ["api_key=Sec&Ret123", "api_key=Sec&ret&ret", "ret"])
+def test_rest_of_a_key_is_not_repeated(query):
+    with (
+        override_settings(EMAIL_HOSTS={"x": f"anymail+mailgun://?{query}"}),
+        pytest.raises(InvalidEmailHost, match="is no option; percent-encode") as caught,
+    ):
+        get_connection("x")
+    assert "ret" not in str(caught.value).lower().replace("interpret", "")
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """A module that fails when it is imported."""
+    (tmp_path / "broken_at_import.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "broken_at_import"
+
+
+def test_module_that_fails_at_import_is_a_message_of_check(broken):
+    hosts = {"x": f"backend://{broken}.Backend", "y": "smtp://h"}
+    with override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=f"{broken}.router"):
+        found = checks.run_checks(tags=["email_hosts"])
+        with pytest.raises(CommandError, match="1 of 2 failed: x"):
+            call_command("checkemailhosts", stdout=StringIO())
+    assert [each.id for each in found] == ["email_hosts.E003", "email_hosts.E005"]
+
+
+def test_smtp_backend_has_schemes_of_its_own():
+    dsn = "backend://email_hosts.backends.EmailHostsBackend?host=h"
+    with (
+        override_settings(EMAIL_HOSTS={"x": dsn}),
+        pytest.raises(InvalidEmailHost, match="write smtp://"),
+    ):
+        get_connection("x")
+
+
+@pytest.mark.parametrize("key", [5, b"smtp://u:Wj4bYt2word@h", ("smtp://u:Wj4bYt2word@h",)])
+def test_key_that_is_not_a_string_is_a_message_of_check(key):
+    with override_settings(EMAIL_HOSTS={key: "smtp://u:p@mail.example.com"}):
+        found = checks.run_checks(tags=["email_hosts"], include_deployment_checks=True)
+        assert "email_hosts.E001" in [each.id for each in found]
+        assert PASSWORD not in str(found)
+        out = StringIO()
+        with pytest.raises(CommandError):
+            call_command("checkemailhosts", stdout=out)
+        assert PASSWORD not in out.getvalue()
+
+
+@pytest.mark.parametrize("key", [None, 5])
+def test_key_that_is_not_a_string_has_no_host(key):
+    with override_settings(EMAIL_HOSTS_STRICT=True), pytest.raises(EmailHostDoesNotExist):
+        get_connection(key)
+
+
+@pytest.mark.parametrize("chosen", [5, b"shop", ["shop"]])
+def test_router_must_return_a_key(chosen):
+    with (
+        override_settings(EMAIL_HOSTS_ROUTER=lambda message: chosen),
+        pytest.raises(TypeError, match="the router must return a key or None, not"),
+    ):
+        RoutingBackend().send_messages([message()])
+
+
+def test_connection_whose_host_has_changed_is_not_kept(serve):
+    server = serve(any_of())
+    backend = EmailHostsBackend("127.0.0.1", server.port, conn_max_age=60)
+    backend.open()
+    backend.host = "localhost"
+    backend.close()
+    with EmailHostsBackend("localhost", server.port, conn_max_age=60):
+        pass
+    assert server.connections == 2
+
+
+def test_terminal_gets_no_control_characters():
+    dsn = "console://?_default_from_email=Shop \u202egro <a@example.com>"
+    hosts = {"a": dsn, "b": "file:mail/\u202eout"}
+    out = StringIO()
+    with override_settings(EMAIL_HOSTS=hosts):
+        call_command("checkemailhosts", stdout=out)
+    assert "\u202e" not in out.getvalue()
+
+
+@pytest.mark.parametrize("what", [type("Tests", (), {}), asyncio.sleep])
+def test_real_hosts_decorates_functions(what):
+    with pytest.raises(TypeError, match="real_hosts"):
+        real_hosts()(what)
+
+
+def test_key_with_options_is_not_repeated():
+    with pytest.raises(CommandError) as caught:
+        call_command("checkemailhosts", f"anymail+mailgun:api_key={PASSWORD}")
+    assert PASSWORD not in str(caught.value)
