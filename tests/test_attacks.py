@@ -59,7 +59,9 @@ def shown(error):
     """Return what tools show of an error: its text, and the variables of its frames."""
     transport = Kept()
     with sentry_sdk.Client(dsn="http://key@h/1", transport=transport) as client:
-        sentry_sdk.Scope(client=client).capture_exception(error)
+        scope = sentry_sdk.Scope()
+        scope.set_client(client)  # type: ignore[arg-type]
+        scope.capture_exception(error)
     lines = traceback.TracebackException.from_exception(error, capture_locals=True).format()
     # The frames of the test itself hold the DSN.
     ours = "".join(lines).replace(__file__, "")

@@ -5,6 +5,7 @@ import socket
 import ssl
 import threading
 from contextlib import suppress
+from unittest import mock
 
 import pytest
 from scripted import at
@@ -59,6 +60,18 @@ class TestReply:
             client.getreply()
         assert next(now) == TIMEOUT + 1
         assert client.sock is None
+
+    @pytest.mark.parametrize("quickack", [12, None])
+    def test_is_acknowledged_at_once_where_that_can_be_said(
+        self, quickack, client, monkeypatch
+    ):
+        monkeypatch.setattr(connection, "QUICKACK", quickack)
+        client.sock = mock.Mock(wraps=client.sock)
+        client.sock.setsockopt = mock.Mock()
+        self.server.sendall(b"250 fine\r\n")
+        assert client.getreply() == (250, b"fine")
+        expected = [mock.call(socket.IPPROTO_TCP, 12, 1)] if quickack else []
+        assert client.sock.setsockopt.mock_calls == expected
 
     def test_without_end_ends(self, client):
         def flood():

@@ -81,23 +81,6 @@ class TestBatch:
             assert host.connection is not None
         assert (server.connections, len(server.accepted)) == (2, 4)
 
-    @pytest.mark.parametrize("batch", [[], iter(())])
-    def test_of_none_needs_no_connection(self, batch, connect):
-        assert connect("smtp://127.0.0.1:1").send_messages(batch) == 0
-
-    def test_from_a_generator_is_accepted_as_it_comes(self, serve, connect, new_message):
-        """Each message before the next is asked for, over one connection."""
-        server = serve()
-        accepted = []
-
-        def messages():
-            for _ in range(3):
-                accepted.append(len(server.accepted))
-                yield new_message()
-
-        assert connect(f"smtp://127.0.0.1:{server.port}").send_messages(messages()) == 3
-        assert (accepted, server.connections) == ([0, 1, 2], 1)
-
     @pytest.mark.parametrize("bad", [{"to": ["a@b\nc@d"]}, {"headers": {"X": "a\nb"}}])
     def test_ends_at_a_message_that_cannot_be_made(self, bad, serve, connect, new_message):
         server = serve()
