@@ -60,7 +60,7 @@ def shown(error):
     transport = Kept()
     with sentry_sdk.Client(dsn="http://key@h/1", transport=transport) as client:
         scope = sentry_sdk.Scope()
-        scope.set_client(client)  # type: ignore[arg-type]
+        scope.set_client(client)
         scope.capture_exception(error)
     lines = traceback.TracebackException.from_exception(error, capture_locals=True).format()
     # The frames of the test itself hold the DSN.

@@ -220,52 +220,9 @@ class TestParking:
         last = [one.connection for one in several[1:]]
         for one in several:
             one.close()
-<<<<<<< HEAD
-        assert (server.connections, parked()) == (12, kept)
-        for one in several[:kept]:
-            one.open()
-        assert [one.connection for one in several[:kept]] == connections[: -kept - 1 : -1]
-        for one in several[:kept]:
-            one.close()
-
-    def test_is_for_those_used_last_of_all_hosts(self, serve, monkeypatch):
-        monkeypatch.setattr("email_hosts.smtp.pool.MAX_PARKED", 2)
-        servers = [serve() for _ in range(3)]
-        for number in (0, 1, 0, 2, 0, 1):
-            send(servers[number])
-        assert parked() == 2
-        assert [server.connections for server in servers] == [1, 2, 1]
-
-    def test_costs_the_same_with_any_number_of_hosts(self):
-        looks = []
-
-        class Moment(float):
-            def __lt__(self, other):
-                looks.append(self)
-                return super().__lt__(other)
-
-            def __le__(self, other):
-                looks.append(self)
-                return super().__le__(other)
-
-        def cost(number):
-            pool = Pool()
-            pool.clock = lambda: 30
-            for host in range(number):
-                pool.park(PooledConnection(SMTP(), "", host, Moment(60)), max_idle=1)
-            pool.park(PooledConnection(SMTP(), "", "expired", Moment(30)), max_idle=1)
-            looks.clear()
-            pool.take("another")
-            pool.park(PooledConnection(SMTP(), "", "another", Moment(60)), max_idle=1)
-            pool.close_expired()
-            return len(looks)
-
-        assert cost(2) == cost(50) > 0
-=======
         with host(server) as first, host(server) as second:
             assert [second.connection, first.connection] == last
         assert server.connections == 3
->>>>>>> w-t2
 
     def test_ends_after_a_request_at_its_age(self, serve, clock):
         send(serve())
