@@ -72,6 +72,8 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         kind = type(value)
         if kind in (list, tuple) and len(value) <= MAX_ITEMS:
             return kind(map(self._cleansed, value))
+        if kind is dict and "BACKEND" in value:  # an entry of MAILERS
+            return self._starred_host(value)
         if kind is dict and len(value) <= MAX_ITEMS:
             return {name: self._cleansed(item) for name, item in value.items()}
         return self._cleansed(value)

@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import inspect
 import signal
 import threading
 import traceback
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
@@ -24,6 +26,7 @@ from email_hosts.backends import (
     connection_from_dsn,
     get_connection,
 )
+from email_hosts.debug import EmailHostsReporterFilter
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.smtp import connection as smtp_connection
 from email_hosts.smtp import pipelining
@@ -281,3 +284,45 @@ def test_key_with_options_is_not_repeated():
     with pytest.raises(CommandError) as caught:
         call_command("checkemailhosts", f"anymail+mailgun:api_key={PASSWORD}")
     assert PASSWORD not in str(caught.value)
+
+
+@dataclass
+class Asked:
+    """An ``allow`` that is not hashable."""
+
+    hosts: list[str]
+
+    def __call__(self, host, port):
+        self.hosts.append(host)
+        return True
+
+
+def test_allow_need_not_be_hashable(serve):
+    server = serve()
+    dsn = f"smtp://127.0.0.1:{server.port}?conn_max_age=60"
+    allow, other = Asked([]), Asked([])
+    with real_hosts():
+        for asked in (allow, allow, other):
+            connection_from_dsn(dsn, allow=asked).send_messages([message()])
+    assert server.connections == 2
+
+
+class Bare(EmailBackend):
+    """Does not let Django's backend set its attributes."""
+
+    def __init__(self, host="", **options):
+        self.host = host
+
+
+def test_subclass_of_djangos_backend_may_set_next_to_nothing():
+    with override_settings(EMAIL_HOSTS={"x": f"backend://{__name__}.Bare?host=h"}):
+        assert get_connection("x").host == "h"  # type: ignore[attr-defined]
+
+
+def test_mailer_in_a_frame_shows_its_backend_alone():
+    config = {"BACKEND": "a.B", "OPTIONS": {"api_key": PASSWORD}}
+    frame: Any = inspect.currentframe()
+    shown = dict(EmailHostsReporterFilter().get_traceback_frame_variables(None, frame))
+    assert shown["config"]["BACKEND"] == "a.B"
+    assert PASSWORD not in str(shown["config"])
+    assert config["OPTIONS"]

@@ -251,7 +251,7 @@ def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
     port = 465 if options.get("use_ssl") else 587 if options.get("use_tls") else 25
     defaults = {**transport, "port": port, "timeout": DEFAULT_TIMEOUT}
     for option, value in conf.global_smtp_options().items():
-        if not options.get(option) and getattr(backend, option) in (value, None):
+        if not options.get(option) and getattr(backend, option, None) in (value, None):
             setattr(backend, option, defaults.get(option, ""))
     if not backend.host:
         raise InvalidEmailHost("option 'host' is missing")

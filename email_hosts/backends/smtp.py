@@ -40,7 +40,7 @@ from .parallel import send_in_parallel
 
 # What makes one connection as good as another, and used as long.
 POOLED_BY = (
-    *("host", "port", "username", "password", "use_tls", "use_ssl", "timeout", "allow"),
+    *("host", "port", "username", "password", "use_tls", "use_ssl", "timeout"),
     *("ssl_cafile", "ssl_certfile", "ssl_keyfile", "own_ssl_context", "local_hostname"),
     *("conn_max_age", "conn_max_messages"),
 )
@@ -330,7 +330,9 @@ class EmailHostsBackend(HostMixin, EmailBackend):
 
     @property
     def _pool_key(self) -> PoolKey:
-        return PoolKey(tuple(getattr(self, name) for name in POOLED_BY))
+        options = tuple(getattr(self, name) for name in POOLED_BY)
+        # It need not be hashable. The connection holds it, so no other gets its identity.
+        return PoolKey((*options, id(self.allow)))
 
     def _can_be_parked(self, pooled: PooledConnection) -> bool:
         return bool(
