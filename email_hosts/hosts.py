@@ -188,7 +188,7 @@ def _known_keys() -> Iterator[str]:
     for key, dsn in configured.items():
         if not is_empty(dsn):
             yield str(key)
-    for key, mailer in conf.mailers().items():
+    for key, mailer in conf.mailers().items():  # pragma: mailers-only
         if is_empty(configured.get(key)) and not is_router(mailer):
             yield key
 
