@@ -15,8 +15,9 @@ import trustme
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-# aiosmtpd warns of an attribute that it sets itself.
-logging.getLogger("mail.log").setLevel(logging.ERROR)
+# aiosmtpd warns of an attribute that it sets itself. It logs a refused handshake with its
+# traceback, and Python 3.11 may fail to format one in two threads at a time.
+logging.getLogger("mail.log").setLevel(logging.CRITICAL)
 # asyncio warns, in Python's development mode, of what takes 0.1 seconds on a busy machine.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
 
