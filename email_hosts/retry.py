@@ -8,7 +8,7 @@ from itertools import dropwhile
 from traceback import walk_tb
 
 from .exceptions import AllHostsFailed
-from .smtp.pipelining import body_was_sent, may_be_delivered
+from .smtp.errors import body_was_sent, may_be_delivered
 from .tracebacks import is_own
 
 # smtplib raises these before it offers the message, or when the server declines to hear more.

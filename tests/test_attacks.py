@@ -28,6 +28,7 @@ from email_hosts.debug import EmailHostsReporterFilter
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.smtp import connection as smtp_connection
 from email_hosts.smtp import pipelining
+from email_hosts.smtp.errors import body_was_sent
 from email_hosts.testing import real_hosts
 
 USER, PASSWORD = "Kx7vQz9name", "Wj4bYt2word"
@@ -134,7 +135,7 @@ def test_body_that_is_taken_bit_by_bit_ends(serve, monkeypatch):
     large = EmailMessage("Hello", "x" * 200_000, "a@example.com", ["b@example.net"])
     with pytest.raises(OSError, match="timed out while writing the body") as caught:
         EmailHostsBackend("127.0.0.1", server.port, timeout=20).send_messages([large])
-    assert not pipelining.body_was_sent(caught.value)
+    assert not body_was_sent(caught.value)
     assert server.accepted == []
 
 

@@ -1,5 +1,6 @@
 """One connection: no reply is waited for too long, and what one can tell of it."""
 
+import select
 import smtplib
 import socket
 import ssl
@@ -100,7 +101,10 @@ def test_backend_connects_with_these_limits(implicit, start_server, tls, cafile)
 class TestUnreadData:
     """It is a line that answers nothing, or the end of the connection."""
 
-    def test_is_told_from_silence_and_from_the_end(self, serve):
+    @pytest.mark.parametrize("has_poll", [True, False])
+    def test_is_told_from_silence_and_from_the_end(self, has_poll, serve, monkeypatch):
+        if not has_poll:  # as on Windows
+            monkeypatch.delattr(select, "poll")
         server = serve(at("NOOP", "250 fine\r\n421 bye"))
         with SMTP("127.0.0.1", server.port, timeout=20) as client:
             assert (has_unread_data(client), is_idle(client)) == (False, True)

@@ -1,5 +1,6 @@
 """Pipelining: the results of smtplib, in fewer round trips."""
 
+import select
 import smtplib
 import threading
 from itertools import product
@@ -13,6 +14,7 @@ from scripted import BODY, CLOSE, HANG, RESET, any_of, at, to
 from email_hosts.backends import EmailHostsBackend, can_be_retried
 from email_hosts.smtp import pipelining
 from email_hosts.smtp.connection import SMTP, open_socket
+from email_hosts.smtp.errors import body_was_sent
 from email_hosts.smtp.pipelining import Envelope, Envelopes
 
 PIPELINING = ("PIPELINING", "SIZE 10000000")
@@ -70,10 +72,10 @@ def result(backend, batch):
 class Watched:
     """Takes the place of a connection's socket, and calls a function where that does a thing.
 
-    ``sends`` and ``has_sent`` get the data; ``reads`` whether it waits, or only has a look.
+    ``sends`` and ``has_sent`` get the data, ``reads`` nothing.
     """
 
-    def __init__(self, connection, sends=id, has_sent=id, reads=id):
+    def __init__(self, connection, sends=id, has_sent=id, reads=tuple):
         self.sock, self.sends, self.has_sent, self.reads = (
             connection.sock,
             sends,
@@ -92,7 +94,7 @@ class Watched:
         return size
 
     def recv_into(self, buffer):
-        self.reads(self.sock.gettimeout() != 0)
+        self.reads()
         return self.sock.recv_into(buffer)
 
 
@@ -273,7 +275,7 @@ def test_next_message_is_made_while_the_server_is_busy(extensions, made, serve):
         Watched(
             connection,
             sends=lambda data: events.extend(["body"] * data.endswith(END)),
-            reads=lambda waits: events.extend(["waits"] * waits),
+            reads=lambda: events.append("waits"),
         )
         list(pipelining.send(connection, Envelopes(coming()), "server"))
     body = events.index("body")
@@ -334,21 +336,23 @@ class TestSurprise:
             smtplib.SMTPServerDisconnected, match="more than the repl"
         ) as caught:
             ours(server).send_messages(messages("a"))
-        assert not pipelining.body_was_sent(caught.value)
+        assert not body_was_sent(caught.value)
         assert server.accepted == []
 
     def test_connection_that_is_lost_before_the_body(self, serve):
-        def lose(waits):
-            if not waits:  # a look, before the body
-                raise ConnectionResetError("reset by peer")
+        def wait_for_the_reset(data):
+            if b"DATA" in data:
+                poll = select.poll()
+                poll.register(backend.connection.sock.fileno(), 0)
+                poll.poll(20_000)
 
-        with ours(serve()) as backend:
-            Watched(backend.connection, reads=lose)
+        with ours(serve(at("CONTENT", RESET))) as backend:
+            Watched(backend.connection, has_sent=wait_for_the_reset)
             with pytest.raises(
                 smtplib.SMTPServerDisconnected, match="reset by peer"
             ) as caught:
                 backend.send_messages(messages("a"))
-        assert not pipelining.body_was_sent(caught.value)
+        assert not body_was_sent(caught.value)
 
     def test_body_that_is_not_read_is_not_sent(self, serve):
         end = threading.Event()
@@ -361,7 +365,7 @@ class TestSurprise:
                 messages("a", content="x" * 20_000_000)
             )
         end.set()
-        assert not pipelining.body_was_sent(caught.value)
+        assert not body_was_sent(caught.value)
 
     def test_refused_body_ends_what_is_ahead(self, serve):
         server = serve(at(BODY, "554 spam"))
@@ -412,7 +416,7 @@ class TestWritingAhead:
         timeouts = []
         with SMTP("127.0.0.1", server.port, timeout=20) as connection:
             limit = open_socket(connection).gettimeout
-            Watched(connection, reads=lambda waits: timeouts.append(limit()))
+            Watched(connection, reads=lambda: timeouts.append(limit()))
             assert [outcome.offer_again for outcome in send(connection, "a", "b")] == [
                 False,
                 True,

@@ -35,7 +35,7 @@ def host(server: Any, **options: Any) -> EmailHostsBackend:
 def names() -> list[str]:
     """Who is parked, the least recently used first: each host has a name of its own."""
     keys: Any = [parked.host for parked in pool._parked]
-    return [name for key in keys for name in key.options if str(name).startswith("host-")]
+    return [name for key in keys for name in key if str(name).startswith("host-")]
 
 
 def send_as(server: Any, name: str, **options: Any) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scripted import shut
 
 from email_hosts.backends import EmailHostsBackend
-from email_hosts.smtp.pipelining import body_was_sent
+from email_hosts.smtp.errors import body_was_sent
 from email_hosts.smtp.pool import pool
 
 pytestmark = pytest.mark.fuzz

@@ -9,8 +9,11 @@ from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
+import django
 import pytest
 from django.core.mail import EmailMessage
+from django.core.mail.backends.smtp import EmailBackend
+from django.utils.translation import gettext_lazy
 from scripted import BODY, HANG, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend
@@ -447,3 +450,23 @@ def test_attribute_may_be_patched_and_is_as_it_was_afterwards(attribute, serve):
         assert getattr(backend, attribute) is before
         backend.send_messages([EmailMessage("Hello", to=["a@example.net"])])
     assert (len(server.accepted), server.connections) == (1, 1)
+
+
+@pytest.mark.skipif(django.VERSION < (6, 0), reason="Django has no prep_address()")
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("a@b.example", "first.last+tag@sub-domain.example.com", "a_b-c@127", "A@B", "root"),
+        *("Name <a@b.example>", '"a b"@c.example', "a@ü.example", "a@[127.0.0.1]"),
+        *("", "a@", "@b", "a..b@c", "a@b..c", "a@b@c", "ü@b.example", "a@b, c@d", "a@b\r\nc"),
+        gettext_lazy("a@b.example"),
+    ],
+)
+def test_addresses_are_prepared_as_djangos_backend_does(address):  # pragma: prep-address-only
+    def prepared(backend):
+        try:
+            return backend.prep_address(address)
+        except (ValueError, IndexError) as error:  # the second is a fault of Python 3.12
+            return repr(error)
+
+    assert prepared(EmailHostsBackend("h")) == prepared(EmailBackend(host="h", alias="x"))

@@ -16,7 +16,7 @@ from django.core.mail.backends.smtp import EmailBackend
 from .. import conf, hosts
 from ..exceptions import InvalidEmailHost
 from ..options import did_you_mean
-from ..smtp.pipelining import mark
+from ..smtp.errors import mark
 from ..smtp.redaction import Redactor
 from ..tracebacks import clear_frames
 

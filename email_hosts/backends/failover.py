@@ -18,7 +18,7 @@ from ..dsn import keys_of
 from ..exceptions import AllHostsFailed, InvalidEmailHost, shown, summarize
 from ..log import warn
 from ..retry import may_be_tried_elsewhere
-from ..smtp.pipelining import body_was_sent
+from ..smtp.errors import body_was_sent
 from ..tracebacks import clear_frames
 from .base import HostMixin, close_quietly, refuse_unknown
 

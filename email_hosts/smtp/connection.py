@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import select
 import smtplib
 import socket
 import ssl
@@ -102,6 +103,8 @@ class _Replies(io.RawIOBase):
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self.can_wait = True
+        self.has_ended = False
 
     def begin(self) -> None:
         """Start the clock."""
@@ -111,16 +114,19 @@ class _Replies(io.RawIOBase):
 
     def end(self) -> None:
         """Restore the timeout of the socket."""
+        if self._deadline and self._size:
+            with suppress(OSError):  # it may be closed
+                self._sock.settimeout(self._timeout)
         self._deadline = None
-        with suppress(OSError):  # it may be closed
-            self._sock.settimeout(self._timeout)
 
     def readable(self) -> bool:
         """Return true, as ``BufferedReader`` demands."""
         return True
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: Any) -> int | None:
         """Read what comes next. Raises ``OSError`` at a limit."""
+        if not self.can_wait:
+            return self._read_what_is_there(buffer)
         if self._deadline and self._size:
             remaining = self._deadline - clock()
             if remaining <= 0:
@@ -134,6 +140,31 @@ class _Replies(io.RawIOBase):
         size = self._sock.recv_into(buffer)
         self._size += size
         return size
+
+    def _read_what_is_there(self, buffer: Any) -> int | None:
+        """Return ``None`` if that is nothing."""
+        pending = getattr(self._sock, "pending", int)  # in a TLS record that has been read
+        if not _is_readable(self._sock) and not pending():
+            return None
+        timeout = self._sock.gettimeout()
+        self._sock.settimeout(0)
+        try:
+            size = self._sock.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):  # TLS has something of its own
+            return None
+        finally:
+            self._sock.settimeout(timeout)
+        self.has_ended = size == 0
+        return size
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    if not hasattr(select, "poll"):  # Windows, where any number of sockets will do
+        return bool(select.select([sock], [], [], 0)[0])
+    # Unlike epoll it needs no descriptor, and unlike select() it knows those above 1,023.
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def can_pipeline(connection: smtplib.SMTP) -> bool:
@@ -184,20 +215,20 @@ def has_unread_data(connection: smtplib.SMTP) -> bool:
 
     Raises ``OSError`` if the connection was lost.
     """
-    sock = open_socket(connection)
+    open_socket(connection)
     file: Any = connection.file
     if file is None:  # TLS has started, and nobody has spoken yet
         return False
-    timeout = sock.gettimeout()
-    sock.settimeout(0)
+    replies: _Replies = file.raw
+    replies.can_wait = False
     try:
         if file.peek(1):
             return True
-    except (BlockingIOError, ssl.SSLWantReadError):
-        return False
     finally:
-        sock.settimeout(timeout)
-    raise smtplib.SMTPServerDisconnected("the server has ended the connection")
+        replies.can_wait = True
+    if replies.has_ended:
+        raise smtplib.SMTPServerDisconnected("the server has ended the connection")
+    return False
 
 
 def open_socket(connection: smtplib.SMTP) -> socket.socket:
