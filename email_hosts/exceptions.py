@@ -50,9 +50,14 @@ class AllHostsFailed(smtplib.SMTPException):
         super().__init__(f"{name}all hosts failed: {causes}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Return what ``pickle`` keeps, for a task queue that stores the error."""
-        errors = {key: _plain(error) for key, error in self.errors.items()}
-        return partial(type(self), alias=self.alias), (errors,)
+        """Return what ``pickle`` keeps, for a task queue that stores the error.
+
+        Of each host's error that is a summary: the error may hold a request with its key.
+        """
+        summaries = {
+            key: smtplib.SMTPException(summarize(error)) for key, error in self.errors.items()
+        }
+        return partial(type(self), alias=self.alias), (summaries,), {"args": self.args}
 
 
 def looks_like_a_dsn(key: str) -> bool:
@@ -85,10 +90,3 @@ def summarize(error: Exception) -> str:
     if isinstance(error, InvalidEmailHost):
         return f"{name}: {error}"
     return f"{name} {getattr(error, 'smtp_code', '')}".rstrip()
-
-
-def _plain(error: Exception) -> Exception:
-    """Return the error, or its summary if it holds more than text: a request with its key."""
-    is_known = type(error).__module__ in {"builtins", "smtplib", "ssl", "socket", __name__}
-    is_text = all(isinstance(each, (str, bytes, int, dict, type(None))) for each in error.args)
-    return error if is_known and is_text else smtplib.SMTPException(summarize(error))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from django.core.management.base import CommandError
 
-from ..exceptions import InvalidEmailHost, looks_like_a_dsn, shown
+from ..exceptions import InvalidEmailHost, looks_like_a_dsn, printable, shown
 
 
 def explain(error: Exception) -> str:
@@ -42,13 +42,13 @@ def explain(error: Exception) -> str:
         text = str(error) or type(error).__name__
     else:  # of somebody's backend
         text = f"{type(error).__name__}: {error}"
-    return _printable(text)
+    return _on_one_line(text)
 
 
 def explain_refusals(replies: dict[str, tuple[int, bytes]]) -> str:
     """Return the replies of a server that refused recipients, each once."""
     texts = {_reply(code, text) for code, text in replies.values()}
-    return _printable("; ".join(sorted(texts)))
+    return _on_one_line("; ".join(sorted(texts)))
 
 
 def no_such_host(key: str, known: Iterable[str]) -> CommandError:
@@ -64,7 +64,5 @@ def _reply(code: int, text: bytes | str) -> str:
     return f"{code} {text}"
 
 
-def _printable(text: str) -> str:
-    """Return one line of printable characters. A server may send any, to a terminal too."""
-    printable = (character if character.isprintable() else " " for character in text)
-    return " ".join("".join(printable).split())
+def _on_one_line(text: str) -> str:
+    return printable(" ".join(text.split()))  # a server may send any character
