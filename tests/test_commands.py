@@ -335,15 +335,6 @@ empty       -           -                     -         -      -              is
             "checkemailhosts", "half", hosts=hosts, connect=True
         )
 
-    def test_columns_are_aligned_in_any_script(self):
-        hosts = {
-            "店": "console:?_default_from_email=注文 <shop@example.com>",
-            "e\u0301": "dummy:",
-        }
-        wide, narrow = run("checkemailhosts", hosts=hosts).splitlines()[1:]
-        # Each of the three takes two columns, and the accent none.
-        assert wide.index("  valid") + 3 == narrow.index("  valid") - 1
-
     def test_connects_through_tls_and_login_and_sends_nothing(
         self, start_server, tls, cafile, tmp_path
     ):

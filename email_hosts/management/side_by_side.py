@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, as_completed
-from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,16 +20,10 @@ def side_by_side(
     The order is that of the keys, or else, for somebody who watches, that of the answers.
     """
     answers: dict[Future[T], str] = {Future(): key for key in keys}
-    waiting: SimpleQueue[tuple[Future[T], str]] = SimpleQueue()
-    for each in answers.items():
-        waiting.put(each)
+    waiting = iter(list(answers.items()))
 
     def work() -> None:
-        while True:
-            try:
-                answer, key = waiting.get_nowait()
-            except Empty:
-                return
+        for answer, key in waiting:  # each thread takes the next one
             try:
                 answer.set_result(ask(key))
             except BaseException as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Any, NamedTuple
-from unicodedata import category, east_asian_width
 
 from django.core.checks import ERROR
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -72,8 +71,9 @@ class Command(BaseCommand):
             return
         keys = keys or list(configured)
         checked = _check(keys)
-        table = _Table({key: _cells(key, configured[key]) for key in keys})
-        self.stdout.write(self.style.MIGRATE_HEADING(table.line(HEADER, "STATUS")))
+        rows = _aligned([HEADER, *(_cells(key, configured[key]) for key in keys)])
+        heading, row_of = rows[0], dict(zip(keys, rows[1:], strict=True))
+        self.stdout.write(self.style.MIGRATE_HEADING(heading + "STATUS"))
         is_watched = connect and self.stdout.isatty()
         pending, failed = len(keys), []
         try:
@@ -83,7 +83,7 @@ class Command(BaseCommand):
                 as_they_finish=is_watched,
             ):
                 text = getattr(self.style, status.style)(status.text)
-                self.stdout.write(table.line(table.rows[key], text))
+                self.stdout.write(row_of[key] + text)
                 if status.style == FAILS:
                     failed.append(shown(str(key)))
                 pending -= 1
@@ -95,27 +95,10 @@ class Command(BaseCommand):
             raise CommandError(f"{len(failed)} of {len(keys)} failed: {', '.join(failed)}")
 
 
-class _Table:
-    """Lines whose columns are as wide as the widest of their cells."""
-
-    def __init__(self, rows: dict[str, tuple[str, ...]]) -> None:
-        self.rows = rows
-        columns = zip(HEADER, *rows.values(), strict=True)
-        self._widths = [max(map(_width, column)) for column in columns]
-
-    def line(self, cells: tuple[str, ...], status: str) -> str:
-        """Return the cells in their columns, and the status behind them."""
-        padded = (
-            cell + " " * (width - _width(cell))
-            for cell, width in zip(cells, self._widths, strict=True)
-        )
-        return f"{'  '.join(padded)}  {status}"
-
-
-def _width(text: str) -> int:
-    """Return how many columns of a terminal it takes. Unicode Standard Annex 11."""
-    visible = [each for each in text if category(each) not in {"Mn", "Me", "Cf"}]
-    return len(visible) + sum(east_asian_width(each) in "WF" for each in visible)
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return a line for each row, with each column as wide as its widest cell."""
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    return ["".join(map(str.ljust, cells, widths)) for cells in rows]
 
 
 def _cells(key: Any, dsn: Any) -> tuple[str, ...]:
@@ -158,11 +141,12 @@ def _check(keys: Iterable[str]) -> dict[str, Status]:
 def _connect(key: str, checked: dict[str, Status]) -> Status:
     """Return whether the host can be reached, if the checks have nothing against it."""
     status = checked[key] if key in checked else _check([key])[key]
-    configured = conf.email_hosts()
-    is_usable = status.style != FAILS and not is_empty(configured[key])
-    if not is_usable or hosts.is_shadowed(key, parse(configured[key], alias=key)):
+    dsn = conf.email_hosts()[key]
+    if status.style == FAILS or is_empty(dsn):
         return status
-    host = parse(configured[key], alias=key)
+    host = parse(dsn, alias=key)
+    if hosts.is_shadowed(key, host):
+        return status
     if members(host):
         return _connect_members(members(host), checked)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.core.mail import EmailMessage
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -13,13 +13,6 @@ from ...exceptions import InvalidEmailHost, shown
 from ...tracebacks import clear_frames
 from ..explain import explain, explain_refusals, no_such_host
 from ..side_by_side import side_by_side
-
-
-class Outcome(NamedTuple):
-    """Who gets the message of one host, and what went wrong."""
-
-    accepted: list[str]
-    problem: str = ""
 
 
 class Command(BaseCommand):
@@ -74,7 +67,8 @@ class Command(BaseCommand):
             raise CommandError(summary if len(keys) > 1 else problem)
 
 
-def _send(key: str, email: list[str]) -> Outcome:
+def _send(key: str, email: list[str]) -> tuple[list[str], str]:
+    """Return who gets the message, and what went wrong, or ``""``."""
     name = shown(key)
     message = EmailMessage(
         subject=f"Test message through {name}",
@@ -85,12 +79,12 @@ def _send(key: str, email: list[str]) -> Outcome:
         connection = hosts.get_connection(key)
         sent = connection.send_messages([message])
     except InvalidEmailHost as error:
-        return Outcome([], str(error))
+        return [], str(error)
     except Exception as error:  # the backend may be anybody's
-        return Outcome([], f"{name}: not sent: {explain(error)}")
+        return [], f"{name}: not sent: {explain(error)}"
     if not sent:
-        return Outcome([], f"{name}: not sent: the backend took no message")
+        return [], f"{name}: not sent: the backend took no message"
     refused = getattr(connection, "refused_recipients", {})
     accepted = [address for address in email if address not in refused]
     replies = f"{name}: refused {', '.join(refused)}: {explain_refusals(refused)}"
-    return Outcome(accepted, replies if refused else "")
+    return accepted, replies if refused else ""
