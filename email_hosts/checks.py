@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from django.apps import AppConfig
@@ -58,8 +59,10 @@ def check_deployment(
 ) -> list[CheckMessage]:
     """W002, W003, W004: whether the hosts are fit for production."""
     messages: list[CheckMessage] = []
-    for key, dsn, mailer in _valid_hosts():
-        messages += _check_deployed_host(key, dsn, mailer)
+    with suppress(InvalidEmailHost):  # check_hosts() reports these
+        for key, dsn in conf.email_hosts().items():
+            with suppress(InvalidEmailHost):
+                messages += _check_deployed_host(key, dsn, parse(dsn, alias=key))
     if not debug.is_installed():
         messages.append(
             _warning(
@@ -140,7 +143,7 @@ def _check_members(
     if backend_of(mailer) == ROUTING_BACKEND:
         problem = "sends through the router, which picks a host"
     elif cycle := hosts.find_cycle(key, acyclic):
-        problem = f"is on the way to itself: {' -> '.join(map(shown, cycle))}"
+        problem = f"leads back to itself: {' -> '.join(map(shown, cycle))}"
     elif missing:
         verb = "there is no such host" if len(missing) == 1 else "there are no such hosts"
         problem = f"names {' and '.join(missing)}, and {verb}"
@@ -180,11 +183,8 @@ def _check_router(known: Collection[str]) -> Iterator[CheckMessage]:
 def _check_deployed_host(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]:
     options = mailer["OPTIONS"]
     is_encrypted = options.get("use_tls") or options.get("use_ssl")
-    if (
-        options.get("username")
-        and not is_encrypted
-        and not _is_loopback(options.get("host", ""))
-    ):
+    is_local = _is_loopback(options.get("host", ""))
+    if options.get("username") and not is_encrypted and not is_local:
         yield _warning(
             "W002",
             f"{named(key)} sends its user name and password without TLS.",
@@ -196,19 +196,6 @@ def _check_deployed_host(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMe
             f"{named(key)} sends nothing: it is a {scheme_of(dsn)} host.",
             "In production, give it the DSN of a mail server.",
         )
-
-
-def _valid_hosts() -> Iterator[tuple[str, str, Mailer]]:
-    """Yield the hosts for the deployment checks. ``check_hosts`` reports the others."""
-    try:
-        configured = conf.email_hosts()
-    except InvalidEmailHost:
-        return
-    for key, dsn in configured.items():
-        try:
-            yield key, dsn, parse(dsn, alias=key)
-        except InvalidEmailHost:
-            continue
 
 
 def _default_is_routed() -> bool:

@@ -41,7 +41,7 @@ def email_hosts() -> Mapping[str, Any]:
 
 def email_hosts_of_file() -> Mapping[str, Any]:
     """Return ``EMAIL_HOSTS`` without what ``override_settings`` has laid over it."""
-    # Private: _wrapped. No public name gets at the settings below an override.
+    # Private: _wrapped. Nothing public reaches the settings below an override.
     layer = settings._wrapped
     while isinstance(layer, UserSettingsHolder) and isinstance(
         layer.default_settings, (Settings, UserSettingsHolder)
@@ -86,7 +86,7 @@ def has_mailers() -> bool:
 
 
 def mailers() -> Mapping[str, Mailer]:
-    """Return ``MAILERS``, or ``{}`` where Django or the project does without."""
+    """Return ``MAILERS``, or ``{}`` if Django does not know it or the project has none."""
     return cast("Mapping[str, Mailer]", settings.MAILERS) if has_mailers() else {}
 
 
@@ -105,7 +105,7 @@ def default_connection() -> BaseEmailBackend | None:
 
 
 def default_timeout() -> float | None:
-    """Return ``EMAIL_TIMEOUT`` in seconds. It goes for hosts until ``MAILERS`` is set."""
+    """Return ``EMAIL_TIMEOUT`` in seconds. It applies to hosts until ``MAILERS`` is set."""
     return None if has_mailers() else _deprecated_setting("EMAIL_TIMEOUT")
 
 

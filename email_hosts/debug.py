@@ -48,7 +48,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
                 return self._starred(value)
             return self._cleansed(super().cleanse_setting(key, value))
         except RecursionError:
-            # The value holds itself. Starring each level of it could take for ever.
+            # The value holds itself. Starring each level of it could take forever.
             raise
         except Exception:
             return self.cleansed_substitute
@@ -112,15 +112,15 @@ def install() -> None:
     ):
         return
     settings.DEFAULT_EXCEPTION_REPORTER_FILTER = FILTER
-    # Django makes one filter per process. Whoever has asked for it before us has kept it, as
-    # django-debug-toolbar does, so that very object has to change.
+    # Django makes one filter per process, and code that has asked for it earlier, such as
+    # django-debug-toolbar, keeps it. So that very object has to change.
     in_force = get_default_exception_reporter_filter()
     if type(in_force) is SafeExceptionReporterFilter:
         in_force.__class__ = EmailHostsReporterFilter
 
 
 def is_installed() -> bool:
-    """Whether the project's exception reporter filter keeps our secrets."""
+    """Whether the project's exception reporter filter hides our secrets."""
     try:
         chosen = import_string(settings.DEFAULT_EXCEPTION_REPORTER_FILTER)
     except ImportError:
@@ -133,7 +133,7 @@ def _is_dsn(value: object) -> bool:
     if type(value) is not str:
         return False
     beginning = value[:64]
-    if ":" not in beginning:  # most values, and the quickest way to know
+    if ":" not in beginning:  # the quickest way to rule out most values
         return False
     # Secret files and .env readers leave white space and quotation marks around it.
     return beginning.lstrip(" \t\r\n'\"").lower().startswith(BEGINNINGS) and (

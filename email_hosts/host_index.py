@@ -74,6 +74,6 @@ def _parsed(sender: str) -> tuple[str, str]:
     """Return address and domain, in the form in which equal ones are the same string."""
     address = parseaddr(str(sender))[1].lower()
     local_part, _, domain = address.rpartition("@")
-    with suppress(UnicodeError):  # it is no address anyway
+    with suppress(UnicodeError):  # then it is not an address
         domain = domain.encode("idna").decode("ascii")
     return f"{local_part}@{domain}", domain

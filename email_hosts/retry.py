@@ -101,8 +101,7 @@ def _http_status(error: BaseException) -> int | None:
     """Return the status of a provider's answer: Anymail's, or that of botocore below it."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
-        metadata = response.get("ResponseMetadata")
-        response = metadata.get("HTTPStatusCode") if isinstance(metadata, dict) else None
+        response = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     status = getattr(error, "status_code", None) or getattr(response, "status_code", response)
     return status if isinstance(status, int) else None
 

@@ -22,7 +22,7 @@ def parse_untrusted(
 ) -> Mailer:
     """Return ``parse(dsn)``, or raise ``InvalidEmailHost`` for what a stranger may not say.
 
-    It may have these ``schemes`` only, and of the options that name files only these.
+    It must have one of these ``schemes``, and may name files only in ``file_options``.
     """
     if isinstance(dsn, str) and len(dsn) > MAX_LENGTH:
         raise InvalidEmailHost(f"the DSN must have at most {MAX_LENGTH} characters")

@@ -154,7 +154,7 @@ def test_e003_backend_of_a_scheme_that_is_not_there(query, monkeypatch):
         ({"all": "failover:nobody"}, 'names "nobody", and there is no such host.'),
         ({"all": "failover:a", "a": ""}, 'names "a", and there is no such host.'),
         ({"all": "failover:a,b"}, 'names "a" and "b", and there are no such hosts.'),
-        ({"all": "failover:all"}, "is on the way to itself: all -> all."),
+        ({"all": "failover:all"}, "leads back to itself: all -> all."),
         (
             {"all": f"backend://{FAILOVER}?hosts=nobody"},
             'names "nobody", and there is no such',
@@ -177,7 +177,7 @@ def test_e004_longer_cycle_is_told_for_each_host_in_it():
     others = {"d": "failover:a", "e": "smtp://h", "f": "failover:e,smpt", "smpt": "smpt://h"}
     errors = [text for name, text in found({**others, **cycle}) if name == "E004"]
     assert errors == [
-        f'EMAIL_HOSTS["{way[0]}"] is on the way to itself: {" -> ".join(way)}.'
+        f'EMAIL_HOSTS["{way[0]}"] leads back to itself: {" -> ".join(way)}.'
         for way in ("abca", "bcab", "cabc")
     ]
 

@@ -329,7 +329,7 @@ empty       -           -                     -         -      -              is
         assert re.search("  c: .*'smtp'[?]; b: Connection refused; a: OK [0-9]+ ms$", half)
         assert re.search("  b: Connection refused; c: unknown scheme .*$", bad)
         assert "  bad: b: Connection refused; c: unknown scheme " in worse
-        assert itself.endswith("is on the way to itself: itself -> itself.")
+        assert itself.endswith("leads back to itself: itself -> itself.")
         # One that works is enough, asked for alone too.
         assert "b: Connection refused; a: OK" in run(
             "checkemailhosts", "half", hosts=hosts, connect=True
@@ -444,7 +444,7 @@ def test_on_a_terminal_a_host_is_shown_as_soon_as_it_is_done(
         ),
         (
             smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server."),
-            "the server offers no login (at all, or not without TLS)",
+            "the server offers no login, or none without TLS",
         ),
         (smtplib.SMTPNotSupportedError("SMTPUTF8 not supported"), "SMTPUTF8 not supported"),
         (TimeoutError("timed out"), "no answer in time"),

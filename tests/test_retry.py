@@ -23,9 +23,9 @@ def answered(status: object) -> Any:
     return error
 
 
-def botocore_answered(status: int | None) -> Any:
+def botocore_answered(status: int) -> Any:
     error: Any = Exception("ClientError")
-    error.response = {"ResponseMetadata": status and {"HTTPStatusCode": status}}
+    error.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
     return caused(Exception("AnymailAPIError"), error)
 
 
@@ -80,7 +80,6 @@ TOO_LARGE = smtplib.SMTPSenderRefused(552, b"", "a")
         (answered("503"), False),
         (botocore_answered(503), True),
         (botocore_answered(400), False),
-        (botocore_answered(None), False),
         (caused(Exception(), ConnectionError(MaxRetryError(NewConnectionError()))), True),
         (caused(Exception(), ConnectionError(MaxRetryError(TimeoutError()))), False),
     ],

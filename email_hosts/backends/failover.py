@@ -52,7 +52,7 @@ class FailoverBackend(HostMixin):
         **others: Any,
     ) -> None:
         super().__init__()
-        # Else it is the EMAIL_BACKEND, and gets what Django's own backends ignore.
+        # Without an alias it is the EMAIL_BACKEND, whose callers pass options for others.
         if alias is not None:
             refuse_unknown(FailoverBackend, others, alias)
         self.hosts = keys_of(hosts)

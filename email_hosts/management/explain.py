@@ -25,7 +25,7 @@ def explain(error: Exception) -> str:
             "smtp:// does without TLS)"
         )
     elif isinstance(error, smtplib.SMTPNotSupportedError) and "AUTH" in str(error):
-        text = "the server offers no login (at all, or not without TLS)"
+        text = "the server offers no login, or none without TLS"
     elif isinstance(error, ssl.SSLCertVerificationError):
         text = (
             f"certificate not trusted: {error.verify_message} (option ssl_cafile names your "

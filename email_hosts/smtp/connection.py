@@ -1,4 +1,4 @@
-"""smtplib's connection with limits on each reply, and what one can tell of a connection."""
+"""smtplib's connection with limits on each reply, and questions to ask a connection."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SMTP(smtplib.SMTP):
     """smtplib's class, with ``timeout`` as the limit of each reply as a whole.
 
     In smtplib it limits each read, and so a server that sends a reply byte by byte, or one
-    without end, holds up the sender for ever. Raises ``SMTPServerDisconnected`` at the limit.
+    without end, holds up the sender forever. Raises ``SMTPServerDisconnected`` at the limit.
 
     With ``allow`` it connects to the IP addresses that are allowed, and to no others. Raises
     ``InvalidEmailHost`` if there is none.
@@ -135,7 +135,7 @@ class _Replies(io.RawIOBase):
         if self._size > MAX_REPLY:
             raise OSError(f"a reply of more than {MAX_REPLY} bytes")
         if QUICKACK is not None:
-            with suppress(OSError):  # of a socket that is not TCP's
+            with suppress(OSError):  # not a TCP socket
                 self._sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
         size = self._sock.recv_into(buffer)
         self._size += size

@@ -30,7 +30,7 @@ class PooledConnection:
     expires_at: float = 0  # by the clock of the pool
     messages: int = 0  # that it has been used for
     was_parked: bool = False
-    has_given_up: bool = False  # the server, on this session
+    has_given_up: bool = False  # whether the server no longer wants this session
     process: int = field(default_factory=os.getpid)
 
     def __repr__(self) -> str:
@@ -46,7 +46,7 @@ class PooledConnection:
         debug("%r: discarded, %s", self, reason)
         if self._is_of_this_process():
             quit_quietly(self.connection, wait=wait)
-        else:  # without a word: the parent goes on using it
+        else:  # without QUIT, because the parent still uses it
             self.connection.close()
 
     def _is_of_this_process(self) -> bool:

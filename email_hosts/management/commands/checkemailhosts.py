@@ -37,10 +37,10 @@ class Command(BaseCommand):
     """Shows the hosts, and whether they can be reached."""
 
     help = (
-        "Shows the hosts in EMAIL_HOSTS, and what 'check' says of each. Sends nothing, and "
+        "Shows the hosts in EMAIL_HOSTS, and what 'check' says about each. Sends nothing, and "
         "shows neither user names nor passwords. The exit code is 1 if a host failed."
     )
-    requires_system_checks = ()  # it shows itself which host is not valid
+    requires_system_checks = ()  # the command itself shows which hosts are not valid
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the hosts and ``--connect``."""
@@ -120,7 +120,7 @@ def _cells(key: Any, dsn: Any) -> tuple[str, ...]:
 
 
 def _check(keys: Iterable[str]) -> dict[str, Status]:
-    """Return what the system checks say of each host."""
+    """Return what the system checks say about each host."""
     configured = conf.email_hosts()
     known, acyclic = set(hosts.known_keys()), set[str]()
     statuses = {}
