@@ -94,19 +94,16 @@ class Session(Dialogue):
         self.is_first = self.number == 1
 
     def run(self) -> None:
-        """Answer until one side ends it."""
         super().run()
         self.client.close()  # the one with TLS
 
     def fill(self) -> bool:
-        """Wait for more, once all is answered."""
         before = len(self.received)
         goes_on = super().fill()
         self.size += len(self.received) - before
         return goes_on
 
     def step(self, step: str, argument: str) -> bool:
-        """Do one step. Return whether the connection goes on."""
         if step not in KNOWN:
             return self.answer(step, argument, "500 what?")
         if step != "STARTTLS":
@@ -119,7 +116,6 @@ class Session(Dialogue):
         return goes_on
 
     def answer(self, step: str, argument: str, right: str) -> bool:
-        """Answer. Return whether the connection goes on."""
         if step == BODY:
             return self.end_of_body(right)
         if right[:1] == "2":
@@ -127,7 +123,6 @@ class Session(Dialogue):
         return super().answer(step, argument, right)
 
     def end_of_body(self, right: str) -> bool:
-        """Take what has been written ahead, and answer to the body."""
         end = self.size - len(self.received)
         self.flush()
         written = self.server.clients.written(self.peer, at_least=end)
@@ -139,11 +134,9 @@ class Session(Dialogue):
         return self.body_with(right) if self.received else super().answer(BODY, "", right)
 
     def body_with(self, right: str) -> bool:
-        """Answer to a body with something behind it. Return whether the connection goes on."""
         return super().answer(BODY, "", right)
 
     def reply(self, step: str, argument: str) -> str | None:
-        """Return another reply to a command than the right one."""
         return None
 
 
@@ -153,14 +146,7 @@ class Server(ScriptedServer):
     ``groups`` are what was written ahead, each with the number of its connection.
     """
 
-    def __init__(
-        self,
-        clients: Clients,
-        kind: type[Session] = Session,
-        *,
-        tls: ssl.SSLContext | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, clients, kind=Session, *, tls=None, **options):
         super().__init__(**options)
         self.clients = clients
         self.kind = kind
@@ -171,12 +157,10 @@ class Server(ScriptedServer):
             self.extensions.append("STARTTLS")
 
     def dialogue(self, client: socket.socket) -> Session:
-        """Return what serves one connection."""
         self.clients.connected(client.getpeername()[1])
         return self.kind(self, client)
 
     def disconnect(self) -> None:
-        """End the connections that are open."""
         super().disconnect()
         for client in self.secured:
             shut(client)

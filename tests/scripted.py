@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -35,12 +35,8 @@ class ScriptedServer:
     """Answers while its ``with`` block runs, on a port of its own choice if that is 0."""
 
     def __init__(
-        self,
-        script: Script | None = None,
-        *,
-        extensions: Iterable[str] = ("PIPELINING", "SIZE 10000000", "8BITMIME"),
-        port: int = 0,
-    ) -> None:
+        self, script=None, *, extensions=("PIPELINING", "SIZE 10000000", "8BITMIME"), port=0
+    ):
         self.script = script or (lambda step, argument: None)
         self.extensions = list(extensions)
         self.accepted: list[Accepted] = []
@@ -68,18 +64,15 @@ class ScriptedServer:
             return self._arrival.wait_for(lambda: len(self.accepted) >= messages, timeout)
 
     def accept(self, message: Accepted) -> None:
-        """Take responsibility for a message."""
         with self._arrival:
             self.accepted.append(message)
             self._arrival.notify_all()
 
     def stop_listening(self) -> None:
-        """Take no new connection."""
         shut(self._listener)
         self._listening.join()
 
     def disconnect(self) -> None:
-        """End the connections that are open."""
         for client in self._clients:
             shut(client)
 
@@ -89,7 +82,6 @@ class ScriptedServer:
             thread.join(timeout=60)
 
     def say(self, line: bytes) -> None:
-        """Send a line that answers nothing."""
         for client in self._clients:
             client.sendall(line)
 
@@ -110,7 +102,6 @@ class ScriptedServer:
             self.dialogue(client).run()
 
     def dialogue(self, client: socket.socket) -> Dialogue:
-        """Return what serves one connection."""
         return Dialogue(self, client)
 
 
@@ -126,7 +117,6 @@ class Dialogue:
         self.recipients: list[str] = []
 
     def run(self) -> None:
-        """Answer until one side ends it."""
         if not self.answer("banner", "", "220 scripted"):
             return
         while (line := self.read_until(b"\r\n")) is not None:
@@ -137,7 +127,6 @@ class Dialogue:
                 return
 
     def step(self, step: str, argument: str) -> bool:
-        """Do one step. Return whether the connection goes on."""
         right = RIGHT.get(step, "250 fine")
         if step == "EHLO":
             right = "\r\n".join(
@@ -158,7 +147,6 @@ class Dialogue:
         return step != "QUIT"
 
     def body(self) -> bool:
-        """Read the body and answer to it."""
         if (fault := self.server.script("CONTENT", "")) is not None:
             return self.answer("CONTENT", "", fault)
         content = b"" if self.peek(b".\r\n") else self.read_until(b"\r\n.\r\n")
@@ -171,7 +159,6 @@ class Dialogue:
         return goes_on
 
     def answer(self, step: str, argument: str, right: str) -> bool:
-        """Answer as the script has it. Return whether the connection goes on."""
         self.last = self.server.script(step, argument) or right
         if self.last == HANG:
             self.flush()
@@ -193,7 +180,6 @@ class Dialogue:
         return True
 
     def peek(self, start: bytes) -> bool:
-        """Take these bytes if they come next."""
         while len(self.received) < len(start):
             if not self.fill():
                 return False
@@ -203,7 +189,6 @@ class Dialogue:
         return True
 
     def read_until(self, end: bytes) -> bytes | None:
-        """Return what comes before the end, or ``None`` if it does not come."""
         searched = 0
         while (at := self.received.find(end, searched)) < 0:
             searched = max(len(self.received) - len(end), 0)
@@ -213,21 +198,18 @@ class Dialogue:
         return found
 
     def fill(self) -> bool:
-        """Wait for more, once all is answered."""
         self.flush()
         more = self.client.recv(65536)
         self.received += more
         return bool(more)
 
     def flush(self) -> None:
-        """Send the replies that are due."""
         if self.replies:
             self.client.sendall(b"".join(self.replies))
             self.replies.clear()
 
 
 def address(argument: str) -> str:
-    """Return what stands between the angle brackets."""
     return argument.partition("<")[2].partition(">")[0]
 
 
@@ -238,18 +220,15 @@ def shut(one: socket.socket) -> None:
 
 
 def at(step: str, *replies: str | None) -> Script:
-    """Return a script with these replies to this step, one after the other."""
     coming = deque(replies)
     return lambda name, argument: coming.popleft() if name == step and coming else None
 
 
 def to(recipient: str, reply: str) -> Script:
-    """Return a script with this reply to this recipient."""
     return lambda step, argument: reply if step == "RCPT" and recipient in argument else None
 
 
 def any_of(*scripts: Script) -> Script:
-    """Return a script that does what the first of these has to say."""
     return lambda step, argument: next(
         (reply for script in scripts if (reply := script(step, argument))), None
     )

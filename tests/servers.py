@@ -6,7 +6,6 @@ import email
 import logging
 import ssl
 import threading
-from collections.abc import Iterable
 from email.message import EmailMessage
 from email.policy import default
 from typing import Any, NamedTuple, cast
@@ -23,7 +22,6 @@ logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    """Return the TLS context of a server that has this certificate."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     certificate.configure_cert(context)
     return context
@@ -47,15 +45,7 @@ class SMTPServer(Controller):
     With a login, nobody else may send. It refuses the recipients in ``refused``.
     """
 
-    def __init__(
-        self,
-        *,
-        context: ssl.SSLContext | None = None,
-        implicit: bool = False,
-        login: tuple[str, str] | None = None,
-        refused: Iterable[str] = (),
-        **options: Any,
-    ) -> None:
+    def __init__(self, *, context=None, implicit=False, login=None, refused=(), **options):
         self.received: list[Received] = []
         self.sessions: list[Any] = []
         self.login = login
@@ -84,7 +74,6 @@ class SMTPServer(Controller):
         self.stop()
 
     def factory(self) -> SMTP:
-        """Return what serves one connection."""
         session: SMTP = super().factory()
         self.sessions.append(session)
         return session
@@ -102,9 +91,7 @@ class SMTPServer(Controller):
         self.port = server.sockets[0].getsockname()[1]
         super()._trigger_server()
 
-    def authenticate(
-        self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
-    ) -> AuthResult:
+    def authenticate(self, server, session, envelope, mechanism, data):
         """Compare the login. As some servers do, repeat the user name in a refusal."""
         data = cast("LoginPassword", data)
         if (data.login.decode(), data.password.decode()) == self.login:
@@ -115,7 +102,6 @@ class SMTPServer(Controller):
     async def handle_MAIL(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: Any
     ) -> str:
-        """Take a sender that has logged in, if that is needed."""
         if self.login and not session.authenticated:
             return "530 5.7.0 log in first"
         envelope.mail_from = address
@@ -124,7 +110,6 @@ class SMTPServer(Controller):
     async def handle_RCPT(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: Any
     ) -> str:
-        """Take a recipient or refuse it."""
         if address in self.refused:
             return "550 5.1.1 no such mailbox"
         envelope.rcpt_tos.append(address)
@@ -133,7 +118,6 @@ class SMTPServer(Controller):
     async def handle_DATA(  # noqa: N802
         self, server: SMTP, session: Session, envelope: Envelope
     ) -> str:
-        """Keep the message."""
         login = session.auth_data
         transport: Any = server.transport
         self.received.append(

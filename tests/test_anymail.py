@@ -3,12 +3,10 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
-from django.core.mail import EmailMessage
 from django.test import override_settings
-from scripted import ScriptedServer
 
 from email_hosts.backends import HostBackend, get_connection
 
@@ -50,7 +48,7 @@ class Provider(ThreadingHTTPServer):
     daemon_threads = True
     status = 200
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__(("127.0.0.1", 0), Answer)
         self.requests: list[Answer] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -63,7 +61,7 @@ class Answer(BaseHTTPRequestHandler):
     server: Provider
     body = b""
 
-    def do_POST(self) -> None:
+    def do_POST(self):
         self.body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests.append(self)
         if not self.server.status:
@@ -76,7 +74,7 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    def log_message(self, *args: Any) -> None:
+    def log_message(self, *args):
         """Say nothing."""
 
 
@@ -91,7 +89,7 @@ def provider():
         thread.join()
 
 
-def hosts(url: str) -> dict[str, str]:
+def hosts(url):
     return {
         name: f"{api.dsn.format(url)}&_default_from_email=News <news@example.com>"
         for name, api in APIS.items()
@@ -134,7 +132,7 @@ def spare(serve):
     return serve()
 
 
-def send_to_all(message: EmailMessage, name: str, url: str, spare: ScriptedServer) -> int:
+def send_to_all(message, name, url, spare):
     """Send through a provider, or else through the spare."""
     settings = {
         **hosts(url),

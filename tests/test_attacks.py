@@ -103,16 +103,12 @@ def test_refused_login_of_djangos_backend_shows_no_login(serve):
 
 
 class Early(EmailBackend):
-    """Looks at its login when it is made."""
-
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
         self.login = (self.username, self.password)
 
 
 class Fixed(EmailBackend):
-    """Has a login of its own."""
-
     def __init__(self, host, port=25, alias=None):
         super().__init__(host, port, username="own", password="own", alias=alias)
 
@@ -182,7 +178,6 @@ def test_rest_of_a_key_is_not_repeated(query):
 
 @pytest.fixture
 def broken(tmp_path, monkeypatch):
-    """A module that fails when it is imported."""
     (tmp_path / "broken_at_import.py").write_text("1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
     return "broken_at_import"
@@ -267,8 +262,6 @@ def test_key_with_options_is_not_repeated():
 
 @dataclass
 class Asked:
-    """An ``allow`` that is not hashable."""
-
     hosts: list[str]
 
     def __call__(self, host, port):

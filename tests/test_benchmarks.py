@@ -33,7 +33,6 @@ def test_round_trips_per_mail(way, to_one, to_twenty, server):
 
 
 def run(*arguments, **environment):
-    """Return what the benchmark prints when it is as short as can be."""
     shortest = ("-m", "benchmarks", "--rounds", "1", "--seconds", "0")
     return run_python(*shortest, *arguments, environment=environment)
 

@@ -33,7 +33,7 @@ class Other(SafeExceptionReporterFilter):
     """One that knows nothing of hosts."""
 
 
-def found(hosts: Any, *, deploy: bool = False, **settings: Any) -> Found:
+def found(hosts, *, deploy=False, **settings):
     """Return id and text of what the checks find in these hosts."""
     with override_settings(EMAIL_HOSTS=hosts, **settings):
         messages = run_checks(tags=[checks.TAG], include_deployment_checks=deploy)
@@ -43,7 +43,7 @@ def found(hosts: Any, *, deploy: bool = False, **settings: Any) -> Found:
     ]
 
 
-def ids(messages: Found) -> list[str]:
+def ids(messages):
     return [name for name, _ in messages]
 
 
@@ -81,17 +81,13 @@ def test_e002_each_invalid_host_at_once():
 
 
 class Choosy(BaseEmailBackend):
-    """Takes one option, and wants it."""
-
-    def __init__(self, *, color: str, alias: str | None = None) -> None:
+    def __init__(self, *, color, alias=None):
         super().__init__()
         color.upper()
 
 
 class AnyOption(BaseEmailBackend):
-    """Takes whatever it gets."""
-
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options):
         super().__init__()
 
 

@@ -22,8 +22,7 @@ SECRETS = ("Kx7vQz9", "Wj4bYt2")
 LOGIN = ":".join(SECRETS)
 
 
-def run(*command: str, hosts: Any, **options: Any) -> str:
-    """Return what a command prints with these hosts, without secrets."""
+def run(*command, hosts, **options):
     out = StringIO()
     with override_settings(EMAIL_HOSTS=hosts):
         call_command(*command, stdout=out, **options)
@@ -31,7 +30,7 @@ def run(*command: str, hosts: Any, **options: Any) -> str:
     return out.getvalue()
 
 
-def failure(*command: str, hosts: Any, **options: Any) -> tuple[str, list[str]]:
+def failure(*command, hosts, **options):
     """Return the line that a command fails with and those before it, without secrets."""
     out = StringIO()
     with override_settings(EMAIL_HOSTS=hosts), pytest.raises(CommandError) as caught:
@@ -43,13 +42,11 @@ def failure(*command: str, hosts: Any, **options: Any) -> tuple[str, list[str]]:
     return message, out.getvalue().splitlines()
 
 
-def error(*command: str, hosts: Any) -> str:
-    """Return the line that a command fails with, without secrets."""
+def error(*command, hosts):
     return failure(*command, hosts=hosts)[0]
 
 
-def send_error(dsn: str, *recipients: str) -> str:
-    """Return what a test message through this host fails with."""
+def send_error(dsn, *recipients):
     recipients = recipients or ("a@example.net",)
     return error("sendtestemailhosts", "shop", *recipients, hosts={"shop": dsn})
 
@@ -57,14 +54,14 @@ def send_error(dsn: str, *recipients: str) -> str:
 class Hosted(DummyBackend):
     """One whose options look like those of an SMTP host."""
 
-    def __init__(self, host: str, alias: str = "") -> None:
+    def __init__(self, host, alias=""):
         super().__init__()
 
 
 class Terminal(StringIO):
     """Somebody watches."""
 
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
@@ -181,7 +178,7 @@ class TestSend:
         )
 
     def test_whatever_a_backend_raises_is_told(self, monkeypatch):
-        def fail(*args: Any) -> None:
+        def fail(*args):
             raise RuntimeError("out of paper")
 
         monkeypatch.setattr(DummyBackend, "send_messages", fail)
@@ -365,7 +362,7 @@ empty       -           -                     -         -      -              is
     def test_tries_the_hosts_side_by_side(self, serve):
         together = threading.Barrier(3)
 
-        def script(step: str, argument: str) -> None:
+        def script(step, argument):
             if step == "banner":
                 together.wait()  # until each host has been connected to
 
@@ -375,7 +372,7 @@ empty       -           -                     -         -      -              is
         assert run("checkemailhosts", hosts=hosts, connect=True).count("OK") == 3
 
     def test_ctrl_c_ends_it_without_a_traceback(self, serve, interruptible):
-        def press_ctrl_c(step: str, argument: str) -> str:
+        def press_ctrl_c(step, argument):
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
             return HANG
 
@@ -464,14 +461,12 @@ def test_refusals_are_one_line():
 
 
 class TestSideBySide:
-    """Many hosts at the same time."""
-
     def test_no_more_than_a_limit_at_the_same_time(self):
         together = threading.Barrier(MAX_THREADS)
         lock = threading.Lock()
         running, most = 0, 0
 
-        def ask(key: str) -> str:
+        def ask(key):
             nonlocal running, most
             with lock:
                 running += 1
@@ -489,7 +484,7 @@ class TestSideBySide:
     def test_host_that_hangs_is_not_waited_for_if_nobody_cares_any_more(self):
         end = threading.Event()
 
-        def ask(key: str) -> bool:
+        def ask(key):
             return key == "fast" or end.wait(60)
 
         answers: Any = side_by_side(ask, ["slow", "fast"], as_they_finish=True)
@@ -499,7 +494,7 @@ class TestSideBySide:
 
     @pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
     def test_error_that_nobody_expects_is_raised(self, error):
-        def ask(key: str) -> None:
+        def ask(key):
             raise error
 
         with pytest.raises(error):

@@ -15,7 +15,7 @@ from email_hosts.exceptions import InvalidEmailHost
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
 
 
-def host() -> Any:
+def host():
     """Return where mail of the host ``shop`` goes."""
     connection: Any = get_connection("shop")
     return connection.host

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -39,21 +38,21 @@ MAILERS = {
 }
 
 
-def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+def decorated(function):
     """Wrap a function in a frame with ``args`` and ``kwargs``, as decorators do."""
 
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args, **kwargs):
         return function(*args, **kwargs)
 
     return wrapper
 
 
 @decorated
-def send(dsn: str, *, spare: str) -> None:
+def send(dsn, *, spare):
     raise ZeroDivisionError
 
 
-def mistake(request: HttpRequest) -> HttpResponse:
+def mistake(request):
     """A view with an ordinary mistake, in a project with hosts."""
     hosts = django_settings.EMAIL_HOSTS
     several = {**hosts, "other": "this one is shown"}
@@ -62,12 +61,12 @@ def mistake(request: HttpRequest) -> HttpResponse:
     return HttpResponse(several)  # pragma: no cover
 
 
-def broken_host(request: HttpRequest) -> HttpResponse:
+def broken_host(request):
     """A view that meets a host that cannot be parsed."""
     return HttpResponse(get_connection("broken"))
 
 
-def broken_tenant(request: HttpRequest) -> HttpResponse:
+def broken_tenant(request):
     """A view that meets one from elsewhere."""
     return HttpResponse(connection_from_dsn(django_settings.EMAIL_HOSTS["broken"]))
 
@@ -77,7 +76,7 @@ urlpatterns = [path(f"{view.__name__}/", view) for view in VIEWS]
 
 
 @pytest.fixture
-def project(settings: Any) -> None:
+def project(settings):
     """A project with hosts, one of them broken."""
     settings.ROOT_URLCONF = __name__
     settings.ALLOWED_HOSTS = ["testserver"]
@@ -89,7 +88,7 @@ def project(settings: Any) -> None:
 ENVIRONMENT: dict[str, Any] = {"SHOP_HOST": VALID, "BROKEN_HOST": BROKEN}
 
 
-def assert_hosts_without_secrets(report: str) -> None:
+def assert_hosts_without_secrets(report):
     __tracebackhide__ = True
     for key in ("EMAIL_HOSTS", "shop", "broken", "SHOP_HOST", "FROM_ENVIRONMENT"):
         assert key in report
@@ -98,7 +97,7 @@ def assert_hosts_without_secrets(report: str) -> None:
         assert at == -1, report[max(at - 200, 0) : at + 100]
 
 
-def exception_of(function: Callable[..., object], *arguments: object) -> Any:
+def exception_of(function, *arguments):
     """Return the ``sys.exc_info()`` of a function that fails."""
     try:
         function(*arguments)
@@ -107,8 +106,7 @@ def exception_of(function: Callable[..., object], *arguments: object) -> Any:
     raise AssertionError  # pragma: no cover
 
 
-def reports_of(request: HttpRequest | None, exc_info: Any) -> tuple[str, str]:
-    """Return Django's reports of an exception, HTML and text."""
+def reports_of(request, exc_info):
     reporter = ExceptionReporter(request, *exc_info)
     assert isinstance(reporter.filter, debug.EmailHostsReporterFilter)
     return reporter.get_traceback_html(), reporter.get_traceback_text()
@@ -120,7 +118,7 @@ class TestReport:
     """Settings, environment and variables show the keys of hosts, and no secret."""
 
     @pytest.mark.parametrize("accept", ["text/html", "text/plain"])
-    def test_debug_page(self, view: Any, accept: str) -> None:
+    def test_debug_page(self, view, accept):
         client = Client(raise_request_exception=False, **ENVIRONMENT)
         with override_settings(DEBUG=True):
             response = client.get(f"/{view.__name__}/", headers={"accept": accept})
@@ -129,9 +127,7 @@ class TestReport:
 
     @pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer")
     @pytest.mark.parametrize("debug_setting", [True, False])
-    def test_mail_to_admins(
-        self, view: Any, debug_setting: bool, mailoutbox: list[Any]
-    ) -> None:
+    def test_mail_to_admins(self, view, debug_setting, mailoutbox):
         request = RequestFactory(**ENVIRONMENT).get("/")
         exc_info = exception_of(view, request)
         record: Any = logging.LogRecord("x", logging.ERROR, "x.py", 1, "failed", (), exc_info)
@@ -143,7 +139,7 @@ class TestReport:
             assert_hosts_without_secrets(report)
 
 
-def test_report_of_a_variable_that_is_no_dsn_is_djangos(project: None) -> None:
+def test_report_of_a_variable_that_is_no_dsn_is_djangos(project):
     html, _ = reports_of(None, exception_of(mistake, HttpRequest()))
     assert "this one is shown" in html
 
@@ -153,14 +149,14 @@ class TestSetting:
 
     filter = debug.EmailHostsReporterFilter()
 
-    def test_hosts_show_their_keys(self) -> None:
+    def test_hosts_show_their_keys(self):
         hosts = {"shop": VALID, "broken": BROKEN, "number": 5, "empty": "", 7: None}
         assert self.filter.cleanse_setting("EMAIL_HOSTS", hosts) == dict.fromkeys(hosts, STARS)
 
-    def test_key_that_is_a_dsn_is_starred(self) -> None:
+    def test_key_that_is_a_dsn_is_starred(self):
         assert self.filter.cleanse_setting("EMAIL_HOSTS", {VALID: "x"}) == {STARS: STARS}
 
-    def test_mailers_show_keys_and_backends(self) -> None:
+    def test_mailers_show_keys_and_backends(self):
         backend = "email_hosts.backends.EmailHostsBackend"
         assert self.filter.cleanse_setting("MAILERS", MAILERS) == {
             "shop": {"BACKEND": backend, "OPTIONS": STARS}
@@ -176,12 +172,12 @@ class TestSetting:
             {"OTHER": VALID},
         ],
     )
-    def test_mailers_that_are_wrong_are_starred(self, mailer: object) -> None:
+    def test_mailers_that_are_wrong_are_starred(self, mailer):
         assert USER not in repr(self.filter.cleanse_setting("MAILERS", {"shop": mailer}))
 
     @pytest.mark.parametrize("name", ["EMAIL_HOSTS", "MAILERS"])
     @pytest.mark.parametrize("value", [[VALID], VALID, None, SimpleLazyObject(dict)])
-    def test_anything_but_a_dict_is_starred(self, name: str, value: object) -> None:
+    def test_anything_but_a_dict_is_starred(self, name, value):
         assert self.filter.cleanse_setting(name, value) == STARS
 
     @pytest.mark.parametrize(
@@ -203,7 +199,7 @@ class TestSetting:
             "roundrobin:smtp://user:secret@a,spare",
         ],
     )
-    def test_dsn_with_a_login_or_options_is_starred(self, value: str) -> None:
+    def test_dsn_with_a_login_or_options_is_starred(self, value):
         assert self.filter.cleanse_setting("OTHER", value) == STARS
         assert self.filter.cleanse_setting("OTHER", [value, {"a": (value,)}]) == [
             STARS,
@@ -229,14 +225,14 @@ class TestSetting:
             5,
         ],
     )
-    def test_any_other_value_is_left_alone(self, value: object) -> None:
+    def test_any_other_value_is_left_alone(self, value):
         assert self.filter.cleanse_setting("OTHER", value) is value
 
-    def test_djangos_own_rules_hold(self) -> None:
+    def test_djangos_own_rules_hold(self):
         assert self.filter.cleanse_setting("SECRET_KEY", "x") == STARS
         assert repr(self.filter.cleanse_setting("CALLABLE", print)) == repr(print)
 
-    def test_subclass_has_its_own_substitute(self) -> None:
+    def test_subclass_has_its_own_substitute(self):
         class Filter(debug.EmailHostsReporterFilter):
             cleansed_substitute = "[hidden]"
 
@@ -244,12 +240,12 @@ class TestSetting:
         assert Filter().cleanse_setting("OTHER", VALID) == "[hidden]"
 
 
-def variables_of(module: str = "shop.views", **variables: object) -> dict[str, Any]:
+def variables_of(module="shop.views", **variables):
     """Return what the filter shows of the variables of a frame in this module."""
     return shown({"__name__": module}, variables)
 
 
-def shown(frame_globals: dict[str, Any], frame_locals: Any) -> dict[str, Any]:
+def shown(frame_globals, frame_locals):
     """Return what the filter shows of a frame."""
     _, _, traceback = exception_of(exec, "1 / 0", frame_globals, frame_locals)
     frame = traceback.tb_next.tb_frame
@@ -268,33 +264,31 @@ class TestVariable:
             ({"a": VALID, "b": "x", 3: None}, {"a": STARS, "b": "x", 3: None}),
         ],
     )
-    def test_dsn_is_starred_alone_and_in_a_list_or_dict(
-        self, value: object, expected: object
-    ) -> None:
+    def test_dsn_is_starred_alone_and_in_a_list_or_dict(self, value, expected):
         assert variables_of(value=value, other="x") == {"value": expected, "other": "x"}
 
     @pytest.mark.parametrize("size", [debug.MAX_ITEMS + 1, 100_000])
     @pytest.mark.parametrize("kind", [list, tuple, dict.fromkeys])
-    def test_long_ones_are_left_alone(self, kind: Any, size: int) -> None:
+    def test_long_ones_are_left_alone(self, kind, size):
         value = kind(range(size))
         assert variables_of(value=value)["value"] is value
 
     @pytest.mark.parametrize("value", [f"see {VALID}", VALID.encode(), [[VALID]], {VALID}])
-    def test_what_merely_contains_a_dsn_is_left_alone(self, value: object) -> None:
+    def test_what_merely_contains_a_dsn_is_left_alone(self, value):
         assert variables_of(value=value) == {"value": value}
 
     @pytest.mark.parametrize("setting", ["EMAIL_HOSTS", "MAILERS"])
-    def test_setting_itself_is_starred(self, setting: str, settings: Any) -> None:
+    def test_setting_itself_is_starred(self, setting, settings):
         hosts = {f"shop-{number}": f"{USER}:{PASSWORD}" for number in range(2000)}
         setattr(settings, setting, hosts)
         assert variables_of(hosts=hosts) == {"hosts": dict.fromkeys(hosts, STARS)}
 
-    def test_no_hosts_are_no_reason_to_star_each_none(self, settings: Any) -> None:
+    def test_no_hosts_are_no_reason_to_star_each_none(self, settings):
         settings.EMAIL_HOSTS = None
         assert variables_of(value=None) == {"value": None}
 
     @pytest.mark.parametrize("module", ["email_hosts", "email_hosts.backends.smtp"])
-    def test_our_own_frames_show_no_value(self, module: str) -> None:
+    def test_our_own_frames_show_no_value(self, module):
         code = compile("def f(a):\n  b = a\n  1 / 0", "f.py", "exec")
         frame_globals: dict[str, Any] = {"__name__": module}
         exec(code, frame_globals)
@@ -304,17 +298,17 @@ class TestVariable:
         assert dict(variables(None, frame)) == {"a": STARS, "b": STARS}
 
     @pytest.mark.parametrize("module", ["email_hosts_of_shop", "shop.email_hosts", None, 5])
-    def test_frames_of_others_show_theirs(self, module: Any) -> None:
+    def test_frames_of_others_show_theirs(self, module):
         assert variables_of(module, value=5) == {"value": 5}
 
 
-def router(message: EmailMessage) -> str:
+def router(message):
     """A router with an ordinary mistake."""
     router_variable = "shown"
     return str(len(router_variable) / 0)
 
 
-def messages() -> Iterator[EmailMessage]:
+def messages():
     """A generator of messages with one."""
     generator_variable = "shown"
     yield EmailMessage(str(len(generator_variable) / 0))
@@ -324,7 +318,7 @@ def messages() -> Iterator[EmailMessage]:
 class TestCalledByUs:
     """What we have called keeps its variables, on debug pages and in mails."""
 
-    def test_router(self, debug_setting: bool, settings: Any) -> None:
+    def test_router(self, debug_setting, settings):
         settings.EMAIL_HOSTS_ROUTER = router
         settings.DEBUG = debug_setting
         exc_info = exception_of(RoutingBackend().send_messages, [EmailMessage()])
@@ -332,7 +326,7 @@ class TestCalledByUs:
         assert "<td>router_variable</td>" in html
         assert "<pre>&#x27;shown&#x27;</pre>" in html
 
-    def test_generator(self, debug_setting: bool, settings: Any) -> None:
+    def test_generator(self, debug_setting, settings):
         settings.DEBUG = debug_setting
         exc_info = exception_of(RoutingBackend().send_messages, messages())
         html, _ = reports_of(None, exc_info)
@@ -343,7 +337,7 @@ class TestCalledByUs:
 class Hostile:
     """Something that fails, whatever is asked of it. Error reports are full of such."""
 
-    def fail(self, *args: object) -> Any:
+    def fail(self, *args):
         raise ZeroDivisionError
 
     __class__ = property(fail)
@@ -361,14 +355,12 @@ register = Library()
 
 
 @register.inclusion_tag(Engine().from_string("{{ total }}"))
-def basket() -> dict[str, object]:
+def basket():
     """A template tag whose template fails. Django gives it a lazy ``csrf_token``."""
     return {"total": lambda: 1 / 0}
 
 
 class HostileMapping(Mapping[str, str]):
-    """An EMAIL_HOSTS that raises in every method."""
-
     __getitem__ = __iter__ = __len__ = Hostile.fail
 
 
@@ -377,19 +369,15 @@ class HostileKey:
 
     hashes = iter([1])
 
-    def __hash__(self) -> int:
+    def __hash__(self):
         return next(self.hashes)
 
 
 class HostileText(str):
-    """A text whose methods fail."""
-
     startswith = lower = partition = __getitem__ = __contains__ = Hostile.fail
 
 
 class HostileDict(dict[str, Any]):
-    """A dict whose methods fail."""
-
     items = keys = values = get = __iter__ = __len__ = Hostile.fail
 
 
@@ -411,7 +399,7 @@ VALUES = {
 class TestHostileValue:
     """A report is made, whatever is in it."""
 
-    def test_as_variable(self, what: str) -> None:
+    def test_as_variable(self, what):
         html, text = reports_of(
             None, exception_of(exec, "1 / 0", {}, {"value": VALUES[what], "x": 1})
         )
@@ -419,7 +407,7 @@ class TestHostileValue:
         assert "ZeroDivisionError" in text
 
     @pytest.mark.parametrize("name", ["EMAIL_HOSTS", "MAILERS", "OTHER"])
-    def test_as_setting(self, name: str, what: str) -> None:
+    def test_as_setting(self, name, what):
         with override_settings(**{name: VALUES[what]}):
             html, text = reports_of(
                 None, exception_of(exec, "1 / 0", {}, {"value": VALUES[what]})
@@ -428,7 +416,7 @@ class TestHostileValue:
         assert "ZeroDivisionError" in text
 
     @pytest.mark.parametrize("name", ["EMAIL_HOSTS", "MAILERS"])
-    def test_among_the_hosts(self, name: str, what: str) -> None:
+    def test_among_the_hosts(self, name, what):
         value = VALUES[what]
         hosts = {"shop": {"BACKEND": "x", "OPTIONS": value, "OTHER": {"x": value}}, "x": value}
         with override_settings(**{name: hosts}):
@@ -438,7 +426,7 @@ class TestHostileValue:
 
 
 @pytest.mark.parametrize("debug_setting", [True, False])
-def test_inclusion_tag_that_fails_is_reported(debug_setting: bool, settings: Any) -> None:
+def test_inclusion_tag_that_fails_is_reported(debug_setting, settings):
     settings.DEBUG = debug_setting
     settings.ROOT_URLCONF = __name__
     request = RequestFactory().get("/")
@@ -451,7 +439,7 @@ def test_inclusion_tag_that_fails_is_reported(debug_setting: bool, settings: Any
 
 
 @pytest.mark.parametrize("member", ["f_globals", "f_locals"])
-def test_frame_that_cannot_be_looked_at_shows_no_value(member: str) -> None:
+def test_frame_that_cannot_be_looked_at_shows_no_value(member):
     frame_globals, frame_locals = HostileDict(__name__="shop"), HostileDict(x=VALID)
     if member == "f_globals":
         assert shown(frame_globals, {"x": VALID}) == {}
@@ -459,7 +447,7 @@ def test_frame_that_cannot_be_looked_at_shows_no_value(member: str) -> None:
         assert shown({}, frame_locals) == {}
 
 
-def test_setting_that_holds_itself_fails_as_with_djangos_filter() -> None:
+def test_setting_that_holds_itself_fails_as_with_djangos_filter():
     """To star each level of it would take for ever."""
     endless: list[object] = []
     endless += [endless, endless]
@@ -469,7 +457,7 @@ def test_setting_that_holds_itself_fails_as_with_djangos_filter() -> None:
 
 
 @pytest.mark.parametrize("value", ["backend:" * 200_000, "smtp://" + "x" * 1_000_000])
-def test_long_text_from_outside_does_not_stall_a_report(value: str) -> None:
+def test_long_text_from_outside_does_not_stall_a_report(value):
     """It takes a millisecond; the limit is that of a machine with other things to do."""
     start = time.thread_time()
     assert variables_of(body=value)["body"] is value
@@ -485,7 +473,7 @@ class TestInstall:
     """The filter is in force, unless the project has chosen one."""
 
     @pytest.fixture
-    def in_force(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    def in_force(self, monkeypatch):
         """Ask Django for its filter, in a process where nobody has done so before."""
         ask: Any = django_debug.get_default_exception_reporter_filter
         monkeypatch.setattr(django_settings, NAME, DJANGOS)
@@ -493,17 +481,17 @@ class TestInstall:
         yield ask
         ask.cache_clear()
 
-    def test_is_done_by_the_app(self) -> None:
+    def test_is_done_by_the_app(self):
         assert getattr(django_settings, NAME) == debug.FILTER
         assert debug.is_installed()
 
-    def test_works_where_nobody_has_asked_for_the_filter(self, in_force: Any) -> None:
+    def test_works_where_nobody_has_asked_for_the_filter(self, in_force):
         assert not debug.is_installed()
         debug.install()
         assert debug.is_installed()
         assert type(in_force()) is debug.EmailHostsReporterFilter
 
-    def test_works_where_somebody_keeps_djangos(self, in_force: Any, settings: Any) -> None:
+    def test_works_where_somebody_keeps_djangos(self, in_force, settings):
         settings.EMAIL_HOSTS = {"shop": VALID}
         kept = in_force()
         get_safe_settings = kept.get_safe_settings
@@ -512,13 +500,13 @@ class TestInstall:
         assert in_force() is kept
         assert get_safe_settings()["EMAIL_HOSTS"] == {"shop": STARS}
 
-    def test_changes_nothing_the_second_time(self, in_force: Any) -> None:
+    def test_changes_nothing_the_second_time(self, in_force):
         debug.install()
         ours = in_force()
         debug.install()
         assert in_force() is ours
 
-    def test_outlasts_a_test_that_overrides_settings(self, in_force: Any) -> None:
+    def test_outlasts_a_test_that_overrides_settings(self, in_force):
         with override_settings(DEBUG=True):
             debug.install()
         assert type(in_force()) is debug.EmailHostsReporterFilter
@@ -526,9 +514,7 @@ class TestInstall:
         assert debug.is_installed()
 
     @pytest.mark.parametrize("chosen", [DJANGOS, f"{__name__}.Filter"])
-    def test_leaves_a_filter_that_the_project_has_chosen(
-        self, chosen: str, in_force: Any
-    ) -> None:
+    def test_leaves_a_filter_that_the_project_has_chosen(self, chosen, in_force):
         with override_settings(**{NAME: chosen}):
             before = type(in_force())
             debug.install()
@@ -536,15 +522,13 @@ class TestInstall:
             assert type(in_force()) is before
             assert not debug.is_installed()
 
-    def test_leaves_a_filter_that_another_app_has_put_in_place(
-        self, in_force: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_leaves_a_filter_that_another_app_has_put_in_place(self, in_force, monkeypatch):
         monkeypatch.setattr(django_settings, NAME, f"{__name__}.Filter")
         debug.install()
         assert type(in_force()) is Filter
 
     @pytest.mark.parametrize("chosen", ["no.such.Filter", "builtins.print"])
-    def test_is_not_done_with_what_is_no_class(self, chosen: str) -> None:
+    def test_is_not_done_with_what_is_no_class(self, chosen):
         with override_settings(**{NAME: chosen}):
             assert not debug.is_installed()
 
@@ -570,9 +554,7 @@ class Toolbar(AppConfig):
 
 
 @pytest.mark.parametrize("apps", [[TOOLBAR_APP, "email_hosts"], ["email_hosts", TOOLBAR_APP]])
-def test_toolbar_shows_no_secrets_wherever_it_is_listed(
-    apps: list[str], tmp_path: Path
-) -> None:
+def test_toolbar_shows_no_secrets_wherever_it_is_listed(apps, tmp_path):
     (tmp_path / "toolbar.py").write_text(TOOLBAR)
     (tmp_path / "shop.py").write_text(
         f"SECRET_KEY = 'x'; INSTALLED_APPS = {apps}; EMAIL_HOSTS = {{'shop': {VALID!r}}}"
@@ -588,6 +570,6 @@ def test_toolbar_shows_no_secrets_wherever_it_is_listed(
     assert printed == f"{{'shop': '{STARS}'}}\nEmailHostsReporterFilter\n"
 
 
-def test_benchmark_of_reports_prints_a_ratio_for_each_page() -> None:
+def test_benchmark_of_reports_prints_a_ratio_for_each_page():
     printed = run_python("-m", "benchmarks.reports", "--rounds", "1", environment={})
     assert printed.count("ratio ") == len(PAGES)

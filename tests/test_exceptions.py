@@ -44,7 +44,7 @@ def test_error_is_the_same_on_the_other_side(error):
 class ProviderError(Exception):
     """It holds the request, and cannot be pickled anyway."""
 
-    def __init__(self, key: str, *, code: int) -> None:
+    def __init__(self, key, *, code):
         super().__init__(f"request with {key}")
         self.request = lambda: key
 

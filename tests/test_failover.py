@@ -3,7 +3,6 @@
 import logging
 import smtplib
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -34,7 +33,7 @@ def nobody_waits_for_quit(monkeypatch):
     monkeypatch.setattr("email_hosts.smtp.connection.QUIT_TIMEOUT", 0.05)
 
 
-def faults() -> Iterator[tuple[str, str, str]]:
+def faults():
     """Give each step, what happens there, and what has to come of it."""
     broken = (CLOSE, RESET, HANG)
     for step in ("banner", "EHLO", "AUTH", "MAIL"):
@@ -54,7 +53,7 @@ def faults() -> Iterator[tuple[str, str, str]]:
         yield "QUIT", action, HERE
 
 
-def dsns(servers: Sequence[Any], hanging: int = -1) -> dict[str, str]:
+def dsns(servers, hanging=-1):
     """Return ``EMAIL_HOSTS``: a host for each server or port, and all of them as one."""
     found = {
         f"h{i}": f"smtp://u:p@127.0.0.1:{getattr(server, 'port', server)}"
@@ -64,16 +63,16 @@ def dsns(servers: Sequence[Any], hanging: int = -1) -> dict[str, str]:
     return {**found, "all": f"failover:{','.join(found)}"}
 
 
-def messages(count: int) -> list[EmailMessage]:
+def messages(count):
     return [EmailMessage("Hello", "World", to=[f"m{i}@example.net"]) for i in range(count)]
 
 
-def send(settings: dict[str, str], batch: list[EmailMessage], key: str = "all") -> Any:
+def send(settings, batch, key="all"):
     with override_settings(EMAIL_HOSTS=settings):
         return get_connection(key).send_messages(batch)
 
 
-def deliveries(servers: Sequence[Any]) -> list[tuple[str, str]]:
+def deliveries(servers):
     """Return recipient and sender of all that was accepted, anywhere."""
     return [
         (recipient, one.sender)
@@ -88,8 +87,8 @@ def deliveries(servers: Sequence[Any]) -> list[tuple[str, str]]:
 def serve_auth(serve):
     """Start a server that takes any login."""
 
-    def start(script: Any = None, *, pipelining: bool = True) -> Any:
-        def with_auth(step: str, argument: str) -> str | None:
+    def start(script=None, *, pipelining=True):
+        def with_auth(step, argument):
             reply = script and script(step, argument)
             return reply or ("235 welcome" if step == "AUTH" else None)
 
@@ -274,7 +273,7 @@ class Signed(EmailMessage):
 
     made: Any = None
 
-    def message(self, **options: Any) -> Any:
+    def message(self, **options):
         self.made = self.made or super().message(**options)
         return self.made
 
@@ -361,7 +360,7 @@ def test_options_of_one_connection():
 def test_threads_lose_and_double_nothing_while_the_primary_flaps(serve_auth):
     turns = Counter[str]()
 
-    def flapping(step: str, argument: str) -> str | None:
+    def flapping(step, argument):
         turns[step] += 1
         return "451 later" if step == "MAIL" and turns[step] % 3 == 0 else None
 
@@ -373,7 +372,7 @@ def test_threads_lose_and_double_nothing_while_the_primary_flaps(serve_auth):
     settings["all"] += "?retry=0.001"
     with override_settings(EMAIL_HOSTS=settings), ThreadPoolExecutor(8) as threads:
 
-        def work(number: int) -> int:
+        def work(number):
             batch = [EmailMessage("x", to=[f"{number}-{i}@example.net"]) for i in range(5)]
             return get_connection("all").send_messages(batch)
 
@@ -404,7 +403,7 @@ def test_is_a_mailer(serve_auth, closed_port):  # pragma: mailers-only
 class ProviderError(Exception):
     """As Anymail has it: with the status of the answer."""
 
-    def __init__(self, status_code: int) -> None:
+    def __init__(self, status_code):
         super().__init__("the provider says no")
         self.status_code = status_code
 
@@ -412,11 +411,11 @@ class ProviderError(Exception):
 class Provider(BaseEmailBackend):
     """Takes nothing."""
 
-    def __init__(self, *, status: str, **options: Any) -> None:
+    def __init__(self, *, status, **options):
         super().__init__(**options)
         self.status = int(status)
 
-    def send_messages(self, email_messages: Any) -> int:
+    def send_messages(self, email_messages):
         raise ProviderError(self.status)
 
 
@@ -442,7 +441,7 @@ def test_signal_handler_may_send_through_the_same_hosts(serve_auth, monkeypatch)
     server = serve_auth()
     settings = dsns([server])
 
-    def interrupted() -> float:
+    def interrupted():
         monkeypatch.undo()
         return float(send(settings, messages(1)))
 
@@ -462,7 +461,7 @@ class TestMailInBetween:
 
     @pytest.mark.parametrize("dsn", ["failover:shop", f"backend://{ROUTER}"])
     def test_while_a_batch_is_made(self, dsn, new_message, mailoutbox):
-        def batch() -> Iterator[EmailMessage]:
+        def batch():
             for subject in ("one", "two"):
                 get_connection("all").send_messages([new_message(subject="meanwhile")])
                 yield new_message(subject=subject)
@@ -493,7 +492,7 @@ class Reporting(locmem.EmailBackend):
 
     is_open = False
 
-    def open(self) -> bool:
+    def open(self):
         if not self.is_open:
             type(self).is_open = True
             get_connection("all").send_messages([EmailMessage("Report", to=["a@example.net"])])
@@ -503,7 +502,7 @@ class Reporting(locmem.EmailBackend):
 class Copying(locmem.EmailBackend):
     """Delivers to the outbox, and sends a copy through a host, as a receiver may do."""
 
-    def send_messages(self, email_messages: Any) -> int:
+    def send_messages(self, email_messages):
         sent = super().send_messages(email_messages)
         if all(message.subject != "Copy" for message in email_messages):
             copy = EmailMessage("Copy", "", "a@example.com", ["copy@example.net"])

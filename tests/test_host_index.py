@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Django 2028 will not have a defa
 numbers = pytest.mark.parametrize("number", [10, MANY])
 
 
-def hosts_of(number: int) -> dict[str, str]:
+def hosts_of(number):
     """Return so many hosts, each with a sender and a domain of its own."""
     return {
         f"shop-{i}": f"submission://u:p{i}@smtp{i}.example.com?_default_from_email=shop@{i}.example"
@@ -42,11 +42,11 @@ def hosts_of(number: int) -> dict[str, str]:
 class Parses:
     """Counts the DSNs that are read, from the cache of the parser or not."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch):
         self.count = 0
         parse = grammar._parse
 
-        def counted(dsn: str) -> Any:
+        def counted(dsn):
             self.count += 1
             return parse(dsn)
 
@@ -58,7 +58,7 @@ def parses(monkeypatch):
     return Parses(monkeypatch)
 
 
-def message(from_email: str | None = None) -> EmailMessage:
+def message(from_email=None):
     return EmailMessage("Hello", "World", from_email, ["someone@example.net"])
 
 
@@ -157,7 +157,7 @@ class TestWalks:
             self.walks += 1
             return super().items()
 
-        def __iter__(self) -> Any:
+        def __iter__(self):
             self.walks += 1
             return super().__iter__()
 
@@ -285,7 +285,7 @@ class TestSenders:
 class TestMemory:
     """Whatever a stranger can vary leaves no more than a bounded rest."""
 
-    def grown(self, act: Any, times: int) -> int:
+    def grown(self, act, times):
         """Return the bytes that are left of doing this so often."""
         act(-1)
         gc.collect()
@@ -310,7 +310,7 @@ class TestMemory:
         assert hosts._warn_of_default.cache_info().currsize == 1024
 
     def test_of_unknown_keys_under_strict(self):
-        def act(number: int) -> None:
+        def act(number):
             with pytest.raises(EmailHostDoesNotExist):
                 get_connection(f"unknown-{number}")
 
@@ -319,7 +319,7 @@ class TestMemory:
 
     @pytest.mark.parametrize("rest", ["", "?timout=5"])
     def test_of_dsns(self, rest):
-        def act(number: int) -> None:
+        def act(number):
             try:
                 connection_from_dsn(f"smtp://u{number}:{'p' * 4000}@h{rest}")
             except InvalidEmailHost:
@@ -375,7 +375,7 @@ class TestQuotedAddress:
     def test_plain_one_is_not_parsed(self, monkeypatch, serve):
         calls: Counter[str] = Counter()
 
-        def counted(address: str) -> str:
+        def counted(address):
             calls[address] += 1
             return f"<{address}>"
 

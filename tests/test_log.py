@@ -14,7 +14,7 @@ from email_hosts.log import logger
 class Mailing(logging.Handler):
     """Mails what is logged through the host that it is about, and then fails."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record):
         alert = EmailMessage(
             "Log", record.getMessage(), "a@example.com", ["admin@example.net"]
         )

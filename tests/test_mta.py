@@ -6,15 +6,12 @@ import re
 import smtplib
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-import trustme
 from django.conf import settings
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
@@ -23,7 +20,7 @@ from mta import PASSWORD, MailServer
 from mta.debian import Chasquid, Exim
 from mta.node import Haraka, SMTPServer
 from mta.postfix import Postfix
-from scripted import Accepted, ScriptedServer
+from scripted import ScriptedServer
 
 from email_hosts.backends import can_be_retried, get_connection
 
@@ -33,7 +30,7 @@ pytestmark = pytest.mark.mta
 class Relay:
     """A mail server and how to send through it: with STARTTLS and login, or without."""
 
-    def __init__(self, server: MailServer, cafile: Path, *, tls: bool) -> None:
+    def __init__(self, server, cafile, *, tls):
         self.server = server
         self.options: dict[str, Any] = {"host": "localhost", "port": server.port}
         self.dsn = f"smtp://localhost:{server.port}?timeout=10"
@@ -46,28 +43,25 @@ class Relay:
                 f"?ssl_cafile={cafile}&timeout=10"
             )
 
-    def djangos(self) -> EmailBackend:
-        """Return Django's own backend."""
+    def djangos(self):
         return EmailBackend(**self.options, alias="x")  # without an alias, Django 6.1 warns
 
-    def delivered(self) -> Counter[Accepted]:
+    def delivered(self):
         """Return how often each message has been delivered since the last time."""
         return Counter(map(without_trace, self.server.delivered()))
 
-    def subjects(self) -> Counter[str]:
+    def subjects(self):
         """Return how often a message of each subject has been delivered."""
         contents = [one.content.decode() for one in self.server.delivered()]
         return Counter(re.findall(r"^Subject: (.*)\r$", "\n".join(contents), re.MULTILINE))
 
     @cached_property
-    def fifty(self) -> Counter[Accepted]:
-        """What is delivered if Django's own backend sends the fifty messages."""
+    def fifty(self):
         self.djangos().send_messages(fifty_messages())
         return self.delivered()
 
     @cache  # noqa: B019 (one for all tests)
-    def djangos_version(self, message: EmailMessage) -> Counter[Accepted]:
-        """What is delivered if Django's own backend sends this message."""
+    def djangos_version(self, message):
         self.djangos().send_messages([message])
         return self.delivered()
 
@@ -77,7 +71,7 @@ class Relay:
 SENDERS = "example.onion"
 
 
-def without_trace(one: Accepted) -> Accepted:
+def without_trace(one):
     """Return a message without what is never the same: trace headers, MIME boundaries."""
     content = re.sub(
         rb"\A((Received|Received-SPF|Authentication-Results): .*?\r\n(?=\S))+",
@@ -89,12 +83,8 @@ def without_trace(one: Accepted) -> Accepted:
 
 
 def new_message(
-    subject: str,
-    body: str = "Hello",
-    *,
-    sender: str = f"sender@{SENDERS}",
-    to: Sequence[str] = ("someone@example.net",),
-) -> EmailMessage:
+    subject, body="Hello", *, sender=f"sender@{SENDERS}", to=("someone@example.net",)
+):
     """Return a message that is the same each time it is made."""
     headers = {
         "Date": "Sat, 21 Nov 2026 12:00:00 +0000",
@@ -103,8 +93,7 @@ def new_message(
     return EmailMessage(subject, body, sender, to, headers=headers)
 
 
-def with_attachment(name: str, content: str | bytes, mimetype: str) -> EmailMessage:
-    """Return a message with an attachment."""
+def with_attachment(name, content, mimetype):
     message = new_message(name)
     message.attach(name, content, mimetype)
     return message
@@ -113,7 +102,7 @@ def with_attachment(name: str, content: str | bytes, mimetype: str) -> EmailMess
 LINE = "x" * 70 + "\n"
 
 
-def fifty_messages() -> list[EmailMessage]:
+def fifty_messages():
     """Return messages of many sizes, to one recipient or two."""
     bodies = ["Hello", "", ".\n..\n.", "Grüße\n", LINE * 10, LINE * 231, LINE * 600]
     recipients = ["someone@example.net", "other@example.net"]
@@ -131,7 +120,7 @@ def fifty_messages() -> list[EmailMessage]:
 TLS, PLAIN = True, False
 
 
-def ways(*ways: tuple[type[MailServer], bool]) -> list[Any]:
+def ways(*ways):
     """Return these as parameters of ``running``; what cannot run here is skipped."""
     return [
         pytest.param(
@@ -151,7 +140,7 @@ ALL += [(server, tls) for server in (Haraka, Chasquid) for tls in (TLS, PLAIN)]
 
 
 @pytest.fixture(scope="module", params=ways(*ALL))
-def running(request: pytest.FixtureRequest, ca: trustme.CA, cafile: Path) -> Iterator[Relay]:
+def running(request, ca, cafile):
     """One for all tests: it takes a moment to start."""
     server, tls = request.param
     with (
@@ -163,7 +152,7 @@ def running(request: pytest.FixtureRequest, ca: trustme.CA, cafile: Path) -> Ite
 
 
 @pytest.fixture
-def relay(running: Relay) -> Iterator[Relay]:
+def relay(running):
     """The same, before anything has been delivered.
 
     It is two hosts: ``relay`` keeps its connections, ``once`` does not.
@@ -181,26 +170,24 @@ class TestFiftyMessages:
     """A list of fifty messages is sent."""
 
     @pytest.mark.parametrize("iterable", [list, iter])
-    def test_are_delivered_as_django_does(
-        self, iterable: Callable[[list[EmailMessage]], Any], relay: Relay
-    ) -> None:
+    def test_are_delivered_as_django_does(self, iterable, relay):
         expected = relay.fifty
         assert get_connection("once").send_messages(iterable(fifty_messages())) == 50
         assert relay.delivered() == expected
 
-    def test_are_not_lost_in_silence(self, relay: Relay) -> None:
+    def test_are_not_lost_in_silence(self, relay):
         expected = relay.fifty
         connection = get_connection("once", fail_silently=True)
         assert connection.send_messages(fifty_messages()) == 50
         assert relay.delivered() == expected
 
-    def test_leave_their_connection_to_the_next_fifty(self, relay: Relay) -> None:
+    def test_leave_their_connection_to_the_next_fifty(self, relay):
         expected = relay.fifty + relay.fifty
         for _ in range(2):
             assert get_connection("relay").send_messages(fifty_messages()) == 50
         assert relay.delivered() == expected
 
-    def test_go_to_the_next_host_if_one_is_down(self, closed_port: int, relay: Relay) -> None:
+    def test_go_to_the_next_host_if_one_is_down(self, closed_port, relay):
         expected = relay.fifty
         with ScriptedServer() as spare:
             hosts = {
@@ -222,7 +209,7 @@ class TestFiftyMessages:
         assert senders == Counter(message.from_email for message in fifty_messages())
         assert not relay.delivered()
 
-    def test_share_a_connection_if_sent_one_by_one(self, relay: Relay) -> None:
+    def test_share_a_connection_if_sent_one_by_one(self, relay):
         expected = relay.fifty
         ours = set()
         for message in fifty_messages():
@@ -235,7 +222,7 @@ class TestFiftyMessages:
 
 @only_postfix
 @pytest.mark.parametrize("recipients", [1, 50])
-def test_batch_arrives_once(recipients: int, relay: Relay) -> None:
+def test_batch_arrives_once(recipients, relay):
     to = [f"{number}@example.net" for number in range(recipients)]
     batch = [new_message(f"m{number}", to=to) for number in range(500)]
     relay.djangos().send_messages(batch[:1])
@@ -262,14 +249,12 @@ CONTENTS = [
 
 @pytest.mark.parametrize("message", CONTENTS, ids=lambda message: message.subject)
 class TestContent:
-    """What is delivered, whatever the content."""
-
-    def test_is_what_django_delivers(self, message: EmailMessage, relay: Relay) -> None:
+    def test_is_what_django_delivers(self, message, relay):
         expected = relay.djangos_version(message)
         get_connection("once").send_messages([message])
         assert relay.delivered() == expected
 
-    def test_is_the_same_in_a_list(self, message: EmailMessage, relay: Relay) -> None:
+    def test_is_the_same_in_a_list(self, message, relay):
         expected = relay.djangos_version(message)
         get_connection("relay").send_messages([message, message])
         assert relay.delivered() == expected + expected
@@ -278,16 +263,14 @@ class TestContent:
 class TestRestart:
     """The server is stopped and started again."""
 
-    def test_between_two_sends_costs_nothing_but_a_connection(self, relay: Relay) -> None:
+    def test_between_two_sends_costs_nothing_but_a_connection(self, relay):
         get_connection("relay").send_messages([new_message("before")])
         relay.server.relay()  # it may double what it is relaying
         relay.server.restart()
         get_connection("relay").send_messages([new_message("after")])
         assert relay.subjects() == {"before": 1, "after": 1}
 
-    def test_while_a_connection_is_open_is_an_error_that_can_be_retried(
-        self, relay: Relay
-    ) -> None:
+    def test_while_a_connection_is_open_is_an_error_that_can_be_retried(self, relay):
         with get_connection("relay") as connection:
             connection.send_messages([new_message("before")])
             relay.server.relay()
@@ -302,7 +285,7 @@ class TestRestart:
         assert relay.subjects() == {"before": 1, "after": 1}
 
     @only_postfix
-    def test_while_mail_is_sent_loses_and_doubles_nothing(self, relay: Relay) -> None:
+    def test_while_mail_is_sent_loses_and_doubles_nothing(self, relay):
         postfix = relay.server
         assert isinstance(postfix, Postfix)
         postfix.set("defer_transports", "smtp")
@@ -310,7 +293,7 @@ class TestRestart:
         reported: list[str] = []
         many, over = threading.Event(), threading.Event()
 
-        def send() -> None:
+        def send():
             for number in range(300):
                 subject = f"m{number}"
                 while subject not in sent + reported and not over.is_set():

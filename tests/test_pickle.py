@@ -36,10 +36,10 @@ pytestmark = [
 class AsksForConnection:
     """Pickled, it is a call of ``get_connection`` with this key."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key):
         self.key = key
 
-    def __reduce__(self) -> tuple[object, ...]:
+    def __reduce__(self):
         return get_connection, (self.key,)
 
 

@@ -23,22 +23,22 @@ needs_proc = pytest.mark.skipif(
 )
 
 
-def message(recipient: str = "a@example.net") -> EmailMessage:
+def message(recipient="a@example.net"):
     return EmailMessage("Subject", "Hello", "sender@example.com", [recipient])
 
 
-def host(server: Any, **options: Any) -> EmailHostsBackend:
+def host(server, **options):
     options = {"conn_max_age": 60, "timeout": 20, **options}
     return EmailHostsBackend("127.0.0.1", server.port, **options)
 
 
-def names() -> list[str]:
+def names():
     """Who is parked, the least recently used first: each host has a name of its own."""
     keys: Any = [parked.host for parked in pool._parked]
     return [name for key in keys for name in key if str(name).startswith("host-")]
 
 
-def send_as(server: Any, name: str, **options: Any) -> None:
+def send_as(server, name, **options):
     host(server, local_hostname=f"host-{name}", **options).send_messages([message()])
 
 
@@ -136,7 +136,7 @@ class Walked(dict[Any, Any]):
 
     walks = 0
 
-    def __iter__(self) -> Any:
+    def __iter__(self):
         self.walks += 1
         return super().__iter__()
 
@@ -155,7 +155,7 @@ class TestCost:
         return many
 
     @staticmethod
-    def pooled(host: object, expires_at: float) -> PooledConnection:
+    def pooled(host, expires_at):
         return PooledConnection(SMTP(), "h:25", host, expires_at)
 
     def test_walks_over_nothing_while_nothing_is_due(self, many, clock):

@@ -35,7 +35,7 @@ pytestmark = [
 ]
 
 
-def code(language: str) -> list[str]:
+def code(language):
     """Return the code blocks of a language."""
     return [
         block.astext()
@@ -48,13 +48,12 @@ SETTINGS = [block for block in code("python") if block.startswith("# settings.py
 OTHERS = [block for block in code("python") if block not in SETTINGS]
 
 
-def the_one(text: str, blocks: list[str] = OTHERS) -> str:
-    """Return the block with this text."""
+def the_one(text, blocks=OTHERS):
     (found,) = (block for block in blocks if text in block)
     return found
 
 
-def literals(part: Any = DOCUMENT) -> set[str]:
+def literals(part=DOCUMENT):
     """Return what stands between double backquotes."""
     return {literal.astext() for literal in part.findall(nodes.literal)}
 
@@ -64,14 +63,13 @@ TABLES = [
 ]
 
 
-def first_column(header: str) -> set[str]:
+def first_column(header):
     """Return the literals of the first column of the table with this header."""
     (rows,) = (rows for rows in TABLES if rows[0][0].astext() == header)
     return {literal for first, *_ in rows[1:] for literal in literals(first)}
 
 
-def settings_of(block: str) -> dict[str, Any]:
-    """Return the settings that a block makes."""
+def settings_of(block):
     names: dict[str, Any] = {"INSTALLED_APPS": [], "EMAIL_HOSTS": {"default": "dummy:"}}
     exec(block, names)
     return {name: value for name, value in names.items() if name.isupper()}
@@ -123,7 +121,7 @@ def test_test_of_the_example_passes():
 
 
 @lru_cache  # Celery wants each task but once
-def task_of(package: str) -> Any:
+def task_of(package):
     """Return the task that is written with this package."""
     names: dict[str, Any] = {"__name__": f"readme.{package}"}
     exec(the_one(f"from {package} import"), names)
@@ -230,7 +228,7 @@ def test_new_project_sends_through_two_hosts(start_server, tls, cafile, tmp_path
         },
     }
 
-    def run(*command: str) -> str:
+    def run(*command):
         return run_python(*command, cwd=tmp_path, environment=environment)
 
     defaults = "--settings=django.conf.global_settings"

@@ -12,18 +12,18 @@ from email_hosts.backends import EmailHostsBackend, HostBackend, can_be_retried
 from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
 
 
-def caused(error: Any, cause: Exception) -> Any:
+def caused(error, cause):
     error.__cause__ = cause
     return error
 
 
-def answered(status: object) -> Any:
+def answered(status):
     error: Any = Exception("provider")
     error.status_code = status
     return error
 
 
-def botocore_answered(status: int) -> Any:
+def botocore_answered(status):
     error: Any = Exception("ClientError")
     error.response = {"ResponseMetadata": {"HTTPStatusCode": status}}
     return caused(Exception("AnymailAPIError"), error)
@@ -36,7 +36,7 @@ class NewConnectionError(Exception):
 class MaxRetryError(Exception):
     """urllib3's, which has the cause in an attribute."""
 
-    def __init__(self, reason: Exception) -> None:
+    def __init__(self, reason):
         super().__init__("Max retries exceeded")
         self.reason = reason
 
@@ -93,7 +93,7 @@ class Provider(BaseEmailBackend):
 
     post_send = Signal()
 
-    def send_messages(self, email_messages: Any) -> Any:
+    def send_messages(self, email_messages):
         self.post_send.send(sender=type(self))
 
 
@@ -107,7 +107,7 @@ class Provider(BaseEmailBackend):
 def test_error_of_a_receiver_says_nothing_of_a_message_of_ours(make_error, backend, expected):
     """The task itself may run in a receiver."""
 
-    def fail(**signal: Any) -> None:
+    def fail(**signal):
         raise make_error()
 
     Provider.post_send.connect(fail)

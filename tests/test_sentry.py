@@ -92,7 +92,6 @@ def hosts(failure, serve, start_server, tls, closed_port):
 
 
 def send(failure, way):
-    """Send a message, which fails."""
     subject = "a\nb" if failure == "bad message" else "Hello"
     message = EmailMessage(subject, "World", to=["a@example.net"])
     connection = RoutingBackend() if way == "router" else get_connection(way)

@@ -41,7 +41,6 @@ SERVERS = [
 
 
 async def get(port, path):
-    """Return the body of the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
     answer = await reader.read()

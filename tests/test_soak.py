@@ -25,7 +25,6 @@ def test_run_that_sends_nothing_proves_nothing():
 
 
 def accepted(*numbers):
-    """Return messages with these numbers."""
     return [Accepted("a@x", ("b@x",), b"Subject: %d\r\n\r\n" % number) for number in numbers]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import django
 import pytest
-from scripted import ScriptedServer, any_of, at, to
+from scripted import any_of, at, to
 
 PARENT = "parent@example.net"
 ADDRESSES = [f"{number}@example.net" for number in range(20)]
@@ -27,9 +27,7 @@ CELERY = f"-m celery -A worker.celeryapp worker -c 4 {ALONE}"
 
 @pytest.fixture
 def run(tmp_path):
-    """Run Python in the project of ``worker/``, and return what it prints."""
-
-    def run(server: ScriptedServer, *arguments: str) -> str:
+    def run(server, *arguments):
         with start(server, tmp_path, *arguments) as process:
             output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
@@ -38,8 +36,7 @@ def run(tmp_path):
     return run
 
 
-def start(server: ScriptedServer, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start Python in the project of ``worker/``."""
+def start(server, folder, *arguments):
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=Path(__file__).parent,
@@ -55,13 +52,12 @@ def start(server: ScriptedServer, folder: Path, *arguments: str) -> subprocess.P
     )
 
 
-def senders(server: ScriptedServer) -> list[str]:
+def senders(server):
     """Return who has tried to send a message, each time: the processes."""
     return re.findall(r"MAIL FROM:<(\d+)@", "\n".join(server.commands))
 
 
-def recipients(server: ScriptedServer) -> list[str]:
-    """Return who has got a message, sorted."""
+def recipients(server):
     return sorted(one.recipients[0] for one in server.accepted)
 
 

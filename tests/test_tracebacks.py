@@ -2,7 +2,6 @@
 
 import traceback
 from collections import UserDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +39,19 @@ HOSTS = {**INVALID, "valid": f"submission://{LOGIN}h", "a": "failover:b", "b": "
 
 
 class Refusing(BaseEmailBackend):
-    """Wants to be asked in another way."""
-
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options):
         raise TypeError("no such option")
 
 
 class Broken(UserDict[str, Any]):
     """A mapping that raises in the middle of it."""
 
-    def items(self) -> Any:
+    def items(self):
         yield from super().items()
         raise RuntimeError("out of hosts")
 
 
-def assert_clean(call: Callable[[], object]) -> None:
+def assert_clean(call):
     """Call a function that fails, and look at the traceback as an error tracker does."""
     with pytest.raises(Exception) as caught:  # noqa: PT011
         call()

@@ -12,7 +12,6 @@ from unittest import mock
 import pytest
 from django.core import mail
 from django.core.mail import EmailMessage
-from scripted import ScriptedServer
 from servers import server_context
 from test_readme import OTHERS
 
@@ -175,7 +174,7 @@ class TestLimits:
         default = policy.default
 
         class Default:
-            def header_factory(self, field: str, value: str) -> Any:
+            def header_factory(self, field, value):
                 parsed.append(value)
                 return default.header_factory(field, value)
 
@@ -192,7 +191,7 @@ class TestLimits:
         seen = []
 
         class Name(str):
-            def encode(self, *args: Any, **kwargs: Any) -> bytes:
+            def encode(self, *args, **kwargs):
                 seen.append(len(self))
                 return super().encode(*args, **kwargs)
 
@@ -229,20 +228,20 @@ class TestSchemes:
 class Site:
     """Names and their addresses, which may be others at the next look."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch):
         self.names: dict[str, list[list[str]]] = {}
         self.connected: list[str] = []
         self._resolve = socket.getaddrinfo
         monkeypatch.setattr(socket, "getaddrinfo", self.getaddrinfo)
         connect = socket.socket.connect
 
-        def noted(sock: socket.socket, address: Any) -> None:
+        def noted(sock, address):
             self.connected.append(address[0])
             connect(sock, address)
 
         monkeypatch.setattr(socket.socket, "connect", noted)
 
-    def getaddrinfo(self, host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+    def getaddrinfo(self, host, port, *args, **kwargs):
         """Answer with the next addresses of the name. The last ones stay."""
         looks = self.names.get(host, [[host]])
         addresses = looks.pop(0) if len(looks) > 1 else looks[0]
@@ -258,7 +257,7 @@ def site(monkeypatch):
     return Site(monkeypatch)
 
 
-def message() -> EmailMessage:
+def message():
     return EmailMessage("Hello", "World", "s@example.com", ["someone@example.net"])
 
 
@@ -389,16 +388,16 @@ class TestAllow:
 class TestAllowAndKeptConnections:
     """A kept connection is for those who ask the same function."""
 
-    def send(self, server: ScriptedServer, allow: Any) -> int:
+    def send(self, server, allow):
         dsn = f"smtp://localhost:{server.port}?conn_max_age=60"
         return connection_from_dsn(dsn, allow=allow).send_messages([message()])
 
     @staticmethod
-    def everything(host: str, port: int) -> bool:
+    def everything(host, port):
         return True
 
     @staticmethod
-    def only_names(host: str, port: int) -> bool:
+    def only_names(host, port):
         return host == "localhost"
 
     def test_same_function_shares_it(self, serve):
@@ -432,7 +431,7 @@ class TestRecipe:
     """What the README has: strangers stay out of private networks."""
 
     @pytest.fixture
-    def is_public(self) -> Any:
+    def is_public(self):
         (block,) = (block for block in OTHERS if "def is_public" in block)
         names: dict[str, Any] = {}
         exec(block, names)

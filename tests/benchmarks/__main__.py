@@ -46,7 +46,6 @@ class Result(NamedTuple):
 
 
 def main() -> None:
-    """Measure, and print what came of it."""
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="how often each way is tried")
     parser.add_argument("--seconds", type=float, default=0.5, help="and for how long")
@@ -129,9 +128,7 @@ def make_certificate(folder: Path) -> str:
     return str(folder / "server.pem")
 
 
-def measure(
-    columns: list[Column], at: dict[float, Server], rounds: int, seconds: float
-) -> dict[tuple[str, Column], Result]:
+def measure(columns, at, rounds, seconds):
     """Send in every way, in turns. Return the results by way and column."""
     table = {}
     for column in columns:
@@ -213,7 +210,6 @@ def in_threads(way: Way, server: Server, seconds: float) -> float:
 
 
 def say(line: str) -> None:
-    """Print a line."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -59,7 +59,6 @@ QUICK = Effort(3, 0.1, 10_000, 1_000, 32, 20)
 
 
 def main() -> None:
-    """Measure, and print what came of it."""
     parser = argparse.ArgumentParser(prog="benchmarks.growth", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     parser.add_argument("--milliseconds", type=float, default=20, help="to the far server")
@@ -309,12 +308,10 @@ def kept(server: Server, **options: Any) -> Any:
 
 
 def ratios(ones: list[float], others: list[float]) -> list[float]:
-    """Return the ratio of each round."""
     return [one / other for one, other in zip(ones, others, strict=True)]
 
 
 def show(name: str, measured: list[float], wanted: str, more: str = "") -> None:
-    """Print a line of the table."""
     between = f"({min(measured):.2f} - {max(measured):.2f})" if len(measured) > 1 else ""
     say(f"{name:52}{f'{median(measured):.2f} {between}':24}{wanted:8}{more}".rstrip())
 

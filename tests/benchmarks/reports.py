@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
 from functools import partial
 from statistics import median
 from time import process_time
@@ -68,11 +67,7 @@ def main() -> None:
         )
 
 
-def measure(
-    filters: tuple[type[SafeExceptionReporterFilter], ...],
-    report: Callable[[type[SafeExceptionReporterFilter]], float],
-    rounds: int,
-) -> list[float]:
+def measure(filters, report, rounds):
     """Return the median of the seconds that a report takes with each filter."""
     times: list[list[float]] = [[] for _ in filters]
     for _ in range(rounds):
@@ -81,9 +76,7 @@ def measure(
     return [median(taken) for taken in times]
 
 
-def seconds(
-    variables: Mapping[str, object], chosen: type[SafeExceptionReporterFilter]
-) -> float:
+def seconds(variables, chosen):
     """Return the processor time that the report of an error in such a frame takes."""
     try:
         exec("1 / 0", {"__name__": "shop.views"}, dict(variables))
@@ -96,7 +89,6 @@ def seconds(
 
 
 def say(line: str) -> None:
-    """Print a line."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -31,7 +31,6 @@ class Sink(asyncio.Protocol):
         self.is_starting_tls = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greet."""
         self.transport = transport
         self.transport.write(b"220 sink ESMTP\r\n")
 
@@ -59,7 +58,6 @@ class Sink(asyncio.Protocol):
         return self.command(line)
 
     def command(self, line: bytes) -> bytes:
-        """Return the reply to a command."""
         verb = line[:4].upper()
         if verb == b"EHLO":
             more = b"250 AUTH PLAIN\r\n" if self.is_encrypted else b"250 STARTTLS\r\n"
@@ -81,7 +79,6 @@ class Sink(asyncio.Protocol):
         return b"250 ok\r\n"
 
     async def start_tls(self) -> None:
-        """Go on in TLS."""
         loop = asyncio.get_running_loop()
         self.transport = await loop.start_tls(
             self.transport, self, self.context, server_side=True
@@ -99,7 +96,6 @@ class Relay(asyncio.Protocol):
         self.other: Any = None  # the other end, once it is there
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take part."""
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -107,7 +103,6 @@ class Relay(asyncio.Protocol):
         asyncio.get_running_loop().call_later(self.delay, self.other.transport.write, data)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Hand that on, too."""
         asyncio.get_running_loop().call_later(self.delay, self.other.transport.close)
 
     async def connect(self, port: int) -> None:

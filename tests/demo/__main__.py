@@ -80,7 +80,6 @@ def mail(host: str, received: Received) -> Mail:
 
 
 def show(received: list[Mail]) -> None:
-    """Print what the servers got."""
     say("\nThe servers received:\n")
     header = ("HOST", "USER", "ENVELOPE SENDER", "FROM", "SUBJECT")
     table = [header, *(tuple(map(str, mail)) for mail in received)]
@@ -105,7 +104,6 @@ def report(received: list[Mail], expected: list[Mail]) -> int:
 
 
 def say(line: str) -> None:
-    """Print a line."""
     sys.stdout.write(f"{line}\n")
 
 

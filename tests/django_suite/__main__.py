@@ -36,7 +36,6 @@ SECONDS = 300  # for one run, which takes less than ten
 
 
 def main() -> int:
-    """Run as the command line says. Return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m django_suite", description=__doc__)
     parser.add_argument("--way", action="append", choices=[*EXPECTED], help="only this one")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for Django's sdist")
@@ -47,7 +46,6 @@ def main() -> int:
 
 
 def run_all(ways: list[str], folder: Path) -> int:
-    """Run the tests in each of these ways. Return the exit code."""
     tests = tests_of_django(folder.resolve())
     passed, differ, failures = 0, 0, []
     for way in ways:
@@ -77,7 +75,6 @@ def outcome_without_us(way: str, tests: Path) -> Outcome:
 
 
 def run(way: str, tests: Path) -> Outcome:
-    """Run the tests in a process of their own."""
     ours = Path(__file__).parents[1]
     runtests = ("runtests.py", "mail", "--settings=django_suite.settings", "--parallel=1")
     with TemporaryDirectory() as folder:
@@ -105,7 +102,6 @@ def run(way: str, tests: Path) -> Outcome:
 
 
 def say(line: str) -> None:
-    """Print a line."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -9,7 +9,6 @@ from .verdict import Difference
 
 
 def each(classes: str, tests: str) -> list[str]:
-    """Return each test of each class."""
     return [f"{name}.{test}" for name in classes.split() for test in tests.split()]
 
 

@@ -21,11 +21,9 @@ class Runner(DiscoverRunner):
     """Writes what became of the tests to the file that the environment names."""
 
     def get_resultclass(self) -> type[Result]:
-        """Return the class that notes what became of the tests."""
         return Result
 
     def run_suite(self, suite: unittest.TestSuite, **options: Any) -> Any:
-        """Run the tests, and write their outcome."""
         result: Any = super().run_suite(suite, **options)
         result.outcome.write(Path(os.environ["DJANGO_SUITE_OUTCOME"]))
         return result

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import unittest
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -54,24 +53,20 @@ def outcome(*shown: str) -> Outcome:
         "not run, and listed",
     ],
 )
-def test_verdict(
-    run: Outcome, differences: list[Difference], passed: int, differ: int, failures: list[str]
-) -> None:
+def test_verdict(run, differences, passed, differ, failures):
     verdict = compare(run, WITHOUT_US, differences, django=(6, 1))
     assert (verdict.passed, verdict.differ, verdict.failures) == (passed, differ, failures)
 
 
 @pytest.mark.parametrize("differences", [[], [DIFFERS]])
 @pytest.mark.parametrize("broken", [["Case.test_broken"], []])
-def test_what_fails_without_us_is_left_out(
-    broken: list[str], differences: list[Difference]
-) -> None:
+def test_what_fails_without_us_is_left_out(broken, differences):
     run = Outcome([], {"Case.test": ["60 is not None"], **{name: ["oops"] for name in broken}})
     with_broken = compare(run, WITHOUT_US, differences, django=(6, 1))
     assert with_broken == compare(outcome("60 is not None"), WITHOUT_US, differences, (6, 1))
 
 
-def test_what_is_no_test_can_fail_too() -> None:
+def test_what_is_no_test_can_fail_too():
     run = Outcome(["Case.test"], {"setUpClass (mail.Case)": ["oops"]})
     assert compare(run, WITHOUT_US, [], (6, 1)).failures == [
         "setUpClass (mail.Case) fails:\noops"
@@ -81,24 +76,24 @@ def test_what_is_no_test_can_fail_too() -> None:
 @pytest.mark.parametrize(
     ("django", "differ"), [((5, 2), False), ((6, 0), True), ((6, 1), False)]
 )
-def test_difference_of_some_versions_of_django(django: tuple[int, int], differ: bool) -> None:
+def test_difference_of_some_versions_of_django(django, differ):
     difference = Difference("Changed.", "oops", ["Case.test"], since=(6, 0), before=(6, 1))
     verdict = compare(outcome("oops"), WITHOUT_US, [difference], django)
     assert (verdict.differ == 1, verdict.failures == []) == (differ, differ)
 
 
-def test_test_that_this_django_does_not_have_is_passed_over() -> None:
+def test_test_that_this_django_does_not_have_is_passed_over():
     difference = Difference("It is meant so.", "oops", ["Case.test_new"])
     assert compare(outcome(), WITHOUT_US, [difference], (6, 1)).failures == []
 
 
-def test_outcome_has_each_test_by_class_and_name(tmp_path: Path) -> None:
+def test_outcome_has_each_test_by_class_and_name(tmp_path):
     class Case(unittest.TestCase):
-        def test_passes(self) -> None:
+        def test_passes(self):
             with self.subTest("part"):
                 pass
 
-        def test_fails(self) -> None:
+        def test_fails(self):
             for part in "ab":
                 with self.subTest(part):
                     self.fail(f"part {part}")
@@ -130,6 +125,6 @@ def test_outcome_has_each_test_by_class_and_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", EXPECTED)
-def test_each_difference_is_listed_once(way: str) -> None:
+def test_each_difference_is_listed_once(way):
     listed = Counter(test for difference in EXPECTED[way] for test in difference.tests)
     assert [test for test, times in listed.items() if times > 1] == []

@@ -35,11 +35,9 @@ class Outcome:
 
     @classmethod
     def read(cls, file: Path) -> Outcome:
-        """Return the outcome that another process has written."""
         return cls(**json.loads(file.read_text()))
 
     def write(self, file: Path) -> None:
-        """Hand the outcome over to another process."""
         file.write_text(json.dumps(asdict(self)))
 
 
@@ -51,7 +49,6 @@ class Result(unittest.TextTestResult):
         self.passed: list[str] = []
 
     def addSuccess(self, test: unittest.TestCase) -> None:  # noqa: N802
-        """Note a test that has passed, with each of its subtests."""
         super().addSuccess(test)
         self.passed.append(name_of(test))
 
@@ -73,12 +70,7 @@ class Verdict:
     failures: list[str]
 
 
-def compare(
-    outcome: Outcome,
-    without_us: Outcome,
-    differences: Iterable[Difference],
-    django: tuple[int, int],
-) -> Verdict:
+def compare(outcome, without_us, differences, django):
     """Compare a run with the same one ``without_us``, and with the differences expected.
 
     What fails without us, too, is the fault of this machine, and tells nothing.

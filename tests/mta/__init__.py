@@ -69,7 +69,6 @@ class MailServer(ABC):
         """Whether it has mail that it has accepted, and not relayed yet."""
 
     def log(self) -> str:
-        """Return what it has logged."""
         log = self.folder / "log"
         return log.read_text(errors="replace") if log.exists() else ""
 
@@ -86,7 +85,6 @@ class MailServer(ABC):
         self._running.close()
 
     def restart(self) -> None:
-        """Stop and start again."""
         self.stop()
         self.start()
 
@@ -109,13 +107,11 @@ class MailServer(ABC):
         return delivered
 
     def write_certificate(self, chain: str, key: str) -> None:
-        """Write certificate and key to files of their own."""
         chain_pems = [pem.bytes().decode() for pem in self.certificate.cert_chain_pems]
         self.write(chain, "".join(chain_pems))
         self.write(key, self.certificate.private_key_pem.bytes().decode())
 
     def write(self, name: str, content: str) -> None:
-        """Write a file of its configuration."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
@@ -173,6 +169,5 @@ class ProcessServer(MailServer):
 
 
 def run(*command: str | Path) -> None:
-    """Run a command. What it prints is for the case that it fails."""
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -110,7 +110,6 @@ class Postfix(MailServer):
         return any(path.is_file() for queue in queues for path in queue.rglob("*"))
 
     def control(self, command: str) -> None:
-        """Run ``postfix`` with this command."""
         done = subprocess.run(
             ["postfix", "-c", self.folder, command],
             capture_output=True,

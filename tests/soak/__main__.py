@@ -30,7 +30,6 @@ OPTIONS = "timeout=0.25&conn_max_age=5&conn_max_messages=50"
 
 
 def main() -> int:
-    """Run as the command line says. Return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
     parser.add_argument("--messages", type=int, default=50_000)
     parser.add_argument("--seconds", type=float, default=600, help="stop after these")
@@ -88,14 +87,11 @@ def configure(ports: list[int]) -> Warnings:
 
 
 class Warnings(logging.Handler):
-    """Counts what is logged."""
-
     def __init__(self) -> None:
         super().__init__()
         self.counted: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count a record."""
         self.counted[record.msg] += 1
 
 
@@ -118,7 +114,6 @@ def send(numbers: Iterator[int], account: Account, seed: str, seconds: float) ->
 
 
 def verdict(mistakes: list[str]) -> int:
-    """Say whether all is well. Return the exit code."""
     for mistake in mistakes[:20]:
         say(mistake)
     say(f"{len(mistakes)} mistakes" if mistakes else "All messages are accounted for.")
@@ -126,7 +121,6 @@ def verdict(mistakes: list[str]) -> int:
 
 
 def say(line: str, end: str = "\n") -> None:
-    """Print a line."""
     sys.stdout.write(line + end)
 
 

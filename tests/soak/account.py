@@ -22,14 +22,12 @@ class Account:
     errors: Counter[str] = field(default_factory=Counter)
 
     def report(self, batch: list[int], error: Exception) -> None:
-        """Note what was raised when a batch was sent."""
         self.errors[type(error).__name__] += 1
         # Those before the one that failed have been sent.
         is_sure = can_be_retried(error) and len(batch) == 1
         (self.not_sent if is_sure else self.unsure).extend(batch)
 
     def mistakes(self, messages: int, accepted: Iterable[Accepted]) -> list[str]:
-        """Compare what was told with what the servers have accepted."""
         times = Counter(number_of(one) for one in accepted)
         told = Counter([*self.sent, *self.not_sent, *self.unsure])
         return [
@@ -41,7 +39,6 @@ class Account:
 
 
 def number_of(message: Accepted) -> int:
-    """Return the number that is the subject of a message."""
     match = re.search(rb"^Subject: (\d+)\r$", message.content, re.MULTILINE)
     assert match, message
     return int(match[1])
