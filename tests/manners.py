@@ -7,11 +7,9 @@ import socket
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
-from unittest import mock
 
+from roundtrips import Watch
 from scripted import BODY, CLOSE, TAKEN, Dialogue, ScriptedServer, shut
 
 WAIT = 20  # seconds that nobody should need
@@ -19,34 +17,17 @@ WAIT = 20  # seconds that nobody should need
 KNOWN = {"EHLO", "HELO", "STARTTLS", "MAIL", "RCPT", "DATA", "RSET", "NOOP", "QUIT"}
 
 
-class Clients:
+class Clients(Watch):
     """What the clients of this process have written when they wait for a reply.
 
     So a server can take what is written behind a body without a guess whether more comes. It
     works while its ``with`` block runs, and knows a client by its port.
     """
 
-    METHODS: tuple[tuple[type[socket.socket], tuple[str, ...]], ...] = (
-        (socket.socket, ("send", "sendall", "recv_into")),
-        (ssl.SSLSocket, ("send", "recv_into")),  # its sendall() calls send()
-    )
-
     def __init__(self) -> None:
         self._written = Counter[int]()
         self._waits: dict[int, int] = {}
         self._change = threading.Condition()
-
-    def __enter__(self) -> Clients:
-        with ExitStack() as stack:
-            for kind, names in self.METHODS:
-                for name in names:
-                    watched = self._watched(name, getattr(kind, name))
-                    stack.enter_context(mock.patch.object(kind, name, watched))
-            self._patches = stack.pop_all()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._patches.close()
 
     def written(self, port: int, at_least: int) -> int:
         """Wait until the client waits for a reply, and has written so many bytes or more.
@@ -63,21 +44,17 @@ class Clients:
             self._written.pop(port, None)
             self._waits.pop(port, None)
 
-    def _watched(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(sock: socket.socket, *args: Any) -> Any:
-            port = sock.getsockname()[1]
-            if name == "recv_into":
-                if sock.gettimeout() != 0:  # 0: a look, no wait
-                    with self._change:
-                        self._waits[port] = self._written[port]
-                        self._change.notify_all()
-                return method(sock, *args)
-            size = method(sock, *args)
+    def before(self, sock: socket.socket, name: str) -> None:
+        if name == "recv_into":
             with self._change:
-                self._written[port] += len(args[0]) if size is None else size
-            return size
+                port = sock.getsockname()[1]
+                self._waits[port] = self._written[port]
+                self._change.notify_all()
 
-        return watched
+    def after(self, sock: socket.socket, name: str, result: Any, *args: Any) -> None:
+        if name.startswith("send"):
+            with self._change:
+                self._written[sock.getsockname()[1]] += result or len(args[0])
 
 
 class Session(Dialogue):
@@ -90,8 +67,7 @@ class Session(Dialogue):
     def __init__(self, server: Server, client: socket.socket) -> None:
         super().__init__(server, client)
         self.peer = client.getpeername()[1]
-        self.number = server.connections  # 1 for the first session
-        self.is_first = self.number == 1
+        self.is_first = server.connections == 1
 
     def run(self) -> None:
         super().run()
@@ -129,7 +105,7 @@ class Session(Dialogue):
         while self.size < written:
             assert self.fill()
         if self.received:
-            self.server.groups.append((self.number, self.received))
+            self.server.groups.append(self.received)
         self.messages += 1
         return self.body_with(right) if self.received else super().answer(BODY, "", right)
 
@@ -143,7 +119,7 @@ class Session(Dialogue):
 class Server(ScriptedServer):
     """Treats each connection as this kind of session does.
 
-    ``groups`` are what was written ahead, each with the number of its connection.
+    ``groups`` are what was written ahead, each time.
     """
 
     def __init__(self, clients, kind=Session, *, tls=None, **options):
@@ -151,12 +127,12 @@ class Server(ScriptedServer):
         self.clients = clients
         self.kind = kind
         self.tls = tls
-        self.groups: list[tuple[int, bytes]] = []
+        self.groups: list[bytes] = []
         self.secured: list[socket.socket] = []
         if tls:
             self.extensions.append("STARTTLS")
 
-    def dialogue(self, client: socket.socket) -> Session:
+    def dialogue(self, client):
         self.clients.connected(client.getpeername()[1])
         return self.kind(self, client)
 
@@ -166,33 +142,34 @@ class Server(ScriptedServer):
             shut(client)
 
 
-class Refuses(Session):
-    """Answers 503 to each command that was written ahead, as Haraka does."""
-
-    def body_with(self, right: str) -> bool:
-        ahead = self.received.count(b"\r\n")
-        self.received = b""
-        goes_on = super().body_with(right)
-        self.replies.extend([b"503 pipelined after end of DATA\r\n"] * ahead)
-        return goes_on
-
-
-class RefusesOnce(Session):
-    """Answers 503 to all of it together, and drops the rest."""
-
-    def body_with(self, right: str) -> bool:
-        self.received = b""
-        goes_on = super().body_with(right)
-        self.replies.append(b"503 pipelined after end of DATA\r\n")
-        return goes_on
+REFUSAL = b"503 pipelined after end of DATA\r\n"
 
 
 class Swallows(Session):
     """Says nothing to what was written ahead, as chasquid 1.11 does."""
 
     def body_with(self, right: str) -> bool:
-        self.received = b""
-        return super().body_with(right)
+        ahead, self.received = self.received, b""
+        goes_on = super().body_with(right)
+        self.replies.extend(self.refusals(ahead))
+        return goes_on
+
+    def refusals(self, ahead: bytes) -> list[bytes]:
+        return []
+
+
+class Refuses(Swallows):
+    """Answers 503 to each command that was written ahead, as Haraka does."""
+
+    def refusals(self, ahead: bytes) -> list[bytes]:
+        return [REFUSAL] * ahead.count(b"\r\n")
+
+
+class RefusesOnce(Swallows):
+    """Answers 503 to all of it together, and drops the rest."""
+
+    def refusals(self, ahead: bytes) -> list[bytes]:
+        return [REFUSAL]
 
 
 class SwallowsInTheClear(Session):
@@ -207,17 +184,17 @@ class SwallowsInTheClear(Session):
 class DropsBefore(Session):
     """Ends the connection at it, and nobody knows who has the message: it has."""
 
+    end = TAKEN
+
     def body_with(self, right: str) -> bool:
-        self.last = TAKEN
+        self.last = self.end
         return False
 
 
-class DropsUntaken(Session):
+class DropsUntaken(DropsBefore):
     """The same, but it has not."""
 
-    def body_with(self, right: str) -> bool:
-        self.last = CLOSE
-        return False
+    end = CLOSE
 
 
 class DropsAfter(Session):
@@ -254,14 +231,6 @@ class Breaks(Session):
         for command in re.findall(rb"(.*)\r\n", self.received):
             self.replies.append(b"354 go ahead\r\n" if command == b"DATA" else b"250 fine\r\n")
         self.flush()
-        return False
-
-
-class BreaksUnanswered(Breaks):
-    """The same, without an answer to the body, which it has."""
-
-    def body_with(self, right: str) -> bool:
-        self.last = TAKEN
         return False
 
 

@@ -1,22 +1,49 @@
-"""How often a client waits for a server, counted at the client."""
+"""What clients do with their sockets: how often they wait for a server, for example."""
 
 from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partialmethod
 from threading import get_ident
 from typing import Any
 from unittest import mock
 
 METHODS: dict[type[socket.socket], tuple[str, ...]] = {
     socket.socket: ("connect", "send", "sendall", "recv_into"),
-    ssl.SSLSocket: ("do_handshake", "send", "recv_into"),
+    ssl.SSLSocket: ("do_handshake", "send", "recv_into"),  # its sendall() calls send()
 }
 
 
-class RoundTrips:
+class Watch:
+    """Is told what this process does with its sockets while its ``with`` block runs."""
+
+    def __enter__(self) -> Any:
+        with ExitStack() as stack:
+            for kind, names in METHODS.items():
+                for name in names:
+                    told = partialmethod(self._told, name, getattr(kind, name))
+                    stack.enter_context(mock.patch.object(kind, name, told))
+            self._patches = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._patches.close()
+
+    def _told(self, sock, name, method, *args):
+        if sock.gettimeout() != 0:  # 0: a look, no wait
+            self.before(sock, name)
+        result = method(sock, *args)
+        self.after(sock, name, result, *args)
+        return result
+
+    def before(self, sock: socket.socket, name: str) -> None: ...
+
+    def after(self, sock: socket.socket, name: str, result: Any, *args: Any) -> None: ...
+
+
+class RoundTrips(Watch):
     """Counts how often this thread sends something and then waits, inside ``with``.
 
     A server cannot: what reaches it in two pieces may have been written without a pause.
@@ -25,28 +52,10 @@ class RoundTrips:
     def __init__(self) -> None:
         self.count = 0
         self._has_sent = False
-
-    def __enter__(self) -> RoundTrips:
         self._thread = get_ident()
-        with ExitStack() as stack:
-            for kind, names in METHODS.items():
-                for name in names:
-                    counted = self._counted(name, getattr(kind, name))
-                    stack.enter_context(mock.patch.object(kind, name, counted))
-            self._patches = stack.pop_all()
-        return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._patches.close()
-
-    def _counted(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(sock: socket.socket, *args: Any) -> Any:
-            if get_ident() == self._thread and sock.gettimeout() != 0:  # 0: a look, no wait
-                is_reading = name == "recv_into"
-                self.count += (
-                    self._has_sent if is_reading else name in {"connect", "do_handshake"}
-                )
-                self._has_sent = not is_reading
-            return method(sock, *args)
-
-        return counted
+    def before(self, sock: socket.socket, name: str) -> None:
+        if get_ident() == self._thread:
+            is_reading = name == "recv_into"
+            self.count += self._has_sent if is_reading else name in {"connect", "do_handshake"}
+            self._has_sent = not is_reading

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
@@ -22,7 +23,7 @@ from django.conf import settings
 from roundtrips import RoundTrips
 
 from .sink import PASSWORD, USER
-from .ways import FRESH, KEPT, RAW, WAYS, Server, Way, stepwise
+from .ways import FRESH, KEPT, RAW, WAYS, Server, stepwise
 
 THREADS = 8
 
@@ -146,7 +147,7 @@ def measure(columns, at, rounds, seconds):
     return table
 
 
-def round_trips(way: Way, server: Server, recipients: int) -> float:
+def round_trips(way, server, recipients):
     """Return how many a message takes, TCP and TLS handshakes included."""
     with way(server, recipients) as send:
         send()
@@ -182,31 +183,30 @@ def compare_threads(ms: float, server: Server, rounds: int, seconds: float) -> N
     """Print how much faster eight threads are with ``conn_max_age`` than with Django's."""
     ratios = []
     for _ in range(rounds):
-        speed = {name: in_threads(WAYS[name], server, seconds) for name in (FRESH, KEPT)}
-        ratios.append(speed[KEPT] / speed[FRESH])
+        speeds = []
+        for name in (KEPT, FRESH):
+            with WAYS[name](server, 1) as send:
+                speeds.append(in_threads(THREADS, send, seconds)[0])
+        ratios.append(speeds[0] / speeds[1])
     say(
         f"\n{ms:g} ms, {THREADS} threads: conn_max_age to Django's new connections: "
         f"{median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
     )
 
 
-def in_threads(way: Way, server: Server, seconds: float) -> float:
-    """Return the mails per second of all threads together."""
-    ready = threading.Barrier(THREADS)
-    results = []
+def in_threads(number: int, send: Callable[[], int], seconds: float) -> tuple[float, int]:
+    """Return the mails per second of all threads together, and how many they were."""
+    ready = threading.Barrier(number)
 
-    def work() -> None:
-        with way(server, 1) as send:
-            send()
-            ready.wait()
-            results.append(repeat(send, seconds))
+    def work(_: int) -> tuple[int, int, float]:
+        first = send()
+        ready.wait()
+        return first, *repeat(send, seconds)
 
-    threads = [threading.Thread(target=work) for _ in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(sent / took for sent, took in results)
+    with ThreadPoolExecutor(number) as threads:
+        results = list(threads.map(work, range(number)))
+    speed = sum(sent / took for _, sent, took in results)
+    return speed, sum(first + sent for first, sent, _ in results)
 
 
 def say(line: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ from email_hosts.dsn import _parse
 from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import PooledConnection, pool
 
-from .__main__ import repeat, say, servers
+from .__main__ import in_threads, say, servers
 from .ways import Server, djangos, message, ours, stepwise
 
 FEW = 10
@@ -181,14 +180,12 @@ def compare_kept(server: Server, effort: Effort) -> None:
     speeds: tuple[list[float], list[float]] = ([], [])
     for _ in range(effort.rounds):
         with djangos(server) as held:
-            acts: tuple[Act, Act] = (
+            sends: tuple[Act, Act] = (
                 lambda: kept(server).send_messages([message(1)]),
                 lambda: int(held.send_messages([message(1)])),
             )
-            for position, act in enumerate(acts):
-                act()
-                done, took = repeat(act, effort.seconds)
-                speeds[position].append(done / took)
+            for those, send in zip(speeds, sends, strict=True):
+                those.append(in_threads(1, send, effort.seconds)[0])
     pool.close_all()
     show("0 ms, conn_max_age to Django's open connection", ratios(*speeds), ">= 1")
 
@@ -214,26 +211,6 @@ def compare_threads(server: Server, effort: Effort) -> None:
     more = f"{connects:.2f} connects a mail"
     show(f"{name} 1", ratios(speeds["many"], speeds["one"]), "", more)
     show(f"{name} Django's", ratios(speeds["many"], speeds["django"]), "")
-
-
-def in_threads(number: int, send: Act, seconds: float) -> tuple[float, int]:
-    """Return the mails per second of all threads together, and how many they were."""
-    ready = threading.Barrier(number)
-    results = []
-
-    def work() -> None:
-        send()
-        ready.wait()
-        results.append(repeat(send, seconds))
-
-    threads = [threading.Thread(target=work) for _ in range(number)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(sent / took for sent, took in results), sum(
-        sent for sent, _ in results
-    ) + number
 
 
 def compare_memory(server: Server, effort: Effort) -> None:

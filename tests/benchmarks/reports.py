@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from statistics import median
 from time import process_time
 from typing import Any
@@ -19,6 +18,10 @@ import django
 from django.conf import settings
 from django.test import RequestFactory
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
+
+from email_hosts.debug import EmailHostsReporterFilter
+
+from .__main__ import say
 
 HOSTS = {
     f"shop-{number}": f"submission://shop:secret{number}@smtp{number}.example.com?timeout=5"
@@ -52,28 +55,18 @@ def main() -> None:
         SECRET_KEY="tests", USE_TZ=True, ROOT_URLCONF=__name__, EMAIL_HOSTS=HOSTS
     )
     django.setup()
-    from email_hosts.debug import EmailHostsReporterFilter
-
     say(f"Django {django.__version__}, {len(HOSTS):,} hosts, {rounds} rounds, medians")
     for page, variables in PAGES.items():
-        djangos, ours = measure(
-            (SafeExceptionReporterFilter, EmailHostsReporterFilter),
-            partial(seconds, variables),
-            rounds,
-        )
+        times: dict[Any, list[float]] = {SafeExceptionReporterFilter: []}
+        times[EmailHostsReporterFilter] = []
+        for _ in range(rounds):
+            for chosen, taken in times.items():
+                taken.append(seconds(variables, chosen))
+        djangos, ours = map(median, times.values())
         say(
             f"{page:20} Django {djangos * 1000:8.1f} ms   email_hosts {ours * 1000:8.1f} ms"
             f"   ratio {ours / djangos:.2f}"
         )
-
-
-def measure(filters, report, rounds):
-    """Return the median of the seconds that a report takes with each filter."""
-    times: list[list[float]] = [[] for _ in filters]
-    for _ in range(rounds):
-        for taken, chosen in zip(times, filters, strict=True):
-            taken.append(report(chosen))
-    return [median(taken) for taken in times]
 
 
 def seconds(variables, chosen):
@@ -86,11 +79,6 @@ def seconds(variables, chosen):
     start = process_time()
     reporter.get_traceback_html()
     return process_time() - start
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
