@@ -29,10 +29,10 @@ def first_host(settings):
 
 @pytest.mark.parametrize("mapping", [dict, UserDict])
 def test_change_in_place_counts(mapping, settings):
-    settings.EMAIL_HOSTS = mapping(shop="smtp://second")
-    assert host() == "second"
-    settings.EMAIL_HOSTS["shop"] = "smtp://third"
-    assert host() == "third"
+    settings.EMAIL_HOSTS = hosts = mapping(other="smtp://h")
+    for name in ("second", "third", "second"):
+        hosts["shop"] = f"smtp://{name}"
+        assert host() == name
 
 
 def test_override_counts_while_it_lasts():

@@ -3,17 +3,14 @@
 import select
 import smtplib
 import socket
-import ssl
 import threading
 from contextlib import suppress
 from unittest import mock
 
 import pytest
 from scripted import at
-from servers import server_context
 
 from email_hosts.backends import EmailHostsBackend
-from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.smtp import connection
 from email_hosts.smtp.connection import (
     MAX_REPLY,
@@ -118,64 +115,3 @@ class TestUnreadData:
 
     def test_of_a_closed_connection_is_none_and_yet_it_is_not_idle(self):
         assert not is_idle(SMTP())
-
-
-class TestAllow:
-    """It connects to the addresses that ``allow(address, port)`` lets through."""
-
-    @pytest.fixture(autouse=True)
-    def addresses(self, monkeypatch):
-        """What names are resolved to; set by a test."""
-        addresses: dict[str, list[str]] = {}
-        resolve = socket.getaddrinfo
-
-        def getaddrinfo(host, port, *args, **options):
-            return [
-                info
-                for address in addresses.get(host, [host])
-                for info in resolve(address, port, *args, **options)
-            ]
-
-        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-        return addresses
-
-    def test_the_next_is_tried_where_one_is_refused_or_does_not_answer(self, serve, addresses):
-        server = serve()
-        addresses["mx.example.com"] = ["127.0.0.3", "127.0.0.2", "127.0.0.1"]
-        asked = []
-
-        def allow(address, port):
-            asked.append((address, port))
-            return address != "127.0.0.3"
-
-        with SMTP("mx.example.com", server.port, timeout=20, allow=allow):
-            pass
-        assert asked == [(address, server.port) for address in addresses["mx.example.com"]]
-        assert server.connections == 1
-
-    def test_none_is_left(self, serve, addresses):
-        server = serve()
-        with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
-            SMTP("127.0.0.1", server.port, timeout=5, allow=lambda *address: False)
-        assert server.connections == 0
-
-    def test_none_that_is_allowed_answers(self, closed_port):
-        with pytest.raises(ConnectionRefusedError):
-            SMTP("127.0.0.1", closed_port, timeout=5, allow=lambda *address: True)
-
-    @pytest.mark.parametrize("implicit", [True, False])
-    def test_the_certificate_must_be_that_of_the_name(
-        self, implicit, start_server, addresses, ca, cafile
-    ):
-        context = server_context(ca.issue_cert("mx.example.com"))
-        port = start_server(context=context, implicit=implicit).port
-        options = {"use_ssl": implicit, "use_tls": not implicit, "ssl_cafile": str(cafile)}
-        for name in ("mx.example.com", "other.example.com"):
-            addresses[name] = ["127.0.0.1"]
-            backend = EmailHostsBackend(name, port, **options, allow=lambda *address: True)
-            if name == "mx.example.com":
-                with backend:
-                    assert backend.connection is not None
-            else:
-                with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
-                    backend.open()

@@ -189,16 +189,6 @@ class TestWalks:
 class TestChanges:
     """What is known is what the setting says now."""
 
-    def test_other_dsn_in_the_same_dict(self):
-        configured = {"shop": "smtp://a"}
-        with override_settings(EMAIL_HOSTS=configured):
-            connections: list[Any] = [get_connection("shop")]
-            configured["shop"] = "smtp://b"
-            connections.append(get_connection("shop"))
-            configured["shop"] = "smtp://a"
-            connections.append(get_connection("shop"))
-        assert [connection.host for connection in connections] == ["a", "b", "a"]
-
     def test_mistake_in_the_same_dict(self):
         configured = {"shop": "smtp://a"}
         with override_settings(EMAIL_HOSTS=configured):
@@ -211,14 +201,6 @@ class TestChanges:
             assert hosts.find("shop") is None
             del configured["shop"]
             assert hosts.find("shop") is None
-
-    def test_new_key_in_the_same_dict(self):
-        configured = {"shop": "smtp://a"}
-        with override_settings(EMAIL_HOSTS=configured):
-            get_connection("shop")
-            configured["club"] = "smtp://b"
-            connection: Any = get_connection("club")
-        assert connection.host == "b"
 
     def test_other_dict(self):
         for host in ("a", "b"):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import run_python
-from django.core.mail import EmailMessage
-from django.core.signals import request_finished
+from test_pool import host, message, parked
 
-from email_hosts.backends import EmailHostsBackend, connection_from_dsn
-from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.backends import connection_from_dsn
 from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import MAX_PARKED, Pool, PooledConnection, pool
 from email_hosts.testing import real_hosts
@@ -21,15 +18,6 @@ from email_hosts.testing import real_hosts
 needs_proc = pytest.mark.skipif(
     not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc"
 )
-
-
-def message(recipient="a@example.net"):
-    return EmailMessage("Subject", "Hello", "sender@example.com", [recipient])
-
-
-def host(server, **options):
-    options = {"conn_max_age": 60, "timeout": 20, **options}
-    return EmailHostsBackend("127.0.0.1", server.port, **options)
 
 
 def names():
@@ -40,6 +28,13 @@ def names():
 
 def send_as(server, name, **options):
     host(server, local_hostname=f"host-{name}", **options).send_messages([message()])
+
+
+def park(server, number, **options):
+    """Park so many connections, which were in use at the same time."""
+    with ExitStack() as stack:
+        for _ in range(number):
+            stack.enter_context(host(server, **options))
 
 
 class TestAllHostsTogether:
@@ -72,13 +67,6 @@ class TestAllHostsTogether:
         server.wait_for_clients_to_go()
         assert server.commands.count("QUIT") == 3
 
-    def test_what_is_parked_is_known_by_its_host(self, serve):
-        server = serve()
-        for number in range(MAX_PARKED + 20):
-            send_as(server, str(number % 7), conn_max_idle=3)
-        assert sorted(names()) == [f"host-{number}" for number in range(7)]
-        assert sum(map(len, pool._by_host.values())) == len(pool._parked) == 7
-
 
 class TestOneHost:
     """``conn_max_idle`` connections of a host are parked, 10 if that is not given."""
@@ -87,12 +75,8 @@ class TestOneHost:
     def test_so_many_wait(self, options, expected, serve):
         server = serve()
         for _ in range(2):
-            connections = [host(server, **options) for _ in range(32)]
-            for connection in connections:
-                connection.open()
-            for connection in connections:
-                connection.close()
-            assert len(pool._parked) == expected
+            park(server, 32, **options)
+            assert parked() == expected
         # Of a burst of 32, the second one connects for those alone that were not kept.
         assert server.connections == 32 + (32 - expected)
 
@@ -101,34 +85,14 @@ class TestOneHost:
         dsn = f"smtp://127.0.0.1:{server.port}?conn_max_age=60&conn_max_idle=2"
         with real_hosts():
             connections = [connection_from_dsn(dsn) for _ in range(3)]
-        for connection in connections:
-            connection.open()
-        for connection in connections:
-            connection.close()
-        assert len(pool._parked) == 2
-
-    @pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "", "true"])
-    def test_is_a_whole_number_in_a_dsn(self, value):
-        with pytest.raises(InvalidEmailHost, match="'conn_max_idle' must be a positive whole"):
-            connection_from_dsn(f"smtp://h?conn_max_idle={value}")
+        with connections[0], connections[1], connections[2]:
+            pass
+        assert parked() == 2
 
     def test_hundred_of_all_is_the_limit_of_one(self, serve):
         server = serve()
-        connections = [host(server, conn_max_idle=1000) for _ in range(MAX_PARKED + 5)]
-        for connection in connections:
-            connection.open()
-        for connection in connections:
-            connection.close()
-        assert len(pool._parked) == MAX_PARKED
-
-    def test_last_one_parked_is_taken_first(self, serve):
-        server = serve()
-        with host(server) as first, host(server) as second:
-            older, newer = first.connection, second.connection
-            second.close()
-            first.close()
-        with host(server) as third, host(server) as fourth:
-            assert [third.connection, fourth.connection] == [older, newer]
+        park(server, MAX_PARKED + 5, conn_max_idle=1000)
+        assert parked() == MAX_PARKED
 
 
 class Walked(dict[Any, Any]):
@@ -182,39 +146,14 @@ class TestCost:
         many.park(self.pooled("soon", clock.now + 1), max_idle=10)
         clock.now += 1
         many.close_expired()
-        assert "soon" not in many._parked.values()
-
-    def test_finished_request_looks_at_the_clock_alone(self, serve, clock, monkeypatch):
-        send_as(serve(), "one")
-        monkeypatch.setattr(pool, "_close", None)  # fails if it is called
-        monkeypatch.setattr(pool, "_lock", None)
-        request_finished.send(sender=None)
-        monkeypatch.undo()
-
-    def test_empty_pool_never_closes_anything(self, monkeypatch):
-        empty = Pool()
-        monkeypatch.setattr(empty, "_close", None)
-        empty.close_expired()
+        assert "soon" not in [each.host for each in many._parked]
 
 
-class TestDescriptors:
-    """A look at a parked connection needs no descriptor."""
-
-    @needs_proc
-    def test_none_is_left_and_kept_connections_work(self, serve):
-        server = serve()
-        assert run_python("-c", NONE_LEFT, str(server.port)).split() == ["1", "1"]
-        assert server.connections == 1
-
-    def test_look_makes_no_object_that_has_one(self, serve, monkeypatch):
-        server = serve()
-        send_as(server, "one")
-        monkeypatch.setattr(socket, "socket", None)
-        monkeypatch.setattr("selectors.DefaultSelector", None)
-        monkeypatch.setattr("select.epoll", None, raising=False)
-        send_as(server, "one")
-        monkeypatch.undo()
-        assert server.connections == 1
+@needs_proc
+def test_look_at_a_parked_connection_needs_no_descriptor(serve):
+    server = serve()
+    assert run_python("-c", NONE_LEFT, str(server.port)).split() == ["1", "1"]
+    assert server.connections == 1
 
 
 START = """
@@ -253,11 +192,3 @@ try:
 except OSError:
     print(send("kept"))
 """
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_child_forgets_the_limits_of_its_parent(serve):
-    send_as(serve(), "one")
-    pool.forget()
-    assert (len(pool._parked), len(pool._by_host)) == (0, 0)
-    assert pool._next_expiry == float("inf")
