@@ -15,6 +15,7 @@ from email_hosts import checks, mailers
 from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.debug import EmailHostsReporterFilter
 
+DSN = "smtp://Kx7vQz9:Wj4bYt2@h"
 FAILOVER = "email_hosts.backends.FailoverBackend"
 ROUTER = "email_hosts.backends.RoutingBackend"
 ROUTED: dict[str, Any] = (
@@ -58,16 +59,18 @@ def test_e001_no_dict(hosts):
     assert ids(found(hosts, deploy=True)) == ["E001"]
 
 
-def test_e001_key_that_is_not_a_string():
-    assert found({1: "smtp://h", "shop": "smtp://h"}) == [
-        ("E001", "EMAIL_HOSTS has a key that is not a string: 1.")
-    ]
-
-
-def test_e001_key_that_is_a_dsn():
-    assert found({"smtp://Kx7vQz9:Wj4bYt2@h": "smtp://h"}) == [
-        ("E001", "EMAIL_HOSTS has a DSN as a key, and it may hold a password.")
-    ]
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        (1, "EMAIL_HOSTS has a key that is not a string: 1."),
+        (DSN.encode(), "EMAIL_HOSTS has a key that is not a string: (a DSN)."),
+        ((DSN,), "EMAIL_HOSTS has a key that is not a string: (a DSN)."),
+        (DSN, "EMAIL_HOSTS has a DSN as a key, and it may hold a password."),
+    ],
+)
+def test_e001_key_that_is_no_key(key, problem):
+    hosts = {key: "smtp://u:p@localhost", "shop": "smtp://h"}
+    assert found(hosts, deploy=True) == [("E001", problem)]
 
 
 def test_e002_each_invalid_host_at_once():

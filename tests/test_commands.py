@@ -130,7 +130,7 @@ class TestSend:
         dsn = f"smtp://127.0.0.1:{start_server(refused=refused).port}"
         assert send_error(dsn, "a@x.net", "b@x.net") == f"shop: {expected}"
 
-    @pytest.mark.parametrize("dsn", [f"smtp://{LOGIN}@h", f"{LOGIN}@h"])
+    @pytest.mark.parametrize("dsn", [f"smtp://{LOGIN}@h", f"{LOGIN}@h", f"mailgun:k={LOGIN}"])
     def test_dsn_in_the_place_of_a_host_is_not_repeated(self, dsn):
         assert error("sendtestemailhosts", dsn, "a@example.net", hosts={}) == (
             "There is no such host. Known hosts: none."
@@ -264,6 +264,7 @@ empty       -           -                     -         -      -              is
             ),
             ("shop", "anymail+mailgum:", "shop", "did you mean 'anymail+mailgun'?"),
             (7, "smtp://h", "7", "EMAIL_HOSTS has a key that is not a string: 7."),
+            (f"smtp://{LOGIN}@h".encode(), "smtp://h", "(a DSN)", "not a string: (a DSN)."),
             (
                 f"smtp://{LOGIN}@h",
                 "smtp://h",

@@ -262,6 +262,7 @@ class TestVariable:
             ([VALID, "x"], [STARS, "x"]),
             ((VALID, 5), (STARS, 5)),
             ({"a": VALID, "b": "x", 3: None}, {"a": STARS, "b": "x", 3: None}),
+            (MAILERS["shop"], {"BACKEND": MAILERS["shop"]["BACKEND"], "OPTIONS": STARS}),
         ],
     )
     def test_dsn_is_starred_alone_and_in_a_list_or_dict(self, value, expected):

@@ -7,7 +7,12 @@ from django.core.mail import EmailMessage
 from django.test import override_settings
 
 from email_hosts import mailers
-from email_hosts.backends import RoutingBackend, connection_from_dsn, get_connection
+from email_hosts.backends import (
+    FailoverBackend,
+    RoutingBackend,
+    connection_from_dsn,
+    get_connection,
+)
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.testing import real_hosts
 
@@ -63,8 +68,16 @@ def hosts(server):
     return {"shop": f"{dsn}&_default_from_email=shop@example.com", "default": dsn}
 
 
-def test_are_ignored_by_a_router(send, server, hosts):
-    with override_settings(EMAIL_BACKEND=ROUTING, EMAIL_HOSTS=hosts):
+class Spare(FailoverBackend):
+    """A project's EMAIL_BACKEND."""
+
+    def __init__(self, **options):
+        super().__init__(hosts=["shop"], **options)
+
+
+@pytest.mark.parametrize("backend", [ROUTING, f"{__name__}.Spare"])
+def test_are_ignored_by_the_default_backend(backend, send, server, hosts):
+    with override_settings(EMAIL_BACKEND=backend, EMAIL_HOSTS=hosts):
         send()
     assert len(server.accepted) == 1
 

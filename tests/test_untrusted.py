@@ -391,21 +391,26 @@ class TestAllowAndKeptConnections:
         return connection_from_dsn(dsn, allow=allow).send_messages([message()])
 
     @staticmethod
-    def everything(host, port):
-        return True
-
-    @staticmethod
     def only_names(host, port):
         return host == "localhost"
 
+    class Everything:
+        """It need not be hashable."""
+
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, host, port):
+            return True
+
     def test_same_function_shares_it(self, serve):
         server = serve()
-        assert [self.send(server, self.everything) for _ in range(3)] == [1, 1, 1]
-        assert server.connections == 1
+        one, other = self.Everything(), self.Everything()
+        assert [self.send(server, allow) for allow in (one, one, one, other)] == [1, 1, 1, 1]
+        assert server.connections == 2
 
     def test_stricter_function_does_not_get_it(self, serve):
         server = serve()
-        self.send(server, self.everything)
+        self.send(server, self.Everything())
         with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
             self.send(server, self.only_names)
         assert server.connections == 1
