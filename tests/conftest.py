@@ -133,6 +133,26 @@ def new_message():
 
 
 TESTS = Path(__file__).parent
+
+
+def start_worker(server, folder, command, **options):
+    """Start a process of the project in ``worker/``, whose mail goes to this server."""
+    return subprocess.Popen(
+        command,
+        cwd=TESTS,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "worker.settings",
+            "WORKER_PORT": str(server.port),
+            "WORKER_FOLDER": str(folder),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "settings"}
 
 

@@ -316,23 +316,16 @@ def messages():
 
 
 @pytest.mark.parametrize("debug_setting", [True, False])
-class TestCalledByUs:
-    """What we have called keeps its variables, on debug pages and in mails."""
-
-    def test_router(self, debug_setting, settings):
-        settings.EMAIL_HOSTS_ROUTER = router
-        settings.DEBUG = debug_setting
-        exc_info = exception_of(RoutingBackend().send_messages, [EmailMessage()])
-        html, _ = reports_of(None, exc_info)
-        assert "<td>router_variable</td>" in html
-        assert "<pre>&#x27;shown&#x27;</pre>" in html
-
-    def test_generator(self, debug_setting, settings):
-        settings.DEBUG = debug_setting
-        exc_info = exception_of(RoutingBackend().send_messages, messages())
-        html, _ = reports_of(None, exc_info)
-        assert "<td>generator_variable</td>" in html
-        assert "<pre>&#x27;shown&#x27;</pre>" in html
+@pytest.mark.parametrize(
+    ("variable", "batch"),
+    [("router_variable", lambda: [None]), ("generator_variable", messages)],
+)
+def test_what_we_have_called_keeps_its_variables(variable, batch, debug_setting, settings):
+    settings.EMAIL_HOSTS_ROUTER = router
+    settings.DEBUG = debug_setting
+    html, _ = reports_of(None, exception_of(RoutingBackend().send_messages, batch()))
+    assert f"<td>{variable}</td>" in html
+    assert "<pre>&#x27;shown&#x27;</pre>" in html
 
 
 class Hostile:

@@ -1,7 +1,5 @@
 """The benchmark of growth runs and has a line for each thing; memory is bounded."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """What gets installed, and what a settings file may import."""
 
-from __future__ import annotations
-
 from importlib import metadata, resources
 from pathlib import Path
 

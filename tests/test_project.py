@@ -1,7 +1,5 @@
 """In the tests of a project nothing leaves the machine: ``project/``, run as by its user."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,22 +1,19 @@
 """Mail from views, where users run them: each message once, over connections that are kept."""
 
 import asyncio
-import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from conftest import TESTS, start_worker
 from django.core.mail import EmailMessage
 
 from email_hosts.backends import get_connection
 from email_hosts.smtp.pool import pool
 
-TESTS = Path(__file__).parent
 # Where the server is told to listen: the socket is there before it, and so nobody has to wait
 # until it is.
 LISTENER = "fd://{fd}"
@@ -65,20 +62,8 @@ def serving(command, mail_server, folder, end=signal.SIGTERM):
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
         listener.set_inheritable(True)
         fd = listener.fileno()
-        process = subprocess.Popen(
-            [part.format(fd=fd) for part in command],
-            cwd=TESTS,
-            env={
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "worker.settings",
-                "WORKER_PORT": str(mail_server.port),
-                "WORKER_FOLDER": str(folder),
-            },
-            pass_fds=[fd],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        command = [part.format(fd=fd) for part in command]
+        process = start_worker(mail_server, folder, command, pass_fds=[fd])
         try:
             yield listener.getsockname()[1]
         finally:
@@ -89,20 +74,15 @@ def serving(command, mail_server, folder, end=signal.SIGTERM):
 
 def senders(server):
     """Return which processes have sent something to others than the parent's address."""
-    return {
-        one.sender.partition("@")[0]
-        for one in server.accepted
-        if one.recipients != ("parent@example.net",)
-    }
+    return {one.sender.partition("@")[0] for one in of_requests(server)}
 
 
 def recipients(server):
-    return sorted(
-        recipient
-        for one in server.accepted
-        for recipient in one.recipients
-        if recipient != "parent@example.net"
-    )
+    return sorted(recipient for one in of_requests(server) for recipient in one.recipients)
+
+
+def of_requests(server):
+    return [one for one in server.accepted if one.recipients != ("parent@example.net",)]
 
 
 @pytest.mark.parametrize("command", SERVERS)

@@ -1,14 +1,12 @@
 """Mail from task workers: only keys travel, and each process has its own connections."""
 
 import importlib.util
-import os
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import django
 import pytest
+from conftest import start_worker
 from scripted import any_of, at, to
 
 PARENT = "parent@example.net"
@@ -21,35 +19,23 @@ for address in {ADDRESSES}:
     send.%s("shop", address)
 """
 # Alone: it asks nobody for company, which takes a second.
-ALONE = "--without-gossip --without-heartbeat --without-mingle"
-CELERY = f"-m celery -A worker.celeryapp worker -c 4 {ALONE}"
+CELERY = [
+    *(sys.executable, "-m", "celery", "-A", "worker.celeryapp", "worker", "-c", "4"),
+    *("--without-gossip", "--without-heartbeat", "--without-mingle"),
+]
 
 
 @pytest.fixture
 def run(tmp_path):
+    """Run Python in the project of ``worker/``, and return what it prints."""
+
     def run(server, *arguments):
-        with start(server, tmp_path, *arguments) as process:
+        with start_worker(server, tmp_path, [sys.executable, *arguments]) as process:
             output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
         return output
 
     return run
-
-
-def start(server, folder, *arguments):
-    return subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=Path(__file__).parent,
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "worker.settings",
-            "WORKER_PORT": str(server.port),
-            "WORKER_FOLDER": str(folder),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def senders(server):
@@ -68,7 +54,7 @@ def test_celerys_workers_send_each_message_once(pool, serve, run, tmp_path):
     later = at("RCPT", None, "451 later", "451 later")
     server = serve(any_of(later, to(f"<{refused}>", "550 no")))
     run(server, "-c", ENQUEUE % ("celeryapp", "delay"))
-    with start(server, tmp_path, *CELERY.split(), "-P", pool) as process:
+    with start_worker(server, tmp_path, [*CELERY, "-P", pool]) as process:
         has_all = server.wait_for(len([PARENT, *others]))
         process.terminate()  # it finishes what it has begun
         output, _ = process.communicate(timeout=60)
