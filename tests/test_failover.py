@@ -490,30 +490,12 @@ class TestMailInBetween:
         subjects = [sent.subject for sent in mailoutbox]
         assert sorted(subjects) == ["meanwhile", "meanwhile", "one", "two"]
 
-    def test_while_a_host_is_opened(self, message, mailoutbox):
-        hosts = {"h": f"backend://{__name__}.Reporting", "all": "failover:h"}
-        with override_settings(EMAIL_HOSTS=hosts):
-            assert get_connection("all").send_messages([message]) == 1
-        assert [sent.subject for sent in mailoutbox] == ["Report", "Hello"]
-
     @pytest.mark.parametrize("dsn", ["failover:h", "failover:inner", f"backend://{ROUTER}"])
     def test_that_a_host_sends_by_itself(self, dsn, message, mailoutbox):
         hosts = {"h": f"backend://{__name__}.Copying", "inner": "failover:h", "all": dsn}
         with override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=lambda message: "h"):
             get_connection("all").send_messages([message])
         assert [sent.subject for sent in mailoutbox] == ["Hello", "Copy"]
-
-
-class Reporting(locmem.EmailBackend):
-    """Sends a message through a host when it is opened, as a signal handler may do then."""
-
-    is_open = False
-
-    def open(self):
-        if not self.is_open:
-            type(self).is_open = True
-            get_connection("all").send_messages([EmailMessage("Report", to=["a@example.net"])])
-        return True
 
 
 class Copying(locmem.EmailBackend):
