@@ -8,11 +8,11 @@ import ssl
 import threading
 from email.message import EmailMessage
 from email.policy import default
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import trustme
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from aiosmtpd.smtp import SMTP, AuthResult
 
 # aiosmtpd warns of an attribute that it sets itself. It logs a refused handshake with its
 # traceback, and Python 3.11 may fail to format one in two threads at a time.
@@ -93,43 +93,33 @@ class SMTPServer(Controller):
 
     def authenticate(self, server, session, envelope, mechanism, data):
         """Compare the login. As some servers do, repeat the user name in a refusal."""
-        data = cast("LoginPassword", data)
         if (data.login.decode(), data.password.decode()) == self.login:
             return AuthResult(success=True, auth_data=data)
         message = f"535 5.7.8 no such login: {data.login.decode()}"
         return AuthResult(success=False, handled=False, message=message)
 
-    async def handle_MAIL(  # noqa: N802
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: Any
-    ) -> str:
+    async def handle_MAIL(self, server, session, envelope, address, options):  # noqa: N802
         if self.login and not session.authenticated:
             return "530 5.7.0 log in first"
         envelope.mail_from = address
         return "250 OK"
 
-    async def handle_RCPT(  # noqa: N802
-        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: Any
-    ) -> str:
+    async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802
         if address in self.refused:
             return "550 5.1.1 no such mailbox"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(  # noqa: N802
-        self, server: SMTP, session: Session, envelope: Envelope
-    ) -> str:
+    async def handle_DATA(self, server, session, envelope):  # noqa: N802
         login = session.auth_data
-        transport: Any = server.transport
         self.received.append(
             Received(
                 user=login.login.decode() if login else None,
-                tls=transport.get_extra_info("ssl_object") is not None,
-                local_hostname=str(session.host_name),
-                sender=str(envelope.mail_from),
+                tls=server.transport.get_extra_info("ssl_object") is not None,
+                local_hostname=session.host_name,
+                sender=envelope.mail_from,
                 recipients=envelope.rcpt_tos,
-                message=email.message_from_bytes(
-                    cast("bytes", envelope.content), policy=default
-                ),
+                message=email.message_from_bytes(envelope.content, policy=default),
             )
         )
         return "250 OK"

@@ -69,7 +69,7 @@ def serving(command, mail_server, folder, end=signal.SIGTERM):
         finally:
             process.send_signal(end)  # it finishes what it has begun
             output, _ = process.communicate(timeout=60)
-            print(output)  # noqa: T201
+            print(output)
 
 
 def senders(server):

@@ -70,7 +70,7 @@ def main() -> None:
     rounds, seconds = (3, 0.15) if arguments.quick else precise
     settings.configure(USE_TZ=True)
     django.setup()
-    say(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds")
+    print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds")
     manners = stepwise() if arguments.without_pipelining else nullcontext()
     with manners, servers(arguments.distances) as at:
         columns = [Column(ms, recipients) for ms in at for recipients in (1, 20)]
@@ -168,15 +168,15 @@ def repeat(send: Callable[[], int], seconds: float) -> tuple[int, float]:
 def show(columns: list[Column], table: dict[tuple[str, Column], Result]) -> None:
     """Print the table: a line for each way, a part for each column."""
     for column in columns:
-        say(f"\n{column}")
-        say(f"{'':36}  mails/s (min - max)        round trips  ratio to smtplib (min - max)")
+        print(f"\n{column}")
+        print(f"{'':36}  mails/s (min - max)        round trips  ratio to smtplib (min - max)")
         raw = table[RAW, column].speeds
         for name in WAYS:
             speeds, trips = table[name, column]
             ratios = [one / other for one, other in zip(speeds, raw, strict=True)]
             ratio = f"{median(ratios):5.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
             speed = f"{median(speeds):7.1f} ({min(speeds):7.1f} - {max(speeds):7.1f})"
-            say(f"{name:36}  {speed}  {trips:11.2f}  {ratio}")
+            print(f"{name:36}  {speed}  {trips:11.2f}  {ratio}")
 
 
 def compare_threads(ms: float, server: Server, rounds: int, seconds: float) -> None:
@@ -188,7 +188,7 @@ def compare_threads(ms: float, server: Server, rounds: int, seconds: float) -> N
             with WAYS[name](server, 1) as send:
                 speeds.append(in_threads(THREADS, send, seconds)[0])
         ratios.append(speeds[0] / speeds[1])
-    say(
+    print(
         f"\n{ms:g} ms, {THREADS} threads: conn_max_age to Django's new connections: "
         f"{median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
     )
@@ -207,11 +207,6 @@ def in_threads(number: int, send: Callable[[], int], seconds: float) -> tuple[fl
         results = list(threads.map(work, range(number)))
     speed = sum(sent / took for _, sent, took in results)
     return speed, sum(first + sent for first, sent, _ in results)
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from email_hosts.dsn import _parse
 from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import PooledConnection, pool
 
-from .__main__ import in_threads, say, servers
+from .__main__ import in_threads, servers
 from .ways import Server, djangos, message, ours, stepwise
 
 FEW = 10
@@ -70,8 +70,8 @@ def main() -> None:
     logging.disable()  # of the unknown keys
     settings.configure(USE_TZ=True, EMAIL_HOSTS={}, INSTALLED_APPS=["email_hosts"])
     django.setup()
-    say(f"Django {django.__version__}, Python {sys.version.split()[0]}, {effort}\n")
-    say(f"{'':52}{'ratio (min - max)':24}wanted")
+    print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {effort}\n")
+    print(f"{'':52}{'ratio (min - max)':24}wanted")
     compare_hosts(effort)
     with servers([0, arguments.milliseconds]) as at:
         near, far = at[0], at[arguments.milliseconds]
@@ -290,7 +290,7 @@ def ratios(ones: list[float], others: list[float]) -> list[float]:
 
 def show(name: str, measured: list[float], wanted: str, more: str = "") -> None:
     between = f"({min(measured):.2f} - {max(measured):.2f})" if len(measured) > 1 else ""
-    say(f"{name:52}{f'{median(measured):.2f} {between}':24}{wanted:8}{more}".rstrip())
+    print(f"{name:52}{f'{median(measured):.2f} {between}':24}{wanted:8}{more}".rstrip())
 
 
 if __name__ == "__main__":

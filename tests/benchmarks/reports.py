@@ -21,8 +21,6 @@ from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
 from email_hosts.debug import EmailHostsReporterFilter
 
-from .__main__ import say
-
 HOSTS = {
     f"shop-{number}": f"submission://shop:secret{number}@smtp{number}.example.com?timeout=5"
     for number in range(1000)
@@ -55,7 +53,7 @@ def main() -> None:
         SECRET_KEY="tests", USE_TZ=True, ROOT_URLCONF=__name__, EMAIL_HOSTS=HOSTS
     )
     django.setup()
-    say(f"Django {django.__version__}, {len(HOSTS):,} hosts, {rounds} rounds, medians")
+    print(f"Django {django.__version__}, {len(HOSTS):,} hosts, {rounds} rounds, medians")
     for page, variables in PAGES.items():
         times: dict[Any, list[float]] = {SafeExceptionReporterFilter: []}
         times[EmailHostsReporterFilter] = []
@@ -63,7 +61,7 @@ def main() -> None:
             for chosen, taken in times.items():
                 taken.append(seconds(variables, chosen))
         djangos, ours = map(median, times.values())
-        say(
+        print(
             f"{page:20} Django {djangos * 1000:8.1f} ms   email_hosts {ours * 1000:8.1f} ms"
             f"   ratio {ours / djangos:.2f}"
         )

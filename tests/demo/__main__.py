@@ -64,12 +64,12 @@ def run_project() -> None:
     from django.core.management import call_command
     from django.test import Client
 
-    say("Two mail servers run on this machine, with TLS and login.\n")
-    say("$ python manage.py checkemailhosts --connect")
+    print("Two mail servers run on this machine, with TLS and login.\n")
+    print("$ python manage.py checkemailhosts --connect")
     call_command("checkemailhosts", connect=True)
-    say("\n$ curl http://localhost:8000/order/")
-    say(Client().get("/order/").content.decode())
-    say("\n$ python manage.py sendnews")
+    print("\n$ curl http://localhost:8000/order/")
+    print(Client().get("/order/").content.decode())
+    print("\n$ python manage.py sendnews")
     call_command("sendnews")
 
 
@@ -80,13 +80,13 @@ def mail(host: str, received: Received) -> Mail:
 
 
 def show(received: list[Mail]) -> None:
-    say("\nThe servers received:\n")
+    print("\nThe servers received:\n")
     header = ("HOST", "USER", "ENVELOPE SENDER", "FROM", "SUBJECT")
     table = [header, *(tuple(map(str, mail)) for mail in received)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        say("  ".join(cells).rstrip())
+        print("  ".join(cells).rstrip())
 
 
 def report(received: list[Mail], expected: list[Mail]) -> int:
@@ -94,17 +94,13 @@ def report(received: list[Mail], expected: list[Mail]) -> int:
     missing = [mail for mail in expected if received.count(mail) < expected.count(mail)]
     wrong = [mail for mail in received if mail not in expected]
     for mail in missing:
-        say(f"\nMissing: {mail}")
+        print(f"\nMissing: {mail}")
     for mail in wrong:
-        say(f"\nNot as it should be: {mail}")
+        print(f"\nNot as it should be: {mail}")
     if missing or wrong:
         return 1
-    say("\nEach message came through its host, from its host's sender.")
+    print("\nEach message came through its host, from its host's sender.")
     return 0
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":

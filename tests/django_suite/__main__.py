@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--way", action="append", choices=[*EXPECTED], help="only this one")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for Django's sdist")
     chosen = parser.parse_args()
-    say(f"Django {django.get_version()}, Python {platform.python_version()}")
+    print(f"Django {django.get_version()}, Python {platform.python_version()}")
     with TemporaryDirectory() as folder:
         return run_all(chosen.way or [*EXPECTED], chosen.keep or Path(folder))
 
@@ -52,14 +52,14 @@ def run_all(ways: list[str], folder: Path) -> int:
         without_us = outcome_without_us(WITHOUT_US.get(way, "django"), tests)
         outcome = run(way, tests)
         verdict = compare(outcome, without_us, EXPECTED[way], django.VERSION[:2])
-        say(f"{CLASSES[way]}: {verdict.passed} passed, {verdict.differ} differ as expected")
+        print(f"{CLASSES[way]}: {verdict.passed} passed, {verdict.differ} differ as expected")
         passed += verdict.passed
         differ += verdict.differ
         failures += [f"{CLASSES[way]}: {failure}" for failure in verdict.failures]
     for failure in failures:
-        say(f"\n{failure}")
-    say(f"{differ} differ as expected; django_suite/expected.py has the reasons")
-    say(f"{passed} passed, {len(failures)} failed")
+        print(f"\n{failure}")
+    print(f"{differ} differ as expected; django_suite/expected.py has the reasons")
+    print(f"{passed} passed, {len(failures)} failed")
     return int(bool(failures))
 
 
@@ -68,7 +68,7 @@ def outcome_without_us(way: str, tests: Path) -> Outcome:
     """Run the tests with the classes that they were written for."""
     outcome = run(way, tests)
     for test in outcome.failed:
-        say(f"left out, for it fails without us, too: {test}")
+        print(f"left out, for it fails without us, too: {test}")
     if len(outcome.failed) > FAULTS_OF_THE_MACHINE:
         sys.exit("So much fails without us that the rest proves nothing.")
     return outcome
@@ -99,11 +99,6 @@ def run(way: str, tests: Path) -> Outcome:
         if not file.exists():
             sys.exit(f"The tests could not be run.\n{finished.stdout}")
         return Outcome.read(file)
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

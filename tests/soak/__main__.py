@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--seed", default=str(random.randrange(10**6)))  # noqa: S311
     chosen = parser.parse_args()
-    say(f"seed {chosen.seed}")
+    print(f"seed {chosen.seed}")
     # A send that does not end is a mistake like any other: show where, and exit with 1.
     faulthandler.dump_traceback_later(chosen.seconds + 60, exit=True)
     with ExitStack() as stack:
@@ -58,10 +58,10 @@ def main() -> int:
     mistakes = account.mistakes(messages, accepted)
     if len(account.sent) <= messages / 2:
         mistakes.append("most messages were not sent: this proves nothing")
-    say(f"{messages} messages in {seconds:.0f} seconds, {len(accepted)} accepted")
-    say(f"{len(account.sent)} sent, {len(account.not_sent)} surely not, ", end="")
-    say(f"{len(account.unsure)} perhaps: {dict(account.errors)}")
-    say(f"{sum(server.restarts for server in servers)} restarts, {dict(warnings.counted)}")
+    print(f"{messages} messages in {seconds:.0f} seconds, {len(accepted)} accepted")
+    print(f"{len(account.sent)} sent, {len(account.not_sent)} surely not, ", end="")
+    print(f"{len(account.unsure)} perhaps: {dict(account.errors)}")
+    print(f"{sum(server.restarts for server in servers)} restarts, {dict(warnings.counted)}")
     return verdict(mistakes)
 
 
@@ -115,13 +115,9 @@ def send(numbers: Iterator[int], account: Account, seed: str, seconds: float) ->
 
 def verdict(mistakes: list[str]) -> int:
     for mistake in mistakes[:20]:
-        say(mistake)
-    say(f"{len(mistakes)} mistakes" if mistakes else "All messages are accounted for.")
+        print(mistake)
+    print(f"{len(mistakes)} mistakes" if mistakes else "All messages are accounted for.")
     return int(bool(mistakes))
-
-
-def say(line: str, end: str = "\n") -> None:
-    sys.stdout.write(line + end)
 
 
 if __name__ == "__main__":
