@@ -139,7 +139,7 @@ class TestSend:
     def test_tls_on_a_port_without_it_says_so(self, start_server):
         dsn = f"submissions://127.0.0.1:{start_server().port}"
         assert send_error(dsn) == (
-            "shop: not sent: the server does not start with TLS; submission:// is for STARTTLS"
+            "shop: not sent: the server does not begin with TLS; submission:// is for STARTTLS"
         )
 
     def test_port_that_may_wait_for_tls_says_so(self, serve):
@@ -437,8 +437,8 @@ def test_on_a_terminal_a_host_is_shown_as_soon_as_it_is_done(
         (RuntimeError("of a backend\n"), "RuntimeError: of a backend"),
         (
             smtplib.SMTPNotSupportedError("STARTTLS extension not supported by server."),
-            "the server offers no STARTTLS (submissions:// is TLS from the first byte, "
-            "smtp:// does without TLS)",
+            "the server offers no STARTTLS; submissions:// is for TLS from the first byte, "
+            "smtp:// for none",
         ),
         (
             smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server."),

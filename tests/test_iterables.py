@@ -102,26 +102,23 @@ def test_no_messages_open_no_connection(key, batch, hosts):
     assert list(hosts.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("key", HOSTS)
-def test_error_of_the_iterable_is_raised_after_what_was_sent(key, hosts):
+@pytest.mark.parametrize("error", [Brake, ConnectionRefusedError])
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        *((key, {}) for key in HOSTS),
+        # It is no failure to be silent about.
+        *((key, {"fail_silently": True}) for key in ("smtp", "kept", "all", "router")),
+    ],
+)
+def test_error_of_the_iterable_is_raised_after_what_was_sent(key, options, error, hosts):
     def messages():
         yield from map(message, range(3))
-        raise Brake
+        raise error
 
-    with pytest.raises(Brake):
-        hosts.connection(key).send_messages(messages())
+    with pytest.raises(error):
+        hosts.connection(key, **options).send_messages(messages())
     assert hosts.accepted(key) == 3
-
-
-@pytest.mark.parametrize("key", ["smtp", "kept", "all", "router"])
-def test_error_of_the_iterable_is_no_failure_to_be_silent_about(key, hosts):
-    def messages():
-        yield message()
-        raise ConnectionRefusedError("of the queue")
-
-    with pytest.raises(ConnectionRefusedError):
-        hosts.connection(key, fail_silently=True).send_messages(messages())
-    assert hosts.accepted(key) == 1
 
 
 def test_error_of_the_iterable_ends_no_kept_connection(hosts):

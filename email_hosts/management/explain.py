@@ -21,8 +21,8 @@ def explain(error: Exception) -> str:
         text = _reply(error.smtp_code, error.smtp_error)
     elif isinstance(error, smtplib.SMTPNotSupportedError) and "STARTTLS" in str(error):
         text = (
-            "the server offers no STARTTLS (submissions:// is TLS from the first byte, "
-            "smtp:// does without TLS)"
+            "the server offers no STARTTLS; submissions:// is for TLS from the first byte, "
+            "smtp:// for none"
         )
     elif isinstance(error, smtplib.SMTPNotSupportedError) and "AUTH" in str(error):
         text = "the server offers no login, or none without TLS"
@@ -32,7 +32,7 @@ def explain(error: Exception) -> str:
             "own certificate authority)"
         )
     elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        text = "the server does not start with TLS; submission:// is for STARTTLS"
+        text = "the server does not begin with TLS; submission:// is for STARTTLS"
     elif isinstance(error, TimeoutError) or "timed out" in str(error):
         _, separator, hint = str(error).partition("; ")
         text = f"no answer in time{separator}{hint}"
@@ -40,7 +40,7 @@ def explain(error: Exception) -> str:
         text = error.strerror
     elif isinstance(error, (OSError, ValueError)):
         text = str(error) or type(error).__name__
-    else:  # of somebody's backend
+    else:  # from somebody's backend
         text = f"{type(error).__name__}: {error}"
     return _on_one_line(text)
 

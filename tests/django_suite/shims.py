@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -22,6 +23,7 @@ from email_hosts.backends import (
     HostBackend,
     RoutingBackend,
 )
+from email_hosts.conf import SMTP_SETTINGS
 
 MODULES: dict[str, Any] = {
     "console": console,
@@ -55,17 +57,7 @@ OWN_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "dummy": (),
     "filebased": ("file_path",),
     "locmem": (),
-    "smtp": (
-        "host",
-        "port",
-        "username",
-        "password",
-        "use_tls",
-        "use_ssl",
-        "timeout",
-        "ssl_keyfile",
-        "ssl_certfile",
-    ),
+    "smtp": tuple(SMTP_SETTINGS),
 }
 
 KEY = "only"  # the one host that the others hand over to
@@ -109,43 +101,28 @@ def wrapped(name: str) -> type:
     return Wrapped
 
 
-def failover(name: str) -> type:
+def several(name: str, backend: Any, **given: Any) -> type:
     """Return what hands over to one host that sends as Django's backend does."""
 
-    class Failover(FailoverBackend):
+    class Several(backend):  # type: ignore[misc]
         def __init__(self, **options: Any) -> None:
             self.dsn, others = as_dsn(name, options)
-            super().__init__(hosts=[KEY], **others)
+            super().__init__(**given, **others)
 
-        def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-            with override_settings(EMAIL_HOSTS={KEY: self.dsn}):
-                return super().send_messages(email_messages)
-
-    return Failover
-
-
-def routing(name: str) -> type:
-    """Return what routes each message to one host that sends as Django's backend does."""
-
-    class Routing(RoutingBackend):
-        def __init__(self, **options: Any) -> None:
-            self.dsn, others = as_dsn(name, options)
-            super().__init__(**others)
-
-        def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
+        def send_messages(self, email_messages: Iterable[EmailMessage]) -> Any:
             hosts = {KEY: self.dsn}
             with override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=lambda message: KEY):
                 return super().send_messages(email_messages)
 
-    return Routing
+    return Several
 
 
 WAYS: dict[str, Callable[[str], type | None]] = {
     "django": lambda name: None,
     "smtp": smtp_host,
     "wrapped": wrapped,
-    "failover": failover,
-    "routing": routing,
+    "failover": partial(several, backend=FailoverBackend, hosts=[KEY]),
+    "routing": partial(several, backend=RoutingBackend),
 }
 
 
@@ -183,15 +160,7 @@ def with_settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
         warnings.simplefilter("ignore")  # Django 6.1 warns of each of these settings
         if name == "smtp":
             defaults = {
-                "host": settings.EMAIL_HOST,
-                "port": settings.EMAIL_PORT,
-                "username": settings.EMAIL_HOST_USER,
-                "password": settings.EMAIL_HOST_PASSWORD,
-                "use_tls": settings.EMAIL_USE_TLS,
-                "use_ssl": settings.EMAIL_USE_SSL,
-                "timeout": settings.EMAIL_TIMEOUT,
-                "ssl_keyfile": settings.EMAIL_SSL_KEYFILE,
-                "ssl_certfile": settings.EMAIL_SSL_CERTFILE,
+                option: getattr(settings, name) for option, name in SMTP_SETTINGS.items()
             }
         elif name == "filebased" and hasattr(settings, "EMAIL_FILE_PATH"):
             defaults = {"file_path": settings.EMAIL_FILE_PATH}  # type: ignore[misc]
