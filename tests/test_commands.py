@@ -163,19 +163,13 @@ class TestSend:
             "up": f"smtp://127.0.0.1:{server.port}",
             "down": f"smtp://127.0.0.1:{closed_port}",
         }
-        message, lines = failure("sendtestemailhosts", "down,up", "a@example.net", hosts=hosts)
+        message, lines = failure("sendtestemailhosts", "down, up", "a@x.net", hosts=hosts)
         assert message == "1 of 2 failed: down"
         assert lines == [
             "down: not sent: Connection refused",
-            "Sent a test message through up to a@example.net.",
+            "Sent a test message through up to a@x.net.",
         ]
         assert len(server.received) == 1
-
-    def test_host_that_is_named_twice_is_asked_once(self, closed_port):
-        hosts = {"shop": f"smtp://127.0.0.1:{closed_port}"}
-        assert error("sendtestemailhosts", "shop, shop", "a@x.net", hosts=hosts) == (
-            "shop: not sent: Connection refused"
-        )
 
     def test_whatever_a_backend_raises_is_told(self, monkeypatch):
         def fail(*args):
@@ -183,10 +177,6 @@ class TestSend:
 
         monkeypatch.setattr(DummyBackend, "send_messages", fail)
         assert send_error("dummy:") == "shop: not sent: RuntimeError: out of paper"
-
-    def test_key_with_a_comma_is_one_host(self):
-        command = ("sendtestemailhosts", "a,b", "a@example.net")
-        assert "through a,b to" in run(*command, hosts={"a,b": "locmem://"})
 
     def test_mistake_in_another_host_does_not_matter(self, tmp_path):
         hosts = {"folder": f"file:{tmp_path}", "broken": "smpt://h"}

@@ -43,9 +43,7 @@ class Command(BaseCommand):
             known = hosts.known_keys()
         except InvalidEmailHost as error:
             raise CommandError(str(error)) from None
-        keys = (
-            [host] if host in known else list(dict.fromkeys(map(str.strip, host.split(","))))
-        )
+        keys = [key.strip() for key in host.split(",")]
         for key in keys:
             if key in conf.email_hosts() and key not in known:
                 raise CommandError(f"Host '{shown(key)}' is empty: it is not configured.")
