@@ -423,7 +423,10 @@ class TestFork:
         ("owner", "use"),
         [
             ("pool.pool", "take('smtp.example.com')"),
-            ("failover._health('safe')", "order(('shop',), rotate=True)"),
+            (
+                "failover._healths.setdefault('safe', failover._HostHealth())",
+                "order(('shop',), rotate=True)",
+            ),
         ],
         ids=["pool", "failover"],
     )

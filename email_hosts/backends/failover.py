@@ -71,7 +71,7 @@ class FailoverBackend(HostMixin):
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages. Return how many were accepted."""
         sent = 0
-        health = _health((self.alias, self.hosts))
+        health = _healths.setdefault((self.alias, self.hosts), _HostHealth())
         connections: dict[str, BaseEmailBackend] = {}
         try:
             for message in email_messages:
@@ -159,7 +159,3 @@ _healths: dict[object, _HostHealth] = {}
 if hasattr(os, "register_at_fork"):  # pragma: no branch (there is no fork on Windows)
     # Another thread of the parent may have held a lock.
     os.register_at_fork(after_in_child=_healths.clear)
-
-
-def _health(host: object) -> _HostHealth:
-    return _healths.setdefault(host, _HostHealth())
