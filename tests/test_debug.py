@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -354,10 +354,6 @@ def basket():
     return {"total": lambda: 1 / 0}
 
 
-class HostileMapping(Mapping[str, str]):
-    __getitem__ = __iter__ = __len__ = Hostile.fail
-
-
 class HostileKey:
     """A key that can be hashed once, to become one."""
 
@@ -379,7 +375,6 @@ VALUES = {
     "lazy text": SimpleLazyObject(lambda: VALID),
     "hostile": Hostile(),
     "unshowable": Unshowable(),
-    "hostile mapping": HostileMapping(),
     "hostile text": HostileText(VALID),
     "safe text": SafeString("x"),
     "hostile dict": HostileDict(a=VALID),

@@ -15,6 +15,14 @@ def each(classes: str, tests: str) -> list[str]:
 FILES = "FileBackendTests FileBackendPathLibTests"
 NOT_SMTP = f"ConsoleBackendTests DummyBackendTests LocmemBackendTests {FILES}"
 ALL = f"{NOT_SMTP} SMTPBackendTests"
+FILE_PROBLEMS = each(
+    FILES,
+    """
+    test_error_if_email_file_path_setting_not_defined
+    test_error_if_file_path_cannot_be_created
+    test_error_if_file_path_is_not_directory
+    """,
+)
 NO_WARNING = "RemovedInDjango2028Warning not triggered"
 
 COMPLETE_VALUES = [
@@ -107,14 +115,7 @@ WRAPPED = [
         f"{NO_WARNING}|must define 'file_path'|not found in \"MAILERS.*'file_path'|"
         "MAILERS.*OPTIONS are incompatible",
         [
-            *each(
-                FILES,
-                """
-                test_error_if_email_file_path_setting_not_defined
-                test_error_if_file_path_cannot_be_created
-                test_error_if_file_path_is_not_directory
-                """,
-            ),
+            *FILE_PROBLEMS,
             "SMTPBackendTests.test_direct_construction_deprecated",
         ],
         since=(6, 1),
@@ -203,15 +204,8 @@ SEVERAL = [
         "It knows its hosts by their keys, and learns what is wrong with one when it sends.",
         "(InvalidMailer|ImproperlyConfigured|TypeError|ValueError) not raised",
         [
-            *each(
-                FILES,
-                """
-                test_error_if_email_file_path_setting_not_defined
-                test_error_if_file_path_cannot_be_created
-                test_error_if_file_path_is_not_directory
-                test_file_path_option_required
-                """,
-            ),
+            *FILE_PROBLEMS,
+            *each(FILES, "test_file_path_option_required"),
             *each(
                 "SMTPBackendTests",
                 """
