@@ -1,9 +1,12 @@
 """One connection: no reply is waited for too long, and what one can tell of it."""
 
+import os
 import select
 import smtplib
 import socket
+import ssl
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from unittest import mock
 
@@ -112,6 +115,20 @@ class TestUnreadData:
             with pytest.raises(smtplib.SMTPServerDisconnected, match="ended the connection"):
                 has_unread_data(client)
             assert not is_idle(client)
+
+    def test_is_not_what_tls_says_to_itself(self, tls, cafile):
+        ours, theirs = socket.socketpair()
+        context = ssl.create_default_context(cafile=cafile)
+        with ThreadPoolExecutor(1) as executor, SMTP() as client:
+            server = executor.submit(tls.wrap_socket, theirs, server_side=True)
+            client.sock = context.wrap_socket(ours, server_hostname="localhost")
+            with server.result() as wrapped:
+                wrapped.sendall(b"220 hi\r\n")
+                assert client.getreply() == (220, b"hi")
+                with socket.socket(fileno=os.dup(wrapped.fileno())) as raw:
+                    raw.sendall(b"\x17\x03\x03")  # the beginning of a record
+                assert is_idle(client)
+                client.close()
 
     def test_of_a_closed_connection_is_none_and_yet_it_is_not_idle(self):
         assert not is_idle(SMTP())
