@@ -297,7 +297,8 @@ def test_w007_port_for_tls_from_the_first_byte(dsn, expected):
 
 
 def test_deployment_checks_leave_invalid_hosts_to_the_others():
-    assert ids(found({"shop": "smpt://h", "club": ""}, deploy=True)) == ["E002", "W001"]
+    hosts = {"shop": "smpt://h", "club": "", "debug": "console:"}
+    assert ids(found(hosts, deploy=True)) == ["E002", "W001", "W004"]
 
 
 def test_manage_py_check_shows_them(capsys):
