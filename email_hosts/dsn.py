@@ -7,29 +7,27 @@ repeats a piece of the DSN that could belong to its user name, password or keys.
 from __future__ import annotations
 
 import copy
-import difflib
 import encodings.idna  # noqa: F401 (imported later, it could be half imported at a fork)
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple, TypedDict
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from speckenv_django import django_email_url
 
 from .exceptions import InvalidEmailHost, looks_like_a_dsn
 from .options import (
+    HOST_OPTION_NAMES,
     HOST_OPTIONS,
     SMTP_OPTIONS,
-    Converter,
     as_given,
-    boolean,
     did_you_mean,
     is_host_name,
     is_ipv6,
     seconds,
 )
+from .query import PERCENT_ENCODE, decoded, options_of, refuse_control_characters
 from .tracebacks import clear_frames
 
 
@@ -98,18 +96,6 @@ DJANGO_SETTINGS = {
     "use_ssl": "EMAIL_USE_SSL",
     "timeout": "EMAIL_TIMEOUT",
 }
-
-# What a connection calls the senders of its host.
-SENDERS = ("default_from_email", "server_email")
-
-# Names that have another meaning on the way to the backend.
-RESERVED_OPTIONS = {"alias", "backend", "fail_silently", *SENDERS}
-
-# In words: a raw '%2F' or '/' could be a piece of a password, too.
-PERCENT_ENCODE = (
-    "percent-encode each slash, question mark, hash, ampersand, at sign and percent sign that "
-    "belongs to a user name, a password or a value"
-)
 
 
 def parse_hosts(hosts: Mapping[str, str | None]) -> dict[str, Mailer]:
@@ -218,7 +204,7 @@ class _Parts(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _parse(dsn: str) -> Mailer:
-    _refuse_control_characters("the DSN", dsn)
+    refuse_control_characters("the DSN", dsn)
     if dsn[:1] in {"'", '"'}:
         raise InvalidEmailHost("the DSN is in quotation marks; remove them")
     scheme = scheme_of(dsn)
@@ -239,7 +225,7 @@ def _parse(dsn: str) -> Mailer:
 
 
 def _smtp(parts: _Parts) -> Mailer:
-    options = _options(parts.query, {**SMTP_OPTIONS, **HOST_OPTIONS}, is_smtp=True)
+    options = options_of(parts.query, {**SMTP_OPTIONS, **HOST_OPTIONS}, is_smtp=True)
     if parts.authority and parts.path not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
     userinfo, _, address = parts.authority.rpartition("@")
@@ -270,25 +256,25 @@ def _smtp(parts: _Parts) -> Mailer:
 def _builtin(parts: _Parts) -> Mailer:
     _refuse_address(parts)
     conf = django_email_url(f"{parts.scheme}://")
-    return _mailer(conf["EMAIL_BACKEND"], _options(parts.query, HOST_OPTIONS))
+    return _mailer(conf["EMAIL_BACKEND"], options_of(parts.query, HOST_OPTIONS))
 
 
 def _file(parts: _Parts) -> Mailer:
-    path = _decoded("the path", parts.path)
+    path = decoded("the path", parts.path)
     if parts.authority or not path.strip("/"):
         examples = "file:///var/mail/out is absolute, file:mail/out relative"
         raise InvalidEmailHost(f"a file host must name a folder: {examples}")
-    return _mailer(FILE_BACKEND, {"file_path": path, **_options(parts.query, HOST_OPTIONS)})
+    return _mailer(FILE_BACKEND, {"file_path": path, **options_of(parts.query, HOST_OPTIONS)})
 
 
 def _several(parts: _Parts) -> Mailer:
     """Other hosts by their keys: ``failover:shop,spare``"""
     names = (parts.authority + parts.path).split(",")
-    keys = [checked_key(_decoded("a host", name).strip()) for name in names]
+    keys = [checked_key(decoded("a host", name).strip()) for name in names]
     if not all(keys) or len(set(keys)) < len(keys):
         reason = f"must name hosts, each once; write {parts.scheme}:shop,spare"
         raise InvalidEmailHost(f"'{parts.scheme}' {reason}")
-    options = _options(parts.query, {"retry": seconds, **HOST_OPTIONS})
+    options = options_of(parts.query, {"retry": seconds, **HOST_OPTIONS})
     several = {"hosts": keys, **SEVERAL_SCHEMES[parts.scheme], **options}
     return _mailer(FAILOVER_BACKEND, several)
 
@@ -304,7 +290,7 @@ def _backend(parts: _Parts) -> Mailer:
         _refuse_address(parts)
         provider = parts.scheme.removeprefix(ANYMAIL).replace("-", "_")
         path = f"anymail.backends.{provider}.EmailBackend"
-    options = _options(parts.query, HOST_OPTIONS, others=as_given)
+    options = options_of(parts.query, HOST_OPTIONS, others=as_given)
     if path == FAILOVER_BACKEND:
         keys_of(options.get("hosts", ""))  # none may be a DSN
     if path == SMTP_BACKEND:
@@ -319,8 +305,8 @@ def _refuse_address(parts: _Parts) -> None:
 
 
 def _mailer(backend: str, options: dict[str, Any]) -> Mailer:
-    """Return the mailer of a backend, wrapped if it has to apply the sender of a host."""
-    if not options.keys().isdisjoint(SENDERS):
+    """Return the mailer of a backend, wrapped if it has to do what only hosts do."""
+    if not options.keys().isdisjoint(HOST_OPTION_NAMES):
         return {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": backend, **options}}
     return {"BACKEND": backend, "OPTIONS": options}
 
@@ -330,7 +316,7 @@ def _credentials(userinfo: str) -> tuple[str, str]:
     if bool(username) != bool(password):
         given, missing = ("user name", "password") if username else ("password", "user name")
         raise InvalidEmailHost(f"the DSN has a {given} and no {missing}; write both or none")
-    return _decoded("the user name", username), _decoded("the password", password)
+    return decoded("the user name", username), decoded("the password", password)
 
 
 _ADDRESS = re.compile(r"(\[[^]]*\]|[^:]*)(?::(.*))?", re.DOTALL)
@@ -356,66 +342,6 @@ def _address(address: str) -> tuple[str, int | None]:
     return host, int(port)
 
 
-def _options(
-    query: str,
-    converters: Mapping[str, Converter],
-    others: Converter | None = None,
-    *,
-    is_smtp: bool = False,
-) -> dict[str, Any]:
-    """Return the values of the options in a query, by the name that a backend takes.
-
-    ``others`` converts those that are not in the table. Without it they are errors.
-    """
-    options: dict[str, Any] = {}
-    parts = [part.partition("=") for part in query.split("&") if part]
-    if is_smtp:
-        _refuse_stray_at(parts)
-    for name, equals, value in parts:
-        converter = converters.get(name, others)
-        if converter is None:
-            hint = (
-                did_you_mean(name, converters) or f"; known options: {', '.join(converters)}"
-            )
-            raise InvalidEmailHost(f"unknown option {name!r}{hint}")
-        if converter is others:
-            _refuse_option_name(name if equals else "")  # it may be the end of a key
-        option = name.removeprefix("_") if name in HOST_OPTIONS else name
-        if option in options:
-            raise InvalidEmailHost(f"option '{name}' is given twice")
-        if not equals and converter is boolean:
-            value = "true"
-        try:
-            options[option] = converter(_decoded(f"option '{name}'", value))
-        except ValueError as error:
-            raise InvalidEmailHost(f"option '{name}' {error}") from None
-    return options
-
-
-def _refuse_stray_at(parts: Iterable[tuple[str, str, str]]) -> None:
-    """Refuse what looks like options and is in truth the rest of a password.
-
-    An '@' belongs in a sender alone, or in what was meant to be one.
-    """
-    for name, _, value in parts:
-        if name in HOST_OPTIONS or "@" not in name + value:
-            continue
-        if "@" in name or not difflib.get_close_matches(name, HOST_OPTIONS):
-            raise InvalidEmailHost(
-                f"the DSN has an at sign among its options; {PERCENT_ENCODE}"
-            )
-
-
-def _refuse_option_name(name: str) -> None:
-    """Refuse what cannot be the name of an option of somebody's backend."""
-    if name.isidentifier() and name not in RESERVED_OPTIONS:
-        return
-    if not re.fullmatch("[a-z_-]+", name):  # it may be the end of a key
-        raise InvalidEmailHost(f"what follows an ampersand is no option; {PERCENT_ENCODE}")
-    hint = did_you_mean(name, HOST_OPTIONS)
-    raise InvalidEmailHost(f"{name!r} cannot be the name of an option{hint}")
-
-
 def _unknown_scheme(dsn: str) -> str:
     known = f"known schemes are {', '.join(SCHEMES)}, {ANYMAIL}mailgun and the like"
     match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
@@ -425,25 +351,3 @@ def _unknown_scheme(dsn: str) -> str:
     here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])
     hint = f"; '{here}' does that here" if here else did_you_mean(scheme, SCHEMES)
     return f"unknown scheme '{match[0]}'; {known}{hint}"
-
-
-def _decoded(part: str, text: str) -> str:
-    """Return the text with its percent-encoding undone. RFC 3986: a '+' is a '+'."""
-    if re.search("%(?![0-9A-Fa-f]{2})", text):
-        raise InvalidEmailHost(
-            f"{part} has a percent sign that encodes nothing; percent-encode it, too"
-        )
-    try:
-        decoded = unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        raise InvalidEmailHost(f"{part} is percent-encoded, but not in UTF-8") from None
-    _refuse_control_characters(part, decoded)
-    return decoded
-
-
-def _refuse_control_characters(part: str, text: str) -> None:
-    if text.isascii() and text.isprintable():  # nearly all, and the quickest way to know
-        return
-    # Cc: control characters, line breaks among them, as Zl and Zp are; Cs: surrogates.
-    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text):
-        raise InvalidEmailHost(f"{part} has a control character; remove it (a line break?)")

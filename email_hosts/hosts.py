@@ -17,6 +17,7 @@ from django.utils.module_loading import import_string
 from . import conf, debug, host_index, testing
 from .dsn import (
     ANYMAIL,
+    FAILOVER_BACKEND,
     HOST_BACKEND,
     LOCAL_SCHEMES,
     PROVIDERS,
@@ -32,7 +33,7 @@ from .dsn import (
 )
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
 from .log import warn
-from .options import did_you_mean
+from .options import HOST_OPTION_NAMES, did_you_mean
 from .smtp.connection import Allow
 from .tracebacks import clear_frames
 from .untrusted import parse_untrusted
@@ -213,15 +214,20 @@ def build(
 ) -> Any:
     """Return the backend of a mailer, with its options replaced by these.
 
-    A backend that knows nothing of hosts is wrapped in a ``HostBackend``. Raises
-    ``InvalidEmailHost`` if there is no such backend or it refuses an option.
+    A backend that knows nothing of hosts is wrapped in a ``HostBackend``, and one that leaves
+    messages to its hosts where there is something to do before. Raises ``InvalidEmailHost``
+    if there is no such backend or it refuses an option.
     """
     path = mailer.get("BACKEND", DJANGO_DEFAULT_BACKEND)
     options = {**mailer.get("OPTIONS", {}), **options}
     if "timeout" in options and options["timeout"] is None:
         options["timeout"] = conf.default_timeout()
     try:
-        if not is_host(import_backend(path)):
+        is_wrapped = not is_host(import_backend(path)) or (
+            path in (FAILOVER_BACKEND, ROUTING_BACKEND)
+            and not options.keys().isdisjoint(HOST_OPTION_NAMES)
+        )
+        if is_wrapped:
             path, options = HOST_BACKEND, {"backend": path, **options}
         backend_class: Any = import_backend(path)
         return backend_class(alias=alias or "", **options)

@@ -7,8 +7,10 @@ import ipaddress
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping
 from email import policy
+from functools import lru_cache
 from typing import Any
 
 # Returns the value of an option. A ValueError says what it must be.
@@ -23,6 +25,24 @@ MAX_EMAIL_ADDRESS = 320
 
 # Characters, RFC 1035, 2.3.4. IDNA takes the square of the length, and makes it longer before.
 MAX_HOST_NAME = 253
+
+# What the option for a header begins with. The name of the header follows.
+HEADER = "_header-"
+HEADER_NAME = f"{HEADER}NAME"
+
+# Headers that a host does not add: what does it instead, or a message has its own.
+OTHER_OPTIONS = {
+    "from": "_default_from_email",
+    "reply-to": "_reply_to",
+    "return-path": "_envelope_from",
+}
+OWN_HEADERS = re.compile(
+    "to|cc|bcc|sender|subject|date|message-id|mime-version|content-.*|resent-.*"
+)
+
+# What stands before the '@' of an address and needs no quotation marks (RFC 5322, 3.2.3).
+ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+LOCAL_PART = rf"{ATOM}(?:\.{ATOM})*"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -49,6 +69,33 @@ def is_host_name(text: str) -> bool:
     except UnicodeError:
         return False
     return bool(re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", ascii_name))
+
+
+def spellings(domain: str) -> set[str]:
+    """Return the spellings of a domain in lower case: in ASCII, and in its own script.
+
+    Raises ``ValueError`` where these are two domains: of ``straße``, Python's codec makes
+    ``strasse``, and others do not (IDNA 2003 and 2008).
+    """
+    domain = domain.lower()
+    in_ascii = domain.encode("idna").decode("ascii")
+    try:
+        own = in_ascii.encode("ascii").decode("idna")
+    except UnicodeError:  # only IDNA 2008 has this one
+        own = in_ascii
+    if domain not in (in_ascii, own):
+        raise ValueError("must have this domain in ASCII, with xn--")
+    return {in_ascii, own}
+
+
+def without_control_characters(text: str) -> str:
+    """Return the text, or raise ``ValueError`` if it has a line break or the like."""
+    if text.isascii() and text.isprintable():  # nearly all, and the quickest way to know
+        return text
+    # Cc: control characters, line breaks among them, as Zl and Zp are; Cs: surrogates.
+    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text):
+        raise ValueError("has a control character; remove it (a line break?)")
+    return text
 
 
 def as_given(value: str) -> Any:
@@ -104,6 +151,7 @@ def _host_name(value: str) -> str:
     return value.encode("idna").decode("ascii")
 
 
+@lru_cache(maxsize=1024)
 def _email_address(value: str) -> str:
     problem = ValueError(
         "must be one email address, ASCII before the '@', like shop@example.com or "
@@ -130,6 +178,44 @@ def _email_address(value: str) -> str:
     return value
 
 
+def _recipients(value: str) -> list[str]:
+    recipients = [each.strip() for each in value.split(",") if each.strip()]
+    for recipient in recipients or [""]:
+        match = re.fullmatch(f"(?:{LOCAL_PART}@)?([^@]+)", recipient)
+        if not match or not is_host_name(match[1]):
+            raise ValueError(
+                "must be addresses and domains, like boss@example.org,example.com (without "
+                "names, and a domain is without its subdomains)"
+            )
+        spellings(match[1])
+    return recipients
+
+
+def add_header(headers: dict[str, str], name: str, value: str) -> None:
+    """Add a header that a host gives to its messages.
+
+    Raises ``ValueError`` for one that is not for all messages, or that is there already.
+    """
+    if not re.fullmatch("[!-9;-~]+", name):  # RFC 5322, 2.2
+        raise ValueError(
+            "must name a header in printable ASCII without spaces and colons, like X-Shop"
+        )
+    lower = name.lower()
+    if lower in OTHER_OPTIONS:
+        raise ValueError(f"is not for a host to add; write {OTHER_OPTIONS[lower]}")
+    if OWN_HEADERS.fullmatch(lower):
+        raise ValueError("is not for a host to add: each message has its own")
+    if lower in map(str.lower, headers):
+        raise ValueError("is given twice")
+    headers[name] = value
+
+
+def missing_headers(headers: Mapping[str, str], present: Iterable[str]) -> dict[str, str]:
+    """Return those of the headers that are not present, whatever the case of their names."""
+    names = {name.lower() for name in present}
+    return {name: value for name, value in headers.items() if name.lower() not in names}
+
+
 # Of SMTP hosts.
 SMTP_OPTIONS: dict[str, Converter] = {
     "ssl": boolean,
@@ -148,4 +234,58 @@ SMTP_OPTIONS: dict[str, Converter] = {
 HOST_OPTIONS: dict[str, Converter] = {
     "_default_from_email": _email_address,
     "_server_email": _email_address,
+    "_reply_to": _email_address,
+    "_envelope_from": _email_address,
+    HEADER_NAME: _text,
+    "_redirect_to": _email_address,
+    "_allowed_recipients": _recipients,
 }
+# The same, as backends and Django's MAILERS take them.
+HOST_OPTION_NAMES = {
+    "headers" if name == HEADER_NAME else name.removeprefix("_"): name for name in HOST_OPTIONS
+}
+
+
+def checked_host_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the options, by their names in Python, that are for hosts of any scheme.
+
+    Raises ``ValueError`` for what a DSN may not say either.
+    """
+    checked: dict[str, Any] = {}
+    for name, option in HOST_OPTION_NAMES.items():
+        if value := options.get(name):
+            try:
+                checked[name] = _headers(value) if name == "headers" else _of(option, value)
+            except ValueError as error:
+                raise ValueError(f"option '{name}' {error}") from None
+    refuse_allowed_alone(checked)
+    return checked
+
+
+def refuse_allowed_alone(options: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for recipients that are allowed where no redirect stops others."""
+    if "allowed_recipients" in options and "redirect_to" not in options:
+        raise ValueError(
+            "option '_allowed_recipients' needs '_redirect_to' beside it, the address that "
+            "gets the mail to all others"
+        )
+
+
+def _headers(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a dict of names and texts, not {type(value).__name__}")
+    headers: dict[str, str] = {}
+    for name, text in value.items():
+        try:
+            add_header(headers, str(name), _of(HEADER_NAME, text))
+        except ValueError as error:
+            raise ValueError(f"has {str(name)!r}, which {error}") from None
+    return headers
+
+
+def _of(option: str, value: Any) -> Any:
+    if option == "_allowed_recipients" and isinstance(value, (list, tuple)):
+        value = ",".join(map(str, value))
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, not {type(value).__name__}")
+    return HOST_OPTIONS[option](without_control_characters(value))

@@ -12,9 +12,10 @@ from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
 from django.utils.module_loading import import_string
 
 from . import conf
-from .dsn import SENDERS, Mailer, backend_of, members, parse
+from .dsn import Mailer, backend_of, members, parse
 from .exceptions import InvalidEmailHost
 from .log import warn
+from .options import HOST_OPTION_NAMES, missing_headers
 
 OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
 
@@ -72,7 +73,7 @@ def outbox_for(mailer: Mailer) -> Mailer:
         _warn_of_outbox()
     return {
         "BACKEND": OUTBOX_BACKEND,
-        "OPTIONS": {**_senders_of_first_member(mailer), **mailer["OPTIONS"]},
+        "OPTIONS": _with_first_member(mailer),
     }
 
 
@@ -103,17 +104,22 @@ def _is_locmem(path: str) -> bool:
         return False
 
 
-def _senders_of_first_member(mailer: Mailer, *above: str) -> dict[str, str]:
-    """Return the senders of the first host of several, which may be several itself.
+def _with_first_member(mailer: Mailer, *above: str) -> dict[str, Any]:
+    """Return the options of a host, and what the first host of several does to a message.
 
-    ``above`` are the keys on the way to it. A member may be in a cycle without this host.
+    That may be several itself. ``above`` are the keys on the way to it. A member may be in a
+    cycle without this host.
     """
+    own = mailer["OPTIONS"]
     first = next(iter(members(mailer)), None)
     if first is None or first in above:
-        return {}
+        return own
     try:
         member = parse(conf.email_hosts().get(first), alias=first)
     except InvalidEmailHost:
-        return {}
-    own = {name: member["OPTIONS"][name] for name in SENDERS if name in member["OPTIONS"]}
-    return {**_senders_of_first_member(member, *above, first), **own}
+        return own
+    below = _with_first_member(member, *above, first)
+    of_member = {name: below[name] for name in HOST_OPTION_NAMES if name in below}
+    headers = own.get("headers", {})
+    headers = {**headers, **missing_headers(of_member.get("headers", {}), headers)}
+    return {**of_member, **own, "headers": headers}

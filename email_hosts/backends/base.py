@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Any
@@ -15,20 +15,40 @@ from django.core.mail.backends.smtp import EmailBackend
 
 from .. import conf, hosts
 from ..exceptions import InvalidEmailHost
-from ..options import did_you_mean
+from ..options import (
+    HOST_OPTION_NAMES,
+    checked_host_options,
+    did_you_mean,
+    missing_headers,
+)
 from ..smtp.errors import mark
 from ..smtp.redaction import Redactor
 from ..tracebacks import clear_frames
+from .redirect import FIELDS, redirected, refuse_to_go_past
 
 DEFAULT_TIMEOUT = 60  # seconds
 
+# Attributes of a message that a host sets on its copy.
+OF_HOST = {"from_email", "reply_to", "envelope_sender", "extra_headers", "recipients", *FIELDS}
+
 
 class HostMixin(BaseEmailBackend):
-    """Makes a backend a host: with a key, senders of its own, and no login in its pickle."""
+    """Makes a backend a host: it changes messages, and has a key and no login in its pickle.
+
+    ``take_host_options`` sets what it does to a message.
+    """
 
     applies_host = True
+    alias: str | None = None
+    # Whether tests look at its mail, and want to see the recipients that it would have.
+    is_outbox = False
     default_from_email = ""
     server_email = ""
+    reply_to = ""
+    envelope_from = ""
+    headers: Mapping[str, str] = {}
+    redirect_to = ""
+    allowed_recipients: Sequence[str] = ()
     # What pickle keeps: the key, to ask for another connection with. None for a connection
     # that is more than its key.
     pickled_key: str | None = None
@@ -62,14 +82,62 @@ class HostMixin(BaseEmailBackend):
     def apply_host(self, message: EmailMessage) -> EmailMessage:
         """Return the message as this host sends it.
 
-        If it needs another sender, that is a copy. So a backend that keeps it (an outbox, a
-        queue) keeps the right sender, and the caller's message is free for the next host.
+        If it needs anything else, that is a copy. So a backend that keeps it (an outbox, a
+        queue) keeps it as it is sent, and the caller's message is free for the next host.
+        Raises ``InvalidEmailHost`` for a message that cannot be redirected.
         """
+        changes = self._additions(message)
+        if self.redirect_to and not self.is_outbox:
+            refuse_to_go_past(
+                lambda name: getattr(message, name, None), "the message", self.alias
+            )
+            headers = changes.get("extra_headers", message.extra_headers)
+            changes |= redirected(message, headers, self.redirect_to, self.allowed_recipients)
+        if changes:
+            message = copy.copy(message)
+            for name, value in changes.items():
+                setattr(message, name, value)
+        return message
+
+    def take_host_options(self, options: dict[str, Any], alias: str | None) -> None:
+        """Take out of the options, and set, what is for hosts of any scheme.
+
+        Raises ``InvalidEmailHost`` for a value that does not fit.
+        """
+        try:
+            checked = checked_host_options(options)
+        except ValueError as error:
+            reason = str(error)
+        else:
+            for name in HOST_OPTION_NAMES:
+                options.pop(name, None)
+            for name, value in checked.items():
+                setattr(self, name, value)
+            return
+        raise InvalidEmailHost(reason, alias=alias)
+
+    def _additions(self, message: EmailMessage) -> dict[str, Any]:
+        """Return the attributes of the message that this host sets, but for recipients."""
+        changes: dict[str, Any] = {}
+        present = {name.lower() for name in message.extra_headers}
         sender = self._sender_for(message)
         if sender:
-            message = copy.copy(message)
-            message.from_email = sender
-        return message
+            changes["from_email"] = sender
+        if self.reply_to and not message.reply_to and "reply-to" not in present:
+            changes["reply_to"] = [self.reply_to]
+        headers = missing_headers(self.headers, present)
+        # Anymail's name for it, and Anymail's "not set" is a class.
+        own = getattr(message, "envelope_sender", None)
+        own = own if isinstance(own, str) else ""
+        envelope, sender = own or self.envelope_from, sender or message.from_email
+        if envelope and sender and "from" not in present:
+            if isinstance(self, EmailBackend):  # or the wrapped backend is one
+                changes["from_email"], headers["From"] = envelope, sender
+            elif not own:
+                changes["envelope_sender"] = envelope
+        if headers:
+            changes["extra_headers"] = {**message.extra_headers, **headers}
+        return changes
 
     def _sender_for(self, message: EmailMessage) -> str:
         from_email = message.from_email
@@ -88,7 +156,8 @@ def refuse_unknown(backend: type, options: dict[str, Any], alias: str | None) ->
     # Private: what Django 6.1's own get_connection() wants a backend to ignore.
     unknown = options.keys() - options.pop("_ignore_unknown_kwargs", set())
     if unknown:
-        name, known = min(unknown), inspect.signature(backend).parameters
+        name = min(unknown)
+        known = [*inspect.signature(backend).parameters, *HOST_OPTION_NAMES]
         reason = f"unknown option {name!r}{did_you_mean(name, known)}"
         raise InvalidEmailHost(reason, alias=alias)
 
@@ -96,31 +165,30 @@ def refuse_unknown(backend: type, options: dict[str, Any], alias: str | None) ->
 class HostBackend(HostMixin):
     """Makes any other backend a host, by wrapping it.
 
-    ``backend`` is its path, with ``options`` of its own, or the backend itself. Its
-    attributes show through, to be read and to be set, and ``isinstance()`` knows it by its
-    class.
+    ``backend`` is its path, with ``options`` of its own beside those of the host, or the
+    backend itself. Its attributes show through, to be read and to be set, and
+    ``isinstance()`` knows it by its class.
     """
 
     wrapped: Any = None
-    alias: str | None = None
 
     @clear_frames
     def __init__(
         self,
         backend: str | BaseEmailBackend,
         *,
-        default_from_email: str = "",
-        server_email: str = "",
         alias: str | None = None,
         **options: Any,
     ) -> None:
         # No super().__init__(): its ``fail_silently`` would hide that of the wrapped one.
+        self.take_host_options(options, alias)
         if isinstance(backend, str):
             backend = _construct(backend, alias, options)
         self.wrapped = backend
         self.alias = self.wrapped.alias = alias or None
-        self.default_from_email = default_from_email
-        self.server_email = server_email
+        if self.redirect_to:
+            defaults = getattr(self.wrapped, "send_defaults", {})
+            refuse_to_go_past(defaults.get, "SEND_DEFAULTS", self.alias, *FIELDS)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.wrapped, name)
@@ -261,9 +329,9 @@ def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
 def _copy_changes(old: dict[str, Any], new: dict[str, Any], message: EmailMessage) -> None:
     """Set on a message what a backend has noted on its copy.
 
-    Not the sender: that of the caller's message never changes, because another thread may
-    send the same message at this moment.
+    Not what a host sets: that of the caller's message never changes, because another thread
+    may send the same message at this moment.
     """
     for name, value in new.items():
-        if name != "from_email" and value is not old.get(name, old):
+        if name not in OF_HOST and value is not old.get(name, old):
             setattr(message, name, value)

@@ -13,14 +13,17 @@ from .base import HostMixin
 
 
 class OutboxBackend(HostMixin, EmailBackend):
-    """Delivers to ``mail.outbox`` what a host would send, from the host's sender.
+    """Delivers to ``mail.outbox`` what a host would send, as it would send it.
 
-    The host's options are its attributes, for a test to look at.
+    But it redirects nothing. The host's options are its attributes, for a test to look at.
     """
+
+    is_outbox = True
 
     def __init__(self, *, alias: str | None = None, **options: Any) -> None:
         super().__init__()
         self.alias = alias
+        self.take_host_options(options, alias)
         vars(self).update(options)
 
     def send_messages(self, messages: Iterable[EmailMessage]) -> int:

@@ -55,7 +55,8 @@ class EmailHostsBackend(HostMixin, EmailBackend):
 
     An option that is not given does not fall back to a setting such as ``EMAIL_HOST_USER``,
     so no credential reaches a server that it was not meant for. ``timeout`` is in seconds,
-    for each network step. Raises ``InvalidEmailHost`` for options that do not fit.
+    for each network step. ``others`` are options of any host. Raises ``InvalidEmailHost`` for
+    options that do not fit.
     """
 
     connection: Any  # smtplib.SMTP while open, else None. It may be set, as with Django's.
@@ -82,11 +83,10 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         conn_max_idle: int = 10,
         parallel: int = 1,
         allow: Allow | None = None,
-        default_from_email: str = "",
-        server_email: str = "",
         alias: str | None = None,
         **others: Any,
     ) -> None:
+        self.take_host_options(others, alias)
         refuse_unknown(EmailHostsBackend, others, alias)
         if not host:
             raise InvalidEmailHost("option 'host' is missing", alias=alias)
@@ -123,8 +123,6 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         self.conn_max_idle = conn_max_idle
         self.parallel = parallel
         self.allow = allow
-        self.default_from_email = default_from_email
-        self.server_email = server_email
         self.refused_recipients: dict[str, Reply] = {}
 
     def __copy__(self) -> EmailHostsBackend:

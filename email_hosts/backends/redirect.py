@@ -1,0 +1,142 @@
+"""Outside of production: some people get their mail, and one address gets that of all others.
+
+It fails closed. The ``recipients()`` of a message say who would get it, and a recipient who is
+not surely allowed is not allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+from django.core.mail import EmailMessage
+
+from ..exceptions import InvalidEmailHost, printable
+from ..options import LOCAL_PART, spellings
+
+FIELDS = ("to", "cc", "bcc")
+ORIGINAL = "X-Original-To"
+
+# Django shows these in the place of the recipients, and some backends send to them.
+RECIPIENT_HEADERS = {"to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"}
+
+# With one of these, Anymail sends each recipient a message of his own.
+PER_RECIPIENT = ("merge_data", "merge_headers", "merge_metadata")
+
+# An address, with a name or without, that all parsers read in the same way. Some look into
+# encoded words, so a name with '=' is none of these.
+MAILBOX = re.compile(
+    rf"""
+    (?: (?: "[^"\\<>=\x00-\x1f]*" | [^"\\<>=()\[\],;:@\x00-\x1f]* ) \s* (<) )?
+    ({LOCAL_PART}) @ ([^\s"\\<>()\[\],;:@]+)
+    (?(1)>)
+    """,
+    re.VERBOSE,
+)
+
+
+class Address(NamedTuple):
+    """An address in a form in which equal ones are the same.
+
+    The case of the local part may mean something (RFC 5321, 2.4).
+    """
+
+    local_part: str
+    domain: str
+
+
+class Allowed(NamedTuple):
+    """The people who get their mail."""
+
+    addresses: frozenset[Address]
+    domains: frozenset[str]
+
+    def allows(self, address: Address | None) -> bool:
+        """Whether mail may go to this address."""
+        return address is not None and (
+            address in self.addresses or address.domain in self.domains
+        )
+
+
+def redirected(
+    message: EmailMessage,
+    headers: Mapping[str, Any],
+    redirect_to: str,
+    recipients: Iterable[str],
+) -> dict[str, Any]:
+    """Return what a message with these headers must have to reach nobody else.
+
+    Those whom ``recipients``, addresses and domains, allow stay. ``redirect_to`` stands for
+    all others, where the first of them stood.
+    """
+    allowed = _allowed(redirect_to, tuple(recipients))
+    people = [(str(each), _address(str(each))) for each in message.recipients()]
+    staying = {address: text for text, address in people if allowed.allows(address)}
+    others = [text for text, address in people if address not in staying]
+    stand_in = [redirect_to] if others and _address(redirect_to) not in staying else []
+    changes: dict[str, Any] = {}
+    for field in FIELDS:
+        changes[field] = []
+        for text in map(str, filter(None, getattr(message, field) or ())):
+            if _address(text) in staying:
+                changes[field].append(text)
+            elif stand_in:
+                changes[field].append(stand_in.pop())
+    shown = {_address(text) for field in FIELDS for text in changes[field]}
+    changes["bcc"] += [text for address, text in staying.items() if address not in shown]
+    changes["bcc"] += stand_in
+    # A subclass may have other ideas of who the recipients are. This one can be pickled.
+    changes["recipients"] = partial(
+        list, [text for field in FIELDS for text in changes[field]]
+    )
+    left_out = {*RECIPIENT_HEADERS, ORIGINAL.lower()} if others else RECIPIENT_HEADERS
+    changes["extra_headers"] = {
+        name: value for name, value in headers.items() if name.lower() not in left_out
+    }
+    if others:
+        changes["extra_headers"][ORIGINAL] = ", ".join(printable(text) for text, _ in people)
+    return changes
+
+
+def refuse_to_go_past(
+    get: Callable[[str], Any], where: str, alias: str | None, *more: str
+) -> None:
+    """Raise ``InvalidEmailHost`` for what Anymail sends mail by, besides the recipients.
+
+    ``get`` returns what ``where`` has of a name, a message or Anymail's ``SEND_DEFAULTS``.
+    """
+    # Anymail's "not set" is a class, and an empty dict is enough to be set.
+    found = [
+        name for name in (*PER_RECIPIENT, *more) if not isinstance(get(name), type | None)
+    ]
+    # It differs from provider to provider, but there is no address without an '@'.
+    if "@" in repr(get("esp_extra")):
+        found.append("an address in esp_extra")
+    if found:
+        raise InvalidEmailHost(
+            f"option '_redirect_to' does not go with {found[0]} in {where}: Anymail may send "
+            "mail to others by that; leave out one of the two",
+            alias=alias,
+        )
+
+
+@lru_cache(maxsize=256)
+def _allowed(redirect_to: str, recipients: tuple[str, ...]) -> Allowed:
+    addresses = {address for address in [_address(redirect_to)] if address}
+    domains: set[str] = set()
+    for recipient in recipients:
+        local_part, at, domain = recipient.rpartition("@")
+        for spelling in spellings(domain):
+            if at:
+                addresses.add(Address(local_part, spelling))
+            else:
+                domains.add(spelling)
+    return Allowed(frozenset(addresses), frozenset(domains))
+
+
+def _address(recipient: str) -> Address | None:
+    """Return the address of a recipient, or ``None`` if it is not surely one address."""
+    match = MAILBOX.fullmatch(recipient.strip())
+    return Address(match[2], match[3].lower()) if match else None
