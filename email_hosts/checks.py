@@ -18,6 +18,7 @@ from .dsn import (
     IMPLICIT_TLS_PORT,
     LOCAL_SCHEMES,
     ROUTING_BACKEND,
+    SMTP_BACKEND,
     Mailer,
     backend_of,
     is_empty,
@@ -39,7 +40,7 @@ def register() -> None:
 
 @clear_frames
 def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E001 to E005, W001, W005 to W007: whether each host can be used, and the router."""
+    """E001 to E005, W001, W005 to W007, W010: whether hosts and router can be used."""
     try:
         configured = conf.email_hosts()
         known = set(hosts.known_keys())
@@ -50,15 +51,15 @@ def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
     messages: list[CheckMessage] = []
     for key, dsn in configured.items():
         messages += check_host(key, dsn, known, acyclic)
-    return [*messages, *_check_router(known)]
+    return [*messages, *_check_router(known), *_check_redirects()]
 
 
 @clear_frames
 def check_deployment(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """W002, W003, W004: whether the hosts are fit for production."""
-    messages: list[CheckMessage] = []
+    """W002, W003, W004, W009: whether the hosts are fit for production."""
+    messages: list[CheckMessage] = list(_check_deployed_redirects())
     with suppress(InvalidEmailHost):  # check_hosts() reports these
         for key, dsn in conf.email_hosts().items():
             with suppress(InvalidEmailHost):
@@ -178,6 +179,55 @@ def _check_router(known: Collection[str]) -> Iterator[CheckMessage]:
             "message whose sender has no host is an error.",
             'Add a host "default" to EMAIL_HOSTS.',
         )
+
+
+def _check_redirects() -> Iterator[CheckMessage]:
+    found = list(_usable_hosts())
+    redirecting = [name for name, mailer in found if _redirects(mailer)]
+    others = [
+        name
+        for name, mailer in found
+        if _sends_to_the_world(mailer) and not _redirects(mailer)
+    ]
+    if redirecting and others:
+        yield _warning(
+            "W010",
+            f"{redirecting[0]} redirects its mail, and others do not: "
+            f"{', '.join(others[: hosts.MAX_KEYS_SHOWN])}"
+            f"{' and others' if len(others) > hosts.MAX_KEYS_SHOWN else ''}.",
+            "Outside of production, write _redirect_to for each host, and nowhere else.",
+        )
+
+
+def _check_deployed_redirects() -> Iterator[CheckMessage]:
+    for name, mailer in _usable_hosts():
+        if _redirects(mailer):
+            yield _warning(
+                "W009",
+                f"{name} redirects its mail: people do not get what is for them.",
+                "In production, remove _redirect_to.",
+            )
+
+
+def _usable_hosts() -> Iterator[tuple[str, Mailer]]:
+    """Yield the hosts of both settings as they are used, with their names in messages."""
+    with suppress(InvalidEmailHost):
+        for key in hosts.known_keys():
+            with suppress(InvalidEmailHost):
+                if found := hosts.find(key):
+                    yield named(key, found.setting), found.mailer
+
+
+def _redirects(mailer: Mailer) -> bool:
+    return bool(mailer.get("OPTIONS", {}).get("redirect_to"))
+
+
+def _sends_to_the_world(mailer: Mailer) -> bool:
+    """Whether it has a server or a provider. Of several hosts, each has its own."""
+    backend = backend_of(mailer) or hosts.DJANGO_DEFAULT_BACKEND
+    return backend in (SMTP_BACKEND, hosts.DJANGO_DEFAULT_BACKEND) or backend.startswith(
+        "anymail."
+    )
 
 
 def _check_deployed_host(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]:

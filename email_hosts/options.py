@@ -180,15 +180,19 @@ def _email_address(value: str) -> str:
 
 def _recipients(value: str) -> list[str]:
     recipients = [each.strip() for each in value.split(",") if each.strip()]
-    for recipient in recipients or [""]:
-        match = re.fullmatch(f"(?:{LOCAL_PART}@)?([^@]+)", recipient)
-        if not match or not is_host_name(match[1]):
-            raise ValueError(
-                "must be addresses and domains, like boss@example.org,example.com (without "
-                "names, and a domain is without its subdomains)"
-            )
-        spellings(match[1])
-    return recipients
+    return list(map(_recipient, recipients or [""]))
+
+
+@lru_cache(maxsize=1024)
+def _recipient(value: str) -> str:
+    match = re.fullmatch(f"(?:{LOCAL_PART}@)?([^@]+)", value)
+    if not match or not is_host_name(match[1]):
+        raise ValueError(
+            "must be addresses and domains, like boss@example.org,example.com (without "
+            "names, and a domain is without its subdomains)"
+        )
+    spellings(match[1])
+    return value
 
 
 def add_header(headers: dict[str, str], name: str, value: str) -> None:

@@ -84,6 +84,8 @@ class Command(BaseCommand):
             ):
                 text = getattr(self.style, status.style)(status.text)
                 self.stdout.write(row_of[key] + text)
+                for line in _details(key, configured[key]):
+                    self.stdout.write(f"    {line}")
                 if status.style == FAILS:
                     failed.append(shown(str(key)))
                 pending -= 1
@@ -117,6 +119,25 @@ def _cells(key: Any, dsn: Any) -> tuple[str, ...]:
     security = "TLS" if options["use_ssl"] else "STARTTLS" if options["use_tls"] else "none"
     user = "*****" if options["username"] else NONE
     return name, scheme_of(dsn), f"{host}:{options['port']}", security, user, sender
+
+
+def _details(key: Any, dsn: Any) -> list[str]:
+    """Return what a host does to messages, besides their sender, and to whom it sends them.
+
+    The values of headers are not shown: a provider's token may be one.
+    """
+    try:
+        options = parse(dsn, alias=key)["OPTIONS"]
+    except InvalidEmailHost:
+        return []
+    found = {
+        "reply-to": options.get("reply_to"),
+        "envelope from": options.get("envelope_from"),
+        "headers": ", ".join(options.get("headers", ())),
+        "redirects to": options.get("redirect_to"),
+        "except for": ", ".join(options.get("allowed_recipients", ())),
+    }
+    return [f"{name}: {printable(value)}" for name, value in found.items() if value]
 
 
 def _check(keys: Iterable[str]) -> dict[str, Status]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import parseaddr
 from typing import Any
 
 from django.core.mail import EmailMessage
@@ -54,7 +55,9 @@ class Command(BaseCommand):
             lambda key: _send(key, email), keys, as_they_finish=self.stdout.isatty()
         ):
             if accepted:
-                done = f"Sent a test message through {shown(key)} to {', '.join(accepted)}."
+                done = f"Sent a test message through {shown(key)} to {', '.join(accepted)}"
+                as_asked = {*accepted} <= {*map(_address, email)}
+                done += "." if as_asked else ", because the host redirects mail."
                 self.stdout.write(self.style.SUCCESS(done))
             if problem:
                 failed[shown(key)] = problem
@@ -74,7 +77,8 @@ def _send(key: str, email: list[str]) -> tuple[list[str], str]:
         to=email,
     )
     try:
-        connection = hosts.get_connection(key)
+        connection: Any = hosts.get_connection(key)
+        recipients = connection.apply_host(message).recipients()
         sent = connection.send_messages([message])
     except InvalidEmailHost as error:
         return [], str(error)
@@ -83,6 +87,13 @@ def _send(key: str, email: list[str]) -> tuple[list[str], str]:
     if not sent:
         return [], f"{name}: not sent: the backend took no message"
     refused = getattr(connection, "refused_recipients", {})
-    accepted = [address for address in email if address not in refused]
+    # Before Django 6.0, the names of recipients are in there, too.
+    not_accepted = set(map(_address, refused))
+    accepted = [each for each in map(_address, recipients) if each not in not_accepted]
     replies = f"{name}: refused {', '.join(refused)}: {explain_refusals(refused)}"
     return accepted, replies if refused else ""
+
+
+def _address(recipient: str) -> str:
+    """Return the address of a recipient without a name."""
+    return parseaddr(recipient)[1]
