@@ -204,7 +204,7 @@ def _check_deployed_redirects() -> Iterator[CheckMessage]:
         if _redirects(mailer):
             yield _warning(
                 "W009",
-                f"{name} redirects its mail: people do not get what is for them.",
+                f"{name} redirects its mail: people do not get what is theirs.",
                 "In production, remove _redirect_to.",
             )
 

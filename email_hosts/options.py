@@ -288,8 +288,10 @@ def _headers(value: Any) -> dict[str, str]:
 
 
 def _of(option: str, value: Any) -> Any:
-    if option == "_allowed_recipients" and isinstance(value, (list, tuple)):
-        value = ",".join(map(str, value))
+    if option == "_allowed_recipients" and not isinstance(value, str):
+        if not isinstance(value, (list, tuple)) or not all(isinstance(x, str) for x in value):
+            raise ValueError("must be text, or a list of texts")
+        value = ",".join(value)
     if not isinstance(value, str):
         raise ValueError(f"must be text, not {type(value).__name__}")
     return HOST_OPTIONS[option](without_control_characters(value))

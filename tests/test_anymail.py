@@ -2,7 +2,7 @@
 
 import json
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
@@ -10,8 +10,11 @@ import pytest
 from django.test import override_settings
 
 from email_hosts.backends import HostBackend, get_connection
+from email_hosts.exceptions import InvalidEmailHost
 
 pytest.importorskip("anymail")
+from anymail.exceptions import AnymailAPIError, AnymailUnsupportedFeature
+from anymail.message import AnymailMessage
 
 
 class Api(NamedTuple):
@@ -168,3 +171,81 @@ def test_failover_does_not_go_on_if_the_reply_never_comes(provider, spare, messa
     with pytest.raises(OSError, match="Error posting to"):
         send_to_all(message, "brevo", provider.url, spare)
     assert spare.accepted == []
+
+
+WITH_ENVELOPE = "&_envelope_from=bounces@example.com"
+TEST_BACKEND = "backend://anymail.backends.test.EmailBackend?"
+
+
+@pytest.fixture
+def send(settings):
+    """Send a message through Anymail's test backend, and return what it tells a provider."""
+
+    def send(message, query):
+        settings.EMAIL_HOSTS = {"test": TEST_BACKEND + query}
+        assert get_connection("test").send_messages([message]) == 1
+        return message.anymail_test_params
+
+    return send
+
+
+def test_what_a_host_adds_is_told(send):
+    message = AnymailMessage("Hello", to=["someone@example.net"])
+    query = f"_reply_to=help@example.com&_header-X-Shop=news{WITH_ENVELOPE}"
+    told = send(message, query)
+    assert [address.addr_spec for address in told["reply_to"]] == ["help@example.com"]
+    assert told["extra_headers"] == {"X-Shop": "news"}
+    assert told["envelope_sender"] == "bounces@example.com"
+    assert (message.reply_to, message.extra_headers) == ([], {})
+
+
+def test_provider_that_has_no_envelope_sender_says_so(provider, message):
+    with (
+        override_settings(
+            EMAIL_HOSTS={"x": APIS["brevo"].dsn.format(provider.url) + WITH_ENVELOPE}
+        ),
+        pytest.raises(AnymailUnsupportedFeature, match="does not support envelope_sender"),
+    ):
+        get_connection("x").send_messages([message])
+
+
+def test_redirect_is_all_that_is_told(send):
+    message = AnymailMessage(
+        "Hello",
+        to=["Me <me@example.org>", "a@x.example"],
+        cc=["b@x.example"],
+        headers={"To": "all@x.example"},
+    )
+    told = send(message, "_redirect_to=qa@example.com&_allowed_recipients=example.org")
+    assert list(map(str, told["to"])) == ["Me <me@example.org>", "qa@example.com"]
+    assert not {"cc", "bcc"} & {name for name, value in told.items() if value}
+    assert told["extra_headers"] == {
+        "X-Original-To": "Me <me@example.org>, a@x.example, b@x.example"
+    }
+    assert (message.to[1], message.cc) == ("a@x.example", ["b@x.example"])
+
+
+@pytest.mark.parametrize("name", ["mailgun", "postmark", "brevo"])
+def test_redirect_is_all_that_a_provider_gets(name, provider):
+    dsn = f"{hosts(provider.url)[name]}&_redirect_to=qa@example.com"
+    message = AnymailMessage("Hello", "World", to=["a@example.net"], bcc=["b@example.net"])
+    # Postmark's answer has another recipient.
+    with override_settings(EMAIL_HOSTS={name: dsn}), suppress(AnymailAPIError):
+        get_connection(name).send_messages([message])
+    body = provider.requests[0].body.replace(b"%40", b"@")
+    assert b"qa@example.com" in body
+    assert body.count(b"a@example.net") == body.count(b"b@example.net") == 1  # X-Original-To
+
+
+@pytest.mark.parametrize("name", ["merge_data", "merge_headers", "merge_metadata"])
+def test_message_for_each_recipient_is_not_redirected(name, send):
+    message = AnymailMessage("Hello", to=["a@x.example"], **{name: {"a@x.example": {}}})
+    with pytest.raises(InvalidEmailHost, match=f"does not go with {name} in the message"):
+        send(message, "_redirect_to=qa@example.com")
+    assert not hasattr(message, "anymail_test_params")
+
+
+def test_recipients_of_the_settings_are_not_redirected(send, settings):
+    settings.ANYMAIL = {"SEND_DEFAULTS": {"bcc": ["archive@example.com"]}}
+    with pytest.raises(InvalidEmailHost, match="does not go with bcc in SEND_DEFAULTS"):
+        send(AnymailMessage("Hello", to=["a@x.example"]), "_redirect_to=qa@example.com")

@@ -251,6 +251,66 @@ def test_w004_host_that_sends_nothing(dsn):
     assert found({"shop": dsn}) == []
 
 
+REDIRECTS = "_redirect_to=qa@example.com"
+
+
+@pytest.mark.parametrize("dsn", ["smtp://h?", "anymail+mailgun://?api_key=K&", "failover:b?"])
+def test_w009_host_that_redirects(dsn):
+    hosts = {"a": dsn + REDIRECTS, "b": f"smtp://h?{REDIRECTS}", "c": "smpt://h"}
+    messages = found(hosts, deploy=True)
+    assert [message for message in messages if message[0] == "W009"] == [
+        ("W009", f'EMAIL_HOSTS["{key}"] redirects its mail: people do not get what is theirs.')
+        for key in "ab"
+    ]
+    assert ids(found(hosts)) == ["E002"]
+
+
+@needs_mailers
+def test_w009_and_w010_in_mailers_too():  # pragma: mailers-only
+    smtp = "email_hosts.backends.EmailHostsBackend"
+    mailers = {
+        "a": {"BACKEND": smtp, "OPTIONS": {"host": "h", "redirect_to": "qa@example.com"}},
+        "b": {"BACKEND": "django.core.mail.backends.smtp.EmailBackend"},
+        "c": {"OPTIONS": {"host": "h"}},
+        "d": {"BACKEND": "django.core.mail.backends.console.EmailBackend"},
+    }
+    messages = dict(found({"e": f"smtp://h?{REDIRECTS}"}, MAILERS=mailers, deploy=True))
+    assert messages == {
+        "W009": 'MAILERS["a"] redirects its mail: people do not get what is theirs.',
+        "W010": 'EMAIL_HOSTS["e"] redirects its mail, and others do not: MAILERS["b"], '
+        'MAILERS["c"].',
+    }
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        ({"b": "smtp://h"}, ["b"]),
+        ({"b": "submission://h", "c": f"smtp://h?{REDIRECTS}", "d": "smtps://h"}, ["b", "d"]),
+        ({"b": "anymail+mailgun://?api_key=K&sender_domain=x"}, ["b"]),
+        ({"b": "anymail+mailgun://?api_key=K&sender_domain=x&_reply_to=a@b.example"}, ["b"]),
+        ({"b": "backend://django.core.mail.backends.smtp.EmailBackend?host=h"}, ["b"]),
+        ({"b": f"smtp://h?{REDIRECTS}&_allowed_recipients=example.org"}, []),
+        ({"b": "console:", "c": "file:out", "d": "dummy:", "e": "locmem:"}, []),
+        ({"b": "failover:a", "c": ""}, []),
+    ],
+)
+def test_w010_host_that_somebody_has_forgotten(others, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hosts = {"a": f"smtp://h?{REDIRECTS}", **others}
+    names = ", ".join(f'EMAIL_HOSTS["{key}"]' for key in expected)
+    problem = f'EMAIL_HOSTS["a"] redirects its mail, and others do not: {names}.'
+    assert [text for name, text in found(hosts) if name == "W010"] == [problem][
+        : len(expected)
+    ]
+
+
+def test_w010_names_the_first_of_many():
+    hosts = {"a": f"smtp://h?{REDIRECTS}", **{f"h{i}": "smtp://h" for i in range(11)}}
+    ((_, text),) = found(hosts)
+    assert text.endswith('EMAIL_HOSTS["h9"] and others.')
+
+
 @needs_mailers
 def test_w005_host_that_a_mailer_hides():  # pragma: mailers-only
     hosts = {"shop": "smtp://h", "club": "smtp://h", "default": "smtp://h"}

@@ -81,6 +81,23 @@ class TestSend:
         assert received.recipients == ["a@example.net", "b@x.net"]
         assert received.message["Subject"] == "Test message through shop"
 
+    def test_says_where_a_host_redirects_to(self, start_server):
+        server = start_server()
+        dsn = (
+            f"smtp://127.0.0.1:{server.port}?_redirect_to=QA <qa@example.com>"
+            "&_allowed_recipients=x.net"
+        )
+        command = ("sendtestemailhosts", "shop", "a@example.net", "b@x.net")
+        assert run(*command, hosts={"shop": dsn}) == (
+            "Sent a test message through shop to qa@example.com, b@x.net, because the host "
+            "redirects mail.\n"
+        )
+        assert server.received[0].recipients == ["qa@example.com", "b@x.net"]
+        server.refused.add("qa@example.com")
+        assert failure(*command, hosts={"shop": dsn})[1] == [
+            "Sent a test message through shop to b@x.net, because the host redirects mail."
+        ]
+
     def test_delivers_to_the_outbox_in_tests(self, mailoutbox):
         call_command("sendtestemailhosts", "shop", "a@example.net", stdout=StringIO())
         assert [sent.sent_using for sent in mailoutbox] == ["shop"]
@@ -227,6 +244,23 @@ empty       -           -                     -         -      -              is
     def test_shows_each_host(self, tmp_path):
         assert run("checkemailhosts", hosts=self.HOSTS) == self.TABLE
         assert list(tmp_path.iterdir()) == []
+
+    def test_shows_below_a_host_what_it_does_to_messages(self):
+        """Not what headers say: that may be a token."""
+        dsn = (
+            "console://?_reply_to=Help <help@example.com>&_envelope_from=b@example.com"
+            "&_header-X-Shop=Kx7vQz9&_header-X-Mark=1&_redirect_to=qa@example.com"
+        )
+        hosts = {"a": dsn, "b": f"{dsn}&_allowed_recipients=example.org, c@d.example"}
+        lines = run("checkemailhosts", hosts=hosts).splitlines()
+        assert lines[2:6] == [
+            "    reply-to: Help <help@example.com>",
+            "    envelope from: b@example.com",
+            "    headers: X-Shop, X-Mark",
+            "    redirects to: qa@example.com",
+        ]
+        assert lines[6].startswith("b ")
+        assert lines[7:] == [*lines[2:6], "    except for: example.org, c@d.example"]
 
     def test_shows_the_hosts_asked_for(self):
         lines = run("checkemailhosts", "local", "debug", hosts=self.HOSTS).splitlines()

@@ -1,12 +1,17 @@
 """What the values of a DSN's options may be."""
 
+from contextlib import nullcontext
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from django.conf import settings
+from django.test import override_settings
 
+from email_hosts.backends import get_connection
 from email_hosts.dsn import parse
 from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.options import checked_host_options
 
 
 def value(query: str, dsn: str = "smtp://h") -> Any:
@@ -94,6 +99,23 @@ def test_option_of_any_backend_is_a_boolean_a_json_object_or_text(given, expecte
     assert parse(f"backend://a.b.C?x={quote(given)}")["OPTIONS"] == {"x": expected}
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("example.com", ["example.com"]),
+        (
+            "a@example.com, Example.ORG,,localhost ",
+            ["a@example.com", "Example.ORG", "localhost"],
+        ),
+        ("o'hara+x@bücher.example", ["o'hara+x@bücher.example"]),
+        ("xn--strae-oqa.example", ["xn--strae-oqa.example"]),
+    ],
+)
+def test_allowed_recipients_are_addresses_and_domains(given, expected):
+    query = f"_redirect_to=qa@example.com&_allowed_recipients={quote(given)}"
+    assert parse(f"smtp://h?{query}")["OPTIONS"]["allowed_recipients"] == expected
+
+
 NUMBER = "must be a positive number of seconds, like 10 or 2.5"
 COUNT = "must be a positive whole number, like 100"
 ADDRESS = "must be one email address, ASCII before the '@', like shop@example.com or"
@@ -133,6 +155,108 @@ def test_refusal_says_what_the_value_must_be(query, reason):
     with pytest.raises(InvalidEmailHost) as caught:
         parse(f"smtp://h?{query}")
     assert str(caught.value).startswith(f"option '{query.partition('=')[0]}' {reason}")
+
+
+RECIPIENTS = "must be addresses and domains, like boss@example.org,example.com (without names,"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        *((given, RECIPIENTS) for given in ("", ",", "@example.com", "*.example.com", "a b")),
+        *((given, RECIPIENTS) for given in ("a@", "a@b@c", "A <a@b>", '"a b"@c', "ä@b")),
+        *((given, RECIPIENTS) for given in ("x.example,a@[192.0.2.1]", "http://x.example")),
+        ("straße.example", "must have this domain in ASCII, with xn--"),
+        ("a@straße.example", "must have this domain in ASCII, with xn--"),
+        ("a%0Ab", "has a control character"),
+    ],
+)
+def test_allowed_recipients_are_nothing_else(given, reason):
+    with pytest.raises(InvalidEmailHost) as caught:
+        parse(f"smtp://h?_redirect_to=a@b&_allowed_recipients={given}")
+    assert str(caught.value).startswith(f"option '_allowed_recipients' {reason}")
+
+
+class TestInPython:
+    """The options of any host, as ``get_connection`` and ``MAILERS`` have them."""
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({"timeout": 5, "host": "h"}, {}),
+            (dict.fromkeys(["default_from_email", "reply_to", "headers", "redirect_to"]), {}),
+            ({"reply_to": "", "headers": {}, "allowed_recipients": []}, {}),
+            ({"reply_to": "A <a@b>"}, {"reply_to": "A <a@b>"}),
+            ({"headers": {"X-Shop": "Ä", "Y": "1"}}, {"headers": {"X-Shop": "Ä", "Y": "1"}}),
+            *(
+                (
+                    {"redirect_to": "a@b", "allowed_recipients": allowed},
+                    {"redirect_to": "a@b", "allowed_recipients": ["c.example", "d@e"]},
+                )
+                for allowed in ("c.example, d@e", ["c.example", "d@e"], ("c.example", "d@e"))
+            ),
+        ],
+    )
+    def test_are_what_they_are_in_a_dsn(self, options, expected):
+        assert checked_host_options(options) == expected
+
+    @pytest.mark.parametrize(
+        ("options", "reason"),
+        [
+            ({"reply_to": "nonsense"}, f"option 'reply_to' {ADDRESS}"),
+            ({"reply_to": ["a@b"]}, "option 'reply_to' must be text, not list"),
+            (
+                {"server_email": "a@b\nBcc: c@d"},
+                "option 'server_email' has a control character",
+            ),
+            (
+                {"headers": "X: 1"},
+                "option 'headers' must be a dict of names and texts, not str",
+            ),
+            ({"headers": {"X": 5}}, "option 'headers' has 'X', which must be text, not int"),
+            ({"headers": {"X": ""}}, "option 'headers' has 'X', which must have a value"),
+            ({"headers": {"X": "a\r\nB: c"}}, "option 'headers' has 'X', which has a control"),
+            (
+                {"headers": {"X\n": "a"}},
+                r"option 'headers' has 'X\n', which must name a header",
+            ),
+            (
+                {"headers": {5: "a", "5": "b"}},
+                "option 'headers' has '5', which is given twice",
+            ),
+            ({"headers": {"To": "a@b"}}, "option 'headers' has 'To', which is not for a host"),
+            (
+                {"redirect_to": "a@b", "allowed_recipients": [None]},
+                "option 'allowed_recipients' must be text, or a list of texts",
+            ),
+            (
+                {"redirect_to": "a@b", "allowed_recipients": {"a": "b"}},
+                "option 'allowed_recipients' must be text, or a list of texts",
+            ),
+            (
+                {"allowed_recipients": ["a.b"]},
+                "option '_allowed_recipients' needs '_redirect_to'",
+            ),
+        ],
+    )
+    def test_are_refused_as_in_a_dsn(self, options, reason):
+        with pytest.raises(ValueError, match="option") as caught:
+            checked_host_options(options)
+        assert str(caught.value).startswith(reason)
+
+    @pytest.mark.parametrize(
+        "dsn", ["smtp://h", "console:", "failover:shop", "anymail+brevo:"]
+    )
+    @pytest.mark.parametrize("is_real", [True, False])
+    def test_are_refused_with_the_key_of_the_host(self, dsn, is_real, monkeypatch):
+        hosts = {"shop": "smtp://h", "x": dsn}
+        with override_settings(EMAIL_HOSTS=hosts) if is_real else nullcontext():
+            if not is_real:
+                monkeypatch.setattr(settings, "EMAIL_HOSTS", hosts)
+            with pytest.raises(
+                InvalidEmailHost, match=r'EMAIL_HOSTS\["x"\]: .*reply_to.*text'
+            ):
+                get_connection("x", reply_to=5)
 
 
 @pytest.mark.parametrize("given", ["{", "{Kx7vQz9}", '{"a": 1} b', '{"a":' * 100_000])

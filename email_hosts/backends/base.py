@@ -107,14 +107,11 @@ class HostMixin(BaseEmailBackend):
         try:
             checked = checked_host_options(options)
         except ValueError as error:
-            reason = str(error)
-        else:
-            for name in HOST_OPTION_NAMES:
-                options.pop(name, None)
-            for name, value in checked.items():
-                setattr(self, name, value)
-            return
-        raise InvalidEmailHost(reason, alias=alias)
+            raise InvalidEmailHost(str(error), alias=alias) from None
+        for name in HOST_OPTION_NAMES:
+            options.pop(name, None)
+        for name, value in checked.items():
+            setattr(self, name, value)
 
     def _additions(self, message: EmailMessage) -> dict[str, Any]:
         """Return the attributes of the message that this host sets, but for recipients."""
@@ -126,15 +123,15 @@ class HostMixin(BaseEmailBackend):
         if self.reply_to and not message.reply_to and "reply-to" not in present:
             changes["reply_to"] = [self.reply_to]
         headers = missing_headers(self.headers, present)
-        # Anymail's name for it, and Anymail's "not set" is a class.
-        own = getattr(message, "envelope_sender", None)
-        own = own if isinstance(own, str) else ""
-        envelope, sender = own or self.envelope_from, sender or message.from_email
-        if envelope and sender and "from" not in present:
-            if isinstance(self, EmailBackend):  # or the wrapped backend is one
-                changes["from_email"], headers["From"] = envelope, sender
-            elif not own:
-                changes["envelope_sender"] = envelope
+        own = getattr(message, "envelope_sender", None)  # Anymail's name for it
+        envelope = own if own and isinstance(own, str) else self.envelope_from
+        sender = sender or message.from_email
+        if not envelope or "from" in present:
+            pass  # a From in the headers is Django's way to say what is the envelope's
+        elif sender and isinstance(self, EmailBackend):  # or the wrapped backend is one
+            changes["from_email"], headers["From"] = envelope, sender
+        elif envelope != own:
+            changes["envelope_sender"] = envelope
         if headers:
             changes["extra_headers"] = {**message.extra_headers, **headers}
         return changes

@@ -1,0 +1,448 @@
+"""Outside of production: nobody but those who are allowed gets mail."""
+
+import email
+import pickle
+from collections.abc import Callable
+from email import policy
+from email.utils import getaddresses
+from itertools import chain
+from typing import Any
+
+import pytest
+from django.core.mail import EmailMessage
+from hypothesis import given
+from hypothesis import strategies as st
+
+from email_hosts.backends import EmailHostsBackend, HostBackend, get_connection
+from email_hosts.backends.redirect import ORIGINAL
+from email_hosts.exceptions import InvalidEmailHost
+
+QA = "qa@example.com"
+OPTIONS: dict[str, Any] = {
+    "redirect_to": QA,
+    "allowed_recipients": ["example.org", "boss@example.net"],
+}
+QUERY = f"_redirect_to={QA}&_allowed_recipients=example.org,boss@example.net"
+LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
+
+
+def host(**options: Any) -> Any:
+    """Return a host that redirects."""
+    return HostBackend(LOCMEM, **{**OPTIONS, **options})
+
+
+def fields(message: EmailMessage) -> tuple[list[str], list[str], list[str]]:
+    return message.to, message.cc, message.bcc
+
+
+class TestRecipients:
+    """Some stay. One address stands in the place of all others."""
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            (["me@example.org"], ["me@example.org"]),
+            (["me@EXAMPLE.org"], ["me@EXAMPLE.org"]),
+            (["Me <me@example.org>"], ["Me <me@example.org>"]),
+            (["Dr. Müller <me@example.org>"], ["Dr. Müller <me@example.org>"]),
+            (['"Me, myself" <me@example.org>'], ['"Me, myself" <me@example.org>']),
+            ([" me+x@example.org "], [" me+x@example.org "]),
+            (["boss@example.net"], ["boss@example.net"]),
+            (["boss@Example.Net"], ["boss@Example.Net"]),
+            (["you@example.net"], [QA]),
+            (["you@x.example", "they@x.example"], [QA]),
+            (["you@x.example", "me@example.org"], [QA, "me@example.org"]),
+            (["me@example.org", "you@x.example"], ["me@example.org", QA]),
+            (["you@x.example", QA], [QA]),
+            ([QA], [QA]),
+            ([f"QA <{QA}>", "you@x.example"], [f"QA <{QA}>"]),
+            (["me@example.org", ""], ["me@example.org"]),
+        ],
+    )
+    def test_stay_if_they_are_allowed(self, given, expected, new_message):
+        message = host().apply_host(new_message(to=given))
+        assert message.to == message.recipients() == expected
+
+    @pytest.mark.parametrize(
+        "recipient",
+        [
+            "Boss@example.net",
+            "me@sub.example.org",
+            "me@notexample.org",
+            "me@example.org.evil.example",
+            "me@example.org.",
+            "me@example.org, you@x.example",
+            "me@example.org; you@x.example",
+            "me@example.org you@x.example",
+            "me@example.org <you@x.example>",
+            '"me@example.org" <you@x.example>, x@example.org',
+            "<you@x.example> me@example.org",
+            "<you@x.example><me@example.org>",
+            "me@example.org (comment)",
+            "you@x.example (me@example.org)",
+            '"you@x.example"@example.org',
+            '"a\\" <you@x.example>, b" <me@example.org>',
+            "=?utf-8?q?you=40x=2Eexample=2C?= <me@example.org>",
+            "@example.org:you@x.example",
+            "you@x.example@example.org",
+            "group: me@example.org;",
+            "me@example.org\nBcc: you@x.example",
+            "Me\r\nBcc: you@x.example <me@example.org>",
+            "müller@example.org",
+            "me@[example.org]",
+            "example.org",
+            "@example.org",
+            "me",
+            "<>",
+            "\N{KELVIN SIGN}",
+        ],
+    )
+    def test_do_not_stay_if_that_is_not_sure(self, recipient, new_message):
+        message = host().apply_host(new_message(to=[recipient]))
+        assert message.to == message.recipients() == [QA]
+
+    @pytest.mark.parametrize("allowed", ["bücher.example", "xn--bcher-kva.example"])
+    @pytest.mark.parametrize("pattern", ["{}", "a@{}"])
+    @pytest.mark.parametrize(
+        ("domain", "stays"),
+        [
+            ("bücher.example", True),
+            ("BÜCHER.example", True),
+            ("xn--bcher-kva.example", True),
+            ("XN--bcher-kva.example", True),
+            ("bu\u0308cher.example", False),
+            ("bucher.example", False),
+            ("mehr.bücher.example", False),
+        ],
+    )
+    def test_are_in_a_domain_of_another_script(
+        self, allowed, pattern, domain, stays, new_message
+    ):
+        found = host(allowed_recipients=[pattern.format(allowed)]).apply_host(
+            new_message(to=[f"a@{domain}"])
+        )
+        assert found.to == ([f"a@{domain}"] if stays else [QA])
+
+    def test_of_no_domain_whose_ascii_form_is_disputed(self, new_message):
+        """Of ``straße``, IDNA 2003 makes another name than IDNA 2008."""
+        one = host(allowed_recipients=["xn--strae-oqa.example", "strasse.example"])
+        people = ["a@xn--strae-oqa.example", "a@strasse.example", "a@straße.example"]
+        assert one.apply_host(new_message(to=people)).to == [*people[:2], QA]
+
+    def test_are_nobody_where_none_is_allowed(self, new_message):
+        message = host(allowed_recipients=[]).apply_host(new_message(to=["me@example.org"]))
+        assert message.recipients() == [QA]
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            (
+                (["a@x.example"], ["me@example.org"], ["b@x.example"]),
+                ([QA], ["me@example.org"], []),
+            ),
+            (
+                (["me@example.org"], ["a@x.example"], ["b@x.example"]),
+                (["me@example.org"], [QA], []),
+            ),
+            (([], [], ["a@x.example", "b@x.example"]), ([], [], [QA])),
+            (
+                ([], [], ["a@x.example", "me@example.org"]),
+                ([], [], [QA, "me@example.org"]),
+            ),
+            (
+                ([QA], ["a@x.example"], ["b@x.example"]),
+                ([QA], [], []),
+            ),
+            (([], [], []), ([], [], [])),
+            (([None, ""], [], []), ([], [], [])),
+        ],
+    )
+    def test_stay_in_their_field(self, given, expected, new_message):
+        to, cc, bcc = given
+        message = host().apply_host(new_message(to=to, cc=cc, bcc=bcc))
+        assert fields(message) == expected
+        assert message.recipients() == [*chain(*expected)]
+
+    def test_may_be_a_thousand(self, new_message):
+        people = [f"a{number}@x.example" for number in range(1000)]
+        message = host().apply_host(new_message(to=people, bcc=["me@example.org"]))
+        assert message.recipients() == [QA, "me@example.org"]
+        assert people[999] in message.message().as_bytes().decode()
+
+
+class TestOriginal:
+    """The recipients that a message would have are in one header."""
+
+    def test_are_all_of_them_in_their_order(self, new_message):
+        message = host().apply_host(
+            new_message(to=["A <a@x.example>"], cc=["me@example.org"], bcc=["b@x.example"])
+        )
+        assert message.message().get_all(ORIGINAL) == [
+            "A <a@x.example>, me@example.org, b@x.example"
+        ]
+
+    def test_are_not_told_where_nobody_is_redirected(self, new_message):
+        message = new_message(to=["me@example.org"], headers={"X-Original-To": "mine"})
+        assert host().apply_host(message).extra_headers == {"X-Original-To": "mine"}
+
+    def test_replace_a_header_of_that_name(self, new_message):
+        message = new_message(to=["a@x.example"], headers={"x-original-to": "mine"})
+        assert host().apply_host(message).extra_headers == {ORIGINAL: "a@x.example"}
+        of_host = host(headers={"X-ORIGINAL-TO": "mine"}).apply_host(message)
+        assert of_host.extra_headers == {ORIGINAL: "a@x.example"}
+
+    @pytest.mark.parametrize("recipient", ["a@x.example\r\nBcc: b@x.example", "a\x85b", "ä@b"])
+    def test_add_no_other_header(self, recipient, new_message):
+        plain, other = (
+            email.message_from_bytes(
+                host().apply_host(new_message(to=[to])).message().as_bytes(),
+                policy=policy.default,
+            )
+            for to in ("a@x.example", recipient)
+        )
+        assert other.keys() == plain.keys()
+        assert other["To"] == QA
+
+
+class TestHeaders:
+    """``headers=`` of a message shows nobody else, and tells no backend of anybody."""
+
+    @pytest.mark.parametrize(
+        "name", ["To", "to", "CC", "Bcc", "Resent-To", "resent-cc", "Resent-Bcc"]
+    )
+    @pytest.mark.parametrize("to", ["a@x.example", "me@example.org"])
+    def test_with_recipients_are_left_out(self, name, to, new_message):
+        message = new_message(to=[to], headers={name: "you@x.example", "X-Shop": "1"})
+        found = host().apply_host(message).message()
+        assert b"you@x.example" not in found.as_bytes()
+        assert (found["To"], found["X-Shop"]) == (to if "org" in to else QA, "1")
+        assert message.extra_headers == {name: "you@x.example", "X-Shop": "1"}
+
+
+class Suppressing(EmailMessage):
+    """Knows better who the recipients are."""
+
+    people = ("A <a@x.example>", "b@x.example", "me@example.org", "boss@example.net")
+
+    def recipients(self):
+        return list(self.people)
+
+
+class TestOverriddenRecipients:
+    """What ``recipients()`` returns is the truth."""
+
+    def test_decide_in_the_place_of_the_fields(self):
+        message = Suppressing(
+            "Hello",
+            to=["x@x.example", "you@example.org"],
+            cc=["Me <me@example.org>"],
+            bcc=["a@x.example"],
+        )
+        redirected = host().apply_host(message)
+        assert fields(redirected) == ([QA], ["Me <me@example.org>"], ["boss@example.net"])
+        assert redirected.recipients() == [QA, "Me <me@example.org>", "boss@example.net"]
+        assert redirected.extra_headers[ORIGINAL] == ", ".join(Suppressing.people)
+
+    def test_may_be_in_no_field(self):
+        redirected = host().apply_host(Suppressing("Hello"))
+        assert fields(redirected) == ([], [], ["me@example.org", "boss@example.net", QA])
+
+    def test_may_be_nobody(self, monkeypatch):
+        monkeypatch.setattr(Suppressing, "people", ())
+        redirected = host().apply_host(Suppressing("Hello", to=["a@x.example"]))
+        assert fields(redirected) == ([], [], [])
+        assert redirected.recipients() == []
+
+    def test_of_the_caller_stay_and_those_of_the_copy_can_be_pickled(self):
+        message = Suppressing("Hello", to=["a@x.example"])
+        before = {**vars(message)}
+        redirected = host().apply_host(message)
+        assert vars(message) == before
+        assert message.recipients() == list(Suppressing.people)
+        assert pickle.loads(pickle.dumps(redirected)).recipients() == redirected.recipients()
+
+
+@pytest.fixture
+def send(serve, settings) -> Callable[..., Any]:
+    """Send messages through SMTP, and return what the server got."""
+
+    def send(*messages: EmailMessage, key: str = "shop", **options: Any) -> Any:
+        server = serve()
+        address = f"smtp://127.0.0.1:{server.port}?"
+        settings.EMAIL_HOSTS = {
+            "shop": address + QUERY,
+            "spare": f"{address}_redirect_to=spare@example.com",
+            "django": "backend://django.core.mail.backends.smtp.EmailBackend?host=127.0.0.1"
+            f"&port={server.port}&{QUERY}",
+            "all": "failover:shop,spare",
+            "outer": f"failover:bare?{QUERY}",
+            "bare": address,
+        }
+        connection = get_connection(key, **options)
+        assert connection.send_messages(messages) == len(messages)
+        connection.close()  # Django's backend leaves that to its user
+        return [
+            (
+                one.sender,
+                list(one.recipients),
+                email.message_from_bytes(one.content, policy=policy.default),
+            )
+            for one in server.accepted
+        ]
+
+    return send
+
+
+class TestEnvelope:
+    """It is that of the header, and nobody else is told to the server."""
+
+    @pytest.mark.parametrize("key", ["shop", "django", "outer", "all"])
+    def test_has_those_of_the_header(self, key, send, new_message):
+        people = ["you@x.example", "Me <me@example.org>"]
+        ((_, recipients, received),) = send(
+            new_message(to=people, bcc=["b@x.example"]), key=key
+        )
+        assert recipients == [QA, "me@example.org"]
+        assert received["To"] == f"{QA}, Me <me@example.org>"
+        assert received[ORIGINAL] == "you@x.example, Me <me@example.org>, b@x.example"
+        assert received["Bcc"] is None
+
+    def test_has_nobody_else_whatever_recipients_returns(self, send):
+        ((_, recipients, _),) = send(Suppressing("Hello", to=["a@x.example"]))
+        assert recipients == [QA, "me@example.org", "boss@example.net"]
+
+    @pytest.mark.parametrize("options", [{}, {"parallel": 3}])
+    def test_is_so_for_each_message(self, options, send, new_message):
+        messages = [new_message(to=[f"{number}@x.example"]) for number in range(60)]
+        received = send(*messages, **options)
+        assert {tuple(recipients) for _, recipients, _ in received} == {(QA,)}
+        assert {each[ORIGINAL] for *_, each in received} == {m.to[0] for m in messages}
+
+    def test_is_so_for_a_thousand_recipients(self, send, new_message):
+        people = [f"someone{number}@x.example" for number in range(1000)]
+        ((_, recipients, received),) = send(new_message(bcc=people, to=[]))
+        assert recipients == [QA]
+        assert received[ORIGINAL].split(", ") == people
+
+    def test_is_for_nobody_if_the_message_is(self, serve, new_message):
+        server = serve()
+        backend = EmailHostsBackend("127.0.0.1", server.port, **OPTIONS)
+        assert backend.send_messages([new_message(to=[])]) == 0
+        assert server.accepted == []
+
+
+class TestFailover:
+    """Each member has its own idea of who may get mail."""
+
+    @pytest.fixture
+    def servers(self, serve, settings):
+        first, second = serve(lambda step, _: "451 later" if step == "MAIL" else None), serve()
+        settings.EMAIL_HOSTS = {
+            "shop": f"smtp://127.0.0.1:{first.port}?{QUERY}",
+            "spare": f"smtp://127.0.0.1:{second.port}?_redirect_to=spare@example.com"
+            "&_allowed_recipients=x.example",
+            "all": "failover:shop,spare",
+        }
+        return first, second
+
+    def test_next_host_redirects_the_message_of_the_caller(self, servers, new_message):
+        people = ["me@example.org", "you@x.example"]
+        assert get_connection("all").send_messages([new_message(to=people)]) == 1
+        (received,) = servers[1].accepted
+        assert received.recipients == ("spare@example.com", "you@x.example")
+        assert b"X-Original-To: me@example.org, you@x.example" in received.content
+
+    def test_refused_message_is_not_for_the_next_host(self, servers, message):
+        """Which may not redirect."""
+        message.merge_data = {}
+        with pytest.raises(InvalidEmailHost, match=r'\["shop"\]: .*merge_data'):
+            get_connection("all").send_messages([message])
+        assert servers[1].accepted == []
+
+
+class TestAnymailAttributes:
+    """What makes a provider send to others is refused."""
+
+    class Unset:
+        """Anymail's "not set" is a class."""
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("merge_data", {"a@x.example": {}}),
+            ("merge_data", {}),
+            ("merge_metadata", {}),
+            ("merge_headers", {}),
+            ("esp_extra", {"personalizations": [{"to": [{"email": "a@x.example"}]}]}),
+        ],
+    )
+    def test_is_refused_with_what_to_do(self, name, value, message):
+        setattr(message, name, value)
+        with pytest.raises(InvalidEmailHost) as caught:
+            host(alias="shop").apply_host(message)
+        assert str(caught.value).startswith(
+            "EMAIL_HOSTS[\"shop\"]: option '_redirect_to' does not go with "
+        )
+        assert f"{name} in the message" in str(caught.value)
+        assert "a@x.example" not in str(caught.value)
+        assert host(redirect_to="", allowed_recipients=[]).apply_host(message) is message
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("merge_data", None),
+            ("merge_data", Unset),
+            ("merge_global_data", {"a": "b"}),
+            ("esp_extra", {"o:tag": "shop"}),
+            ("esp_extra", Unset),
+        ],
+    )
+    def test_is_fine_if_it_does_not(self, name, value, message):
+        setattr(message, name, value)
+        assert host().apply_host(message).recipients() == [QA]
+
+    @pytest.mark.parametrize("name", ["to", "cc", "bcc", "merge_data"])
+    def test_is_refused_among_the_defaults_of_a_project(self, name):
+        backend = host().wrapped
+        backend.send_defaults = {name: ["archive@x.example"]}
+        with pytest.raises(InvalidEmailHost, match=f"with {name} in SEND_DEFAULTS"):
+            HostBackend(backend, **OPTIONS)
+        assert HostBackend(backend).wrapped is backend
+
+
+LOCAL_PARTS = st.sampled_from(["me", "boss", "you", "qa", '"a b"', "Boss", "ä", ""])
+DOMAINS = st.sampled_from(
+    [
+        "example.org",
+        "example.net",
+        "EXAMPLE.ORG",
+        "x.example",
+        "sub.example.org",
+        "example.com",
+    ]
+)
+ADDRESSES = st.builds("{}@{}".format, LOCAL_PARTS, DOMAINS)
+PIECES = st.lists(
+    ADDRESSES | st.text(max_size=5) | st.sampled_from([*'<>(),;:"\\ \n', "=?utf-8?q?", "?="]),
+    max_size=6,
+).map("".join)
+PEOPLE = st.lists(ADDRESSES | PIECES, max_size=4)
+
+
+@pytest.mark.fuzz
+@given(PEOPLE, PEOPLE, PEOPLE, PIECES)
+def test_nobody_else_is_in_the_envelope_or_in_a_header(to, cc, bcc, header):
+    message = EmailMessage("Hello", "World", to=to, cc=cc, bcc=bcc, headers={"To": header})
+    redirected = host().apply_host(message)
+    expected = [*redirected.to, *redirected.cc, *redirected.bcc]
+    assert redirected.recipients() == expected
+    assert bool(expected) == bool(message.recipients())
+    shown = redirected.message()
+    headers = [shown.get_all(name, []) for name in ("To", "Cc", "Bcc")]
+    for _, address in getaddresses([*expected, *map(str, chain(*headers))]):
+        local_part, _, domain = address.rpartition("@")
+        assert (
+            address == QA
+            or domain.lower() == "example.org"
+            or (local_part, domain.lower()) == ("boss", "example.net")
+        )
