@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from conftest import needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -320,6 +321,32 @@ class TestAllAtOnce:
         sent = server.accepted[0].content.decode() if server.accepted else stream.getvalue()
         assert "X-Shop: news" in sent
         assert "Reply-To: a@b.c" in sent
+
+
+@needs_mailers
+def test_mailer_written_by_hand_has_each_option(message, serve):  # pragma: mailers-only
+    server = serve()
+    options = {
+        "host": "127.0.0.1",
+        "port": server.port,
+        "default_from_email": "shop@example.com",
+        "reply_to": "help@example.com",
+        "envelope_from": "bounces@example.com",
+        "headers": {"X-Shop": "news"},
+        "redirect_to": "qa@example.com",
+        "allowed_recipients": ["example.org"],
+    }
+    smtp = {"BACKEND": "email_hosts.backends.EmailHostsBackend", "OPTIONS": options}
+    with override_settings(MAILERS={"shop": smtp}):
+        message.send(using="shop")
+    (accepted,) = server.accepted
+    assert (accepted.sender, accepted.recipients) == (
+        "bounces@example.com",
+        ("qa@example.com",),
+    )
+    sent = message_from_bytes(accepted.content)
+    assert (sent["From"], sent["Reply-To"]) == ("shop@example.com", "help@example.com")
+    assert (sent["X-Shop"], sent["X-Original-To"]) == ("news", "someone@example.net")
 
 
 class TestCallersMessage:

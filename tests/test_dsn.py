@@ -253,6 +253,7 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("submission://Kx7vQz9:Wj4%bYt2@h", "the password has a percent sign that encodes no"),
         ("submission://Kx7%ffvQz9:Wj4bYt2@h", "the user name is percent-encoded, but not in"),
         ("submission://Kx7vQz9:Wj4%0AbYt2@h", "the password has a control character"),
+        ("smtp://h?_header-X=Kx7vQz9%0AWj4bYt2", "option '_header-X' has a control character"),
         ("submission://Kx7vQz9:Wj4bYt2@h\n?ssl", "the DSN has a control character"),
         ("smtp://h\ud800", "the DSN has a control character"),
         ("'smtp://h'", "in quotation marks; remove them"),

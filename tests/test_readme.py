@@ -23,6 +23,7 @@ from scripted import BODY, CLOSE, at
 from email_hosts import checks, dsn, mailers, options
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.conf import DJANGO_HAS_MAILERS
+from email_hosts.options import HOST_OPTION_NAMES
 
 README = Path(__file__).parent.parent / "README.rst"
 # Strict: the smallest mistake in the markup is an error.
@@ -190,6 +191,7 @@ def test_row_of_a_table_has_a_first_and_a_last_cell(rows):
 def test_options_of_one_connection_are_those_of_the_backend():
     options = inspect.signature(EmailHostsBackend).parameters.keys()
     assert options - {"fail_silently", "alias", "others"} <= literals()
+    assert literals() >= HOST_OPTION_NAMES.keys()
 
 
 def test_table_of_checkemailhosts_looks_like_that():

@@ -129,6 +129,12 @@ class TestLimits:
         connection: Any = connection_from_dsn("smtp://h?timeout=5", timeout=9000)
         assert connection.timeout == 9000
 
+    def test_what_a_host_does_to_messages_is_for_strangers_too(self):
+        query = "_reply_to=a@b&_envelope_from=c@d&_header-X=1&_redirect_to=e@f"
+        connection: Any = connection_from_dsn(f"smtp://h?{query}&_allowed_recipients=g.h")
+        assert (connection.reply_to, connection.headers) == ("a@b", {"X": "1"})
+        assert (connection.redirect_to, connection.allowed_recipients) == ("e@f", ["g.h"])
+
     def test_length_may_be_4096(self):
         dsn = "smtp://user:" + "p" * 4081 + "@h"
         assert len(dsn + " ") == MAX_LENGTH == 4096
