@@ -27,9 +27,10 @@ PER_RECIPIENT = ("merge_data", "merge_headers", "merge_metadata")
 
 # An address, with a name or without, that all parsers read in the same way. Some look into
 # encoded words, so a name with '=' is none of these.
+CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 MAILBOX = re.compile(
     rf"""
-    (?: (?: "[^"\\<>=\x00-\x1f]*" | [^"\\<>=()\[\],;:@\x00-\x1f]* ) \s* (<) )?
+    (?: (?: "[^"\\<>={CONTROL}]*"[ ]* | [^"\\<>=()\[\],;:@{CONTROL}]* ) (<) )?
     ({LOCAL_PART}) @ ([^\s"\\<>()\[\],;:@]+)
     (?(1)>)
     """,
@@ -138,5 +139,5 @@ def _allowed(redirect_to: str, recipients: tuple[str, ...]) -> Allowed:
 
 def _address(recipient: str) -> Address | None:
     """Return the address of a recipient, or ``None`` if it is not surely one address."""
-    match = MAILBOX.fullmatch(recipient.strip())
+    match = MAILBOX.fullmatch(recipient.strip(" "))
     return Address(match[2], match[3].lower()) if match else None
