@@ -234,6 +234,7 @@ SMTP_OPTIONS: dict[str, Converter] = {
     "conn_max_idle": _count,
     "parallel": _parallel,
 }
+SENDERS = ("_default_from_email", "_server_email")
 # Of hosts of any scheme.
 HOST_OPTIONS: dict[str, Converter] = {
     "_default_from_email": _email_address,
@@ -253,7 +254,8 @@ HOST_OPTION_NAMES = {
 def checked_host_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the options, by their names in Python, that are for hosts of any scheme.
 
-    Raises ``ValueError`` for what a DSN may not say either.
+    Raises ``ValueError`` for what a DSN may not say either. Senders are what Django takes for
+    one, a lazy text say.
     """
     checked: dict[str, Any] = {}
     for name, option in HOST_OPTION_NAMES.items():
@@ -288,6 +290,8 @@ def _headers(value: Any) -> dict[str, str]:
 
 
 def _of(option: str, value: Any) -> Any:
+    if option in SENDERS:
+        return value
     if option == "_allowed_recipients" and not isinstance(value, str):
         if not isinstance(value, (list, tuple)) or not all(isinstance(x, str) for x in value):
             raise ValueError("must be text, or a list of texts")

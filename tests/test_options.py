@@ -180,6 +180,7 @@ class TestInPython:
             (dict.fromkeys(["default_from_email", "reply_to", "headers", "redirect_to"]), {}),
             ({"reply_to": "", "headers": {}, "allowed_recipients": []}, {}),
             ({"reply_to": "A <a@b>"}, {"reply_to": "A <a@b>"}),
+            ({"server_email": 5, "default_from_email": ""}, {"server_email": 5}),
             ({"headers": {"X-Shop": "Ä", "Y": "1"}}, {"headers": {"X-Shop": "Ä", "Y": "1"}}),
             *(
                 (
@@ -199,8 +200,8 @@ class TestInPython:
             ({"reply_to": "nonsense"}, f"option 'reply_to' {ADDRESS}"),
             ({"reply_to": ["a@b"]}, "option 'reply_to' must be text, not list"),
             (
-                {"server_email": "a@b\nBcc: c@d"},
-                "option 'server_email' has a control character",
+                {"reply_to": "a@b\nBcc: c@d"},
+                "option 'reply_to' has a control character",
             ),
             (
                 {"headers": "X: 1"},

@@ -19,6 +19,7 @@ from roundtrips import RoundTrips
 from scripted import BODY, CLOSE, HANG, RESET, at, to
 
 from email_hosts.backends import EmailHostsBackend, get_connection
+from email_hosts.options import HOST_OPTION_NAMES
 from email_hosts.smtp.pool import pool
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -127,15 +128,20 @@ class TestKey:
         "host port username password use_tls use_ssl timeout ssl_keyfile ssl_certfile "
         "ssl_cafile local_hostname conn_max_age conn_max_messages allow"
     ).split()
-    OTHERS = (
-        "conn_max_idle parallel fail_silently default_from_email server_email alias".split()
-    )
+    OTHERS = ("conn_max_idle", "parallel", "fail_silently", "alias", *HOST_OPTION_NAMES)
 
     def key(self, other=None, ssl_context=None):
         """Return what the pool is asked for. One option may have another value."""
         options: dict[str, Any] = {"host": "smtp.example.com", "conn_max_age": 60}
         if other:
-            values = {"parallel": 2, "allow": lambda host, port: True}
+            values = {
+                "parallel": 2,
+                "allow": lambda host, port: True,
+                "headers": {"X-Shop": "news"},
+                "allowed_recipients": ["example.com"],
+                **dict.fromkeys(["reply_to", "envelope_from", "redirect_to"], "a@example.com"),
+            }
+            options |= {"redirect_to": "a@example.com"} if "allowed" in other else {}
             options[other] = values.get(other, f"other {other}")
         backend = EmailHostsBackend(**options)
         if ssl_context:
@@ -146,7 +152,7 @@ class TestKey:
 
     def test_forgets_no_option(self):
         known = inspect.signature(EmailHostsBackend).parameters
-        assert {*self.OPTIONS, *self.OTHERS} == {*known} - {"others"}
+        assert {*self.OPTIONS, *self.OTHERS} == {*known, *HOST_OPTION_NAMES} - {"others"}
 
     @pytest.mark.parametrize("name", OPTIONS)
     def test_is_another_for_another_option(self, name):
