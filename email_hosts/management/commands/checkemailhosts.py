@@ -166,7 +166,7 @@ def _connect(key: str, checked: dict[str, Status]) -> Status:
     if status.style == FAILS or is_empty(dsn):
         return status
     host = parse(dsn, alias=key)
-    if hosts.is_shadowed(key, host):
+    if hosts.is_shadowed(key, host):  # pragma: mailers-only
         return status
     if members(host):
         return _connect_members(members(host), checked)
