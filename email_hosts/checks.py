@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -27,9 +26,13 @@ from .dsn import (
     scheme_of,
 )
 from .exceptions import InvalidEmailHost, looks_like_a_dsn, named, shown
+from .options import is_loopback
 from .tracebacks import clear_frames
 
 TAG = "email_hosts"
+
+# Servers of Microsoft 365 and Outlook.
+WITHOUT_PASSWORDS = {"smtp.office365.com", "smtp-mail.outlook.com"}
 
 
 def register() -> None:
@@ -40,7 +43,7 @@ def register() -> None:
 
 @clear_frames
 def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E001 to E005, W001, W005 to W007, W010: whether hosts and router can be used."""
+    """E001 to E005, W001, W005 to W008, W010: whether hosts and router can be used."""
     try:
         configured = conf.email_hosts()
         known = set(hosts.known_keys())
@@ -109,6 +112,7 @@ def check_host(
             yield from _check_backend(key, dsn, mailer)
             yield from _check_members(key, mailer, known, acyclic)
             yield from _check_port(key, mailer)
+            yield from _check_password(key, mailer)
             if hosts.is_shadowed(key, mailer):  # pragma: mailers-only
                 yield _warning(
                     "W005",
@@ -124,7 +128,8 @@ def _check_backend(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]
         hint = "Install the package that has this backend, or correct the DSN."
         yield _error("E003", f"{named(key)}: {error}", hint)
         return
-    if scheme_of(dsn) != "backend" and not scheme_of(dsn).startswith(ANYMAIL):
+    is_known = scheme_of(dsn) != "backend" and not scheme_of(dsn).startswith(ANYMAIL)
+    if is_known and "oauth2" not in mailer["OPTIONS"]:
         return  # its options have been checked with the DSN
     try:
         hosts.build(mailer, {}, alias=key)
@@ -134,7 +139,12 @@ def _check_backend(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]
         problem = f"{named(key)}: the backend raised {type(error).__name__}: {error}"
     else:
         return
-    yield _error("E002", problem, "See the documentation of the backend for its options.")
+    hint = (
+        "Name a callable, token(username, *, renew). The README has recipes."
+        if is_known
+        else "See the documentation of the backend for its options."
+    )
+    yield _error("E002", problem, hint)
 
 
 def _check_members(
@@ -162,6 +172,19 @@ def _check_port(key: str, mailer: Mailer) -> Iterator[CheckMessage]:
             f"{named(key)} has port 465, where a server expects TLS from the first "
             "byte (RFC 8314).",
             "Use submissions:// there, or another port.",
+        )
+
+
+def _check_password(key: str, mailer: Mailer) -> Iterator[CheckMessage]:
+    options = mailer["OPTIONS"]
+    host = str(options.get("host")).lower().rstrip(".")
+    if host in WITHOUT_PASSWORDS and options.get("password"):
+        yield _warning(
+            "W008",
+            f"{named(key)} has a password for {host}. Microsoft switches password logins for "
+            "SMTP off, for existing tenants by default at the end of December 2026.",
+            "Log in with OAuth 2.0: submission://me%40example.com@smtp.office365.com?oauth2="
+            "client_credentials. The README of django-email-hosts has the other options.",
         )
 
 
@@ -233,7 +256,7 @@ def _sends_to_the_world(mailer: Mailer) -> bool:
 def _check_deployed_host(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]:
     options = mailer["OPTIONS"]
     is_encrypted = options.get("use_tls") or options.get("use_ssl")
-    is_local = _is_loopback(options.get("host", ""))
+    is_local = is_loopback(options.get("host", ""))
     if options.get("username") and not is_encrypted and not is_local:
         yield _warning(
             "W002",
@@ -251,13 +274,6 @@ def _check_deployed_host(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMe
 def _default_is_routed() -> bool:
     default = conf.default_mailer()
     return default is not None and hosts.is_router(default)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")  # RFC 6761
 
 
 def _error(number: str, problem: str, hint: str) -> CheckMessage:

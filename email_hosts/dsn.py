@@ -17,6 +17,7 @@ from urllib.parse import quote
 from speckenv_django import django_email_url
 
 from .exceptions import InvalidEmailHost, looks_like_a_dsn
+from .oauth2.rules import problem_with
 from .options import (
     HOST_OPTION_NAMES,
     HOST_OPTIONS,
@@ -229,7 +230,7 @@ def _smtp(parts: _Parts) -> Mailer:
     if parts.authority and parts.path not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
     userinfo, _, address = parts.authority.rpartition("@")
-    username, password = _credentials(userinfo)
+    username, password = _credentials(userinfo, has_token="oauth2" in options)
     host, port = _address(address)
     scheme = SMTP_SCHEMES[parts.scheme]
     use_ssl, use_tls = options.pop("ssl", None), options.pop("tls", None)
@@ -246,10 +247,14 @@ def _smtp(parts: _Parts) -> Mailer:
     if use_tls is None:
         use_tls = scheme.tls and not use_ssl
     port = port or (IMPLICIT_TLS_PORT if use_ssl else scheme.port)
+    login = {"username": username, "password": password}
+    transport = {"use_ssl": use_ssl, "use_tls": use_tls}
+    if problem := problem_with({**login, **transport, **options}):
+        raise InvalidEmailHost(problem)
     # speckenv gets a DSN that it can only read in one way.
-    login = f"{quote(username, safe='')}:{quote(password, safe='')}@" if username else ""
+    userinfo = f"{quote(username, safe='')}:{quote(password, safe='')}@" if username else ""
     flag = "?ssl=1" if use_ssl else "?tls=1" if use_tls else ""
-    conf = parse_conf(django_email_url(f"smtp://{login}{host}:{port}{flag}"))
+    conf = parse_conf(django_email_url(f"smtp://{userinfo}{host}:{port}{flag}"))
     return {"BACKEND": SMTP_BACKEND, "OPTIONS": {**conf, **options}}
 
 
@@ -311,11 +316,14 @@ def _mailer(backend: str, options: dict[str, Any]) -> Mailer:
     return {"BACKEND": backend, "OPTIONS": options}
 
 
-def _credentials(userinfo: str) -> tuple[str, str]:
+def _credentials(userinfo: str, *, has_token: bool) -> tuple[str, str]:
     username, _, password = userinfo.partition(":")
-    if bool(username) != bool(password):
+    if bool(username) != bool(password) and not has_token:
         given, missing = ("user name", "password") if username else ("password", "user name")
-        raise InvalidEmailHost(f"the DSN has a {given} and no {missing}; write both or none")
+        raise InvalidEmailHost(
+            f"the DSN has a {given} and no {missing}; write both or none, or 'oauth2' in "
+            "the place of a password"
+        )
     return decoded("the user name", username), decoded("the password", password)
 
 

@@ -9,6 +9,8 @@ from functools import partial
 
 from django.core.exceptions import ImproperlyConfigured
 
+MAX_FOREIGN_TEXT = 500  # characters
+
 
 class InvalidEmailHost(ImproperlyConfigured):
     """A host cannot be used as it is configured.
@@ -31,6 +33,23 @@ class EmailHostDoesNotExist(InvalidEmailHost, KeyError):
 
     # KeyError's own __str__ would show the repr() of the message.
     __str__ = Exception.__str__
+
+
+class OAuth2Error(smtplib.SMTPAuthenticationError):
+    """A host has no OAuth 2.0 token to log in with: a login that failed.
+
+    Raise it in a callable of your own to say why, without a secret: ``reason`` is the message.
+    Its ``smtp_code`` is 454, "temporary authentication failure" (RFC 4954, 6).
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(454, reason)
+        self.args = (reason,)  # type: ignore[assignment]
+
+    @property
+    def reason(self) -> str:
+        """Why there is none."""
+        return str(self)
 
 
 class AllHostsFailed(smtplib.SMTPException):
@@ -76,6 +95,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
+def one_line(text: str) -> str:
+    """Return a text that somebody else has written for a message: a line, and no book."""
+    return printable(" ".join(text.split()))[:MAX_FOREIGN_TEXT]
+
+
 def named(key: object, setting: str = "EMAIL_HOSTS") -> str:
     """Return ``EMAIL_HOSTS["shop"]``, as messages name a host."""
     return f'{setting}["{shown(key)}"]'
@@ -84,9 +108,10 @@ def named(key: object, setting: str = "EMAIL_HOSTS") -> str:
 def summarize(error: Exception) -> str:
     """Return an error for a log record: its class and code, not its text.
 
-    The text may hold recipients. That of an ``InvalidEmailHost`` does not, and is shown.
+    The text may hold recipients. That of an error that is not a server's holds none, and is
+    shown.
     """
     name = type(error).__name__
-    if isinstance(error, InvalidEmailHost):
+    if isinstance(error, (InvalidEmailHost, OAuth2Error)):
         return f"{name}: {error}"
     return f"{name} {getattr(error, 'smtp_code', '')}".rstrip()

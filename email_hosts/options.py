@@ -44,6 +44,16 @@ OWN_HEADERS = re.compile(
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 LOCAL_PART = rf"{ATOM}(?:\.{ATOM})*"
 
+# What is built in to get an OAuth 2.0 token. RFC 6749, 4.4 and 6.
+OAUTH2_GRANTS = ("client_credentials", "refresh_token")
+MUST_BE_OAUTH2 = (
+    f"must be {', '.join(OAUTH2_GRANTS)}, or the dotted path of a callable, like "
+    "shop.mail.token"
+)
+
+# Characters of a dotted path. A token with dots in it is longer.
+MAX_PATH = 100
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'timeout'?``, or nothing where no known word is near."""
@@ -58,6 +68,14 @@ def is_ipv6(text: str) -> bool:
     except ValueError:
         return False
     return zone is None or bool(re.fullmatch("[A-Za-z0-9._~-]+", zone))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, and nothing travels over a network."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761
 
 
 def is_host_name(text: str) -> bool:
@@ -143,6 +161,18 @@ def _text(value: str) -> str:
     return value
 
 
+def is_oauth2(value: str) -> bool:
+    """Whether this says where tokens come from. A token itself does not look so."""
+    is_path = len(value) <= MAX_PATH and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value)
+    return value in OAUTH2_GRANTS or bool(is_path)
+
+
+def _oauth2(value: str) -> str:
+    if not is_oauth2(value):
+        raise ValueError(MUST_BE_OAUTH2)
+    return value
+
+
 def _host_name(value: str) -> str:
     if not is_host_name(value) and not re.fullmatch(r"\[[0-9A-Za-z.:]+\]", value):
         raise ValueError(
@@ -220,6 +250,16 @@ def missing_headers(headers: Mapping[str, str], present: Iterable[str]) -> dict[
     return {name: value for name, value in headers.items() if name.lower() not in names}
 
 
+# How an SMTP host logs in with a token instead of a password.
+OAUTH2_OPTIONS: dict[str, Converter] = {
+    "oauth2": _oauth2,
+    "oauth2_token_url": _text,
+    "oauth2_client_id": _text,
+    "oauth2_client_secret": _text,
+    "oauth2_scope": _text,
+    "oauth2_refresh_token": _text,
+}
+SECRET_OPTIONS = {"oauth2_client_secret", "oauth2_refresh_token"}
 # Of SMTP hosts.
 SMTP_OPTIONS: dict[str, Converter] = {
     "ssl": boolean,
@@ -233,6 +273,7 @@ SMTP_OPTIONS: dict[str, Converter] = {
     "conn_max_messages": _count,
     "conn_max_idle": _count,
     "parallel": _parallel,
+    **OAUTH2_OPTIONS,
 }
 SENDERS = ("_default_from_email", "_server_email")
 # Of hosts of any scheme.

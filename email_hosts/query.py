@@ -17,6 +17,7 @@ from .options import (
     HEADER_NAME,
     HOST_OPTION_NAMES,
     HOST_OPTIONS,
+    SECRET_OPTIONS,
     Converter,
     add_header,
     boolean,
@@ -51,13 +52,16 @@ def options_of(
     parts = [part.partition("=") for part in query.split("&") if part]
     if is_smtp:
         _refuse_stray_at(parts)
+    has_secret = not SECRET_OPTIONS.isdisjoint(name for name, _, _ in parts)
     for name, equals, value in parts:
         is_header = name.startswith(HEADER)
         converter = converters.get(HEADER_NAME if is_header else name, others)
         if converter is None:
-            hint = (
-                did_you_mean(name, converters) or f"; known options: {', '.join(converters)}"
-            )
+            hint = did_you_mean(name, converters)
+            if has_secret:  # this may be the end of it
+                problem = f"what follows an ampersand is no option{hint}; {PERCENT_ENCODE}"
+                raise InvalidEmailHost(problem)
+            hint = hint or f"; known options: {', '.join(converters)}"
             raise InvalidEmailHost(f"unknown option {name!r}{hint}")
         if converter is others:
             _refuse_option_name(name if equals else "")  # it may be the end of a key

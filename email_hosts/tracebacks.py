@@ -1,4 +1,4 @@
-"""Tracebacks without the local variables of this package and of smtplib.
+"""Tracebacks without the local variables of this package and of the clients below it.
 
 Sentry, structlog, rich, pytest and others show the local variables of each frame in a
 traceback. These hold DSNs, user names and passwords, and messages.
@@ -15,6 +15,9 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# What a password or a client secret passes through on its way to a server, besides smtplib.
+CLIENTS = {"http.client", "socket", "ssl", "urllib.request"}
+
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -29,9 +32,13 @@ def clear_frames(function: Callable[P, T]) -> Callable[P, T]:
             failure = error
         del args, kwargs
         for each in _chain(failure):
+            has_secrets = False
             for frame, _ in traceback.walk_tb(each.__traceback__):
                 module = frame.f_globals.get("__name__")
-                if is_own(module) or module == "smtplib":
+                # What a callable of the project has called is not ours.
+                is_below = has_secrets and module in CLIENTS
+                has_secrets = is_own(module) or module == "smtplib" or is_below
+                if has_secrets:
                     with suppress(RuntimeError):  # this frame, which is still running
                         frame.clear()
         raise failure

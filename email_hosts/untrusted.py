@@ -34,6 +34,11 @@ def parse_untrusted(
             f"scheme '{scheme}' is not allowed here; allowed: {', '.join(allowed)}"
         )
     options = mailer["OPTIONS"]
+    if "oauth2" in options:
+        raise InvalidEmailHost(
+            "option 'oauth2' is not allowed in a DSN from elsewhere; pass username= and "
+            "oauth2= to connection_from_dsn() yourself"
+        )
     for name in FILE_OPTIONS:
         if name in options and name not in file_options:
             raise InvalidEmailHost(

@@ -16,9 +16,11 @@ from django.core.mail import EmailMessage
 from django.test import override_settings
 from scripted import ScriptedServer
 from servers import SMTPServer, server_context
+from token_server import TokenServer
 
 from email_hosts import conf, hosts, testing
 from email_hosts.backends import EmailHostsBackend, failover, get_connection
+from email_hosts.oauth2.tokens import tokens
 from email_hosts.smtp import pipelining
 from email_hosts.smtp.pool import pool
 
@@ -56,6 +58,13 @@ def start_server():
 
 
 @pytest.fixture
+def start_token_server():
+    """Start a token server that stops after the test."""
+    with ExitStack() as stack:
+        yield lambda *answers: stack.enter_context(TokenServer(*answers))
+
+
+@pytest.fixture
 def serve():
     """Start a scripted server that stops after the test."""
     with ExitStack() as stack:
@@ -89,10 +98,11 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock of the pool and of failover."""
+    """The clock of the pool, of failover and of tokens."""
     clock = Clock()
     monkeypatch.setattr(pool, "clock", clock)
     monkeypatch.setattr(failover, "clock", clock)
+    monkeypatch.setattr(tokens, "clock", clock)
     return clock
 
 
@@ -112,6 +122,7 @@ def nothing_is_left_behind():
     yield
     pool.close_all()
     failover._healths.clear()
+    tokens.forget()
     pipelining._without_writing_ahead.clear()
 
 

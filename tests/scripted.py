@@ -32,13 +32,22 @@ class Accepted(NamedTuple):
 
 
 class ScriptedServer:
-    """Answers while its ``with`` block runs, on a port of its own choice if that is 0."""
+    """Answers while its ``with`` block runs, on a port of its own choice if that is 0.
+
+    With a TLS context, it speaks TLS from the first byte.
+    """
 
     def __init__(
-        self, script=None, *, extensions=("PIPELINING", "SIZE 10000000", "8BITMIME"), port=0
+        self,
+        script=None,
+        *,
+        extensions=("PIPELINING", "SIZE 10000000", "8BITMIME"),
+        port=0,
+        context=None,
     ):
         self.script = script or (lambda step, argument: None)
         self.extensions = list(extensions)
+        self.context = context
         self.accepted: list[Accepted] = []
         self.commands: list[str] = []
         self.connections = 0
@@ -98,8 +107,15 @@ class ScriptedServer:
                 self._serving[-1].start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, suppress(OSError):  # the client may go at any time
-            self.dialogue(client).run()
+        with suppress(OSError), self._secured(client) as secured:  # it may go at any time
+            self.dialogue(secured).run()
+
+    def _secured(self, client: socket.socket) -> socket.socket:
+        if self.context is None:
+            return client
+        client = self.context.wrap_socket(client, server_side=True)
+        self._clients.append(client)
+        return client
 
     def dialogue(self, client: socket.socket) -> Dialogue:
         return Dialogue(self, client)

@@ -356,6 +356,24 @@ def test_w007_port_for_tls_from_the_first_byte(dsn, expected):
     assert ids(found({"shop": dsn})) == expected
 
 
+@pytest.mark.parametrize(
+    ("dsn", "expected"),
+    [
+        ("submission://u:p@smtp.office365.com", ["W008"]),
+        ("submission://u:p@SMTP.Office365.com.", ["W008"]),
+        ("submission://u:p@smtp-mail.outlook.com", ["W008"]),
+        ("backend://django.core.mail.backends.smtp.EmailBackend?host=smtp.office365.com", []),
+        ("submission://u@smtp.office365.com?oauth2=email_hosts.backends.get_connection", []),
+        ("submission://smtp.office365.com", []),
+        ("submission://u:p@smtp.example.com", []),
+    ],
+)
+def test_w008_password_that_microsoft_switches_off(dsn, expected):
+    messages = found({"shop": dsn})
+    assert ids(messages) == expected
+    assert all("at the end of December 2026" in text for _, text in messages)
+
+
 def test_deployment_checks_leave_invalid_hosts_to_the_others():
     hosts = {"shop": "smpt://h", "club": "", "debug": "console:"}
     assert ids(found(hosts, deploy=True)) == ["E002", "W001", "W004"]

@@ -5,7 +5,12 @@ import smtplib
 
 import pytest
 
-from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist, InvalidEmailHost
+from email_hosts.exceptions import (
+    AllHostsFailed,
+    EmailHostDoesNotExist,
+    InvalidEmailHost,
+    OAuth2Error,
+)
 
 SECRET = "Kx7vQz9"
 
@@ -39,6 +44,11 @@ def test_key_is_shown_on_one_line_and_a_dsn_is_not(key, shown):
 def test_error_is_the_same_on_the_other_side(error):
     loaded = pickle.loads(pickle.dumps(error))
     assert (repr(loaded), loaded.alias) == (repr(error), error.alias)
+
+
+def test_error_without_a_token_is_the_same_on_the_other_side():
+    loaded = pickle.loads(pickle.dumps(OAuth2Error("no token")))
+    assert (str(loaded), loaded.reason, loaded.smtp_code) == ("no token", "no token", 454)
 
 
 class ProviderError(Exception):

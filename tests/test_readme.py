@@ -78,12 +78,13 @@ def settings_of(block):
 
 @pytest.fixture(autouse=True)
 def shop_mail(monkeypatch):
-    """The module of the project in which the README has a router."""
-    module = ModuleType("shop.mail")
-    exec(the_one("# shop/mail.py"), vars(module))
+    """The modules of the project that settings of the README name. One has a router."""
     monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
-    monkeypatch.setitem(sys.modules, "shop.mail", module)
-    return module
+    for name in ("mail", "microsoft"):
+        module = ModuleType(f"shop.{name}")
+        exec(the_one(f"# shop/{name}.py"), vars(module))
+        monkeypatch.setitem(sys.modules, f"shop.{name}", module)
+    return sys.modules["shop.mail"]
 
 
 def test_router_of_the_example(shop_mail):
@@ -169,7 +170,8 @@ def test_table_of_schemes_is_complete():
 
 
 def test_table_of_options_is_complete():
-    assert first_column("Option") == {*options.SMTP_OPTIONS, *options.HOST_OPTIONS}
+    found = first_column("Option") | first_column("OAuth 2.0")
+    assert found == {*options.SMTP_OPTIONS, *options.HOST_OPTIONS}
 
 
 def test_table_of_checks_is_complete():

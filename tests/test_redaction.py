@@ -33,6 +33,7 @@ def cram_md5(challenge):
         encoded(f"{PASSWORD}\r\n"),
         encoded(PASSWORD).rstrip("="),
         cram_md5("<1@example.com>"),
+        encoded(f"user={USERNAME}\1auth=Bearer {PASSWORD}\1\1"),
     ],
 )
 def test_login_is_starred_out(secret):
@@ -47,6 +48,16 @@ def test_login_in_a_quoted_reply_is_starred_out(password, before):
     """As smtplib quotes a challenge in the text of an error."""
     reply = repr(f"334 {before} {password} go on".encode())
     assert " ***** go on" in Redactor("user", password).redact(f"no: {reply}")
+
+
+@pytest.mark.parametrize(
+    "form", ["a/b c+d", "a%2Fb+c%2Bd", encoded("a/b c+d"), encoded("a/b c+d").rstrip("=")]
+)
+def test_other_secrets_are_starred_out_without_a_user_name(form):
+    redactor = Redactor("", "", "another", "a/b c+d")
+    assert (
+        redactor.redact(f"no: {form} & another, I am sorry") == "no: ***** & *****, I am sorry"
+    )
 
 
 @pytest.mark.parametrize("login", [("", ""), ("a", "b"), ("no", "to"), ("", "to you")])

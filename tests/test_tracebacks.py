@@ -126,3 +126,34 @@ def test_check(check, settings):
 def test_command(command, mapping, settings):
     settings.EMAIL_HOSTS = mapping(HOSTS)
     assert_clean(lambda: call_command(*command))
+
+
+def calling(module, function):
+    """Return a function of this module that calls another, and holds a variable."""
+    names: dict[str, Any] = {"__name__": module, "function": function}
+    exec(f"def call():\n    held = {PASSWORD!r}\n    function()", names)
+    return names["call"]
+
+
+def fail():
+    raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("modules", "cleared"),
+    [
+        (["email_hosts.x", "http.client", "ssl"], [True, True, True]),
+        (["email_hosts.x", "smtplib", "ssl"], [True, True, True]),
+        (["email_hosts.x", "shop.mail", "http.client", "ssl"], [True, False, False, False]),
+        (["email_hosts.x", "shop.mail", "smtplib", "ssl"], [True, False, True, True]),
+    ],
+)
+def test_clients_below_ours_have_no_variables_and_those_of_the_project_have(modules, cleared):
+    call = fail
+    for module in reversed(modules):
+        call = calling(module, call)
+    with pytest.raises(RuntimeError) as caught:
+        tracebacks.clear_frames(call)()
+    frames = [frame for frame, _ in traceback.walk_tb(caught.tb)]
+    calls = [frame for frame in frames if frame.f_code.co_name == "call"]
+    assert ["held" not in frame.f_locals for frame in calls] == cleared

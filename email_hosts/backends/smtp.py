@@ -6,9 +6,9 @@ import smtplib
 import ssl
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -19,6 +19,8 @@ from django.core.mail.backends.smtp import EmailBackend
 from ..dsn import SMTP_SCHEMES
 from ..exceptions import InvalidEmailHost, shown, summarize
 from ..log import debug, warn
+from ..oauth2.sources import source_of
+from ..oauth2.tokens import tokens
 from ..options import MAX_PARALLEL
 from ..smtp import pipelining
 from ..smtp.connection import (
@@ -31,8 +33,9 @@ from ..smtp.connection import (
     is_idle,
 )
 from ..smtp.errors import has_given_up, mark
+from ..smtp.login import log_in
 from ..smtp.pipelining import PLAIN_ADDRESS, Envelope
-from ..smtp.pool import PooledConnection, pool
+from ..smtp.pool import PooledConnection, PoolKey, pool
 from ..smtp.redaction import Redactor
 from ..smtp.tls import new_context, shared_context
 from ..tracebacks import clear_frames
@@ -43,8 +46,10 @@ from .parallel import send_in_parallel
 POOLED_BY = attrgetter(
     *("host", "port", "username", "password", "use_tls", "use_ssl", "timeout"),
     *("ssl_cafile", "ssl_certfile", "ssl_keyfile", "own_ssl_context", "local_hostname"),
-    *("conn_max_age", "conn_max_messages"),
+    *("conn_max_age", "conn_max_messages", "oauth2"),
 )
+
+REFUSED_LOGIN = 535  # RFC 4954, 6: "authentication credentials invalid"
 
 # The server waits, too, where it expects TLS from the first byte.
 NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
@@ -61,6 +66,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
 
     connection: Any  # smtplib.SMTP while open, else None. It may be set, as with Django's.
     _pooled: PooledConnection | None = None  # what is known about it
+    _token = ""  # of OAuth 2.0, for the login that is under way or done
 
     @clear_frames
     def __init__(
@@ -82,6 +88,12 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         conn_max_messages: int = 100,
         conn_max_idle: int = 10,
         parallel: int = 1,
+        oauth2: str | Callable[..., str] | None = None,
+        oauth2_token_url: str | None = None,
+        oauth2_client_id: str | None = None,
+        oauth2_client_secret: str | None = None,
+        oauth2_scope: str | None = None,
+        oauth2_refresh_token: str | None = None,
         allow: Allow | None = None,
         alias: str | None = None,
         **others: Any,
@@ -97,6 +109,21 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         if type(parallel) is not int or not 1 <= parallel <= MAX_PARALLEL:  # True is an int
             reason = f"option 'parallel' must be a whole number from 1 to {MAX_PARALLEL}"
             raise InvalidEmailHost(reason, alias=alias)
+        self.oauth2 = source_of(
+            {
+                "username": username,
+                "password": password,
+                "use_tls": use_tls,
+                "use_ssl": use_ssl,
+                "oauth2": oauth2,
+                "oauth2_token_url": oauth2_token_url,
+                "oauth2_client_id": oauth2_client_id,
+                "oauth2_client_secret": oauth2_client_secret,
+                "oauth2_scope": oauth2_scope,
+                "oauth2_refresh_token": oauth2_refresh_token,
+            },
+            alias=alias,
+        )
         scheme = "submissions" if use_ssl else "submission" if use_tls else "smtp"
         port = port or SMTP_SCHEMES[scheme].port
         if allow and allow(host, port) is not True:
@@ -257,7 +284,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
                 raise
             self.log_failure(error)
             return None
-        self.connection, self._pooled = pooled.connection, pooled
+        self.connection, self._pooled, self._token = pooled.connection, pooled, pooled.token
         return True
 
     def _in_use(self) -> PooledConnection | None:
@@ -269,6 +296,25 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         return self._pooled
 
     def _connect(self) -> PooledConnection:
+        """Return a new connection. A token that is refused is renewed, once."""
+        if self.oauth2 is None:
+            return self._connect_once()
+        seconds = float(self.timeout or DEFAULT_TIMEOUT)
+        get = partial(tokens.get, self.oauth2, self.username, timeout=seconds)
+        self._token = get()
+        try:
+            return self._connect_once()
+        except smtplib.SMTPAuthenticationError as error:
+            self._redactor.redact_error(error)
+            if error.smtp_code != REFUSED_LOGIN:
+                raise
+            renewed = get(refused=self._token)
+            if renewed == self._token:
+                raise
+            self._token = renewed
+        return self._connect_once()  # anew, because the server may have ended the other one
+
+    def _connect_once(self) -> PooledConnection:
         if not (self.username + self.password).isascii():
             raise InvalidEmailHost(
                 "the user name and the password must be ASCII: smtplib cannot send another "
@@ -294,22 +340,16 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             disable_nagle(connection)
             if self.use_tls:
                 connection.starttls(context=self._context_in_use)
-            if self.username and self.password:
-                self._log_in(connection)
+            if self.username and (self.password or self.oauth2):
+                log_in(connection, self.username, password=self.password, token=self._token)
         except BaseException:
             connection.close()
             raise
         expires_at = opened_at + (self.conn_max_age or 0)
         pooled = PooledConnection(connection, self._server, self._pool_key, expires_at)
+        pooled.token = self._token
         debug("%r: opened", pooled)
         return pooled
-
-    def _log_in(self, connection: smtplib.SMTP) -> None:
-        try:
-            connection.login(self.username, self.password)
-        except ValueError as error:  # smtplib leaves it to base64
-            problem = f"the server's challenge makes no sense: {error}"
-            raise smtplib.SMTPException(problem) from error
 
     @property
     def _context_in_use(self) -> ssl.SSLContext:
@@ -380,7 +420,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
 
     @property
     def _redactor(self) -> Redactor:
-        return Redactor(self.username, self.password)
+        return Redactor(self.username, self.password or self._token)
 
     @property
     def _server(self) -> str:
@@ -389,15 +429,6 @@ class EmailHostsBackend(HostMixin, EmailBackend):
     @property
     def _name(self) -> str:
         return self._server if self.alias is None else f'host "{shown(self.alias)}"'
-
-
-class PoolKey(tuple[object, ...]):
-    """The options in ``POOLED_BY`` of a host. Its ``repr`` does not show them."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<PoolKey>"
 
 
 class _RecordingConnection:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from django.core.management.base import CommandError
 
-from ..exceptions import InvalidEmailHost, looks_like_a_dsn, printable, shown
+from ..exceptions import InvalidEmailHost, OAuth2Error, looks_like_a_dsn, printable, shown
+from ..smtp.login import MECHANISM
 
 
 def explain(error: Exception) -> str:
@@ -17,6 +18,8 @@ def explain(error: Exception) -> str:
         text = error.reason
     elif isinstance(error, smtplib.SMTPRecipientsRefused):
         text = f"recipients refused: {explain_refusals(error.recipients)}"
+    elif isinstance(error, OAuth2Error):
+        text = error.reason
     elif isinstance(error, smtplib.SMTPResponseException):
         text = _reply(error.smtp_code, error.smtp_error)
     elif isinstance(error, smtplib.SMTPNotSupportedError) and "STARTTLS" in str(error):
@@ -24,6 +27,8 @@ def explain(error: Exception) -> str:
             "the server offers no STARTTLS; submissions:// is for TLS from the first byte, "
             "smtp:// for none"
         )
+    elif isinstance(error, smtplib.SMTPNotSupportedError) and MECHANISM in str(error):
+        text = str(error)
     elif isinstance(error, smtplib.SMTPNotSupportedError) and "AUTH" in str(error):
         text = "the server offers no login, or none without TLS"
     elif isinstance(error, ssl.SSLCertVerificationError):

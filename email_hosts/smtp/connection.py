@@ -78,8 +78,8 @@ class SMTP(smtplib.SMTP):
         """Return code and text of the next reply."""
         sock = open_socket(self)
         if self.file is None:
-            self.file = io.BufferedReader(_Replies(sock))
-        replies: _Replies = self.file.raw
+            self.file = io.BufferedReader(LimitedReader(sock))
+        replies: LimitedReader = self.file.raw
         replies.begin()
         try:
             return super().getreply()
@@ -98,7 +98,7 @@ CLASSES: dict[type[smtplib.SMTP], type[SMTP]] = {
 }
 
 
-class _Replies(io.RawIOBase):
+class LimitedReader(io.RawIOBase):
     """Reads from a socket. Between ``begin`` and ``end`` it keeps the limits of a reply."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -219,7 +219,7 @@ def has_unread_data(connection: smtplib.SMTP) -> bool:
     file: Any = connection.file
     if file is None:  # TLS has started, and nobody has spoken yet
         return False
-    replies: _Replies = file.raw
+    replies: LimitedReader = file.raw
     replies.can_wait = False
     try:
         if file.peek(1):

@@ -30,6 +30,7 @@ class PooledConnection:
     expires_at: float = 0  # by the clock of the pool
     messages: int = 0  # that it has been used for
     was_parked: bool = False
+    token: str = ""  # of OAuth 2.0, with which it has logged in
     has_given_up: bool = False  # whether the server no longer wants this session
     process: int = field(default_factory=os.getpid)
 
@@ -52,6 +53,15 @@ class PooledConnection:
     def _is_of_this_process(self) -> bool:
         # uWSGI forks in C, and then Python does not call what is registered for a fork.
         return self.process == os.getpid()
+
+
+class PoolKey(tuple[object, ...]):
+    """The options in which connections must be alike. Its ``repr`` does not show them."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<PoolKey>"
 
 
 class Pool:

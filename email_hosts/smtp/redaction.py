@@ -6,6 +6,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote_plus
 
 STARS = "*****"
 NOTHING = "(?!)"  # the pattern that matches nothing
@@ -13,20 +14,26 @@ BASE64 = "[A-Za-z0-9+/]"
 
 
 class Redactor:
-    """Replaces one user name and one password, also in the forms in which AUTH sends them."""
+    """Replaces one user name and one password, also in the forms in which AUTH sends them.
 
-    def __init__(self, username: str, password: str) -> None:
-        words = [username, password]
+    The password may be a token. ``others`` are secrets that go with no user name.
+    """
+
+    def __init__(self, username: str, password: str, *others: str) -> None:
+        # A form of the token endpoint has them percent-encoded.
+        words = [*others, *map(quote_plus, others)]
+        encoded = list(others)
+        if username:
+            words += [username, password]
+            encoded += _sent_by_auth(username, password)
         # smtplib shows some replies as repr() does, which escapes some characters.
         quoted = [repr(f'{word}"')[1:-2] for word in words]
         words += [*quoted, *(word.replace(r"\'", "'") for word in quoted)]
-        # AUTH sends these in base64. RFC 4616: PLAIN; RFC 2195: CRAM-MD5, before a digest.
-        encoded = [username, password, f"\0{username}\0{password}", f"{username} "]
         patterns = (
             f"(?i:{_any_of(words)})",
             f"(?<!{BASE64})(?:{_any_of(map(_start_in_base64, encoded))}){BASE64}*=*",
         )
-        self._secrets = "|".join(patterns) if username else NOTHING
+        self._secrets = "|".join(patterns) if words else NOTHING
 
     def redact_error(self, error: OSError) -> None:
         """Remove the login from an error of smtplib."""
@@ -47,6 +54,15 @@ class Redactor:
         if isinstance(reply, str):
             return re.sub(self._secrets, STARS, reply)
         return reply
+
+
+def _sent_by_auth(username: str, password: str) -> tuple[str, ...]:
+    """Return what AUTH sends in base64.
+
+    RFC 4616: PLAIN; RFC 2195: CRAM-MD5, before a digest; and XOAUTH2, before a token.
+    """
+    xoauth2 = f"user={username}\1"
+    return username, password, f"\0{username}\0{password}", f"{username} ", xoauth2
 
 
 def _any_of(words: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from ... import conf, hosts
 from ...checks import check_host
 from ...dsn import SMTP_BACKEND, backend_of, is_empty, members, parse, scheme_of
 from ...exceptions import InvalidEmailHost, named, printable, shown
+from ...oauth2.rules import origin
 from ...tracebacks import clear_frames
 from ..explain import explain, no_such_host
 from ..side_by_side import side_by_side
@@ -118,6 +119,8 @@ def _cells(key: Any, dsn: Any) -> tuple[str, ...]:
     host = f"[{options['host']}]" if ":" in options["host"] else options["host"]
     security = "TLS" if options["use_ssl"] else "STARTTLS" if options["use_tls"] else "none"
     user = "*****" if options["username"] else NONE
+    if "oauth2" in options:
+        user += f" (oauth2: {origin(options)})"
     return name, scheme_of(dsn), f"{host}:{options['port']}", security, user, sender
 
 

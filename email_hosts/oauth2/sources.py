@@ -1,0 +1,107 @@
+"""From the options of a host to what its tokens are asked of."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Protocol
+
+from django.utils.module_loading import import_string
+
+from ..exceptions import InvalidEmailHost, OAuth2Error, one_line
+from ..options import OAUTH2_OPTIONS
+from .endpoint import Endpoint, Token
+from .rules import NEEDED, problem_with
+
+
+class Source(Protocol):
+    """What tokens are asked of. Equal ones are as good as another."""
+
+    def key(self, username: str) -> Hashable:
+        """Return what has the same tokens."""
+
+    def fetch(self, username: str, *, renew: bool, timeout: float) -> Token:
+        """Return a token. Raises ``OAuth2Error``."""
+
+
+def source_of(options: Mapping[str, Any], *, alias: str | None) -> Source | None:
+    """Return the source that the options of a host name, or ``None`` if they name none.
+
+    Raises ``InvalidEmailHost`` if they do not fit.
+    """
+    oauth2 = options["oauth2"]
+    problem = problem_with(options)
+    if not problem and isinstance(oauth2, str) and oauth2 not in NEEDED:
+        path = oauth2
+        try:
+            oauth2 = import_string(path)
+        except Exception as error:  # whatever its module raises
+            problem = f"option 'oauth2': '{path}' cannot be imported: {error}"
+        else:
+            if not callable(oauth2):
+                problem = f"option 'oauth2': '{path}' is not callable"
+    if problem:
+        raise InvalidEmailHost(problem, alias=alias)
+    if not oauth2:
+        return None
+    if callable(oauth2):
+        return Custom(oauth2)
+    details = {
+        name.removeprefix("oauth2_"): options[name] or ""
+        for name in OAUTH2_OPTIONS
+        if name != "oauth2"
+    }
+    return Endpoint(oauth2, **details)
+
+
+class Custom:
+    """A callable of the project: ``token(username, *, renew)`` returns a token.
+
+    It keeps its tokens itself, because nobody else knows how long they are good.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Custom) and self._function == other._function
+
+    def __hash__(self) -> int:
+        is_hashable = isinstance(self._function, Hashable)
+        return hash(self._function) if is_hashable else id(self._function)
+
+    def key(self, username: str) -> Hashable:
+        """Return what has the same tokens."""
+        return self, username
+
+    def fetch(self, username: str, *, renew: bool, timeout: float) -> Token:
+        """Return what the callable returns.
+
+        Raises ``OAuth2Error``, with what the callable says in one, and else with the class of
+        its error alone: the text may hold a token.
+        """
+        try:
+            token = self._function(username, renew=renew)
+        except OAuth2Error as error:
+            problem = one_line(error.reason)
+        except Exception as error:  # whatever it raises, the login has failed
+            problem = _raised(error)
+        else:
+            if isinstance(token, str):
+                return Token(token)
+            problem = f"it returned {type(token).__name__}, and not a string"
+        raise OAuth2Error(f"no OAuth 2.0 token from {self._name}: {problem}")
+
+    @property
+    def _name(self) -> str:
+        function: Any = self._function
+        named = function if hasattr(function, "__qualname__") else type(function)
+        return f"{named.__module__}.{named.__qualname__}"
+
+
+def _raised(error: Exception) -> str:
+    """Return the class of an error and where the callable has raised it."""
+    own = traceback.extract_tb(error.__traceback__)[1:2]
+    if not own:  # Python could not even call it
+        return "it cannot be called as token(username, renew=True)"
+    return f"it raised {type(error).__name__} (line {own[0].lineno} of {own[0].filename})"

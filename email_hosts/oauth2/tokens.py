@@ -1,0 +1,145 @@
+"""The tokens of this process: kept until they expire, each fetched by one thread."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import NamedTuple
+
+from ..exceptions import OAuth2Error
+from .endpoint import Token
+from .sources import Source
+
+# Seconds before it expires from which a token is not used any more.
+MARGIN = 60
+
+# Seconds, however long a server says that a token is good.
+MAX_LIFETIME = 86400
+
+# Tokens. A project may log in as each of its customers.
+MAX_KEPT = 1000
+
+# RFC 6749, A.12, without the space, which would end it in a header.
+TOKEN = re.compile("[!-~]+")
+
+
+class _Kept(NamedTuple):
+    text: str
+    expires_at: float  # by the clock of the tokens
+
+    def __repr__(self) -> str:
+        return "<Kept>"
+
+
+class _Fetch:
+    """A fetch, under way or ended. It has no outcome if something has interrupted it."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid(), threading.get_ident()
+        self.has_ended = threading.Event()
+        self.token = ""
+        self.failure = ""
+
+    def can_be_waited_for(self) -> bool:
+        """Whether it is another thread's of this process.
+
+        A signal handler may send mail while its own thread fetches. And the fetches of a
+        parent never end in the child.
+        """
+        process, thread = self.owner
+        return process == os.getpid() and thread != threading.get_ident()
+
+
+class Tokens:
+    """Gets tokens from sources, and keeps them where it is known how long they are good."""
+
+    clock = staticmethod(time.monotonic)
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget the tokens, and the fetches that are under way."""
+        self._kept: dict[Hashable, _Kept] = {}
+        self.forget_fetches()
+
+    def forget_fetches(self) -> None:
+        """Forget them, and the lock: in a forked child, other threads do not go on."""
+        # Reentrant: a signal handler may send mail while its thread holds the lock.
+        self._lock = threading.RLock()
+        self._fetches: dict[Hashable, _Fetch] = {}
+
+    def get(self, source: Source, username: str, *, timeout: float, refused: str = "") -> str:
+        """Return a token for this user, another one than a server has just ``refused``.
+
+        Threads that want the same one wait for one fetch, at most ``timeout`` seconds. Raises
+        ``OAuth2Error``.
+        """
+        key = source.key(username)
+        while True:
+            fetch = _Fetch()
+            try:
+                known = self._kept_or_fetch(key, refused, fetch)
+                if isinstance(known, str):
+                    return known
+                if known is fetch:
+                    is_renewal = bool(refused)
+                    ask = partial(source.fetch, username, renew=is_renewal, timeout=timeout)
+                    return self._run(fetch, key, ask)
+            finally:
+                self._end(key, fetch)
+            if not known.has_ended.wait(timeout):
+                problem = f"another thread has been asking for one for {timeout:g} seconds"
+                raise OAuth2Error(f"no OAuth 2.0 token: {problem}")
+            if known.failure:
+                raise OAuth2Error(known.failure)
+            if known.token not in ("", refused):
+                return known.token
+
+    def _kept_or_fetch(self, key: Hashable, refused: str, fetch: _Fetch) -> str | _Fetch:
+        """Return a token that is kept, or the fetch of it: this one, if there is no other."""
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept and (kept.text == refused or self.clock() >= kept.expires_at):
+                del self._kept[key]
+            elif kept:
+                return kept.text
+            other = self._fetches.get(key)
+            if other and other.can_be_waited_for():
+                return other
+            self._fetches[key] = fetch
+            return fetch
+
+    def _run(self, fetch: _Fetch, key: Hashable, ask: Callable[[], Token]) -> str:
+        """Return the token that ``ask`` returns. The fetch tells the others of it."""
+        began = self.clock()
+        try:
+            token = ask()
+            if not TOKEN.fullmatch(token.text):
+                raise OAuth2Error("the OAuth 2.0 token is empty, or not printable ASCII")
+        except OAuth2Error as error:
+            fetch.failure = error.reason
+            raise
+        lifetime = min(token.lifetime, MAX_LIFETIME) - MARGIN
+        if lifetime > 0:
+            with self._lock:
+                self._kept[key] = _Kept(token.text, began + lifetime)
+                if len(self._kept) > MAX_KEPT:
+                    del self._kept[next(iter(self._kept))]
+        fetch.token = token.text
+        return token.text
+
+    def _end(self, key: Hashable, fetch: _Fetch) -> None:
+        with self._lock:
+            if self._fetches.get(key) is fetch:
+                del self._fetches[key]
+        fetch.has_ended.set()
+
+
+tokens = Tokens()
+if hasattr(os, "register_at_fork"):  # pragma: no branch (there is no fork on Windows)
+    os.register_at_fork(after_in_child=tokens.forget_fetches)

@@ -1,0 +1,75 @@
+"""A token server on loopback: the token endpoint of an OAuth 2.0 provider."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl
+
+# The body of the answer, or what answers in its place.
+Answer = dict[str, Any] | bytes | Callable[[BaseHTTPRequestHandler], None]
+
+
+class TokenServer:
+    """Gives these answers in turn, while its ``with`` block runs, and the last one for ever.
+
+    Without answers, the tokens are token-1, token-2, and so on, each good for an hour. An
+    answer with an ``error`` has the status 400, or else the one in ``status``.
+    """
+
+    def __init__(self, *answers):
+        self.forms: list[dict[str, str]] = []
+        self.tunnels: list[str] = []  # that it was asked for, as a proxy
+        self._answers = list(answers)
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                server.answer(self)
+
+            def do_CONNECT(self):
+                server.tunnels.append(self.path)
+                self.send_error(502, "no")
+
+            def log_message(self, *args):
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/token"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.01])
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def start_tls(self, context):
+        """Speak HTTPS from now on. Nobody may be connected yet."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = self.url.replace("http:", "https:")
+
+    def answer(self, request):
+        """Answer one request."""
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        self.forms.append(dict(parse_qsl(body.decode())))
+        number = len(self.forms)
+        answer: Answer = {"access_token": f"token-{number}", "expires_in": 3600}
+        if self._answers:
+            answer = self._answers[min(number, len(self._answers)) - 1]
+        if callable(answer):
+            answer(request)
+            return
+        status = 200
+        if isinstance(answer, dict):
+            status = answer.get("status", 400 if "error" in answer else 200)
+            answer = json.dumps(answer).encode()
+        request.send_response(status)
+        request.end_headers()
+        request.wfile.write(answer)
