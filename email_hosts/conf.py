@@ -28,7 +28,7 @@ SMTP_SETTINGS = {
     "ssl_certfile": "EMAIL_SSL_CERTFILE",
 }
 
-Router = Callable[[EmailMessage], str | None]
+Router = Callable[[EmailMessage], str | BaseEmailBackend | None]
 
 
 def email_hosts() -> Mapping[str, Any]:
@@ -71,7 +71,7 @@ def router() -> Router | None:
         return cast("Router | None", found)
     raise ImproperlyConfigured(
         "EMAIL_HOSTS_ROUTER must be a callable or the path of one: router(message) returns "
-        f"the key of a host, or None. It is {type(found).__name__}."
+        f"the key of a host, a connection, or None. It is {type(found).__name__}."
     )
 
 

@@ -33,7 +33,8 @@ from .dsn import (
 )
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
 from .log import warn
-from .options import HOST_OPTION_NAMES, did_you_mean
+from .options import HOST_OPTION_NAMES, HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
+from .python_options import in_python
 from .smtp.connection import Allow
 from .tracebacks import clear_frames
 from .untrusted import parse_untrusted
@@ -58,8 +59,9 @@ def get_connection(
 ) -> BaseEmailBackend:
     """Return a new, unopened connection to the host of this key.
 
-    ``options`` replace the host's own for this connection. It carries ``alias``,
-    ``default_from_email`` and ``server_email`` (``""`` where the host has none).
+    ``options`` replace the host's own for this connection. They may have the names of a DSN
+    or those of the backend. It carries ``alias``, ``default_from_email`` and
+    ``server_email`` (``""`` where the host has none).
 
     An unknown key gets the default backend, without the ``options``, which are not meant for
     it. With ``EMAIL_HOSTS_STRICT`` it raises ``EmailHostDoesNotExist``. A host that is not
@@ -263,11 +265,17 @@ def is_host(backend: Any) -> bool:
 def _connection(host: Host, options: Mapping[str, Any], *, alias: str | None) -> Any:
     """Return the connection to a host, or its outbox while tests run."""
     mailer, setting, goes_to_outbox = host
+    is_smtp = mailer.get("BACKEND") == SMTP_BACKEND
+    known = {**SMTP_OPTIONS, **HOST_OPTIONS} if is_smtp else HOST_OPTIONS
+    try:
+        options = in_python(options, mailer.get("OPTIONS", {}), known)
+    except InvalidEmailHost as error:
+        raise InvalidEmailHost(error.reason, alias=alias, setting=setting) from None
     if not goes_to_outbox:
         return build(mailer, options, alias=alias, setting=setting)
     # An SMTP host is built in tests, too, because an option that does not fit should not
     # wait for production. Other backends may need what tests do not have.
-    if mailer["BACKEND"] == SMTP_BACKEND:
+    if is_smtp:
         build(mailer, options, alias=alias, setting=setting)
     return build(testing.outbox_for(mailer), options, alias=alias, setting=setting)
 

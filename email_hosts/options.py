@@ -174,11 +174,13 @@ def _oauth2(value: str) -> str:
 
 
 def _host_name(value: str) -> str:
-    if not is_host_name(value) and not re.fullmatch(r"\[[0-9A-Za-z.:]+\]", value):
-        raise ValueError(
-            "must be a host name, or an IP address in brackets (RFC 5321, 4.1.1.1)"
-        )
-    return value.encode("idna").decode("ascii")
+    if re.fullmatch(r"\[[0-9A-Za-z.:]+\]", value):
+        return value
+    if is_host_name(value):
+        ascii_name = value.encode("idna").decode("ascii")
+        if is_host_name(ascii_name):  # it is longer
+            return ascii_name
+    raise ValueError("must be a host name, or an IP address in brackets (RFC 5321, 4.1.1.1)")
 
 
 @lru_cache(maxsize=1024)
@@ -295,8 +297,7 @@ HOST_OPTION_NAMES = {
 def checked_host_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the options, by their names in Python, that are for hosts of any scheme.
 
-    Raises ``ValueError`` for what a DSN may not say either. Senders are what Django takes for
-    one, a lazy text say.
+    Raises ``ValueError`` for what a DSN may not say either.
     """
     checked: dict[str, Any] = {}
     for name, option in HOST_OPTION_NAMES.items():
@@ -331,8 +332,8 @@ def _headers(value: Any) -> dict[str, str]:
 
 
 def _of(option: str, value: Any) -> Any:
-    if option in SENDERS:
-        return value
+    if option in SENDERS:  # which may be a lazy text
+        value = str(value)
     if option == "_allowed_recipients" and not isinstance(value, str):
         if not isinstance(value, (list, tuple)) or not all(isinstance(x, str) for x in value):
             raise ValueError("must be text, or a list of texts")

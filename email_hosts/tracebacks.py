@@ -7,8 +7,8 @@ traceback. These hold DSNs, user names and passwords, and messages.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -44,6 +44,23 @@ def clear_frames(function: Callable[P, T]) -> Callable[P, T]:
         raise failure
 
     return wrapper
+
+
+@contextmanager
+def without_tracebacks(error: BaseException | None) -> Iterator[None]:
+    """Take the tracebacks off an error for a while, to show it to somebody else.
+
+    Frames in them are still at work, and so they cannot be cleared.
+    """
+    chain = [] if error is None else _chain(error)
+    kept = [each.__traceback__ for each in chain]
+    for each in chain:
+        each.__traceback__ = None
+    try:
+        yield
+    finally:
+        for each, its_own in zip(chain, kept, strict=True):
+            each.__traceback__ = its_own
 
 
 def is_own(module: object) -> bool:

@@ -202,13 +202,31 @@ def test_key_that_is_not_a_string_has_no_host(key):
         get_connection(key)
 
 
-@pytest.mark.parametrize("chosen", [5, b"shop", ["shop"]])
-def test_router_must_return_a_key(chosen):
-    with (
-        override_settings(EMAIL_HOSTS_ROUTER=lambda message: chosen),
-        pytest.raises(TypeError, match="the router must return a key or None, not"),
-    ):
-        RoutingBackend().send_messages([message()])
+class Router:
+    """Returns what it is made with."""
+
+    def __init__(self, chosen):
+        self.chosen = chosen
+
+    def __call__(self, message):
+        return self.chosen
+
+    def choose(self, message):
+        return self.chosen
+
+
+@pytest.mark.parametrize("chosen", [5, b"smtp://u:Wj4bYt2word@h", ["shop"], RoutingBackend])
+def test_router_must_return_a_key_or_a_connection(chosen):
+    for router, name in ((Router(chosen), "Router"), (Router(chosen).choose, "Router.choose")):
+        with (
+            override_settings(EMAIL_HOSTS_ROUTER=router),
+            pytest.raises(TypeError) as caught,
+        ):
+            RoutingBackend().send_messages([message()])
+        assert str(caught.value) == (
+            f"EMAIL_HOSTS_ROUTER ({__name__}.{name}) must return the key of a host, a "
+            f"connection or None, not {type(chosen).__name__}"
+        )
 
 
 def test_connection_whose_host_has_changed_is_not_kept(serve):

@@ -336,10 +336,16 @@ def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, s
 
 
 @pytest.mark.parametrize(
-    "options", [{"hosts": []}, {"hosts": "a", "retry": 0}, {"hosts": "a", "retry": -1}]
+    ("options", "reason"),
+    [
+        ({"hosts": []}, "option 'hosts' must name hosts"),
+        ({"hosts": "a", "retry": 0}, "option 'retry' must be a positive number of seconds"),
+        ({"hosts": "a", "retry": -1}, "option 'retry' must be a positive number of seconds"),
+        ({"hosts": "a", "rotate": "maybe"}, "option 'rotate' must be 1, true, yes or on"),
+    ],
 )
-def test_option_that_does_not_fit_is_refused(options):
-    with pytest.raises(InvalidEmailHost, match="must name hosts, and 'retry' must be"):
+def test_option_that_does_not_fit_is_refused(options, reason):
+    with pytest.raises(InvalidEmailHost, match=reason):
         FailoverBackend(**options)
 
 

@@ -180,7 +180,7 @@ class TestInPython:
             (dict.fromkeys(["default_from_email", "reply_to", "headers", "redirect_to"]), {}),
             ({"reply_to": "", "headers": {}, "allowed_recipients": []}, {}),
             ({"reply_to": "A <a@b>"}, {"reply_to": "A <a@b>"}),
-            ({"server_email": 5, "default_from_email": ""}, {"server_email": 5}),
+            ({"server_email": "a@b", "default_from_email": ""}, {"server_email": "a@b"}),
             ({"headers": {"X-Shop": "Ä", "Y": "1"}}, {"headers": {"X-Shop": "Ä", "Y": "1"}}),
             *(
                 (

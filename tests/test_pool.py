@@ -128,6 +128,7 @@ class TestKey:
         "host port username password use_tls use_ssl timeout ssl_keyfile ssl_certfile "
         "ssl_cafile local_hostname conn_max_age conn_max_messages allow"
     ).split()
+    NUMBERS = ("conn_max_age", "conn_max_messages", "conn_max_idle", "parallel")
     OTHERS = ("conn_max_idle", "parallel", "fail_silently", "alias", *HOST_OPTION_NAMES)
 
     def key(self, other=None, ssl_context=None):
@@ -135,11 +136,12 @@ class TestKey:
         options: dict[str, Any] = {"host": "smtp.example.com", "conn_max_age": 60}
         if other:
             values = {
-                "parallel": 2,
-                "allow": lambda host, port: True,
+                **dict.fromkeys(HOST_OPTION_NAMES, "a@example.com"),
                 "headers": {"X-Shop": "news"},
-                "allowed_recipients": ["example.com"],
-                **dict.fromkeys(["reply_to", "envelope_from", "redirect_to"], "a@example.com"),
+                **dict.fromkeys(("use_tls", "use_ssl"), True),
+                **dict.fromkeys(("timeout", *self.NUMBERS), 2),
+                "local_hostname": "other.example.com",
+                "allow": lambda host, port: True,
             }
             options |= {"redirect_to": "a@example.com"} if "allowed" in other else {}
             options[other] = values.get(other, f"other {other}")

@@ -16,14 +16,18 @@ from conftest import needs_mailers, run_python
 from django.core import mail
 from django.core.management import call_command
 from django.test import override_settings
+from django.utils.module_loading import import_string
 from docutils import nodes
 from docutils.core import publish_doctree
+from prometheus_client import generate_latest
 from scripted import BODY, CLOSE, at
 
 from email_hosts import checks, dsn, mailers, options
-from email_hosts.backends import EmailHostsBackend
+from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
 from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.options import HOST_OPTION_NAMES
+from email_hosts.python_options import python_name
+from email_hosts.testing import outbox_for
 
 README = Path(__file__).parent.parent / "README.rst"
 # Strict: the smallest mistake in the markup is an error.
@@ -31,7 +35,6 @@ STRICT = {"report_level": 1, "halt_level": 1, "syntax_highlight": "none"}
 DOCUMENT = publish_doctree(README.read_text(), settings_overrides=STRICT)
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated"),
     pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated"),
 ]
 
@@ -102,13 +105,15 @@ def test_settings_are_valid(block, monkeypatch):
     settings = {k: v for k, v in settings.items() if k != "MAILERS" or DJANGO_HAS_MAILERS}
     with override_settings(**settings):
         call_command("check", fail_level="WARNING")
+        import_string(settings.get("TEST_RUNNER", "django.test.runner.DiscoverRunner"))
 
 
-NEWER = ("using=", "django.tasks")  # what not every Django has
+# What not every Django has, and what can be done once in a process.
+NOT_EVERYWHERE = ("using=", "django.tasks", "prometheus_client")
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in OTHERS if not any(word in block for word in NEWER)]
+    "block", [block for block in OTHERS if not any(word in block for word in NOT_EVERYWHERE)]
 )
 def test_code_runs_in_a_project_with_these_hosts(block):
     exec(block, {"__name__": "readme"})
@@ -154,14 +159,104 @@ def test_task_of_django_sends(mailoutbox):  # pragma: tasks-only
     assert [message.sent_using for message in mailoutbox] == ["shop"]
 
 
+MAILERS = next(
+    settings_of(block).get("MAILERS", {})
+    for block in SETTINGS
+    if "**mailers(EMAIL_HOSTS)" in block
+)
+USING = [block for block in OTHERS if "using=" in block]
+
+
 @needs_mailers
-def test_code_runs_with_mailers(monkeypatch):  # pragma: mailers-only
-    (block,) = (each for each in SETTINGS if "EMAIL_HOSTS =" in each and "MAILERS =" in each)
+@pytest.mark.parametrize("block", USING)
+def test_code_runs_with_mailers(block, monkeypatch):  # pragma: mailers-only
     sent: list[Any] = []
     monkeypatch.setattr(EmailHostsBackend, "send_messages", lambda *args: sent.append(args))
-    with override_settings(MAILERS=settings_of(block)["MAILERS"]):
-        exec(the_one("using="), {})
+    with override_settings(MAILERS=MAILERS):
+        exec(block, {})
     assert [host.alias for host, _ in sent] == ["shop"]
+
+
+MESSAGE = '"Hello", "World", None, ["someone@example.net"]'
+ARGUMENTS = {
+    "EmailMessage": MESSAGE,
+    "send_mail": MESSAGE,
+    "send_mass_mail": f"[({MESSAGE})]",
+    "mail_admins": '"Hello", "World"',
+    "mail_managers": '"Hello", "World"',
+}
+
+
+def statement(cell: Any, otherwise: str = "") -> str:
+    """Return the code in a cell, with arguments in the place of the dots."""
+    code = cell.astext() if literals(cell) else otherwise
+    function = code.partition("(")[0]
+    return code.replace("...", ARGUMENTS.get(function, ""))
+
+
+(MOVES,) = (rows[1:] for rows in TABLES if rows[0][0].astext() == "Until now")
+
+
+@pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated")
+@pytest.mark.parametrize("row", MOVES, ids=lambda row: statement(row[0]))
+def test_what_used_connection_until_now_works(row, mailoutbox):
+    exec(statement(row[0]), names_of_a_project())
+    assert len(mailoutbox) == 1
+
+
+@needs_mailers
+@pytest.mark.parametrize("row", MOVES, ids=lambda row: statement(row[0]))
+def test_what_uses_using_instead_does_the_same(row, mailoutbox):  # pragma: mailers-only
+    names = names_of_a_project() | {"mailers": mail.mailers}
+    tenants = {"BACKEND": "email_hosts.backends.RoutingBackend"}
+    dsn = "smtp://h?_default_from_email=shop@example.com"
+    with override_settings(
+        MAILERS={
+            **{key: outbox_for(each) for key, each in MAILERS.items()},
+            "tenants": tenants,
+        },
+        EMAIL_HOSTS_ROUTER=lambda message: connection_from_dsn(dsn),
+    ):
+        exec(statement(row[1], otherwise=statement(row[0])), names)
+    (sent,) = mailoutbox
+    assert sent.from_email in {"shop@example.com", "root@example.com"}
+
+
+def names_of_a_project() -> dict[str, Any]:
+    """Return what the statements of a table are about."""
+    functions = {name: getattr(mail, name) for name in ARGUMENTS}
+    message = mail.EmailMessage("Hello", "World", to=["someone@example.net"])
+    ours = {"get_connection": get_connection, "connection_from_dsn": connection_from_dsn}
+    return {**functions, **ours, "messages": [message], "dsn": "smtp://h"}
+
+
+@needs_mailers
+def test_mailers_by_hand_are_mailers():  # pragma: mailers-only
+    by_hand = settings_of(the_one('"BACKEND": "email_hosts.backends.HostBackend"', SETTINGS))
+    with override_settings(MAILERS=by_hand["MAILERS"]):
+        classes = [type(mail.mailers[alias]).__name__ for alias in by_hand["MAILERS"]]
+    assert classes == ["EmailHostsBackend", "FailoverBackend", "HostBackend", "RoutingBackend"]
+
+
+def test_mails_are_counted_by_host(message):
+    names: dict[str, Any] = {}
+    exec(the_one("prometheus_client"), names)
+    get_connection("shop").send_messages([message, message])
+    get_connection("club").send_messages([message])
+    shown = generate_latest(names["MAILS"]).decode()
+    assert re.findall(r'mails_sent_total\{host="(\w+)"\} (\S+)', shown) == [
+        ("shop", "2.0"),
+        ("club", "1.0"),
+    ]
+
+
+def test_table_of_names_is_complete():
+    names = {
+        name: python_name(name) for name in (*options.SMTP_OPTIONS, *options.HOST_OPTIONS)
+    }
+    assert first_column("Name in a DSN") == {
+        name for name, other in names.items() if name != other
+    }
 
 
 def test_table_of_schemes_is_complete():
@@ -242,7 +337,7 @@ def test_new_project_sends_through_two_hosts(start_server, tls, cafile, tmp_path
     run("manage.py", "check", "--fail-level=WARNING")
     assert run("manage.py", "checkemailhosts", "--connect").count("  OK ") == 2
     run("manage.py", "sendtestemailhosts", "club", "me@example.net")
-    run("manage.py", "shell", "-c", the_one("# views.py, tasks.py"))
+    run("manage.py", "shell", "-c", the_one("# views.py, tasks.py, anywhere\n"))
     assert {
         key: [(mail.user, mail.sender, mail.recipients) for mail in server.received]
         for key, server in servers.items()

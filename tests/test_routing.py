@@ -8,14 +8,16 @@ import pytest
 from conftest import needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
+from django.core.mail.backends import locmem
 from django.test import override_settings
 from django.utils.log import AdminEmailHandler
 from scripted import at
 
 from email_hosts import mailers
-from email_hosts.backends import RoutingBackend
+from email_hosts.backends import RoutingBackend, connection_from_dsn, get_connection
 from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
+from email_hosts.testing import real_hosts
 
 RECORD = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it failed", (), None)
 ROUTING = "email_hosts.backends.RoutingBackend"
@@ -213,6 +215,127 @@ def test_error_of_the_router_is_raised_after_the_others_mail(site):
     with override_settings(EMAIL_HOSTS_ROUTER=router), pytest.raises(KeyError):
         RoutingBackend().send_messages([message("x@y.example"), message("shop@example.com")])
     assert list(site.recipients()) == ["shop"]
+
+
+class TestConnectionOfTheRouter:
+    """A router may return a connection: the host of a tenant, say."""
+
+    @pytest.fixture(autouse=True)
+    def outside_of_tests(self):
+        with real_hosts():
+            yield
+
+    @pytest.fixture
+    def route(self, settings):
+        """Let the router return one of these for each message, by its recipient."""
+
+        def route(by_recipient: Any) -> None:
+            def router(message: EmailMessage) -> Any:
+                found = by_recipient[message.to[0]]
+                return found() if callable(found) else found
+
+            settings.EMAIL_HOSTS_ROUTER = router
+
+        return route
+
+    def tenant(self, server: Any, query: str = "") -> Any:
+        return connection_from_dsn(f"smtp://127.0.0.1:{server.port}?timeout=20{query}")
+
+    def batch(self, *recipients: str) -> list[EmailMessage]:
+        return [message("x@y.example", recipient) for recipient in recipients]
+
+    def test_is_a_host_beside_those_of_the_settings(self, site, serve, route):
+        server = serve()
+        tenant = self.tenant(server, "&_default_from_email=tenant@example.com")
+        route({"a@example.net": tenant, "b@example.net": "club", "c@example.net": None})
+        batch = self.batch("a@example.net", "b@example.net", "c@example.net")
+        batch[0].from_email = "project@example.com"
+        assert RoutingBackend().send_messages(batch) == 3
+        assert site.recipients() == {"club": ["b@example.net"], "default": ["c@example.net"]}
+        assert [one.sender for one in server.accepted] == ["tenant@example.com"]
+
+    def test_is_used_for_all_its_messages_of_a_batch(self, serve, route):
+        server = serve()
+        route(dict.fromkeys(("a@example.net", "b@example.net"), self.tenant(server)))
+        assert (
+            RoutingBackend().send_messages(self.batch("a@example.net", "b@example.net")) == 2
+        )
+        assert (server.connections, len(server.accepted)) == (1, 2)
+
+    def test_is_not_another_one_that_is_equal(self, serve, route):
+        server = serve()
+        route(dict.fromkeys(("a@example.net", "b@example.net"), lambda: self.tenant(server)))
+        assert (
+            RoutingBackend().send_messages(self.batch("a@example.net", "b@example.net")) == 2
+        )
+        assert (server.connections, len(server.accepted)) == (2, 2)
+
+    @pytest.mark.parametrize("is_open", [True, False])
+    @pytest.mark.parametrize(("reply", "sent"), [(None, 1), ("550 no", 0)])
+    def test_is_left_as_it_was(self, is_open, reply, sent, serve, route):
+        tenant = self.tenant(serve(at("MAIL", reply)))
+        if is_open:
+            tenant.open()
+        route({"a@example.net": tenant})
+        silent = RoutingBackend(fail_silently=True)
+        assert silent.send_messages(self.batch("a@example.net")) == sent
+        assert bool(tenant.connection) is is_open
+        tenant.close()
+
+    def test_failure_does_not_keep_the_others_mail_back(self, serve, route, closed_port):
+        servers = [serve(), serve(at("MAIL", "550 no")), serve()]
+        names = ["a@example.net", "b@example.net", "c@example.net", "d@example.net"]
+        down = connection_from_dsn(f"smtp://127.0.0.1:{closed_port}")
+        route(dict(zip(names, [down, *map(self.tenant, servers)], strict=True)))
+        with pytest.raises(ConnectionRefusedError):
+            RoutingBackend().send_messages(self.batch(*names))
+        assert [len(server.accepted) for server in servers] == [1, 0, 1]
+
+    def test_is_not_kept_open_for_the_next_batch(self, serve, route):
+        """There may be thousands of tenants, and a generator of messages without end."""
+        server = serve()
+        tenants: list[Any] = []
+
+        def tenant() -> Any:
+            assert not any(each.connection for each in tenants)
+            tenants.append(self.tenant(server))
+            return tenants[-1]
+
+        route(dict.fromkeys(("a@example.net", "b@example.net"), tenant))
+        batch = iter(self.batch("a@example.net", "b@example.net"))
+        assert RoutingBackend().send_messages(batch) == 2
+
+    @pytest.mark.parametrize("query", ["", "?_server_email=a@example.com"])
+    def test_must_not_be_a_router(self, query, site, route):
+        again = {"again": f"backend://{ROUTING}{query}"}
+        with override_settings(EMAIL_HOSTS={**site.hosts, **again}):
+            route({"a@example.net": lambda: get_connection("again")})
+            problem = (
+                r"^EMAIL_HOSTS_ROUTER \(.*route.*router\) returned a connection that asks"
+            )
+            with pytest.raises(InvalidEmailHost, match=problem):
+                RoutingBackend().send_messages(self.batch("a@example.net"))
+
+    def test_may_be_any_backend(self, route, mailoutbox):
+        route({"a@example.net": locmem.EmailBackend()})
+        assert RoutingBackend().send_messages(self.batch("a@example.net")) == 1
+        assert len(mailoutbox) == 1
+
+    @needs_mailers
+    def test_is_used_with_using(self, serve, route, settings):  # pragma: mailers-only
+        server = serve()
+        settings.MAILERS = {"tenants": {"BACKEND": ROUTING}}
+        route({"a@example.net": self.tenant(server)})
+        (one,) = self.batch("a@example.net")
+        assert one.send(using="tenants") == 1
+        assert len(server.accepted) == 1
+
+
+def test_connection_of_the_router_is_captured_in_tests(settings, mailoutbox):
+    tenant = "smtp://h?_default_from_email=tenant@example.com"
+    settings.EMAIL_HOSTS_ROUTER = lambda message: connection_from_dsn(tenant)
+    RoutingBackend().send_messages([message("project@example.com")])
+    assert [sent.from_email for sent in mailoutbox] == ["tenant@example.com"]
 
 
 @needs_mailers

@@ -12,6 +12,7 @@ from scripted import BODY, CLOSE
 
 from email_hosts.backends import RoutingBackend, get_connection
 from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.signals import message_failed
 
 USERNAME, PASSWORD = "Kx7vQz9-name", "Wj4bYt2-word"
 SECRETS = [
@@ -109,6 +110,42 @@ def test_login_is_in_no_frame(failure, way, tool):
     shown = tool(caught)
     assert type(caught.value).__name__ in shown
     assert [secret for secret in SECRETS if secret in shown] == []
+
+
+class Receiver:
+    """Shows the errors that it is told of to a tool."""
+
+    def __init__(self, tool):
+        self.tool = tool
+        self.shown = []
+        self.errors = []
+
+    def show(self, error):
+        with pytest.raises(type(error)) as caught:
+            raise error
+        self.shown.append(self.tool(caught))
+
+    def receive(self, error, **others):
+        self.errors.append(error)
+        self.show(error)
+
+
+@pytest.mark.usefixtures("hosts")
+@pytest.mark.parametrize("tool", TOOLS)
+@pytest.mark.parametrize("way", ["shop", "all"])
+@pytest.mark.parametrize("failure", [*SCRIPTS, *OTHERS])
+def test_receiver_of_a_signal_is_shown_no_login(failure, way, tool):
+    """While frames are still at work, and afterwards."""
+    receiver = Receiver(tool)
+    message_failed.connect(receiver.receive)
+    with pytest.raises((OSError, ValueError, InvalidEmailHost)):
+        send(failure, way)
+    receiver.show(*receiver.errors)
+    names = [type(error).__name__ for error in receiver.errors * 2]
+    assert [name in shown for name, shown in zip(names, receiver.shown, strict=True)] == [
+        True
+    ] * 2
+    assert [secret for secret in SECRETS if secret in "".join(receiver.shown)] == []
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -428,7 +428,7 @@ def test_backend_without_a_dsn_has_the_port_of_its_transport(options, port):
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({}, r'^EMAIL_HOSTS\["shop"\]: option \'host\' is missing'),
+        ({}, r'^MAILERS\["shop"\]: option \'host\' is missing'),
         ({"host": "h", "use_ssl": True, "use_tls": True}, "exclude each other"),
         ({"host": "h", "parallel": 0}, "'parallel' must be a whole number from 1 to 50"),
         ({"host": "h", "parallel": 51}, "'parallel' must be a whole number from 1 to 50"),

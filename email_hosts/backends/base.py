@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import chain
 from typing import Any
 
@@ -13,7 +13,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend
 
-from .. import conf, hosts
+from .. import conf, hosts, signals
 from ..exceptions import InvalidEmailHost
 from ..options import (
     HOST_OPTION_NAMES,
@@ -107,7 +107,7 @@ class HostMixin(BaseEmailBackend):
         try:
             checked = checked_host_options(options)
         except ValueError as error:
-            raise InvalidEmailHost(str(error), alias=alias) from None
+            raise InvalidEmailHost(str(error), alias=alias, setting="MAILERS") from None
         for name in HOST_OPTION_NAMES:
             options.pop(name, None)
         for name, value in checked.items():
@@ -156,7 +156,7 @@ def refuse_unknown(backend: type, options: dict[str, Any], alias: str | None) ->
         name = min(unknown)
         known = [*inspect.signature(backend).parameters, *HOST_OPTION_NAMES]
         reason = f"unknown option {name!r}{did_you_mean(name, known)}"
-        raise InvalidEmailHost(reason, alias=alias)
+        raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
 
 
 class HostBackend(HostMixin):
@@ -179,9 +179,7 @@ class HostBackend(HostMixin):
     ) -> None:
         # No super().__init__(): its ``fail_silently`` would hide that of the wrapped one.
         self.take_host_options(options, alias)
-        if isinstance(backend, str):
-            backend = _construct(backend, alias, options)
-        self.wrapped = backend
+        self.wrapped = _construct(backend, alias, options)
         self.alias = self.wrapped.alias = alias or None
         if self.redirect_to:
             defaults = getattr(self.wrapped, "send_defaults", {})
@@ -259,18 +257,44 @@ class HostBackend(HostMixin):
         if not isinstance(email_messages, (list, tuple)):
             return self._send_one_by_one(iter(email_messages))
         messages = list(email_messages)
-        batch = list(map(self.apply_host, messages))
-        before = [dict(vars(sent)) for sent in batch]
         try:
-            # The backend may change the list, which is its own.
-            return int(self.wrapped.send_messages(list(batch)) or 0)
+            sent = self._send(messages)
         except Exception as error:
             self._redact(error)
+            self._tell_failed(messages, error)
             raise
+        self._tell_sent(messages, sent)
+        return sent
+
+    def _send(self, messages: list[EmailMessage]) -> int:
+        batch = list(map(self.apply_host, messages))
+        before = [dict(vars(sent)) for sent in batch]
+        tells_itself = hosts.is_host(self.wrapped)
+        try:
+            with signals.on_behalf_of(messages, batch) if tells_itself else nullcontext():
+                # The backend may change the list, which is its own.
+                return int(self.wrapped.send_messages(list(batch)) or 0)
         finally:
             for message, sent, old in zip(messages, batch, before, strict=True):
                 if sent is not message:
                     _copy_changes(old, vars(sent), message)
+
+    def _tell_sent(self, messages: list[EmailMessage], number: int) -> None:
+        """Send the signals of a batch of which the backend says that it took so many."""
+        if not signals.are_received() or hosts.is_host(self.wrapped):  # which tells of its own
+            return
+        with_recipients = [message for message in messages if message.recipients()]
+        if number < len(with_recipients):
+            self._tell_failed(messages, None)
+        else:
+            for message in with_recipients:
+                signals.tell(self, message)
+
+    def _tell_failed(self, messages: list[EmailMessage], error: Exception | None) -> None:
+        """Send the one signal of a batch of which nobody knows what was sent of it."""
+        if not hosts.is_host(self.wrapped):
+            message = messages[0] if len(messages) == 1 else None
+            signals.tell_failed(self, message, error, alias=self.alias)
 
     def _send_one_by_one(self, coming: Iterator[EmailMessage]) -> int:
         """Send each message before the next one is asked for, over one connection.
@@ -280,7 +304,11 @@ class HostBackend(HostMixin):
         first = next(coming, None)
         if first is None:
             return 0
-        opened = self.open()
+        try:
+            opened = self.open()
+        except Exception as error:
+            self._tell_failed([first], error)
+            raise
         try:
             return sum(self.send_messages([message]) for message in chain([first], coming))
         finally:
@@ -294,8 +322,18 @@ def close_quietly(connection: BaseEmailBackend) -> None:
         connection.close()
 
 
-def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
-    """Return a backend that knows nothing of hosts."""
+def _construct(backend: Any, alias: str | None, options: dict[str, Any]) -> Any:
+    """Return the backend of a path, or the backend itself."""
+    if not isinstance(backend, str):
+        return backend
+    try:
+        return _import_and_construct(backend, alias, options)
+    except InvalidEmailHost as error:
+        reason = error.reason
+    raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
+
+
+def _import_and_construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
     backend_class: Any = hosts.import_backend(path)
     # With an alias, Django's backends read no setting that MAILERS replaces. Before Django
     # 6.1 they do not take one.

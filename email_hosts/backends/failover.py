@@ -13,10 +13,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
-from .. import hosts
+from .. import hosts, signals
 from ..dsn import keys_of
 from ..exceptions import AllHostsFailed, InvalidEmailHost, shown, summarize
 from ..log import warn
+from ..options import boolean, seconds
+from ..python_options import checked
 from ..retry import may_be_tried_elsewhere
 from ..smtp.errors import body_was_sent
 from ..tracebacks import clear_frames
@@ -41,6 +43,7 @@ class FailoverBackend(HostMixin):
     """
 
     @clear_frames
+    @checked({"retry": seconds, "rotate": boolean})
     def __init__(
         self,
         hosts: Iterable[str],
@@ -56,12 +59,9 @@ class FailoverBackend(HostMixin):
         if alias is not None:
             refuse_unknown(FailoverBackend, others, alias)
         self.hosts = keys_of(hosts)
-        if not self.hosts or not retry > 0:
-            raise InvalidEmailHost(
-                "option 'hosts' must name hosts, and 'retry' must be a positive number of "
-                "seconds",
-                alias=alias,
-            )
+        if not self.hosts:
+            reason = "option 'hosts' must name hosts"
+            raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
         self.retry = retry
         self.rotate = rotate
         self.alias = alias
@@ -104,6 +104,7 @@ class FailoverBackend(HostMixin):
                     connection.open()
                     connections[key] = connection
             except Exception as error:  # nothing has been sent
+                signals.tell_failed(self, message, error, alias=key)
                 if not isinstance(error, UNUSABLE) and body_was_sent(error):
                     raise
                 errors[key] = error

@@ -9,6 +9,7 @@ from typing import Any
 from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 
+from .. import signals
 from .base import HostMixin
 
 
@@ -28,8 +29,17 @@ class OutboxBackend(HostMixin, EmailBackend):
 
     def send_messages(self, messages: Iterable[EmailMessage]) -> int:
         """Put the messages into ``mail.outbox``. Return how many there were."""
-        marked: Any = (self._marked(message) for message in messages)
-        return super().send_messages(marked)
+        return sum(map(self._send, messages))
+
+    def _send(self, message: EmailMessage) -> int:
+        """Put a message there, and send its signal, so that a test sees its receivers work."""
+        try:
+            sent = super().send_messages([self._marked(message)])
+        except Exception as error:
+            signals.tell(self, message, error)
+            raise
+        signals.tell(self, message)
+        return sent
 
     def _marked(self, message: EmailMessage) -> EmailMessage:
         marked = copy.copy(self.apply_host(message))

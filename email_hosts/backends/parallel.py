@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, nullcontext, suppress
 from contextvars import copy_context
 from itertools import islice
+from queue import SimpleQueue
 from typing import Any
 
 from django.core.mail import EmailMessage
 from django.db import connections
 from django.utils import timezone, translation
 
+from .. import signals
 from ..retry import may_be_tried_elsewhere
 from ..smtp.connection import is_closed
 
@@ -49,6 +51,9 @@ class _Spread:
         self._sent: list[EmailMessage] = []
         self._errors: list[BaseException] = []
         self._refusals: list[OSError] = []
+        self._ignored: list[OSError] = []  # refusals, too, with fail_silently
+        # What the caller's thread is to tell, and None from each thread that ends.
+        self._results: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
         self._was_open = False  # any connection
         # asgiref keeps these from other threads, even in a copy of the context.
         self._language = translation.get_language()
@@ -64,7 +69,10 @@ class _Spread:
             self._refusals.clear()
             self._work(self._backend)  # of several, what the others have given back
         if self._waiting:
+            for error in [*self._refusals, *self._ignored][: not self._errors]:
+                self._results.put((self._waiting[0], error))
             self._errors += self._refusals[:1]
+        self._tell_the_rest()
         if self._errors:
             raise self._error()
         return len(self._sent)
@@ -73,15 +81,18 @@ class _Spread:
         """Work over so many connections, each in a thread.
 
         This thread waits, so that a signal handler that raises (Ctrl-C, the time limit of a
-        task queue) breaks no message.
+        task queue) breaks no message. It also is the one that calls the receivers of signals.
         """
         others = [copy.copy(self._backend) for _ in range(number - 1)]
-        threads = [_Thread(self._help, backend) for backend in (self._backend, *others)]
+        threads = [
+            _Thread(self._help, backend, self._results) for backend in (self._backend, *others)
+        ]
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                thread.has_ended.wait()
+            for _ in threads:
+                for result in iter(self._results.get, None):
+                    signals.tell(self._backend, *result)
         except BaseException as error:
             self._is_over = True
             self._errors.insert(0, error)
@@ -109,42 +120,53 @@ class _Spread:
             has_broken = False
             taken: deque[EmailMessage] = deque()
             try:
-                with closing(
-                    backend.deliver(self._take(taken), can_look_ahead=True)
-                ) as results:
-                    for message, error in results:
+                results = backend.deliver(self._take(), taken, can_look_ahead=True)
+                with closing(results):
+                    for result in results:
                         self._was_open = True
-                        taken.popleft()
-                        if error is None:
-                            self._sent.append(message)
+                        self._results.put(result)
+                        if result.error is None:
+                            self._sent.append(result.message)
                         elif not backend.fail_silently:
-                            self._fail(error)
+                            self._fail(result.error)
                             break
                         else:
-                            backend.log_failure(error)
+                            backend.log_failure(result.error)
                             has_broken = is_closed(backend.connection)
                             if has_broken:
                                 break
+                if taken and backend.ignored:
+                    self._ignored.append(backend.ignored)
             except OSError as error:  # of opening: the others do its work
                 self._refusals.append(error)
             except BaseException as error:  # of making a message
                 self._fail(error)
+                for message in islice(taken, 1):
+                    self._results.put((message, error))
             self._waiting.extendleft(reversed(taken))
 
-    def _take(self, taken: deque[EmailMessage]) -> Iterator[EmailMessage]:
-        """Yield what is waiting, and note it, for the case that it has to be given back."""
+    def _take(self) -> Iterator[EmailMessage]:
+        """Yield what is waiting."""
         while not self._is_over:
             try:
                 message = self._waiting.popleft()
             except IndexError:
                 return
             if message.recipients():
-                taken.append(message)
                 yield message
 
     def _fail(self, error: BaseException) -> None:
         self._errors.append(error)
         self._is_over = True
+
+    def _tell_the_rest(self) -> None:
+        """Tell what nobody has waited for, of this thread or after a signal handler."""
+        try:
+            while not self._results.empty():
+                if result := self._results.get():
+                    signals.tell(self._backend, *result)
+        except BaseException as error:  # of a receiver
+            self._errors.insert(0, error)
 
     def _error(self) -> BaseException:
         """Return the error to raise, with what was sent and what was not."""
@@ -159,10 +181,16 @@ class _Spread:
 
 
 class _Thread(threading.Thread):
-    """Calls a function with this argument, in a copy of the context."""
+    """Calls a function with this argument, in a copy of the context.
 
-    def __init__(self, function: Callable[[Any], None], argument: Any) -> None:
+    In the end it puts ``None`` into ``results``.
+    """
+
+    def __init__(
+        self, function: Callable[[Any], None], argument: Any, results: SimpleQueue[Any]
+    ) -> None:
         super().__init__(target=copy_context().run, args=[function, argument])
+        self._results = results
         self.has_ended = threading.Event()
 
     def run(self) -> None:
@@ -171,6 +199,7 @@ class _Thread(threading.Thread):
             super().run()
         finally:
             self.has_ended.set()
+            self._results.put(None)
 
     def wait_for_its_end(self) -> None:
         """Wait, whatever signal handlers raise. One that has not started sends nothing.

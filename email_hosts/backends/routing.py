@@ -10,7 +10,7 @@ from typing import Any
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
-from .. import conf, host_index, hosts
+from .. import conf, host_index, hosts, signals
 from ..dsn import checked_key
 from ..exceptions import InvalidEmailHost, summarize
 from ..log import warn
@@ -26,8 +26,9 @@ class RoutingBackend(HostMixin):
     """The default backend of a project, which sends each message through one of its hosts.
 
     ``EMAIL_HOSTS_ROUTER`` picks the host. It is a callable or its path: ``router(message)``
-    returns a key or ``None``. Without one, ``host_of_sender`` picks it. A message without a
-    host goes to the host ``"default"``. If there is none, ``EmailHostDoesNotExist`` is raised.
+    returns a key, a connection, or ``None``. Without one, ``host_of_sender`` picks the host. A
+    message without a host goes to the host ``"default"``. If there is none,
+    ``EmailHostDoesNotExist`` is raised.
     """
 
     @clear_frames
@@ -52,6 +53,9 @@ class RoutingBackend(HostMixin):
 
         Each host gets its messages in batches, over one connection. An error of one host does
         not keep back the mail of the others: the first error is raised at the end.
+
+        A connection that the router returns is closed after its batch if it was not open
+        before.
         """
         connections: dict[str, BaseEmailBackend] = {}
         first: Exception | None = None
@@ -78,23 +82,61 @@ class RoutingBackend(HostMixin):
     ) -> tuple[int, list[Exception]]:
         """Return how many messages were accepted, and the errors of the others."""
         errors: list[Exception] = []
-        by_host: dict[str, list[EmailMessage]] = {}
+        # A connection by its identity: a class may have its own idea of what is equal.
+        by_host: dict[str | int, tuple[str | BaseEmailBackend, list[EmailMessage]]] = {}
         for message in batch:
             try:
-                by_host.setdefault(_ask_router(message), []).append(message)
+                host = _ask_router(message)
             except Exception as error:
+                signals.tell_failed(self, message, error, alias=None)
                 errors.append(error)
+            else:
+                name = host if isinstance(host, str) else id(host)
+                by_host.setdefault(name, (host, []))[1].append(message)
         sent = 0
-        for key, messages in by_host.items():
+        for host, messages in by_host.values():
             try:
-                if key not in connections:
-                    connection = hosts.get_host(key, fail_silently=self.fail_silently)
-                    connection.open()
-                    connections[key] = connection
-                sent += connections[key].send_messages(messages) or 0
+                sent += self._send_to(host, messages, connections)
             except Exception as error:
                 errors.append(error)
         return sent, errors
+
+    def _send_to(
+        self,
+        host: str | BaseEmailBackend,
+        messages: list[EmailMessage],
+        connections: dict[str, BaseEmailBackend],
+    ) -> int:
+        """Send the messages to a host, or over a connection, which is left as it was.
+
+        The router may return one for each message, so none is kept open for the next batch.
+        """
+        opened = None
+        try:
+            if isinstance(host, str):
+                connection = self._connection(host, connections)
+            else:
+                connection = host
+                opened = connection.open()
+        except Exception as error:
+            alias = host if isinstance(host, str) else getattr(host, "alias", None)
+            signals.tell_failed(self, messages[0], error, alias=alias)
+            raise
+        try:
+            return connection.send_messages(messages) or 0
+        finally:
+            if opened:
+                close_quietly(connection)
+
+    def _connection(
+        self, key: str, connections: dict[str, BaseEmailBackend]
+    ) -> BaseEmailBackend:
+        """Return the open connection to this host, which is a new one the first time."""
+        if key not in connections:
+            connection = hosts.get_host(key, fail_silently=self.fail_silently)
+            connection.open()
+            connections[key] = connection
+        return connections[key]
 
 
 def _log_ignored(errors: list[Exception]) -> None:
@@ -121,19 +163,33 @@ def host_of_sender(message: EmailMessage) -> str | None:
     return host_index.current().host_of(message.from_email)
 
 
-def _ask_router(message: EmailMessage) -> str:
-    """Return the key of the host for a message.
+def _ask_router(message: EmailMessage) -> str | BaseEmailBackend:
+    """Return the key of the host for a message, or the connection that the router returns.
 
-    Raises ``InvalidEmailHost`` if the router returns a DSN, or itself sends mail that asks
-    the router.
+    Raises ``InvalidEmailHost`` if the router returns a DSN or a router, or itself sends mail
+    that asks the router, and ``TypeError`` if it returns anything else.
     """
     if _is_asking_router.get():
         raise InvalidEmailHost("the router sends mail through itself")
     token = _is_asking_router.set(True)
     try:
-        key = (conf.router() or host_of_sender)(message)
-        if not isinstance(key, str | None):
-            raise TypeError(f"the router must return a key or None, not {type(key).__name__}")
-        return checked_key(key or "default")
+        router = conf.router() or host_of_sender
+        host = router(message)
     finally:
         _is_asking_router.reset(token)
+    if isinstance(host, RoutingBackend):
+        raise InvalidEmailHost(f"{_name_of(router)} returned a connection that asks it again")
+    if isinstance(host, BaseEmailBackend):
+        return host
+    if isinstance(host, str | None):
+        return checked_key(host or "default")
+    raise TypeError(
+        f"{_name_of(router)} must return the key of a host, a connection or None, not "
+        f"{type(host).__name__}"
+    )
+
+
+def _name_of(router: Any) -> str:
+    """Return what a message calls the router: never what it has returned."""
+    named = router if hasattr(router, "__qualname__") else type(router)
+    return f"EMAIL_HOSTS_ROUTER ({named.__module__}.{named.__qualname__})"

@@ -16,12 +16,14 @@ from typing import Any
 from django.core.mail import DNS_NAME, EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 
+from .. import signals
 from ..dsn import SMTP_SCHEMES
 from ..exceptions import InvalidEmailHost, shown, summarize
 from ..log import debug, warn
 from ..oauth2.sources import source_of
 from ..oauth2.tokens import tokens
-from ..options import MAX_PARALLEL
+from ..options import OAUTH2_OPTIONS, SMTP_OPTIONS
+from ..python_options import checked
 from ..smtp import pipelining
 from ..smtp.connection import (
     CLASSES,
@@ -34,13 +36,18 @@ from ..smtp.connection import (
 )
 from ..smtp.errors import has_given_up, mark
 from ..smtp.login import log_in
-from ..smtp.pipelining import PLAIN_ADDRESS, Envelope
+from ..smtp.pipelining import PLAIN_ADDRESS, Envelope, RecordingConnection
 from ..smtp.pool import PooledConnection, PoolKey, pool
 from ..smtp.redaction import Redactor
 from ..smtp.tls import new_context, shared_context
 from ..tracebacks import clear_frames
 from .base import DEFAULT_TIMEOUT, HostMixin, refuse_unknown
 from .parallel import send_in_parallel
+
+# source_of() checks the others. They are secrets, or callables.
+PLAIN_OPTIONS = {
+    name: converter for name, converter in SMTP_OPTIONS.items() if name not in OAUTH2_OPTIONS
+}
 
 # What makes one connection as good as another, and used as long.
 POOLED_BY = attrgetter(
@@ -69,6 +76,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
     _token = ""  # of OAuth 2.0, for the login that is under way or done
 
     @clear_frames
+    @checked(PLAIN_OPTIONS)
     def __init__(
         self,
         host: str | None = None,
@@ -101,14 +109,11 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         self.take_host_options(others, alias)
         refuse_unknown(EmailHostsBackend, others, alias)
         if not host:
-            raise InvalidEmailHost("option 'host' is missing", alias=alias)
+            reason = "option 'host' is missing"
+            raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
         if use_ssl and use_tls:
-            raise InvalidEmailHost(
-                "options 'use_ssl' and 'use_tls' exclude each other", alias=alias
-            )
-        if type(parallel) is not int or not 1 <= parallel <= MAX_PARALLEL:  # True is an int
-            reason = f"option 'parallel' must be a whole number from 1 to {MAX_PARALLEL}"
-            raise InvalidEmailHost(reason, alias=alias)
+            reason = "options 'use_ssl' and 'use_tls' exclude each other"
+            raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
         self.oauth2 = source_of(
             {
                 "username": username,
@@ -151,6 +156,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         self.parallel = parallel
         self.allow = allow
         self.refused_recipients: dict[str, Reply] = {}
+        self.ignored: OSError | None = None  # why fail_silently has not opened it
 
     def __copy__(self) -> EmailHostsBackend:
         """Return another connection with the same options, closed as a new one is."""
@@ -215,30 +221,47 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         ``open`` raises, and smtplib's errors. With ``fail_silently``, these are logged.
         """
         self.refused_recipients = {}
+        self.ignored = None
         if self.parallel > 1:
             return send_in_parallel(self, email_messages)
         # A generator may wait for its next message, or hold more than fits into memory.
         is_at_hand = isinstance(email_messages, (list, tuple))
         sent = 0
-        with closing(self.deliver(email_messages, can_look_ahead=is_at_hand)) as results:
-            for _, error in results:
-                if error is None:
-                    sent += 1
-                elif self.fail_silently:
-                    self.log_failure(error)
-                else:
-                    raise error
+        in_turn: deque[EmailMessage] = deque()
+        try:
+            results = self.deliver(email_messages, in_turn, can_look_ahead=is_at_hand)
+            with closing(results):
+                for result in results:
+                    if result.error is None:
+                        sent += 1
+                    elif self.fail_silently:
+                        self.log_failure(result.error)
+                    else:
+                        in_turn.appendleft(result.message)
+                        raise result.error
+                    self._tell(*result)
+        except Exception as error:
+            if in_turn:  # else it is an error of the iterable
+                self._tell(in_turn[0], error)
+            raise
+        if in_turn and self.ignored:
+            self._tell(in_turn[0], self.ignored)
         return sent
 
     def deliver(
-        self, messages: Iterable[EmailMessage], *, can_look_ahead: bool
-    ) -> Generator[tuple[EmailMessage, smtplib.SMTPException | None], None, None]:
-        """Yield each message that has recipients, with its error or ``None``, as it is sent.
+        self,
+        messages: Iterable[EmailMessage],
+        in_turn: deque[EmailMessage],
+        *,
+        can_look_ahead: bool,
+    ) -> Generator[signals.Result, None, None]:
+        """Yield the result of each message that has recipients, as it is sent.
 
+        ``in_turn`` has those that have been taken and not been yielded, also after an error.
         ``can_look_ahead`` allows to make the next messages before the turn of each. Raises
         what ``open`` raises.
         """
-        coming = iter(messages)
+        coming = _noted(messages, in_turn)
         first = next(coming, None)
         if first is None:
             return
@@ -246,7 +269,6 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             opened = self.open()
             if opened is None:
                 return
-            in_turn: deque[EmailMessage] = deque()
             envelopes = pipelining.Envelopes(
                 self._envelopes(chain([first], coming), in_turn), can_look_ahead=can_look_ahead
             )
@@ -259,11 +281,10 @@ class EmailHostsBackend(HostMixin, EmailBackend):
                             pooled.has_given_up = has_given_up(error)
                             if offer_again or (pooled.was_parked and pooled.has_given_up):
                                 break
-                            if error is None:
-                                self._note_refused(refused)
-                            else:
+                            refused = self._note_refused(refused)
+                            if error is not None:
                                 self._redactor.redact_error(error)
-                            yield in_turn.popleft(), error
+                            yield signals.Result(in_turn.popleft(), error, refused)
                         else:
                             return
                     pooled.discard("it ended before it took the message")
@@ -283,6 +304,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             if not self.fail_silently:
                 raise
             self.log_failure(error)
+            self.ignored = error
             return None
         self.connection, self._pooled, self._token = pooled.connection, pooled, pooled.token
         return True
@@ -295,6 +317,7 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             self._pooled = PooledConnection(self.connection, self._server)
         return self._pooled
 
+    @clear_frames  # also of an error that goes no further than to a receiver of a signal
     def _connect(self) -> PooledConnection:
         """Return a new connection. A token that is refused is renewed, once."""
         if self.oauth2 is None:
@@ -385,16 +408,19 @@ class EmailHostsBackend(HostMixin, EmailBackend):
     def _envelopes(
         self, messages: Iterable[EmailMessage], in_turn: deque[EmailMessage]
     ) -> Iterator[Envelope]:
-        """Yield the envelopes, and append the message of each to ``in_turn``."""
+        """Yield the envelopes. A message that has none, for want of recipients, is no more
+        ``in_turn``.
+        """
         for message in messages:
-            connection, recording = self.connection, _RecordingConnection()
+            connection, recording = self.connection, RecordingConnection()
             self.connection = recording
             try:
                 # Private: _send(). It alone encodes as this version of Django does.
                 super()._send(self.apply_host(message))  # type: ignore[misc]
             finally:
                 self.connection = connection
-            in_turn.extend([message] * len(recording.envelopes))
+            if not recording.envelopes:
+                in_turn.pop()
             yield from recording.envelopes
 
     def prep_address(  # pragma: prep-address-only
@@ -408,11 +434,32 @@ class EmailHostsBackend(HostMixin, EmailBackend):
             return address
         return super().prep_address(address, force_ascii)
 
-    def _note_refused(self, refused: dict[str, Reply]) -> None:
-        if refused and isinstance(refused, dict):  # a mock of smtplib returns another mock
-            self.refused_recipients.update(self._redactor.redact(refused))
-            codes = sorted({code for code, _ in refused.values()})
-            warn("%s: refused recipients: %d %s", self._name, len(refused), codes)
+    def _note_refused(self, refused: dict[str, Reply]) -> dict[str, Reply]:
+        """Note and log the refused recipients. Return them without the login."""
+        if not refused or not isinstance(refused, dict):  # a mock returns another mock
+            return {}
+        redacted: dict[str, Reply] = self._redactor.redact(refused)
+        self.refused_recipients.update(redacted)
+        codes = sorted({code for code, _ in refused.values()})
+        warn("%s: refused recipients: %d %s", self._name, len(refused), codes)
+        return redacted
+
+    def _tell(self, *result: Any) -> None:
+        """Send the signal of a result.
+
+        A receiver may send mail over this very object, and must not get in between what is
+        being sent here. So it finds it closed.
+        """
+        if not signals.are_received():
+            return
+        with self._lock:
+            aside = self.connection, self._pooled, self.refused_recipients
+            self.connection = self._pooled = None
+            try:
+                signals.tell(self, *result)
+            finally:
+                self.close()
+                self.connection, self._pooled, self.refused_recipients = aside
 
     def log_failure(self, error: OSError) -> None:
         """Log an error that ``fail_silently`` ignores."""
@@ -431,11 +478,9 @@ class EmailHostsBackend(HostMixin, EmailBackend):
         return self._server if self.alias is None else f'host "{shown(self.alias)}"'
 
 
-class _RecordingConnection:
-    """Stands in for an SMTP connection, and keeps what it should send."""
-
-    def __init__(self) -> None:
-        self.envelopes: list[Envelope] = []
-
-    def sendmail(self, *envelope: Any) -> None:
-        self.envelopes.append(Envelope(*envelope))
+def _noted(
+    messages: Iterable[EmailMessage], in_turn: deque[EmailMessage]
+) -> Iterator[EmailMessage]:
+    for message in messages:
+        in_turn.append(message)
+        yield message

@@ -41,7 +41,7 @@ def source_of(options: Mapping[str, Any], *, alias: str | None) -> Source | None
             if not callable(oauth2):
                 problem = f"option 'oauth2': '{path}' is not callable"
     if problem:
-        raise InvalidEmailHost(problem, alias=alias)
+        raise InvalidEmailHost(problem, alias=alias, setting="MAILERS")
     if not oauth2:
         return None
     if callable(oauth2):

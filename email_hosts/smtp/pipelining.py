@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .connection import Reply, can_pipeline, has_unread_data, open_socket
 from .errors import SERVICE_CLOSING, codes_of, mark
@@ -55,6 +55,17 @@ class Envelope(NamedTuple):
     sender: str
     recipients: list[str]
     content: bytes
+
+
+class RecordingConnection:
+    """Stands in for an SMTP connection, and keeps what it should send."""
+
+    def __init__(self) -> None:
+        self.envelopes: list[Envelope] = []
+
+    def sendmail(self, *envelope: Any) -> None:
+        """Keep the envelope."""
+        self.envelopes.append(Envelope(*envelope))
 
 
 class Outcome(NamedTuple):

@@ -56,7 +56,7 @@ class PooledConnection:
 
 
 class PoolKey(tuple[object, ...]):
-    """The options in which connections must be alike. Its ``repr`` does not show them."""
+    """The options that make a host what it is. Its ``repr`` does not show them."""
 
     __slots__ = ()
 

@@ -9,13 +9,17 @@ from django.test import SimpleTestCase
 from email_hosts.backends import connection_from_dsn, get_connection
 
 
-class MailTest(SimpleTestCase):
+class OutboxTestCase(SimpleTestCase):
     """Nothing is overridden, nothing is mocked."""
 
     def assert_sent(self, from_email: str, sent_using: str | None) -> None:
         message: Any
         (message,) = mail.outbox
         self.assertEqual((message.from_email, message.sent_using), (from_email, sent_using))
+
+
+class MailTest(OutboxTestCase):
+    """Mail of a project."""
 
     def test_view(self) -> None:
         self.assertEqual(self.client.get("/welcome/shop/").content, b"1")
@@ -38,6 +42,10 @@ class MailTest(SimpleTestCase):
         message = mail.EmailMessage("Hello", "World", to=["someone@example.net"])
         connection_from_dsn("smtp://smtp.example.net").send_messages([message])
         self.assert_sent("project@example.com", None)
+
+
+class CommandTest(OutboxTestCase):
+    """Of another class, so that another process may run it."""
 
     def test_commands(self) -> None:
         call_command("checkemailhosts", connect=True)

@@ -34,6 +34,18 @@ elif DEFAULT == "MAILERS":  # pragma: mailers-only
             "OPTIONS": {"host": "smtp.example.net"},
         },
         **mailers({"shop": EMAIL_HOSTS["shop"]}),
+        "hand": {
+            "BACKEND": "email_hosts.backends.EmailHostsBackend",
+            "OPTIONS": {"host": "smtp.example.com", "default_from_email": "hand@example.com"},
+        },
+        "safe": {
+            "BACKEND": "email_hosts.backends.FailoverBackend",
+            "OPTIONS": {"hosts": ["shop", "club"]},
+        },
+        "routed": {"BACKEND": "email_hosts.backends.RoutingBackend"},
+        "elsewhere": {"BACKEND": "no.such.Backend"},
+        "plain": {},
     }
+    EMAIL_HOSTS_ROUTER = lambda message: "shop"  # noqa: E731
 elif DEFAULT == "empty MAILERS":  # pragma: mailers-only
     MAILERS = {}

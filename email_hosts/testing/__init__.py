@@ -11,11 +11,11 @@ from typing import Any
 from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
 from django.utils.module_loading import import_string
 
-from . import conf
-from .dsn import Mailer, backend_of, members, parse
-from .exceptions import InvalidEmailHost
-from .log import warn
-from .options import HOST_OPTION_NAMES, missing_headers
+from .. import conf
+from ..dsn import ROUTING_BACKEND, Mailer, backend_of, members, parse
+from ..exceptions import InvalidEmailHost
+from ..log import warn
+from ..options import HOST_OPTION_NAMES, missing_headers
 
 OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
 
@@ -77,6 +77,23 @@ def outbox_for(mailer: Mailer) -> Mailer:
     }
 
 
+def capture_mailers() -> None:
+    """Let ``using="shop"`` deliver to ``mail.outbox`` as the host ``shop`` does.
+
+    Django's test environment has an in-memory backend in the place of each mailer, which
+    knows no sender. Those of our backends become what ``get_connection`` has in tests. One
+    that routes stays as it is, because the hosts that it picks are captured.
+    """
+    # Private: saved_data. It alone knows what MAILERS was.
+    state: Any = sys.modules["django.test.utils"]
+    saved: dict[str, Mailer] = getattr(state._TestState.saved_data, "mailers", {})
+    captured = {
+        alias: _captured(mailer) for alias, mailer in saved.items() if _is_ours(mailer)
+    }
+    if captured:  # pragma: mailers-only
+        conf.settings.MAILERS = {**conf.mailers(), **captured}
+
+
 def is_in_memory(mailer: Mailer) -> bool:
     """Whether the mailer delivers to ``mail.outbox`` by itself."""
     return "BACKEND" in mailer and _is_locmem(backend_of(mailer))
@@ -86,6 +103,18 @@ def _tests_are_running() -> bool:
     # Private: _TestState. Nothing public tells that setup_test_environment() was called.
     utils = sys.modules.get("django.test.utils")
     return hasattr(getattr(utils, "_TestState", None), "saved_data")
+
+
+def _captured(mailer: Mailer) -> Mailer:  # pragma: mailers-only
+    return mailer if backend_of(mailer) == ROUTING_BACKEND else outbox_for(mailer)
+
+
+def _is_ours(mailer: Mailer) -> bool:  # pragma: mailers-only
+    try:
+        backend = import_string(mailer["BACKEND"])
+    except (KeyError, ImportError):
+        return False
+    return getattr(backend, "applies_host", False)
 
 
 @lru_cache(maxsize=1)  # once
@@ -110,7 +139,7 @@ def _with_first_member(mailer: Mailer, *above: str) -> dict[str, Any]:
     That may be several itself. ``above`` are the keys on the way to it. A member may be in a
     cycle without this host.
     """
-    own = mailer["OPTIONS"]
+    own = mailer.get("OPTIONS", {})
     first = next(iter(members(mailer)), None)
     if first is None or first in above:
         return own

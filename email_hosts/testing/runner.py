@@ -1,0 +1,36 @@
+"""Django's test runner, with which ``using="shop"`` is captured as the host is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.test.runner import DiscoverRunner, ParallelTestSuite
+
+from . import capture_mailers
+
+
+def init_worker(*args: Any, **options: Any) -> None:
+    """Begin a process of ``--parallel``, which sets up a test environment of its own."""
+    begin: Any = ParallelTestSuite.init_worker
+    begin(*args, **options)
+    capture_mailers()
+
+
+class EmailHostsTestSuite(ParallelTestSuite):
+    """The tests of ``--parallel``."""
+
+    init_worker = init_worker
+
+
+class EmailHostsRunner(DiscoverRunner):
+    """Set it as ``TEST_RUNNER``, or let your own runner inherit from it.
+
+    Before Django 6.1 it is Django's runner, and nothing more.
+    """
+
+    parallel_test_suite = EmailHostsTestSuite
+
+    def setup_test_environment(self, **options: Any) -> None:
+        """Set up Django's test environment, and capture what it has taken for a mailer."""
+        super().setup_test_environment(**options)
+        capture_mailers()

@@ -1,0 +1,632 @@
+"""Signals tell what has become of each message, and change nothing."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.test import override_settings
+from django.utils.log import AdminEmailHandler
+from scripted import BODY, CLOSE, at, to
+
+from email_hosts import signals
+from email_hosts.backends import (
+    EmailHostsBackend,
+    HostBackend,
+    RoutingBackend,
+    can_be_retried,
+    connection_from_dsn,
+    get_connection,
+)
+from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist
+from email_hosts.signals import message_failed, message_sent
+from email_hosts.testing import real_hosts
+
+
+class Told(NamedTuple):
+    """What a receiver was told: of which message, which host, and an error or ``None``."""
+
+    subject: str | None
+    alias: str | None
+    error: type | None = None
+
+
+class Receivers:
+    """Receivers of both signals, and what they got."""
+
+    def __init__(self) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.then: Callable[[], object] = lambda: None
+
+    def receive(self, signal: Any, **told: Any) -> None:
+        """Note what a signal says, and do what else the test wants."""
+        self.got.append({"signal": signal, "thread": threading.current_thread(), **told})
+        self.then()
+
+    @property
+    def told(self) -> list[Told]:
+        """What they were told, in this order."""
+        return [
+            Told(
+                each["message"] and each["message"].subject,
+                each["alias"],
+                type(each["error"]) if each["signal"] is message_failed else None,
+            )
+            for each in self.got
+        ]
+
+
+@pytest.fixture
+def receivers() -> Iterator[Receivers]:
+    receivers = Receivers()
+    for signal in (message_sent, message_failed):
+        signal.connect(receivers.receive)
+    yield receivers
+    for signal in (message_sent, message_failed):
+        signal.disconnect(receivers.receive)
+
+
+@pytest.fixture(params=[["PIPELINING"], []], ids=["pipelining", "stepwise"])
+def extensions(request):
+    return request.param
+
+
+@pytest.fixture(params=[list, iter], ids=["list", "generator"])
+def kind(request):
+    """What the messages come in."""
+    return request.param
+
+
+def messages(number: int = 3, body: str = "Hello") -> list[EmailMessage]:
+    """Return messages with the subjects "0", "1" and so on."""
+    return [EmailMessage(str(i), body, to=[f"{i}@example.net"]) for i in range(number)]
+
+
+def subjects(server: Any) -> list[str]:
+    """Return the subjects of what a server has accepted."""
+    return [
+        line.partition(": ")[2]
+        for one in server.accepted
+        for line in one.content.decode().splitlines()
+        if line.startswith("Subject: ")
+    ]
+
+
+@pytest.fixture
+def connect(serve, extensions):
+    """Make a connection to the host ``shop`` with this script."""
+
+    def connect(script: Any = None, query: str = "", **options: Any) -> Any:
+        server = serve(script, extensions=extensions)
+        dsn = f"smtp://127.0.0.1:{server.port}?timeout=20{query}"
+        with override_settings(EMAIL_HOSTS={"shop": dsn}):
+            return get_connection("shop", **options)
+
+    return connect
+
+
+class TestHost:
+    """One SMTP host."""
+
+    def test_each_message_is_told_by_itself(self, connect, kind, receivers):
+        batch = messages()
+        connect().send_messages(kind(batch))
+        assert receivers.told == [Told(subject, "shop") for subject in "012"]
+        for told, message in zip(receivers.got, batch, strict=True):
+            assert told["message"] is message
+            assert (told["sender"], told["refused"]) == (EmailHostsBackend, {})
+
+    def test_recipients_who_do_not_get_it_are_told(self, connect, receivers):
+        message = EmailMessage("0", "", to=["a@example.net", "b@example.net"])
+        connect(to("<b@example.net>", "550 no user")).send_messages([message])
+        (told,) = receivers.got
+        assert told["refused"] == {"b@example.net": (550, b"no user")}
+
+    def test_login_in_a_reply_is_starred_out(self, connect, receivers):
+        replies = {"AUTH": "235 welcome", "RCPT": "550 Kx7vQz9 must not send there"}
+        connection = connect(lambda step, argument: replies.get(step))
+        connection.username = connection.password = "Kx7vQz9"
+        with pytest.raises(smtplib.SMTPException):
+            connection.send_messages(messages(1))
+        assert "Kx7vQz9" not in str(receivers.got[0]["error"])
+
+    def test_error_ends_a_batch_and_is_told(self, connect, kind, receivers):
+        with pytest.raises(smtplib.SMTPDataError) as caught:
+            connect(at(BODY, None, "554 spam")).send_messages(kind(messages()))
+        assert receivers.told == [Told("0", "shop"), Told("1", "shop", smtplib.SMTPDataError)]
+        assert receivers.got[1]["error"] is caught.value
+
+    def test_error_that_is_ignored_is_told(self, connect, kind, receivers):
+        connection = connect(at(BODY, None, "554 spam"), fail_silently=True)
+        assert connection.send_messages(kind(messages())) == 2
+        assert receivers.told == [
+            Told("0", "shop"),
+            Told("1", "shop", smtplib.SMTPDataError),
+            Told("2", "shop"),
+        ]
+
+    @pytest.mark.parametrize("fail_silently", [False, True])
+    def test_first_message_is_told_where_the_host_cannot_be_reached(
+        self, connect, kind, receivers, fail_silently
+    ):
+        connection = connect(fail_silently=fail_silently)
+        connection.port = 1
+        if fail_silently:
+            assert connection.send_messages(kind(messages())) == 0
+        else:
+            with pytest.raises(ConnectionRefusedError):
+                connection.send_messages(kind(messages()))
+        assert receivers.told == [Told("0", "shop", ConnectionRefusedError)]
+
+    @pytest.mark.parametrize("fail_silently", [False, True])
+    def test_message_is_told_where_the_host_cannot_be_reached_again(
+        self, connect, receivers, fail_silently
+    ):
+        """A connection that was kept breaks, and so does the new one."""
+        lost = iter([None, "421 busy"])
+        ends = iter([None, CLOSE])
+        answers = {"banner": lost, "MAIL": ends}
+        connection = connect(
+            lambda step, argument: next(answers.get(step, iter(())), None),
+            "&conn_max_age=60",
+            fail_silently=fail_silently,
+        )
+        connection.send_messages(messages(1))
+        if fail_silently:
+            assert connection.send_messages(messages(2)) == 0
+        else:
+            with pytest.raises(smtplib.SMTPConnectError):
+                connection.send_messages(messages(2))
+        assert receivers.told == [
+            Told("0", "shop"),
+            Told("0", "shop", smtplib.SMTPConnectError),
+        ]
+
+    def test_message_that_cannot_be_made_is_told(self, connect, kind, receivers):
+        batch = messages()
+        batch[1].extra_headers["X"] = "a\nb"
+        with pytest.raises(ValueError, match=r"[Hh]eader"):
+            connect().send_messages(kind(batch))
+        assert [(told.subject, told.error is None) for told in receivers.told] == [
+            ("0", True),
+            ("1", False),
+        ]
+
+    def test_error_of_the_iterable_is_nobodys(self, connect, receivers):
+        def coming() -> Iterator[EmailMessage]:
+            yield from messages(1)
+            raise LookupError
+
+        with pytest.raises(LookupError):
+            connect().send_messages(coming())
+        assert receivers.told == [Told("0", "shop")]
+
+    def test_message_without_recipients_is_none(self, connect, kind, receivers):
+        batch = messages()
+        batch[0].to = batch[2].to = []
+        assert connect().send_messages(kind(batch)) == 1
+        assert receivers.told == [Told("1", "shop")]
+
+    def test_replaced_open_says_nothing(self, connect, receivers):
+        connection = connect(fail_silently=True)
+        connection.open = lambda: None
+        assert connection.send_messages(messages()) == 0
+        assert receivers.told == []
+
+    def test_dsn_from_elsewhere_has_no_key(self, serve, receivers):
+        with real_hosts():
+            connection = connection_from_dsn(f"smtp://127.0.0.1:{serve().port}")
+        connection.send_messages(messages(1))
+        assert receivers.told == [Told("0", None)]
+
+
+class TestSeveralConnections:
+    """``parallel``: the caller's thread calls the receivers."""
+
+    @pytest.fixture
+    def connect(self, serve):
+        def connect(script: Any = None, **options: Any) -> Any:
+            server = serve(script)
+            hosts = {"shop": f"smtp://127.0.0.1:{server.port}?timeout=20&parallel=3"}
+            with override_settings(EMAIL_HOSTS=hosts):
+                return get_connection("shop", **options)
+
+        return connect
+
+    @pytest.mark.parametrize("number", [1, 30, 200])
+    def test_each_message_is_told_once(self, connect, number, kind, receivers):
+        assert connect().send_messages(kind(messages(number))) == number
+        assert sorted(receivers.told) == sorted(Told(str(i), "shop") for i in range(number))
+        assert {told["thread"] for told in receivers.got} == {threading.current_thread()}
+
+    @pytest.mark.parametrize("number", [1, 30])
+    def test_error_is_told(self, connect, number, receivers):
+        connection = connect(to("<0@example.net>", "550 no"))
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+            connection.send_messages(messages(number))
+        told = set(receivers.told)
+        assert Told("0", "shop", smtplib.SMTPRecipientsRefused) in told
+        assert {told.subject for told in told if not told.error} == {
+            message.subject
+            for message in caught.value.sent  # type: ignore[attr-defined]
+        }
+
+    def test_error_that_is_ignored_is_told(self, connect, receivers):
+        connection = connect(to("<1@example.net>", "550 no"), fail_silently=True)
+        assert connection.send_messages(messages()) == 2
+        assert set(receivers.told) == {
+            Told("0", "shop"),
+            Told("1", "shop", smtplib.SMTPRecipientsRefused),
+            Told("2", "shop"),
+        }
+
+    @pytest.mark.parametrize("number", [1, 5])
+    @pytest.mark.parametrize("fail_silently", [False, True])
+    def test_one_message_is_told_where_the_host_cannot_be_reached(
+        self, connect, number, fail_silently, receivers
+    ):
+        connection = connect(at("banner", *9 * ["421 busy"]), fail_silently=fail_silently)
+        if fail_silently:
+            assert connection.send_messages(messages(number)) == 0
+        else:
+            with pytest.raises(smtplib.SMTPConnectError):
+                connection.send_messages(messages(number))
+        (told,) = receivers.told
+        assert told.error is smtplib.SMTPConnectError
+
+    def test_message_that_cannot_be_made_is_told(self, connect, receivers):
+        batch = messages()
+        batch[1].extra_headers["X"] = "a\nb"
+        with pytest.raises(ValueError, match=r"[Hh]eader"):
+            connect().send_messages(batch)
+        assert [told.subject for told in receivers.told if told.error] == ["1"]
+
+    @pytest.mark.parametrize("number", [1, 30])
+    def test_receiver_that_ends_the_process_breaks_no_message(
+        self, connect, number, receivers
+    ):
+        def leave() -> None:
+            receivers.then = lambda: None
+            raise KeyboardInterrupt
+
+        receivers.then = leave
+        with pytest.raises(KeyboardInterrupt) as caught:
+            connect().send_messages(messages(number))
+        error: Any = caught.value
+        assert len(error.sent) + len(error.unsent) == number
+        assert sorted(receivers.told) == sorted(
+            Told(message.subject, "shop") for message in error.sent
+        )
+
+    def test_receiver_may_send_over_the_same_connection(self, connect, receivers):
+        connection = connect()
+        receivers.then = lambda: connection.send_messages(messages(1))
+        assert connection.send_messages(messages(5)) == 5
+        assert len(receivers.told) == 5
+
+
+class TestFailover:
+    @pytest.fixture
+    def hosts(self, serve, settings):
+        """Let ``shop`` and ``spare`` be hosts, and ``safe`` both as one."""
+
+        def hosts(shop: Any = None, spare: Any = None, query: str = "") -> list[Any]:
+            servers = [serve(shop), serve(spare)]
+            first, second = (f"smtp://127.0.0.1:{server.port}" for server in servers)
+            several = f"failover:shop,spare{query}"
+            settings.EMAIL_HOSTS = {"shop": first, "spare": second, "safe": several}
+            return servers
+
+        return hosts
+
+    @pytest.mark.parametrize("query", ["", "?_default_from_email=safe@example.com"])
+    @pytest.mark.parametrize(
+        ("step", "error"),
+        [("banner", smtplib.SMTPConnectError), ("MAIL", smtplib.SMTPSenderRefused)],
+    )
+    def test_host_that_failed_and_host_that_sent_are_told(
+        self, hosts, step, error, query, receivers, new_message
+    ):
+        hosts(at(step, "451 later"), query=query)
+        message = new_message(subject="0")
+        get_connection("safe").send_messages([message])
+        assert receivers.told == [Told("0", "shop", error), Told("0", "spare")]
+        assert all(told["message"] is message for told in receivers.got)
+
+    @pytest.mark.parametrize("query", ["", "?_default_from_email=safe@example.com"])
+    def test_each_host_is_told_where_all_fail(self, hosts, query, receivers):
+        hosts(at("MAIL", "451 later"), at("banner", "451 later"), query)
+        with pytest.raises(AllHostsFailed):
+            get_connection("safe").send_messages(messages(1))
+        assert receivers.told == [
+            Told("0", "shop", smtplib.SMTPSenderRefused),
+            Told("0", "spare", smtplib.SMTPConnectError),
+        ]
+
+    def test_error_that_is_final_is_told_once(self, hosts, receivers):
+        hosts(at(BODY, "554 spam"))
+        with pytest.raises(smtplib.SMTPDataError):
+            get_connection("safe").send_messages(messages(1))
+        assert receivers.told == [Told("0", "shop", smtplib.SMTPDataError)]
+
+    @pytest.mark.parametrize("step", ["MAIL", BODY])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
+    def test_receiver_that_ends_the_process_brings_no_second_delivery(
+        self, hosts, step, error, receivers
+    ):
+        def leave() -> None:
+            raise error
+
+        receivers.then = leave
+        servers = hosts(at(step, "451 later") if step == "MAIL" else None)
+        with pytest.raises(error) as caught:
+            get_connection("safe").send_messages(messages(1))
+        assert not can_be_retried(caught.value)
+        assert [len(server.accepted) for server in servers] == [step == BODY, 0]
+
+
+class TestRouter:
+    @pytest.fixture
+    def hosts(self, serve, settings, closed_port):
+        settings.EMAIL_HOSTS = {
+            "shop": f"smtp://127.0.0.1:{serve().port}",
+            "down": f"smtp://127.0.0.1:{closed_port}",
+        }
+
+    def send(self, router: Callable[[Any], Any], number: int = 1) -> None:
+        with real_hosts(), override_settings(EMAIL_HOSTS_ROUTER=router):
+            RoutingBackend().send_messages(messages(number))
+
+    def test_chosen_host_is_told(self, hosts, receivers):
+        self.send(lambda message: "shop")
+        assert receivers.told == [Told("0", "shop")]
+
+    @pytest.mark.parametrize(
+        ("key", "error"), [("down", ConnectionRefusedError), ("none", EmailHostDoesNotExist)]
+    )
+    def test_first_message_is_told_where_a_host_cannot_be_reached(
+        self, hosts, key, error, receivers
+    ):
+        with pytest.raises(error):
+            self.send(lambda message: "shop" if message.subject == "0" else key, 3)
+        assert receivers.told == [Told("0", "shop"), Told("1", key, error)]
+
+    @pytest.mark.parametrize(("key", "alias"), [("down", "down"), (None, None)])
+    def test_connection_of_the_router_is_told(self, hosts, key, alias, receivers, settings):
+        def router(message: EmailMessage) -> BaseEmailBackend:
+            dsn = settings.EMAIL_HOSTS["down"]
+            return get_connection(key) if key else connection_from_dsn(dsn)
+
+        with pytest.raises(ConnectionRefusedError):
+            self.send(router)
+        assert receivers.told == [Told("0", alias, ConnectionRefusedError)]
+
+    def test_error_of_the_router_is_no_hosts(self, receivers):
+        with pytest.raises(ZeroDivisionError):
+            self.send(lambda message: 1 / 0)
+        assert receivers.told == [Told("0", None, ZeroDivisionError)]
+
+
+class Backend(BaseEmailBackend):
+    """Somebody's backend, which says that it took so many, or raises an error."""
+
+    def __init__(self, outcome: Any, opening: Exception | None = None) -> None:
+        super().__init__()
+        self.outcome = outcome
+        self.opening = opening
+
+    def open(self) -> None:
+        if self.opening:
+            raise self.opening
+
+    def send_messages(self, email_messages: Any) -> Any:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+class TestWrappedBackend:
+    """A backend that is not ours says how many messages of a list it took, and not which."""
+
+    @pytest.mark.parametrize(
+        ("number", "outcome", "told"),
+        [
+            (3, 3, [Told("0", "own"), Told("1", "own"), Told("2", "own")]),
+            (1, 1, [Told("0", "own")]),
+            (3, 2, [Told(None, "own", type(None))]),
+            (3, None, [Told(None, "own", type(None))]),
+            (1, 0, [Told("0", "own", type(None))]),
+            (3, LookupError(), [Told(None, "own", LookupError)]),
+            (1, LookupError(), [Told("0", "own", LookupError)]),
+            (0, 0, []),
+        ],
+    )
+    def test_tells_what_is_known(self, number, outcome, told, receivers):
+        host = HostBackend(Backend(outcome), alias="own", default_from_email="own@example.com")
+        if isinstance(outcome, Exception):
+            with pytest.raises(LookupError):
+                host.send_messages(messages(number))
+        else:
+            host.send_messages(messages(number))
+        assert receivers.told == told
+
+    def test_message_is_the_callers(self, receivers):
+        (message,) = messages(1)
+        host = HostBackend(Backend(1), alias="own", default_from_email="own@example.com")
+        host.send_messages([message])
+        assert receivers.got[0]["message"] is message
+
+    def test_message_without_recipients_is_none(self, receivers):
+        batch = messages(2)
+        batch[0].to = []
+        for count in (1, 2):  # some backends count it, and some do not
+            HostBackend(Backend(count), alias="own").send_messages(batch)
+        assert receivers.told == [Told("1", "own")] * 2
+
+    def test_generator_is_told_message_by_message(self, receivers):
+        HostBackend(Backend(1), alias="own").send_messages(iter(messages(2)))
+        assert receivers.told == [Told("0", "own"), Told("1", "own")]
+
+    def test_generator_whose_first_message_finds_it_closed(self, receivers):
+        host = HostBackend(Backend(1, opening=LookupError()), alias="own")
+        with pytest.raises(LookupError):
+            host.send_messages(iter(messages(2)))
+        assert receivers.told == [Told("0", "own", LookupError)]
+
+
+class TestOutbox:
+    """While tests run: so a test can see its receivers at work."""
+
+    def test_each_message_is_told_with_its_host(self, receivers, mailoutbox):
+        batch = messages(2)
+        get_connection("shop").send_messages(batch)
+        assert receivers.told == [Told("0", "shop"), Told("1", "shop")]
+        assert [told["message"] for told in receivers.got] == batch
+
+    def test_message_that_cannot_be_made_is_told(self, receivers, mailoutbox):
+        (message,) = messages(1)
+        message.extra_headers["X"] = "a\nb"
+        with pytest.raises(ValueError, match=r"[Hh]eader"):
+            get_connection("shop").send_messages([message])
+        assert [told.alias for told in receivers.told] == ["shop"]
+
+
+class Broken(logging.Handler):
+    """A log that raises what happens to it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise LookupError
+
+
+class TestReceiver:
+    """It never changes what becomes of the mail."""
+
+    @staticmethod
+    def fail() -> None:
+        raise RuntimeError("no such counter")
+
+    @pytest.fixture
+    def second(self):
+        """Another receiver of both, which comes after the first."""
+        told: list[Any] = []
+
+        def receive(alias: str, **named: Any) -> None:
+            told.append(alias)
+
+        for signal in (message_sent, message_failed):
+            signal.connect(receive)
+        yield told
+        for signal in (message_sent, message_failed):
+            signal.disconnect(receive)
+
+    def test_that_raises_is_logged(self, connect, receivers, second, caplog, settings):
+        settings.ADMINS = []  # whom Django would mail it to
+        receivers.then = self.fail
+        with pytest.raises(smtplib.SMTPDataError) as caught:
+            connect(at(BODY, None, "451 later")).send_messages(messages())
+        assert can_be_retried(caught.value)
+        assert second == ["shop", "shop"]
+        records = [record for record in caplog.records if record.name == "django.dispatch"]
+        assert ["no such counter" in record.getMessage() for record in records] == [True] * 2
+
+    def test_is_not_needed_for_the_log_to_fail(self, connect, receivers, caplog):
+        receivers.then = self.fail
+        logger = logging.getLogger("django.dispatch")
+        logger.addHandler(broken := Broken())
+        try:
+            assert connect().send_messages(messages(1)) == 1
+        finally:
+            logger.removeHandler(broken)
+        assert "receivers of message_sent could not be called: LookupError" in caplog.messages
+
+    def test_whose_error_is_mailed_hears_nothing_of_that_mail(
+        self, connect, receivers, settings
+    ):
+        """Else it would go on without end."""
+        settings.EMAIL_HOSTS_ROUTER = lambda message: "shop"
+        settings.ADMINS = ["admin@example.com"]
+        handler = AdminEmailHandler()
+        alerts: list[Any] = []
+        handler.send_mail = lambda *args, **options: alerts.append(  # type: ignore[method-assign]
+            get_connection("shop").send_messages(messages(1))
+        )
+        receivers.then = self.fail
+        logger = logging.getLogger("django.dispatch")
+        logger.addHandler(handler)
+        try:
+            assert connect().send_messages(messages(2)) == 2
+        finally:
+            logger.removeHandler(handler)
+        assert alerts == [1, 1]
+        assert len(receivers.told) == 2
+
+    @pytest.mark.parametrize("is_open", [True, False])
+    @pytest.mark.parametrize("replies", [[], ["554 spam"], [None, "554 spam"], [None, CLOSE]])
+    def test_may_send_over_the_same_connection(
+        self, serve, extensions, is_open, replies, receivers, kind
+    ):
+        """Not in between: another one is opened for it, whatever becomes of it."""
+        server = serve(at(BODY, *replies), extensions=extensions)
+        options: Any = {"timeout": 20, "fail_silently": True}
+        connection = EmailHostsBackend("127.0.0.1", server.port, **options)
+        if is_open:
+            connection.open()
+        refused = connection.refused_recipients
+        receivers.then = lambda: connection.send_messages(messages(1, body="of the receiver"))
+        connection.send_messages(kind(messages()))
+        assert (bool(connection.connection), connection.refused_recipients) == (
+            is_open,
+            refused,
+        )
+        connection.close()
+        assert [told.subject for told in receivers.told] == ["0", "1", "2"]
+        of_receiver = [b"of the receiver" in one.content for one in server.accepted]
+        number = 3 - (replies == ["554 spam"])
+        assert of_receiver.count(False) == number
+        assert of_receiver.count(True) == 3 - (len(replies) == 2)
+        sent = zip(subjects(server), of_receiver, strict=True)
+        assert [subject for subject, is_extra in sent if not is_extra] == ["0", "1", "2"][
+            -number:
+        ]
+
+    def test_that_leaves_the_connection_open_leaves_another_one_open(self, connect, receivers):
+        connection = connect()
+        receivers.then = connection.open
+        assert connection.send_messages(messages()) == 3
+        assert connection.connection is None
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+    def test_that_ends_the_process_ends_the_batch(self, connect, error, receivers):
+        def leave() -> None:
+            raise error
+
+        receivers.then = leave
+        connection = connect()
+        with pytest.raises(error) as caught:
+            connection.send_messages(messages())
+        assert not can_be_retried(caught.value)
+        assert receivers.told == [Told("0", "shop")]
+        assert connection.connection is None
+
+    def test_gets_an_error_without_a_traceback(self, connect, receivers):
+        """It would show what frames hold that are still at work."""
+        tracebacks: list[Any] = []
+        receivers.then = lambda: tracebacks.append(receivers.got[-1]["error"].__traceback__)
+        with pytest.raises(smtplib.SMTPDataError) as caught:
+            connect(at(BODY, "554 spam")).send_messages(messages())
+        assert tracebacks == [None]
+        assert caught.value.__traceback__ is not None
+
+    def test_is_not_looked_for_in_vain(self, connect, monkeypatch):
+        monkeypatch.setattr(signals, "_send", lambda *args: pytest.fail("it costs something"))
+        connect().send_messages(messages())
+        with pytest.raises(smtplib.SMTPDataError):
+            connect(at(BODY, "554 spam")).send_messages(messages())
+        HostBackend(Backend(1), alias="own").send_messages(messages())
+        assert not signals.are_received()
