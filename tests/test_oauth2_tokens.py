@@ -36,6 +36,19 @@ class Source:
         return Token(f"token-{number}", self.lifetimes[min(number, len(self.lifetimes)) - 1])
 
 
+class Hanging(Source):
+    """Its first fetch lasts until ``end`` is set."""
+
+    def __init__(self):
+        super().__init__(fetch_once=self.hang)
+        self.begun, self.end = threading.Event(), threading.Event()
+
+    def hang(self):
+        self.fetch_once = lambda: None
+        self.begun.set()
+        self.end.wait(60)
+
+
 @pytest.fixture
 def tokens(monkeypatch):
     """Tokens whose clock is ``tokens.clock``."""
@@ -218,21 +231,15 @@ class TestThreads:
         assert source.renewals == [False, True]
 
     def test_nobody_waits_longer_than_the_timeout(self, tokens):
-        begun, end = threading.Event(), threading.Event()
-
-        def hang():
-            begun.set()
-            end.wait(60)
-
-        source = Source(fetch_once=hang)
+        source = Hanging()
         with ThreadPoolExecutor(1) as threads:
             first = threads.submit(get, tokens, source)
-            assert begun.wait(60)
+            assert source.begun.wait(60)
             try:
                 with pytest.raises(OAuth2Error, match=r"has been asking for one for 0\.1 sec"):
                     get(tokens, source, timeout=0.1)
             finally:
-                end.set()
+                source.end.set()
             assert first.result() == "token-1"
 
     def test_signal_handler_fetches_a_token_of_its_own(self, tokens):
@@ -267,28 +274,20 @@ def test_tokens_are_in_no_repr(tokens):
 @pytest.mark.parametrize("has_hooks", [True, False], ids=["by Python", "by uWSGI"])
 def test_child_does_not_wait_for_a_fetch_of_its_parent(has_hooks):
     tokens = module.tokens
-    begun, end = threading.Event(), threading.Event()
-    kept = Source()
+    kept, source = Source(), Hanging()
     get(tokens, kept)
-
-    def hang():
-        begun.set()
-        end.wait(60)
-
-    source = Source(fetch_once=hang)
     with ThreadPoolExecutor(1) as threads:
         parent = threads.submit(get, tokens, source)
-        assert begun.wait(60)
+        assert source.begun.wait(60)
         fetches = tokens._fetches
         if (child := os.fork()) == 0:  # pragma: no cover (coverage is not saved there)
-            source.fetch_once = lambda: None
-            if not has_hooks:
-                tokens._fetches = fetches
-            good = (get(tokens, kept), get(tokens, source, timeout=5)) == (
-                "token-1",
-                "token-2",
-            )
-            os._exit(0 if good else 1)
-        end.set()
+            found = []
+            try:
+                if not has_hooks:
+                    tokens._fetches = fetches
+                found = [get(tokens, kept), get(tokens, source, timeout=5)]
+            finally:
+                os._exit(found != ["token-1", "token-2"])
+        source.end.set()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert parent.result() == "token-1"
