@@ -281,7 +281,7 @@ def speed_of(connection: Any, number: int) -> float:
 
 def kept(server: Server, **options: Any) -> Any:
     """Return a host that keeps its connections."""
-    return ours(server, conn_max_age=3600, conn_max_messages=10**9, **options)
+    return ours(server, conn_max_age=3600, conn_max_messages=10**8, **options)
 
 
 def ratios(ones: list[float], others: list[float]) -> list[float]:

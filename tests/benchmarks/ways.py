@@ -83,7 +83,7 @@ def ours_fresh(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
 @contextmanager
 def ours_kept(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
     """Send each message on its own, with ``conn_max_age``."""
-    options: dict[str, Any] = {"conn_max_age": 3600, "conn_max_messages": 10**9}
+    options: dict[str, Any] = {"conn_max_age": 3600, "conn_max_messages": 10**8}
     yield lambda: ours(server, **options).send_messages([message(recipients)])
 
 
