@@ -47,15 +47,21 @@ class RoundTrips(Watch):
     """Counts how often this thread sends something and then waits, inside ``with``.
 
     A server cannot: what reaches it in two pieces may have been written without a pause.
+    With ``all_threads``, no server may run in this process.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, all_threads: bool = False) -> None:
         self.count = 0
-        self._has_sent = False
-        self._thread = get_ident()
+        self._sending: set[int] = set()
+        self._only = None if all_threads else get_ident()
 
     def before(self, sock: socket.socket, name: str) -> None:
-        if get_ident() == self._thread:
-            is_reading = name == "recv_into"
-            self.count += self._has_sent if is_reading else name in {"connect", "do_handshake"}
-            self._has_sent = not is_reading
+        thread = get_ident()
+        if self._only not in {None, thread}:
+            return
+        if name == "recv_into":
+            self.count += thread in self._sending
+            self._sending.discard(thread)
+        else:
+            self.count += name in {"connect", "do_handshake"}
+            self._sending.add(thread)

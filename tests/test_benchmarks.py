@@ -26,6 +26,7 @@ def server():
         ("smtplib, one open connection", 4, 23),
         ("email_hosts, conn_max_age", 2, 2),
         ("email_hosts, batches of 25", (BATCH + 1) / BATCH, (BATCH + 1) / BATCH),
+        ("email_hosts, parallel=4", (BATCH + 1) / BATCH, (BATCH + 1) / BATCH),
     ],
 )
 def test_round_trips_per_mail(way, to_one, to_twenty, server):

@@ -33,7 +33,7 @@ from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import PooledConnection, pool
 
 from .__main__ import in_threads, servers
-from .ways import Server, djangos, message, ours, stepwise
+from .ways import Server, djangos, kept, message, ours, stepwise
 
 FEW = 10
 CONNECTIONS = (1, 4, 10)
@@ -277,11 +277,6 @@ def speed_of(connection: Any, number: int) -> float:
     start = time.perf_counter()
     connection.send_messages(batch)
     return number / (time.perf_counter() - start)
-
-
-def kept(server: Server, **options: Any) -> Any:
-    """Return a host that keeps its connections."""
-    return ours(server, conn_max_age=3600, conn_max_messages=10**8, **options)
 
 
 def ratios(ones: list[float], others: list[float]) -> list[float]:

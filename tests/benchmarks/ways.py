@@ -17,6 +17,7 @@ from email_hosts.backends import EmailHostsBackend
 from email_hosts.smtp.connection import SMTP
 
 BATCH = 25
+CONNECTIONS = 4
 BODY = "Sending mail is waiting for the server.\n" * 20
 
 
@@ -51,6 +52,11 @@ def ours(server: Server, **options: Any) -> EmailHostsBackend:
     return EmailHostsBackend(**server._asdict(), use_tls=True, timeout=60, **options)
 
 
+def kept(server: Server, **options: Any) -> EmailHostsBackend:
+    """Return the backend of a host that keeps its connections, closed."""
+    return ours(server, conn_max_age=3600, conn_max_messages=10**8, **options)
+
+
 @contextmanager
 def stepwise() -> Iterator[None]:
     """Let no server offer PIPELINING."""
@@ -83,8 +89,7 @@ def ours_fresh(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
 @contextmanager
 def ours_kept(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
     """Send each message on its own, with ``conn_max_age``."""
-    options: dict[str, Any] = {"conn_max_age": 3600, "conn_max_messages": 10**8}
-    yield lambda: ours(server, **options).send_messages([message(recipients)])
+    yield lambda: kept(server).send_messages([message(recipients)])
 
 
 @contextmanager
@@ -92,6 +97,15 @@ def ours_batch(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
     """Send 25 messages in one ``send_messages`` on an open connection."""
     with ours(server) as connection:
         yield lambda: connection.send_messages([message(recipients) for _ in range(BATCH)])
+
+
+@contextmanager
+def ours_parallel(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
+    """Send 25 messages for each of four kept connections in one ``send_messages``."""
+    number = BATCH * CONNECTIONS
+    yield lambda: kept(server, parallel=CONNECTIONS).send_messages(
+        [message(recipients) for _ in range(number)]
+    )
 
 
 @contextmanager
@@ -113,12 +127,16 @@ def smtplib_held(server: Server, recipients: int) -> Iterator[Callable[[], int]]
 
 RAW = "smtplib, one open connection"
 FRESH = "Django, a new connection each"
+OURS_FRESH = "email_hosts, a new connection each"
 KEPT = "email_hosts, conn_max_age"
+OURS_BATCH = f"email_hosts, batches of {BATCH}"
+PARALLEL = f"email_hosts, parallel={CONNECTIONS}"
 WAYS: dict[str, Way] = {
     FRESH: django_fresh,
-    "email_hosts, a new connection each": ours_fresh,
+    OURS_FRESH: ours_fresh,
     "Django, one open connection": django_held,
     RAW: smtplib_held,
     KEPT: ours_kept,
-    f"email_hosts, batches of {BATCH}": ours_batch,
+    OURS_BATCH: ours_batch,
+    PARALLEL: ours_parallel,
 }
