@@ -1,4 +1,4 @@
-"""A small project with two hosts, whose DSNs come from the environment."""
+"""A small project: two hosts whose DSNs come from the environment, and two made of them."""
 
 import os
 
@@ -8,4 +8,9 @@ INSTALLED_APPS = ["email_hosts", "demo.shop"]
 ROOT_URLCONF = "demo.shop.urls"
 USE_TZ = True
 DEFAULT_FROM_EMAIL = "project@example.com"
-EMAIL_HOSTS = {"shop": os.environ["SHOP_EMAIL_HOST"], "club": os.environ["CLUB_EMAIL_HOST"]}
+EMAIL_HOSTS = {
+    "shop": os.environ["SHOP_EMAIL_HOST"],
+    "club": os.environ["CLUB_EMAIL_HOST"],
+    "orders": "failover:shop,club",
+    "staging": os.environ["CLUB_EMAIL_HOST"] + "&_redirect_to=qa@example.org",
+}
