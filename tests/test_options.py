@@ -141,6 +141,8 @@ ADDRESS = "must be one email address, ASCII before the '@', like shop@example.co
         ("ssl_cafile", "must have a value"),
         ("ssl_cafile=%00", "has a control character"),
         ("local_hostname=a b", "must be a host name, or an IP address in brackets"),
+        # It is too long in ASCII.
+        (f"local_hostname={'ü.' * 40}example", "must be a host name"),
         ("_server_email", ADDRESS),
         *((f"_server_email={value}", ADDRESS) for value in ("", "root", "a@", "@b", "a@b..c")),
         *((f"_server_email={value}", ADDRESS) for value in ("a@b,c@d", "a@b,", "a@b$c")),

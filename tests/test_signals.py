@@ -18,13 +18,14 @@ from scripted import BODY, CLOSE, at, to
 from email_hosts import signals
 from email_hosts.backends import (
     EmailHostsBackend,
+    FailoverBackend,
     HostBackend,
     RoutingBackend,
     can_be_retried,
     connection_from_dsn,
     get_connection,
 )
-from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist
+from email_hosts.exceptions import AllHostsFailed, EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.signals import message_failed, message_sent
 from email_hosts.testing import real_hosts
 
@@ -478,6 +479,16 @@ class TestWrappedBackend:
         with pytest.raises(LookupError):
             host.send_messages(iter(messages(2)))
         assert receivers.told == [Told("0", "own", LookupError)]
+
+    @pytest.mark.parametrize("is_host", [True, False])
+    def test_message_that_cannot_be_redirected_is_told(self, is_host, receivers):
+        backend = FailoverBackend("shop") if is_host else Backend(3)
+        host = HostBackend(backend, alias="own", redirect_to="qa@example.com")
+        batch: list[Any] = messages()
+        batch[1].merge_data = {"1@example.net": {}}
+        with pytest.raises(InvalidEmailHost, match="merge_data"):
+            host.send_messages(batch)
+        assert receivers.told == [Told("1", "own", InvalidEmailHost)]
 
 
 class TestOutbox:

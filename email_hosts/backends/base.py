@@ -257,8 +257,9 @@ class HostBackend(HostMixin):
         if not isinstance(email_messages, (list, tuple)):
             return self._send_one_by_one(iter(email_messages))
         messages = list(email_messages)
+        batch = list(map(self._applied, messages))
         try:
-            sent = self._send(messages)
+            sent = self._send(messages, batch)
         except Exception as error:
             self._redact(error)
             self._tell_failed(messages, error)
@@ -266,8 +267,14 @@ class HostBackend(HostMixin):
         self._tell_sent(messages, sent)
         return sent
 
-    def _send(self, messages: list[EmailMessage]) -> int:
-        batch = list(map(self.apply_host, messages))
+    def _applied(self, message: EmailMessage) -> EmailMessage:
+        try:
+            return self.apply_host(message)
+        except Exception as error:
+            signals.tell(self, message, error)
+            raise
+
+    def _send(self, messages: list[EmailMessage], batch: list[EmailMessage]) -> int:
         before = [dict(vars(sent)) for sent in batch]
         tells_itself = hosts.is_host(self.wrapped)
         try:
