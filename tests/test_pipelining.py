@@ -341,10 +341,9 @@ class TestSurprise:
 
     def test_connection_that_is_lost_before_the_body(self, serve):
         def wait_for_the_reset(data):
-            if b"DATA" in data:
-                poll = select.poll()
-                poll.register(backend.connection.sock.fileno(), 0)
-                poll.poll(20_000)
+            poll = select.poll()
+            poll.register(backend.connection.sock.fileno(), 0)
+            poll.poll(20_000)
 
         with ours(serve(at("CONTENT", RESET))) as backend:
             Watched(backend.connection, has_sent=wait_for_the_reset)
