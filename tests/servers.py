@@ -8,6 +8,7 @@ import re
 import ssl
 import threading
 from base64 import b64decode
+from contextlib import suppress
 from email.message import EmailMessage
 from email.policy import default
 from typing import Any, NamedTuple
@@ -83,7 +84,9 @@ class SMTPServer(Controller):
     def _end(self, ended: threading.Event) -> None:
         for session in self.sessions:
             if session.transport:
-                session.transport.abort()
+                # Before Python 3.11.3, one whose client has gone may raise that.
+                with suppress(AttributeError):
+                    session.transport.abort()
         # Once for the connections to be lost, and once for those below TLS.
         self.loop.call_soon(self.loop.call_soon, self.loop.call_soon, ended.set)
 
