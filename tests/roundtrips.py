@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 from contextlib import ExitStack
-from functools import partialmethod
 from threading import get_ident
 from typing import Any
 from unittest import mock
@@ -23,7 +22,7 @@ class Watch:
         with ExitStack() as stack:
             for kind, names in METHODS.items():
                 for name in names:
-                    told = partialmethod(self._told, name, getattr(kind, name))
+                    told = self._wrap(name, getattr(kind, name))
                     stack.enter_context(mock.patch.object(kind, name, told))
             self._patches = stack.pop_all()
         return self
@@ -31,12 +30,15 @@ class Watch:
     def __exit__(self, *exc_info: object) -> None:
         self._patches.close()
 
-    def _told(self, sock, name, method, *args):
-        if sock.gettimeout() != 0:  # 0: a look, no wait
-            self.before(sock, name)
-        result = method(sock, *args)
-        self.after(sock, name, result, *args)
-        return result
+    def _wrap(self, name, method):
+        def told(sock, *args):
+            if sock.gettimeout() != 0:  # 0: a look, no wait
+                self.before(sock, name)
+            result = method(sock, *args)
+            self.after(sock, name, result, *args)
+            return result
+
+        return told
 
     def before(self, sock: socket.socket, name: str) -> None: ...
 
