@@ -301,18 +301,20 @@ def checked_host_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     checked: dict[str, Any] = {}
     for name, option in HOST_OPTION_NAMES.items():
-        if value := options.get(name):
-            try:
-                checked[name] = _headers(value) if name == "headers" else _of(option, value)
-            except ValueError as error:
-                raise ValueError(f"option '{name}' {error}") from None
+        value = options.get(name)
+        if value is None or value == "":
+            continue
+        try:
+            checked[name] = _headers(value) if name == "headers" else _of(option, value)
+        except ValueError as error:
+            raise ValueError(f"option '{name}' {error}") from None
     refuse_allowed_alone(checked)
     return checked
 
 
 def refuse_allowed_alone(options: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` for recipients that are allowed where no redirect stops others."""
-    if "allowed_recipients" in options and "redirect_to" not in options:
+    if options.get("allowed_recipients") and "redirect_to" not in options:
         raise ValueError(
             "option '_allowed_recipients' needs '_redirect_to' beside it, the address that "
             "gets the mail to all others"
@@ -337,6 +339,8 @@ def _of(option: str, value: Any) -> Any:
     if option == "_allowed_recipients" and not isinstance(value, str):
         if not isinstance(value, (list, tuple)) or not all(isinstance(x, str) for x in value):
             raise ValueError("must be text, or a list of texts")
+        if not value:  # nobody
+            return []
         value = ",".join(value)
     if not isinstance(value, str):
         raise ValueError(f"must be text, not {type(value).__name__}")

@@ -100,8 +100,12 @@ def _refuse_stray_at(parts: Iterable[tuple[str, str, str]]) -> None:
 
 
 def _refuse_option_name(name: str) -> None:
-    """Refuse what cannot be the name of an option of somebody's backend."""
-    if name.isidentifier() and name not in RESERVED_OPTIONS:
+    """Refuse what cannot be the name of an option of somebody's backend.
+
+    Names with an underscore in front are for the options of any host. A backend that ignores
+    what it does not know must not get a misspelt ``_redirect_to``.
+    """
+    if name.isidentifier() and name not in RESERVED_OPTIONS and not name.startswith("_"):
         return
     if not re.fullmatch("[a-z_-]+", name):  # it may be the end of a key
         raise InvalidEmailHost(f"what follows an ampersand is no option; {PERCENT_ENCODE}")

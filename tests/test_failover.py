@@ -342,6 +342,14 @@ def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, s
         ({"hosts": "a", "retry": 0}, "option 'retry' must be a positive number of seconds"),
         ({"hosts": "a", "retry": -1}, "option 'retry' must be a positive number of seconds"),
         ({"hosts": "a", "rotate": "maybe"}, "option 'rotate' must be 1, true, yes or on"),
+        (
+            {"hosts": "a", "rety": 5, "alias": "x"},
+            "unknown option 'rety'; did you mean 'retry'",
+        ),
+        (
+            {"hosts": "a", "redirect_to": "a@example.com", "alias": "x"},
+            "unknown option 'redirect_to'; write the mailer as a HostBackend",
+        ),
     ],
 )
 def test_option_that_does_not_fit_is_refused(options, reason):

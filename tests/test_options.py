@@ -180,7 +180,11 @@ class TestInPython:
         [
             ({"timeout": 5, "host": "h"}, {}),
             (dict.fromkeys(["default_from_email", "reply_to", "headers", "redirect_to"]), {}),
-            ({"reply_to": "", "headers": {}, "allowed_recipients": []}, {}),
+            ({"reply_to": "", "redirect_to": "", "allowed_recipients": ""}, {}),
+            (
+                {"headers": {}, "allowed_recipients": []},
+                {"headers": {}, "allowed_recipients": []},
+            ),
             ({"reply_to": "A <a@b>"}, {"reply_to": "A <a@b>"}),
             ({"server_email": "a@b", "default_from_email": ""}, {"server_email": "a@b"}),
             ({"headers": {"X-Shop": "Ä", "Y": "1"}}, {"headers": {"X-Shop": "Ä", "Y": "1"}}),
@@ -221,6 +225,8 @@ class TestInPython:
                 "option 'headers' has '5', which is given twice",
             ),
             ({"headers": {"To": "a@b"}}, "option 'headers' has 'To', which is not for a host"),
+            ({"redirect_to": 0}, "option 'redirect_to' must be text, not int"),
+            ({"redirect_to": []}, "option 'redirect_to' must be text, not list"),
             (
                 {"redirect_to": "a@b", "allowed_recipients": [None]},
                 "option 'allowed_recipients' must be text, or a list of texts",

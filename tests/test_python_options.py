@@ -145,6 +145,19 @@ class TestCall:
         connection = get_connection("shop", **{name: nothing})
         assert attributes(connection) == attributes(get_connection("shop"))
 
+    @pytest.mark.parametrize("nothing", [None, ""])
+    @pytest.mark.parametrize("name", ["redirect_to", "_redirect_to"])
+    def test_nothing_switches_no_redirect_off(self, name, nothing):
+        with override_settings(EMAIL_HOSTS={"shop": "smtp://h?_redirect_to=qa@example.com"}):
+            options: Any = {name: nothing}
+            connection: Any = get_connection("shop", **options)
+        assert connection.redirect_to == "qa@example.com"
+
+    @pytest.mark.parametrize("name", ["redirct_to", "_redirct_to", "default_from_emial"])
+    def test_refuses_a_misspelt_option_that_a_backend_would_ignore(self, name):
+        with pytest.raises(InvalidEmailHost, match=f"unknown option '{name}'; did you mean"):
+            get_connection("console", **{name: "qa@example.com"})
+
     @pytest.mark.parametrize(
         ("dsn", "options", "security", "port"),
         [
@@ -176,10 +189,10 @@ class TestCall:
             get_connection("shop", **{given: True, other: True})
 
     def test_leaves_the_options_of_another_backend_alone(self):
-        path = f"{__name__}.Own"
-        with override_settings(EMAIL_HOSTS={"own": f"backend://{path}"}):
-            connection: Any = get_connection("own", ssl="own", timeout="own")
-        assert connection.options == {"ssl": "own", "timeout": "own"}
+        options: Any = {"ssl": "own", "timeout": "own", "header": "own"}
+        with override_settings(EMAIL_HOSTS={"own": f"backend://{__name__}.Own"}):
+            connection: Any = get_connection("own", **options)
+        assert connection.options == options
 
     def test_sender_of_one_call_applies_to_several_hosts(self, new_message, serve):
         server = serve()
@@ -195,9 +208,9 @@ class TestCall:
 class Own(dummy.EmailBackend):
     """A project's backend, whose options have the names of ours."""
 
-    def __init__(self, ssl: str, timeout: str, **others: Any) -> None:
+    def __init__(self, ssl: str, timeout: str, header: str, **others: Any) -> None:
         super().__init__(**others)
-        self.options = {"ssl": ssl, "timeout": timeout}
+        self.options = {"ssl": ssl, "timeout": timeout, "header": header}
 
 
 @needs_mailers

@@ -91,7 +91,13 @@ def test_refusal_names_the_option(query, reason):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("headers", "'_header-NAME'"), ("reply_to", "'_reply_to'"), ("redirect_to", "'_redir")],
+    [
+        ("headers", "'_header-NAME'"),
+        ("reply_to", "'_reply_to'"),
+        ("redirect_to", "'_redirect_to'"),
+        ("_redirct_to", "'_redirect_to'"),
+        ("_x", "option"),
+    ],
 )
 def test_option_of_another_backend_cannot_have_the_name_that_a_host_takes(name, hint):
     with pytest.raises(InvalidEmailHost, match=f"'{name}' cannot be the name .* {hint}"):

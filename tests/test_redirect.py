@@ -4,6 +4,8 @@ import email
 import pickle
 import smtplib
 from collections.abc import Callable
+from datetime import datetime, timezone
+from decimal import Decimal
 from email import policy
 from email.utils import getaddresses
 from itertools import chain
@@ -12,6 +14,8 @@ from unittest import mock
 
 import pytest
 from django.core.mail import EmailMessage
+from django.utils.functional import SimpleLazyObject
+from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,6 +80,8 @@ class TestRecipients:
             "me@example.org, you@x.example",
             "me@example.org; you@x.example",
             "me@example.org you@x.example",
+            "=?utf-8?q?you=40x.example=2C?=@example.org",
+            "me.=?utf-8?q?you?=@example.org",
             "me@example.org <you@x.example>",
             '"me@example.org" <you@x.example>, x@example.org',
             "<you@x.example> me@example.org",
@@ -212,7 +218,11 @@ class TestHeaders:
     """``headers=`` of a message shows nobody else, and tells no backend of anybody."""
 
     @pytest.mark.parametrize(
-        "name", ["To", "to", "CC", "Bcc", "Resent-To", "resent-cc", "Resent-Bcc"]
+        "name",
+        [
+            *("To", "to", "CC", "Bcc", "Resent-To", "resent-cc", "Resent-Bcc", "To ", "Cc\t"),
+            *("X-SMTPAPI", "X-MSYS-API", "X-MC-BccAddress"),
+        ],
     )
     @pytest.mark.parametrize("to", ["a@x.example", "me@example.org"])
     def test_with_recipients_are_left_out(self, name, to, new_message):
@@ -378,6 +388,13 @@ class TestAnymailAttributes:
             ("merge_metadata", {}),
             ("merge_headers", {}),
             ("esp_extra", {"personalizations": [{"to": [{"email": "a@x.example"}]}]}),
+            ("esp_extra", {"bcc": ("a", gettext_lazy("a@x.example"))}),
+            (
+                "esp_extra",
+                SimpleLazyObject(lambda: {"a": SimpleLazyObject(lambda: "a@x.example")}),
+            ),
+            ("esp_extra", {"a@x.example": 1}),
+            ("esp_extra", {"to": iter(["a@x.example"])}),
         ],
     )
     def test_is_refused_with_what_to_do(self, name, value, message):
@@ -397,7 +414,11 @@ class TestAnymailAttributes:
             ("merge_data", None),
             ("merge_data", Unset),
             ("merge_global_data", {"a": "b"}),
-            ("esp_extra", {"o:tag": "shop"}),
+            (
+                "esp_extra",
+                {"o:tag": ["shop", gettext_lazy("club")], "o:at": datetime.now(timezone.utc)},
+            ),
+            ("esp_extra", {"track": True, "price": Decimal("1.5"), "group": {5}, "x": None}),
             ("esp_extra", Unset),
         ],
     )

@@ -8,19 +8,27 @@ import pytest
 from conftest import needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
-from django.core.mail.backends import locmem
+from django.core.mail.backends import locmem, smtp
 from django.test import override_settings
 from django.utils.log import AdminEmailHandler
 from scripted import at
 
 from email_hosts import mailers
-from email_hosts.backends import RoutingBackend, connection_from_dsn, get_connection
+from email_hosts.backends import (
+    EmailHostsBackend,
+    FailoverBackend,
+    HostBackend,
+    RoutingBackend,
+    connection_from_dsn,
+    get_connection,
+)
 from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.testing import real_hosts
 
 RECORD = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it failed", (), None)
 ROUTING = "email_hosts.backends.RoutingBackend"
+CONSOLE = "django.core.mail.backends.console.EmailBackend"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated"),
@@ -331,11 +339,31 @@ class TestConnectionOfTheRouter:
         assert len(server.accepted) == 1
 
 
-def test_connection_of_the_router_is_captured_in_tests(settings, mailoutbox):
-    tenant = "smtp://h?_default_from_email=tenant@example.com"
-    settings.EMAIL_HOSTS_ROUTER = lambda message: connection_from_dsn(tenant)
-    RoutingBackend().send_messages([message("project@example.com")])
-    assert [sent.from_email for sent in mailoutbox] == ["tenant@example.com"]
+SENDER = "tenant@example.com"
+ALIAS: Any = {"alias": ""} if DJANGO_HAS_MAILERS else {}
+
+
+class TestTests:
+    """While tests run, nothing leaves the machine, whatever the router returns."""
+
+    @pytest.mark.parametrize(
+        ("connection", "sender"),
+        [
+            (lambda: connection_from_dsn(f"smtp://h?_default_from_email={SENDER}"), SENDER),
+            (lambda: EmailHostsBackend("h", default_from_email=SENDER), SENDER),
+            (lambda: HostBackend(CONSOLE, default_from_email=SENDER), SENDER),
+            (lambda: smtp.EmailBackend(host="h", **ALIAS), "project@example.com"),
+            (lambda: FailoverBackend(["shop"]), "shop@example.com"),
+            (lambda: HostBackend(locmem.EmailBackend(), default_from_email=SENDER), SENDER),
+        ],
+    )
+    def test_connection_delivers_to_the_outbox(
+        self, connection, sender, settings, mailoutbox, capsys
+    ):
+        settings.EMAIL_HOSTS_ROUTER = lambda message: connection()
+        RoutingBackend().send_messages([message("project@example.com")])
+        assert [sent.from_email for sent in mailoutbox] == [sender]
+        assert capsys.readouterr().out == ""
 
 
 @needs_mailers

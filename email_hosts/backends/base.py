@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -148,14 +149,22 @@ class HostMixin(BaseEmailBackend):
         return ""
 
 
-def refuse_unknown(backend: type, options: dict[str, Any], alias: str | None) -> None:
-    """Raise ``InvalidEmailHost`` for options that a backend does not have."""
+def refuse_unknown(
+    backend: type, options: dict[str, Any], alias: str | None, *more: str
+) -> None:
+    """Raise ``InvalidEmailHost`` for options that a backend does not have.
+
+    It has those that its constructor names, and ``more``.
+    """
     # Private: what Django 6.1's own get_connection() wants a backend to ignore.
     unknown = options.keys() - options.pop("_ignore_unknown_kwargs", set())
     if unknown:
         name = min(unknown)
-        known = [*inspect.signature(backend).parameters, *HOST_OPTION_NAMES]
-        reason = f"unknown option {name!r}{did_you_mean(name, known)}"
+        if name in HOST_OPTION_NAMES:
+            hint = "; write the mailer as a HostBackend, with this backend in its OPTIONS"
+        else:
+            hint = did_you_mean(name, [*inspect.signature(backend).parameters, *more])
+        reason = f"unknown option {name!r}{hint}"
         raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
 
 
@@ -345,6 +354,7 @@ def _import_and_construct(path: str, alias: str | None, options: dict[str, Any])
     # With an alias, Django's backends read no setting that MAILERS replaces. Before Django
     # 6.1 they do not take one.
     named = {"alias": alias or ""} if conf.DJANGO_HAS_MAILERS else {}
+    _refuse_misspelt(options.keys() - inspect.signature(backend_class).parameters.keys())
     if not issubclass(backend_class, EmailBackend):
         return backend_class(**named, **options)
     if options.get("use_ssl") and options.get("use_tls"):
@@ -366,6 +376,18 @@ def _import_and_construct(path: str, alias: str | None, options: dict[str, Any])
     if not backend.host:
         raise InvalidEmailHost("option 'host' is missing")
     return backend
+
+
+def _refuse_misspelt(names: Iterable[str]) -> None:
+    """Refuse what is nearly the name of an option of any host.
+
+    Before Django 6.1, backends ignore an option that they do not know. With a misspelt
+    ``redirect_to``, everybody would get mail.
+    """
+    for name in names:
+        if difflib.get_close_matches(name, HOST_OPTION_NAMES, cutoff=0.8):
+            hint = did_you_mean(name, HOST_OPTION_NAMES)
+            raise InvalidEmailHost(f"unknown option {name!r}{hint}")
 
 
 def _copy_changes(old: dict[str, Any], new: dict[str, Any], message: EmailMessage) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date
 from functools import lru_cache, partial
+from numbers import Number
 from typing import Any, NamedTuple
 
 from django.core.mail import EmailMessage
+from django.utils.functional import Promise
 
 from ..exceptions import InvalidEmailHost, printable
 from ..options import LOCAL_PART, spellings
@@ -19,19 +22,23 @@ from ..options import LOCAL_PART, spellings
 FIELDS = ("to", "cc", "bcc")
 ORIGINAL = "X-Original-To"
 
-# Django shows these in the place of the recipients, and some backends send to them.
-RECIPIENT_HEADERS = {"to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"}
+# Django shows the first six in the place of the recipients, and some backends send to them.
+# To those in the others, the servers of SendGrid, SparkPost and Mailchimp send.
+RECIPIENT_HEADERS = {
+    *("to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"),
+    *("x-smtpapi", "x-msys-api", "x-mc-bccaddress"),
+}
 
 # With one of these, Anymail sends each recipient a message of his own.
 PER_RECIPIENT = ("merge_data", "merge_headers", "merge_metadata")
 
 # An address, with a name or without, that all parsers read in the same way. Some look into
-# encoded words, so a name with '=' is none of these.
+# encoded words (RFC 2047), so a name with '=' or a local part with '=?' is none of these.
 CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 MAILBOX = re.compile(
     rf"""
     (?: (?: "[^"\\<>={CONTROL}]*"[ ]* | [^"\\<>=()\[\],;:@{CONTROL}]* ) (<) )?
-    ({LOCAL_PART}) @ ([^\s"\\<>()\[\],;:@]+)
+    (?![^@]*=\?) ({LOCAL_PART}) @ ([^\s"\\<>()\[\],;:@]+)
     (?(1)>)
     """,
     re.VERBOSE,
@@ -94,7 +101,7 @@ def redirected(
     )
     left_out = {*RECIPIENT_HEADERS, ORIGINAL.lower()} if others else RECIPIENT_HEADERS
     changes["extra_headers"] = {
-        name: value for name, value in headers.items() if name.lower() not in left_out
+        name: value for name, value in headers.items() if name.strip().lower() not in left_out
     }
     if others:
         changes["extra_headers"][ORIGINAL] = ", ".join(printable(text) for text, _ in people)
@@ -113,7 +120,7 @@ def refuse_to_go_past(
         name for name in (*PER_RECIPIENT, *more) if not isinstance(get(name), type | None)
     ]
     # It differs from provider to provider, but there is no address without an '@'.
-    if "@" in repr(get("esp_extra")):
+    if _may_have_address(get("esp_extra")):
         found.append("an address in esp_extra")
     if found:
         raise InvalidEmailHost(
@@ -121,6 +128,18 @@ def refuse_to_go_past(
             "mail to others by that; leave out one of the two",
             alias=alias,
         )
+
+
+def _may_have_address(value: Any) -> bool:
+    """Whether there is an '@' in it, or what cannot be looked into."""
+    if isinstance(value, Mapping):
+        return any(map(_may_have_address, [*value.keys(), *value.values()]))
+    if isinstance(value, (list, tuple, set)):
+        return any(map(_may_have_address, value))
+    if isinstance(value, (str, Promise)):
+        return "@" in str(value)
+    # A class is Anymail's "not set".
+    return not isinstance(value, (Number, date, type, type(None)))
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,7 @@ from ..dsn import SMTP_SCHEMES
 from ..exceptions import InvalidEmailHost, shown, summarize
 from ..log import warn
 from ..oauth2.sources import source_of
-from ..options import OAUTH2_OPTIONS, SMTP_OPTIONS
+from ..options import HOST_OPTION_NAMES, OAUTH2_OPTIONS, SMTP_OPTIONS
 from ..python_options import checked
 from ..smtp import pipelining
 from ..smtp.connection import (
@@ -84,7 +84,7 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         **others: Any,
     ) -> None:
         self.take_host_options(others, alias)
-        refuse_unknown(EmailHostsBackend, others, alias)
+        refuse_unknown(EmailHostsBackend, others, alias, *HOST_OPTION_NAMES)
         if not host:
             reason = "option 'host' is missing"
             raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
