@@ -155,8 +155,9 @@ class TestCall:
 
     @pytest.mark.parametrize("name", ["redirct_to", "_redirct_to", "default_from_emial"])
     def test_refuses_a_misspelt_option_that_a_backend_would_ignore(self, name):
+        options: Any = {name: "qa@example.com"}
         with pytest.raises(InvalidEmailHost, match=f"unknown option '{name}'; did you mean"):
-            get_connection("console", **{name: "qa@example.com"})
+            get_connection("console", **options)
 
     @pytest.mark.parametrize(
         ("dsn", "options", "security", "port"),
