@@ -12,6 +12,6 @@ class EmailHostsConfig(AppConfig):
     verbose_name = "Email hosts"
 
     def ready(self) -> None:
-        """Put in place what works for the whole project."""
+        """Register the checks and put the exception reporter filter in place."""
         checks.register()
         debug.install()

@@ -135,7 +135,7 @@ def _check_backend(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]
         hosts.build(mailer, {}, alias=key)
     except InvalidEmailHost as error:
         problem = str(error)
-    except Exception as error:  # the backend may be anybody's
+    except Exception as error:  # a backend that is not ours may raise anything
         problem = f"{named(key)}: the backend raised {type(error).__name__}: {error}"
     else:
         return
@@ -246,7 +246,7 @@ def _redirects(mailer: Mailer) -> bool:
 
 
 def _sends_to_the_world(mailer: Mailer) -> bool:
-    """Whether it has a server or a provider. Of several hosts, each has its own."""
+    """Whether mail leaves the machine. A failover host has no server: its hosts have."""
     backend = backend_of(mailer) or hosts.DJANGO_DEFAULT_BACKEND
     return backend in (SMTP_BACKEND, hosts.DJANGO_DEFAULT_BACKEND) or backend.startswith(
         "anymail."

@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 
 from .dsn import DJANGO_SETTINGS, Mailer, dict_of_hosts
 
-# For the type checker, which knows neither MAILERS nor the layers of the settings.
+# The type checker knows neither MAILERS nor the layers of the settings.
 settings: Any = django_settings
 
 # Django before 6.1 has no MAILERS. Remove when 6.1 is the oldest that we support.
@@ -63,7 +63,7 @@ def router() -> Router | None:
     chosen = getattr(settings, "EMAIL_HOSTS_ROUTER", None)
     try:
         found = import_string(chosen) if isinstance(chosen, str) else chosen
-    except Exception as error:  # whatever its module raises
+    except Exception as error:  # its module may raise anything
         raise ImproperlyConfigured(
             f"EMAIL_HOSTS_ROUTER cannot be imported: {error}"
         ) from error
@@ -110,9 +110,10 @@ def default_timeout() -> float | None:
 
 
 def global_smtp_options() -> dict[str, Any]:
-    """Return what Django's SMTP backend uses for an option that it is not given.
+    """Return the values that Django's SMTP backend takes from the settings.
 
-    Since Django 6.1 it does so only without an alias.
+    It takes them for options that it is not given. Since Django 6.1, it does so only without
+    an alias.
     """
     return {option: _deprecated_setting(name) for option, name in SMTP_SETTINGS.items()}
 

@@ -21,7 +21,7 @@ from .tracebacks import is_own
 
 SETTINGS = ("EMAIL_HOSTS", "MAILERS")
 
-# The beginnings of DSNs that may hold a secret. Those of a folder or the console hold none.
+# How DSNs begin that may hold a secret. A folder or the console has none.
 BEGINNINGS = (
     *(f"{scheme}://" for scheme in SMTP_SCHEMES),
     *(f"{scheme}:" for scheme in SEVERAL_SCHEMES),
@@ -68,7 +68,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         return dict.fromkeys(tb_frame.f_code.co_varnames, self.cleansed_substitute).items()
 
     def _variable(self, value: Any) -> Any:
-        # The *args and **kwargs of a decorator hold DSNs, too. One level, and no deeper.
+        # The *args and **kwargs of a decorator may hold DSNs. Deeper levels are not searched.
         kind = type(value)
         if kind in (list, tuple) and len(value) <= MAX_ITEMS:
             return kind(map(self._cleansed, value))
@@ -102,7 +102,7 @@ FILTER = f"{EmailHostsReporterFilter.__module__}.{EmailHostsReporterFilter.__qua
 def install() -> None:
     """Make this the exception reporter filter, unless the project has chosen one.
 
-    To call it again costs next to nothing.
+    Another call costs next to nothing.
     """
     chosen: Any = settings
     if (
@@ -112,8 +112,8 @@ def install() -> None:
     ):
         return
     settings.DEFAULT_EXCEPTION_REPORTER_FILTER = FILTER
-    # Django makes one filter per process, and code that has asked for it earlier, such as
-    # django-debug-toolbar, keeps it. So that very object has to change.
+    # Django makes one filter per process, and other code, such as django-debug-toolbar, may
+    # already hold it. So the class of that object changes.
     in_force = get_default_exception_reporter_filter()
     if type(in_force) is SafeExceptionReporterFilter:
         in_force.__class__ = EmailHostsReporterFilter

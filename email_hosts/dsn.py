@@ -69,7 +69,7 @@ PROVIDERS = (  # of django-anymail 15
 )
 SCHEMES = (*SMTP_SCHEMES, *LOCAL_SCHEMES, *SEVERAL_SCHEMES, "backend")
 
-# What other systems call it: Symfony, dj-email-url, django-environ.
+# What Symfony, dj-email-url and django-environ call it.
 OTHER_SCHEMES = {
     **{provider: ANYMAIL + provider for provider in PROVIDERS},
     **dict.fromkeys(("ses", "amazonses"), "anymail+amazon-ses"),
@@ -144,8 +144,8 @@ def checked_key(key: str) -> str:
 
 
 def backend_of(mailer: Mailer) -> str:
-    """Return the path of the backend that sends, below one that only applies a sender."""
-    # Users write MAILERS themselves, and may leave out either.
+    """Return the path of the backend that sends, which a ``HostBackend`` may wrap."""
+    # An entry that a user has written may lack either.
     path = mailer.get("BACKEND", "")
     backend = mailer.get("OPTIONS", {}).get("backend", "")
     return str(backend) if path == HOST_BACKEND else path
@@ -173,7 +173,7 @@ def parse(dsn: object, *, alias: str | None = None) -> Mailer:
             for name, value in mailer["OPTIONS"].items()
         }
         return {"BACKEND": mailer["BACKEND"], "OPTIONS": options}
-    # Outside of the except block, so that it has no context, which may hold a piece of a DSN.
+    # Outside of the except block, because the context of an error may hold a piece of a DSN.
     raise InvalidEmailHost(reason, alias=alias)
 
 
@@ -251,7 +251,7 @@ def _smtp(parts: _Parts) -> Mailer:
     transport = {"use_ssl": use_ssl, "use_tls": use_tls}
     if problem := problem_with({**login, **transport, **options}):
         raise InvalidEmailHost(problem)
-    # speckenv gets a DSN that it can only read in one way.
+    # speckenv gets only what it reads as we do.
     userinfo = f"{quote(username, safe='')}:{quote(password, safe='')}@" if username else ""
     flag = "?ssl=1" if use_ssl else "?tls=1" if use_tls else ""
     conf = parse_conf(django_email_url(f"smtp://{userinfo}{host}:{port}{flag}"))
@@ -310,7 +310,7 @@ def _refuse_address(parts: _Parts) -> None:
 
 
 def _mailer(backend: str, options: dict[str, Any]) -> Mailer:
-    """Return the mailer of a backend, wrapped if it has to do what only hosts do."""
+    """Return the mailer of a backend, wrapped if it has options of any host."""
     if not options.keys().isdisjoint(HOST_OPTION_NAMES):
         return {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": backend, **options}}
     return {"BACKEND": backend, "OPTIONS": options}

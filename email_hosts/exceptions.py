@@ -31,7 +31,7 @@ class InvalidEmailHost(ImproperlyConfigured):
 class EmailHostDoesNotExist(InvalidEmailHost, KeyError):
     """No host has this key. Also a ``KeyError``, like Django's ``MailerDoesNotExist``."""
 
-    # KeyError's own __str__ would show the repr() of the message.
+    # KeyError's __str__ shows the repr() of the message.
     __str__ = Exception.__str__
 
 
@@ -48,7 +48,7 @@ class OAuth2Error(smtplib.SMTPAuthenticationError):
 
     @property
     def reason(self) -> str:
-        """Why there is none."""
+        """Why there is no token."""
         return str(self)
 
 
@@ -71,7 +71,7 @@ class AllHostsFailed(smtplib.SMTPException):
     def __reduce__(self) -> tuple[object, ...]:
         """Return what ``pickle`` keeps, for a task queue that stores the error.
 
-        Of each host's error that is a summary: the error may hold a request with its key.
+        Each host's error becomes a summary, because it may hold a request with an API key.
         """
         summaries = {
             key: smtplib.SMTPException(summarize(error)) for key, error in self.errors.items()
@@ -96,7 +96,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text that somebody else has written for a message: a line, and no book."""
+    """Return the text of a server or a library as one short line."""
     return printable(" ".join(text.split()))[:MAX_FOREIGN_TEXT]
 
 
@@ -108,8 +108,7 @@ def named(key: object, setting: str = "EMAIL_HOSTS") -> str:
 def summarize(error: Exception) -> str:
     """Return an error for a log record: its class and code, not its text.
 
-    The text may hold recipients. That of an error that is not a server's holds none, and is
-    shown.
+    The text of a server may hold recipients. Other texts hold none, and are shown.
     """
     name = type(error).__name__
     if isinstance(error, (InvalidEmailHost, OAuth2Error)):

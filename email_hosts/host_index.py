@@ -1,6 +1,6 @@
-"""What is known about ``EMAIL_HOSTS``, for as long as the setting is the same object.
+"""The hosts of ``EMAIL_HOSTS`` by key and by sender, for as long as the setting is the same.
 
-So choosing one of ten thousand hosts costs as much as choosing one of ten.
+With it, choosing one of ten thousand hosts costs as much as choosing one of ten.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Index:
         self._parsed: dict[str, tuple[Any, Mailer]] = {}
 
     def mailer(self, key: str) -> Mailer:
-        """Return what the DSN of this key stands for. You must not change it.
+        """Return the mailer of this key. You must not change it.
 
         The DSN may have changed in place. Raises ``InvalidEmailHost``.
         """
@@ -71,7 +71,7 @@ def current() -> Index:
 
 
 def _parsed(sender: str) -> tuple[str, str]:
-    """Return address and domain, in the form in which equal ones are the same string."""
+    """Return address and domain in lower case, with the domain in ASCII."""
     address = parseaddr(str(sender))[1].lower()
     local_part, _, domain = address.rpartition("@")
     with suppress(UnicodeError):  # then it is not an address

@@ -216,9 +216,9 @@ def build(
 ) -> Any:
     """Return the backend of a mailer, with its options replaced by these.
 
-    A backend that knows nothing of hosts is wrapped in a ``HostBackend``, and one that leaves
-    messages to its hosts where there is something to do before. Raises ``InvalidEmailHost``
-    if there is no such backend or it refuses an option.
+    A backend that is not ours is wrapped in a ``HostBackend``. So is a failover or a router
+    that has options of any host. Raises ``InvalidEmailHost`` if there is no such backend or it
+    refuses an option.
     """
     path = mailer.get("BACKEND", DJANGO_DEFAULT_BACKEND)
     options = {**mailer.get("OPTIONS", {}), **options}
@@ -243,12 +243,12 @@ def import_backend(path: str) -> type[BaseEmailBackend]:
     """Return the class of this path. Raises ``InvalidEmailHost`` without a key."""
     try:
         return cast("type[BaseEmailBackend]", import_string(path))
-    except Exception as error:  # whatever its module raises
+    except Exception as error:  # its module may raise anything
         problem = f"backend '{path}' cannot be imported: {error}"
     match = re.fullmatch(r"anymail\.backends\.(\w+)\.EmailBackend", path)
     provider = match[1].replace("_", "-") if match else ""
     if provider in PROVIDERS:
-        # With the Django that is there, which pip would replace otherwise.
+        # With the installed Django, because pip may replace it otherwise.
         version = ".".join(map(str, django.VERSION[:2]))
         extra = f"'django-anymail[{provider}]' 'Django~={version}.0'"
         problem += f"; python -m pip install {extra}"
@@ -273,8 +273,8 @@ def _connection(host: Host, options: Mapping[str, Any], *, alias: str | None) ->
         raise InvalidEmailHost(error.reason, alias=alias, setting=setting) from None
     if not goes_to_outbox:
         return build(mailer, options, alias=alias, setting=setting)
-    # An SMTP host is built in tests, too, because an option that does not fit should not
-    # wait for production. Other backends may need what tests do not have.
+    # An SMTP host is built in tests, too, so that a bad option does not wait for production.
+    # Other backends may need what tests do not have.
     if is_smtp:
         build(mailer, options, alias=alias, setting=setting)
     return build(testing.outbox_for(mailer), options, alias=alias, setting=setting)
@@ -306,7 +306,7 @@ def _problem_with(key: str) -> str:
 
 
 def _known_hosts() -> str:
-    """Return the first keys, for a message: of thousands, all of them would be a book."""
+    """Return the first keys, for a message: there may be thousands."""
     keys = list(islice(_known_keys(), MAX_KEYS_SHOWN + 1))
     names = ", ".join(map(shown, keys[:MAX_KEYS_SHOWN])) or "none"
     more = " and others" if len(keys) > MAX_KEYS_SHOWN else ""
@@ -319,6 +319,6 @@ def _label(
     connection.alias = alias
     connection.pickled_key = pickled_key
     if fail_silently:
-        # Since Django 6.1 not every backend takes it as an option.
+        # Since Django 6.1, not every backend takes it as an option.
         connection.fail_silently = True
     return cast("BaseEmailBackend", connection)

@@ -14,8 +14,8 @@ _is_logging: ContextVar[bool] = ContextVar("is_logging", default=False)
 def warn(message: str, *arguments: object) -> None:
     """Log a warning. Whatever a log handler raises, the send goes on.
 
-    A handler may send mail itself, as ``AdminEmailHandler`` does. Nothing is logged about
-    that mail, because logging it would send the next one, without end.
+    A handler may send mail itself, as ``AdminEmailHandler`` does. Nothing is logged about that
+    mail, because each record would send another one, without end.
     """
     if not _is_logging.get():
         copy_context().run(_log, logging.WARNING, message, *arguments)

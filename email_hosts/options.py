@@ -19,39 +19,40 @@ Converter = Callable[[str], Any]
 # Connections of one send. Servers allow far fewer, and each takes a thread.
 MAX_PARALLEL = 50
 
-# Characters. RFC 5321, 4.5.3.1 allows an address 254, and a display name may stand before it.
-# The parser of the standard library takes the cube of the length.
+# Characters. RFC 5321, 4.5.3.1 allows 254 for an address, and a display name may stand before
+# it. The time that the standard library's parser takes grows with the cube of the length.
 MAX_EMAIL_ADDRESS = 320
 
-# Characters, RFC 1035, 2.3.4. IDNA takes the square of the length, and makes it longer before.
+# Characters, RFC 1035, 2.3.4. The time that IDNA takes grows with the square of the length.
 MAX_HOST_NAME = 253
 
 # What the option for a header begins with. The name of the header follows.
 HEADER = "_header-"
 HEADER_NAME = f"{HEADER}NAME"
 
-# Headers that a host does not add: what does it instead, or a message has its own.
+# Headers that a host adds by an option of their own.
 OTHER_OPTIONS = {
     "from": "_default_from_email",
     "reply-to": "_reply_to",
     "return-path": "_envelope_from",
 }
+# Headers that a host does not add, because each message has its own.
 OWN_HEADERS = re.compile(
     "to|cc|bcc|sender|subject|date|message-id|mime-version|content-.*|resent-.*"
 )
 
-# What stands before the '@' of an address and needs no quotation marks (RFC 5322, 3.2.3).
+# The part before the '@' of an address, as it is without quotation marks (RFC 5322, 3.2.3).
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 LOCAL_PART = rf"{ATOM}(?:\.{ATOM})*"
 
-# What is built in to get an OAuth 2.0 token. RFC 6749, 4.4 and 6.
+# The built-in ways to get an OAuth 2.0 token. RFC 6749, 4.4 and 6.
 OAUTH2_GRANTS = ("client_credentials", "refresh_token")
 MUST_BE_OAUTH2 = (
     f"must be {', '.join(OAUTH2_GRANTS)}, or the dotted path of a callable, like "
     "shop.mail.token"
 )
 
-# Characters of a dotted path. A token with dots in it is longer.
+# Characters of a dotted path. A token may have dots, too, and is longer.
 MAX_PATH = 100
 
 
@@ -71,7 +72,7 @@ def is_ipv6(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, and nothing travels over a network."""
+    """Whether a host is this machine, so that nothing travels over a network."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -92,14 +93,14 @@ def is_host_name(text: str) -> bool:
 def spellings(domain: str) -> set[str]:
     """Return the spellings of a domain in lower case: in ASCII, and in its own script.
 
-    Raises ``ValueError`` where these are two domains: of ``straße``, Python's codec makes
-    ``strasse``, and others do not (IDNA 2003 and 2008).
+    Raises ``ValueError`` where the standards differ: Python's codec (IDNA 2003) turns
+    ``straße`` into ``strasse``, and IDNA 2008 does not.
     """
     domain = domain.lower()
     in_ascii = domain.encode("idna").decode("ascii")
     try:
         own = in_ascii.encode("ascii").decode("idna")
-    except UnicodeError:  # only IDNA 2008 has this one
+    except UnicodeError:  # a name of IDNA 2008 alone
         own = in_ascii
     if domain not in (in_ascii, own):
         raise ValueError("must have this domain in ASCII, with xn--")
@@ -137,7 +138,7 @@ def boolean(value: str) -> bool:
 
 def seconds(value: str) -> float:
     """Return a positive number."""
-    # TIMEOUT_MAX is the most that a socket takes.
+    # A socket takes TIMEOUT_MAX at most.
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) and 0 < float(value) <= threading.TIMEOUT_MAX:
         return int(value) if value.isdigit() else float(value)
     raise ValueError("must be a positive number of seconds, like 10 or 2.5")
@@ -162,7 +163,7 @@ def _text(value: str) -> str:
 
 
 def is_oauth2(value: str) -> bool:
-    """Whether this says where tokens come from. A token itself does not look so."""
+    """Whether this names a way to get tokens, and is not a token itself."""
     is_path = len(value) <= MAX_PATH and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value)
     return value in OAUTH2_GRANTS or bool(is_path)
 
@@ -178,7 +179,7 @@ def _host_name(value: str) -> str:
         return value
     if is_host_name(value):
         ascii_name = value.encode("idna").decode("ascii")
-        if is_host_name(ascii_name):  # it is longer
+        if is_host_name(ascii_name):  # in ASCII it is longer
             return ascii_name
     raise ValueError("must be a host name, or an IP address in brackets (RFC 5321, 4.1.1.1)")
 
@@ -230,7 +231,7 @@ def _recipient(value: str) -> str:
 def add_header(headers: dict[str, str], name: str, value: str) -> None:
     """Add a header that a host gives to its messages.
 
-    Raises ``ValueError`` for one that is not for all messages, or that is there already.
+    Raises ``ValueError`` for one that each message has of its own, or that is given twice.
     """
     if not re.fullmatch("[!-9;-~]+", name):  # RFC 5322, 2.2
         raise ValueError(
@@ -252,7 +253,7 @@ def missing_headers(headers: Mapping[str, str], present: Iterable[str]) -> dict[
     return {name: value for name, value in headers.items() if name.lower() not in names}
 
 
-# How an SMTP host logs in with a token instead of a password.
+# Options of an SMTP host that logs in with a token instead of a password.
 OAUTH2_OPTIONS: dict[str, Converter] = {
     "oauth2": _oauth2,
     "oauth2_token_url": _text,
@@ -262,7 +263,7 @@ OAUTH2_OPTIONS: dict[str, Converter] = {
     "oauth2_refresh_token": _text,
 }
 SECRET_OPTIONS = {"oauth2_client_secret", "oauth2_refresh_token"}
-# Of SMTP hosts.
+# Options of SMTP hosts.
 SMTP_OPTIONS: dict[str, Converter] = {
     "ssl": boolean,
     "tls": boolean,
@@ -278,7 +279,7 @@ SMTP_OPTIONS: dict[str, Converter] = {
     **OAUTH2_OPTIONS,
 }
 SENDERS = ("_default_from_email", "_server_email")
-# Of hosts of any scheme.
+# Options of any host, whatever its scheme.
 HOST_OPTIONS: dict[str, Converter] = {
     "_default_from_email": _email_address,
     "_server_email": _email_address,
@@ -288,16 +289,16 @@ HOST_OPTIONS: dict[str, Converter] = {
     "_redirect_to": _email_address,
     "_allowed_recipients": _recipients,
 }
-# The same, as backends and Django's MAILERS take them.
+# The names that backends and Django's MAILERS take for them.
 HOST_OPTION_NAMES = {
     "headers" if name == HEADER_NAME else name.removeprefix("_"): name for name in HOST_OPTIONS
 }
 
 
 def checked_host_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the options, by their names in Python, that are for hosts of any scheme.
+    """Return the options of any host among these, which have their names in Python.
 
-    Raises ``ValueError`` for what a DSN may not say either.
+    Raises ``ValueError`` for a value that a DSN may not have either.
     """
     checked: dict[str, Any] = {}
     for name, option in HOST_OPTION_NAMES.items():
@@ -313,7 +314,7 @@ def checked_host_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_allowed_alone(options: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` for recipients that are allowed where no redirect stops others."""
+    """Raise ``ValueError`` if there are allowed recipients, but no redirect for the others."""
     if options.get("allowed_recipients") and "redirect_to" not in options:
         raise ValueError(
             "option '_allowed_recipients' needs '_redirect_to' beside it, the address that "
@@ -334,7 +335,7 @@ def _headers(value: Any) -> dict[str, str]:
 
 
 def _of(option: str, value: Any) -> Any:
-    if option in SENDERS:  # which may be a lazy text
+    if option in SENDERS:  # it may be a lazy text
         value = str(value)
     if option == "_allowed_recipients" and not isinstance(value, str):
         if not isinstance(value, (list, tuple)) or not all(isinstance(x, str) for x in value):

@@ -1,6 +1,6 @@
-"""Options that are given in Python: by a call, or by an entry of ``MAILERS``.
+"""Options that are given in Python: in a call, or in an entry of ``MAILERS``.
 
-Their values are those of a DSN, and are held to the same rules.
+The rules for their values are those of a DSN.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .options import HEADER, HOST_OPTION_NAMES, Converter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# What Python calls an option, where a DSN calls it otherwise. The names are Django's.
+# Options that have another name in Python than in a DSN. The names are Django's.
 PYTHON_NAMES = {
     "ssl": "use_ssl",
     "tls": "use_tls",
@@ -25,7 +25,7 @@ PYTHON_NAMES = {
 
 NOT_GIVEN = (None, "")
 
-# What stands for the port that belongs to the transport, if nobody has named another.
+# A port that is one of these was probably not chosen, and follows the transport.
 STANDARD_PORTS = {scheme.port for scheme in SMTP_SCHEMES.values()}
 
 
@@ -37,7 +37,7 @@ def python_name(name: str) -> str:
 def in_python(
     given: Mapping[str, Any], own: Mapping[str, Any], converters: Mapping[str, Converter]
 ) -> dict[str, Any]:
-    """Return the options of one connection as Python calls them, whichever name they have.
+    """Return the options of one connection by their names in Python.
 
     ``own`` are the options of the host. As in a DSN, ``ssl`` and ``tls`` switch each other
     off, and ``ssl`` has a port of its own. ``None`` leaves an option of any host as
@@ -70,8 +70,8 @@ def in_python(
 def checked(converters: Mapping[str, Converter]) -> Callable[[F], F]:
     """Decorate the constructor of a backend, so that it takes what a DSN may say, and no more.
 
-    A value that does not fit raises ``InvalidEmailHost``. It names the mailer, for those of
-    ``EMAIL_HOSTS`` have been looked at before.
+    A value that does not fit raises ``InvalidEmailHost``. The message names a mailer, because
+    options of ``EMAIL_HOSTS`` have been checked before.
     """
     by_name = {python_name(name): converter for name, converter in converters.items()}
 
@@ -104,12 +104,12 @@ def checked(converters: Mapping[str, Converter]) -> Callable[[F], F]:
 def _is_on(value: Any, converter: Converter) -> bool:
     try:
         return bool(_value(value, converter))
-    except ValueError:  # the backend will say so
+    except ValueError:  # the backend raises it again, with a message
         return False
 
 
 def _value(value: Any, converter: Converter) -> Any:
-    """Return the value as a DSN would give it. A number must not be a string here."""
+    """Return the value that a DSN would give. In Python, a number must not be a string."""
     result = _converted(converter, str(value))
     is_number = isinstance(result, (int, float)) and not isinstance(result, bool)
     if isinstance(value, str) and is_number:

@@ -26,10 +26,10 @@ from .options import (
     without_control_characters,
 )
 
-# Names that have another meaning on the way to the backend.
+# Names that mean something else to us than to the backend.
 RESERVED_OPTIONS = {"alias", "backend", "fail_silently", *HOST_OPTION_NAMES}
 
-# In words: a raw '%2F' or '/' could be a piece of a password, too.
+# In words, because '%2F' or '/' in a message could be a piece of a password.
 PERCENT_ENCODE = (
     "percent-encode each slash, question mark, hash, ampersand, at sign and percent sign that "
     "belongs to a user name, a password or a value"
@@ -45,7 +45,8 @@ def options_of(
 ) -> dict[str, Any]:
     """Return the values of the options in a query, by the name that a backend takes.
 
-    ``others`` converts those that are not in the table. Without it they are errors.
+    ``converters`` is the table of known options. ``others`` converts all others. Without it,
+    these are errors.
     """
     options: dict[str, Any] = {}
     headers: dict[str, str] = {}
@@ -85,9 +86,10 @@ def options_of(
 
 
 def _refuse_stray_at(parts: Iterable[tuple[str, str, str]]) -> None:
-    """Refuse what looks like options and is in truth the rest of a password.
+    """Refuse what looks like options but is the rest of a password.
 
-    An '@' belongs in an option of any host alone, or in what was meant to be one.
+    Only the options of any host may have an '@' in their value. A misspelt one gets a better
+    message later.
     """
     for name, _, value in parts:
         is_ours = name in HOST_OPTIONS or name.startswith(HEADER)
@@ -102,8 +104,8 @@ def _refuse_stray_at(parts: Iterable[tuple[str, str, str]]) -> None:
 def _refuse_option_name(name: str) -> None:
     """Refuse what cannot be the name of an option of somebody's backend.
 
-    Names with an underscore in front are for the options of any host. A backend that ignores
-    what it does not know must not get a misspelt ``_redirect_to``.
+    Only the options of any host begin with an underscore. A misspelt ``_redirect_to`` must not
+    reach a backend that ignores what it does not know.
     """
     if name.isidentifier() and name not in RESERVED_OPTIONS and not name.startswith("_"):
         return

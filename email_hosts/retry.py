@@ -20,7 +20,7 @@ NOT_OFFERED = (
     smtplib.SMTPSenderRefused,
 )
 
-# By name, for neither package is a dependency. urllib3's, then botocore's.
+# By name, because neither package is a dependency. urllib3's, then botocore's.
 NOT_CONNECTED = {
     "NewConnectionError",
     "ConnectTimeoutError",
@@ -62,17 +62,14 @@ def may_be_tried_elsewhere(error: BaseException) -> bool:
 
 
 def _is_too_large(error: BaseException) -> bool:
-    """Whether each host refused the size of a message, which does not change.
-
-    RFC 1870, 6.2.
-    """
+    """Whether each host refused the message for its size (RFC 1870, 6.2)."""
     if isinstance(error, AllHostsFailed):
         return len(error.errors) > 0 and all(map(_is_too_large, error.errors.values()))
     return isinstance(error, smtplib.SMTPSenderRefused) and error.smtp_code == 552
 
 
 def _is_of_a_receiver(error: BaseException) -> bool:
-    """Whether a receiver of a signal has raised it while a backend of ours was sending.
+    """Whether a receiver of a signal raised this while a backend of ours was sending.
 
     Then it says nothing about the message: Anymail's ``post_send`` comes after the provider
     has accepted it.
@@ -83,7 +80,7 @@ def _is_of_a_receiver(error: BaseException) -> bool:
 
 
 def _with_causes(error: BaseException) -> list[BaseException]:
-    """Return the error with what has caused it.
+    """Return the error and its causes.
 
     The cause may be in ``reason`` (urllib3) or among the arguments (requests). It is not in
     ``__context__``, which may be an error that the caller is handling.

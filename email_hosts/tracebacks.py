@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What a password or a client secret passes through on its way to a server, besides smtplib.
+# Modules besides smtplib through which a password or a client secret reaches a server.
 CLIENTS = {"http.client", "socket", "ssl", "urllib.request"}
 
 PACKAGE = __name__.partition(".")[0]
@@ -35,7 +35,7 @@ def clear_frames(function: Callable[P, T]) -> Callable[P, T]:
             has_secrets = False
             for frame, _ in traceback.walk_tb(each.__traceback__):
                 module = frame.f_globals.get("__name__")
-                # What a callable of the project has called is not ours.
+                # Frames below a callable of the project are not ours.
                 is_below = has_secrets and module in CLIENTS
                 has_secrets = is_own(module) or module == "smtplib" or is_below
                 if has_secrets:
@@ -48,9 +48,9 @@ def clear_frames(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def without_tracebacks(error: BaseException | None) -> Iterator[None]:
-    """Take the tracebacks off an error for a while, to show it to somebody else.
+    """Take the tracebacks off an error while somebody else sees it.
 
-    Frames in them are still at work, and so they cannot be cleared.
+    Their frames are still running, and so they cannot be cleared.
     """
     chain = [] if error is None else _chain(error)
     kept = [each.__traceback__ for each in chain]

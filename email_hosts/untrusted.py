@@ -9,11 +9,11 @@ from .exceptions import InvalidEmailHost
 
 MAX_LENGTH = 4096  # characters, which is far more than a real DSN has
 
-# A stranger's server should not hold up a worker, or keep a connection, for hours (these are
-# seconds), nor take dozens of threads and connections.
+# A stranger's server must not hold up a worker or keep a connection for hours (these are
+# seconds), and must not take dozens of threads.
 LIMITS = {"timeout": 600, "conn_max_age": 3600, "conn_max_idle": 10, "parallel": 4}
 
-# These present a file of this machine to a stranger's server, or tell which files exist.
+# These would show a file of this machine to a stranger's server, or tell which files exist.
 FILE_OPTIONS = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
 
 

@@ -34,14 +34,14 @@ OF_HOST = {"from_email", "reply_to", "envelope_sender", "extra_headers", "recipi
 
 
 class HostMixin(BaseEmailBackend):
-    """Makes a backend a host: it changes messages, and has a key and no login in its pickle.
+    """Makes a backend a host: it changes messages, has a key, and keeps no login in a pickle.
 
     ``take_host_options`` sets what it does to a message.
     """
 
     applies_host = True
     alias: str | None = None
-    # Whether tests look at its mail, and want to see the recipients that it would have.
+    # Whether it delivers to mail.outbox, where tests want to see the original recipients.
     is_outbox = False
     default_from_email = ""
     server_email = ""
@@ -50,8 +50,8 @@ class HostMixin(BaseEmailBackend):
     headers: Mapping[str, str] = {}
     redirect_to = ""
     allowed_recipients: Sequence[str] = ()
-    # What pickle keeps: the key, to ask for another connection with. None for a connection
-    # that is more than its key.
+    # What pickle keeps: the key, which makes another connection. None for a connection that
+    # has more than its key says.
     pickled_key: str | None = None
 
     def __reduce_ex__(self, protocol: object) -> Any:
@@ -74,18 +74,18 @@ class HostMixin(BaseEmailBackend):
         return other
 
     def __deepcopy__(self, memo: object) -> Any:
-        """Return the same connection, for the copy of a message that names it.
+        """Return the same connection: a copy of a message refers to it, too.
 
-        Django's in-memory backend makes such copies.
+        Django's in-memory backend copies messages so.
         """
         return self
 
     def apply_host(self, message: EmailMessage) -> EmailMessage:
         """Return the message as this host sends it.
 
-        If it needs anything else, that is a copy. So a backend that keeps it (an outbox, a
-        queue) keeps it as it is sent, and the caller's message is free for the next host.
-        Raises ``InvalidEmailHost`` for a message that cannot be redirected.
+        A message that the host must change is copied first. The caller's message stays as it
+        was, and a backend that keeps messages (an outbox, a queue) keeps them as they are
+        sent. Raises ``InvalidEmailHost`` for a message that cannot be redirected.
         """
         changes = self._additions(message)
         if self.redirect_to and not self.is_outbox:
@@ -101,7 +101,7 @@ class HostMixin(BaseEmailBackend):
         return message
 
     def take_host_options(self, options: dict[str, Any], alias: str | None) -> None:
-        """Take out of the options, and set, what is for hosts of any scheme.
+        """Move the options of any host out of these options, to attributes of this backend.
 
         Raises ``InvalidEmailHost`` for a value that does not fit.
         """
@@ -115,7 +115,7 @@ class HostMixin(BaseEmailBackend):
             setattr(self, name, value)
 
     def _additions(self, message: EmailMessage) -> dict[str, Any]:
-        """Return the attributes of the message that this host sets, but for recipients."""
+        """Return the attributes of the message that this host sets, except its recipients."""
         changes: dict[str, Any] = {}
         present = {name.lower() for name in message.extra_headers}
         sender = self._sender_for(message)
@@ -171,9 +171,8 @@ def refuse_unknown(
 class HostBackend(HostMixin):
     """Makes any other backend a host, by wrapping it.
 
-    ``backend`` is its path, with ``options`` of its own beside those of the host, or the
-    backend itself. Its attributes show through, to be read and to be set, and
-    ``isinstance()`` knows it by its class.
+    ``backend`` is the backend itself, or its path, with its own options among ``options``. You
+    can read and set its attributes here, and ``isinstance()`` sees its class.
     """
 
     wrapped: Any = None
@@ -186,7 +185,7 @@ class HostBackend(HostMixin):
         alias: str | None = None,
         **options: Any,
     ) -> None:
-        # No super().__init__(): its ``fail_silently`` would hide that of the wrapped one.
+        # No super().__init__(): it sets ``fail_silently``, which the wrapped backend has.
         self.take_host_options(options, alias)
         self.wrapped = _construct(backend, alias, options)
         self.alias = self.wrapped.alias = alias or None
@@ -210,7 +209,7 @@ class HostBackend(HostMixin):
             delattr(self.wrapped, name)
 
     def _has(self, name: str) -> bool:
-        """Whether an attribute is the host's own, and does not show through."""
+        """Whether an attribute is the host's own, and not one of the wrapped backend."""
         # A subclass may set its attributes before there is a wrapped backend.
         return hasattr(type(self), name) or name in vars(self) or self.wrapped is None
 
@@ -222,7 +221,7 @@ class HostBackend(HostMixin):
     @property
     def fail_silently(self) -> bool:
         """Whether the wrapped backend swallows errors."""
-        # Not every backend has it: Django 6.1 warns of those that do not.
+        # Not every backend has it. Of those that do not, Django 6.1 warns when it is read.
         return bool(vars(self.wrapped).get("fail_silently", False))
 
     @fail_silently.setter
@@ -240,7 +239,7 @@ class HostBackend(HostMixin):
         """Open the wrapped backend; return what it returns."""
         try:
             opened: bool | None = self.wrapped.open()
-        except Exception as error:  # of any class, and yet nothing has been sent
+        except Exception as error:  # whatever its class, nothing has been sent
             mark(error, body_was_sent=False)
             self._redact(error)
             raise
@@ -258,10 +257,10 @@ class HostBackend(HostMixin):
 
     @clear_frames
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Send the messages through the wrapped backend; return how many it took.
+        """Send the messages through the wrapped backend. Return how many it took.
 
-        What it notes on them, Anymail's ``anymail_status`` say, is on the caller's messages
-        afterwards.
+        What the backend sets on a message, such as Anymail's ``anymail_status``, is afterwards
+        on the caller's message.
         """
         if not isinstance(email_messages, (list, tuple)):
             return self._send_one_by_one(iter(email_messages))
@@ -296,7 +295,7 @@ class HostBackend(HostMixin):
                     _copy_changes(old, vars(sent), message)
 
     def _tell_sent(self, messages: list[EmailMessage], number: int) -> None:
-        """Send the signals of a batch of which the backend says that it took so many."""
+        """Send the signals for a batch of which the backend took this number."""
         if not signals.are_received() or hosts.is_host(self.wrapped):  # which tells of its own
             return
         with_recipients = [message for message in messages if message.recipients()]
@@ -307,7 +306,7 @@ class HostBackend(HostMixin):
                 signals.tell(self, message)
 
     def _tell_failed(self, messages: list[EmailMessage], error: Exception | None) -> None:
-        """Send the one signal of a batch of which nobody knows what was sent of it."""
+        """Send one signal for a batch of which the backend does not say what was sent."""
         if not hosts.is_host(self.wrapped):
             message = messages[0] if len(messages) == 1 else None
             signals.tell_failed(self, message, error, alias=self.alias)
@@ -351,14 +350,14 @@ def _construct(backend: Any, alias: str | None, options: dict[str, Any]) -> Any:
 
 def _import_and_construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
     backend_class: Any = hosts.import_backend(path)
-    # With an alias, Django's backends read no setting that MAILERS replaces. Before Django
-    # 6.1 they do not take one.
+    # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
+    # Django 6.1 they take no alias.
     named = {"alias": alias or ""} if conf.DJANGO_HAS_MAILERS else {}
     _refuse_misspelt(options.keys() - inspect.signature(backend_class).parameters.keys())
     if not issubclass(backend_class, EmailBackend):
         return backend_class(**named, **options)
     if options.get("use_ssl") and options.get("use_tls"):
-        # Django before 6.1 raises a ValueError, whose frame holds the password.
+        # Django before 6.1 raises a ValueError from a frame that holds the password.
         raise InvalidEmailHost("options 'use_ssl' and 'use_tls' exclude each other")
     # The credentials of the project's mail server are not meant for another one. The
     # constructor of a subclass may not take all of these, or set some itself.
@@ -379,10 +378,10 @@ def _import_and_construct(path: str, alias: str | None, options: dict[str, Any])
 
 
 def _refuse_misspelt(names: Iterable[str]) -> None:
-    """Refuse what is nearly the name of an option of any host.
+    """Refuse an option whose name is nearly that of an option of any host.
 
-    Before Django 6.1, backends ignore an option that they do not know. With a misspelt
-    ``redirect_to``, everybody would get mail.
+    Before Django 6.1, backends ignore unknown options. With a misspelt ``redirect_to``, your
+    customers would get the mail.
     """
     for name in names:
         if difflib.get_close_matches(name, HOST_OPTION_NAMES, cutoff=0.8):
@@ -391,10 +390,9 @@ def _refuse_misspelt(names: Iterable[str]) -> None:
 
 
 def _copy_changes(old: dict[str, Any], new: dict[str, Any], message: EmailMessage) -> None:
-    """Set on a message what a backend has noted on its copy.
+    """Set on the caller's message what a backend has set on its copy.
 
-    Not what a host sets: that of the caller's message never changes, because another thread
-    may send the same message at this moment.
+    This leaves out what a host sets, because another thread may be sending the same message.
     """
     for name, value in new.items():
         if name not in OF_HOST and value is not old.get(name, old):

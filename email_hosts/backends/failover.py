@@ -26,8 +26,8 @@ from .base import HostMixin, close_quietly, refuse_unknown
 
 clock = time.monotonic
 
-# What opening a host may raise, besides what is marked: the time limit of a task queue, for
-# example, is not the fault of the host.
+# What a host that cannot be opened raises. Other errors, such as the time limit of a task
+# queue, are not the fault of the host.
 UNUSABLE = (OSError, ValueError, TypeError, ImportError, ImproperlyConfigured)
 
 
@@ -55,7 +55,8 @@ class FailoverBackend(HostMixin):
         **others: Any,
     ) -> None:
         super().__init__()
-        # Without an alias it is the EMAIL_BACKEND, whose callers pass options for others.
+        # Without an alias it is EMAIL_BACKEND, and callers pass it the options of Django's
+        # backends.
         if alias is not None:
             refuse_unknown(FailoverBackend, others, alias)
         self.hosts = keys_of(hosts)
@@ -129,7 +130,7 @@ class _HostHealth:
     """Which hosts are down and whose turn it is, for the whole process."""
 
     def __init__(self) -> None:
-        # Reentrant: a signal handler may send mail while its thread holds the lock.
+        # Reentrant: a signal handler may send mail while its own thread holds the lock.
         self._lock = threading.RLock()
         self._down_until: dict[str, float] = {}
         self._turn: int | None = None
@@ -146,12 +147,12 @@ class _HostHealth:
             return sorted(keys, key=lambda key: self._down_until.get(key, 0) > now)
 
     def failed(self, key: str, retry: float) -> None:
-        """Ask the host last for this number of seconds."""
+        """Try the host last for this number of seconds."""
         with self._lock:
             self._down_until[key] = clock() + retry
 
     def succeeded(self, key: str) -> None:
-        """Ask the host in its turn again."""
+        """Try the host in its turn again."""
         with self._lock:
             self._down_until.pop(key, None)
 

@@ -14,9 +14,10 @@ from .base import HostMixin
 
 
 class OutboxBackend(HostMixin, EmailBackend):
-    """Delivers to ``mail.outbox`` what a host would send, as it would send it.
+    """Delivers messages to ``mail.outbox`` as a host would send them.
 
-    But it redirects nothing. The host's options are its attributes, for a test to look at.
+    Only a redirect is not applied. The host's options are attributes, so a test can look at
+    them.
     """
 
     is_outbox = True
@@ -32,7 +33,7 @@ class OutboxBackend(HostMixin, EmailBackend):
         return sum(map(self._send, messages))
 
     def _send(self, message: EmailMessage) -> int:
-        """Put a message there, and send its signal, so that a test sees its receivers work."""
+        """Put a message there, and send its signal, so that you can test your receivers."""
         try:
             sent = super().send_messages([self._marked(message)])
         except Exception as error:
@@ -43,6 +44,6 @@ class OutboxBackend(HostMixin, EmailBackend):
 
     def _marked(self, message: EmailMessage) -> EmailMessage:
         marked = copy.copy(self.apply_host(message))
-        # Django does this itself since 6.1.
+        # Since Django 6.1, the in-memory backend sets this.
         marked.sent_using = self.alias  # type: ignore[attr-defined, unused-ignore]
         return marked

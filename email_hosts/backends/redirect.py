@@ -1,7 +1,7 @@
-"""Outside of production: some people get their mail, and one address gets that of all others.
+"""Outside of production: some people get their mail, and one address gets all other mail.
 
-It fails closed. The ``recipients()`` of a message say who would get it, and a recipient who is
-not surely allowed is not allowed.
+It fails closed. ``recipients()`` of a message decides who would get it. A recipient is allowed
+only if that is certain.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from ..options import LOCAL_PART, spellings
 FIELDS = ("to", "cc", "bcc")
 ORIGINAL = "X-Original-To"
 
-# Django shows the first six in the place of the recipients, and some backends send to them.
-# To those in the others, the servers of SendGrid, SparkPost and Mailchimp send.
+# Django shows the first six instead of the recipients, and some backends send to them. The
+# other three tell SendGrid, SparkPost and Mailchimp to send to more people.
 RECIPIENT_HEADERS = {
     *("to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"),
     *("x-smtpapi", "x-msys-api", "x-mc-bccaddress"),
 }
 
-# With one of these, Anymail sends each recipient a message of his own.
+# With one of these, Anymail sends each recipient a separate message.
 PER_RECIPIENT = ("merge_data", "merge_headers", "merge_metadata")
 
-# An address, with a name or without, that all parsers read in the same way. Some look into
-# encoded words (RFC 2047), so a name with '=' or a local part with '=?' is none of these.
+# An address, with a name or without, that all parsers read in the same way. Some decode
+# encoded words (RFC 2047), so '=' in a name and '=?' in a local part are not allowed.
 CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 MAILBOX = re.compile(
     rf"""
@@ -74,10 +74,11 @@ def redirected(
     redirect_to: str,
     recipients: Iterable[str],
 ) -> dict[str, Any]:
-    """Return what a message with these headers must have to reach nobody else.
+    """Return the attributes that a message needs so that it reaches nobody who is not allowed.
 
-    Those whom ``recipients``, addresses and domains, allow stay. ``redirect_to`` stands for
-    all others, where the first of them stood.
+    ``headers`` are those of the message. ``recipients`` are the allowed addresses and domains.
+    ``redirect_to`` takes the place of the first recipient who is not allowed, and the others
+    are left out.
     """
     allowed = _allowed(redirect_to, tuple(recipients))
     people = [(str(each), _address(str(each))) for each in message.recipients()]
@@ -95,7 +96,7 @@ def redirected(
     shown = {_address(text) for field in FIELDS for text in changes[field]}
     changes["bcc"] += [text for address, text in staying.items() if address not in shown]
     changes["bcc"] += stand_in
-    # A subclass may have other ideas of who the recipients are. This one can be pickled.
+    # A subclass may override recipients(). A partial can be pickled, a lambda cannot.
     changes["recipients"] = partial(
         list, [text for field in FIELDS for text in changes[field]]
     )
@@ -111,15 +112,16 @@ def redirected(
 def refuse_to_go_past(
     get: Callable[[str], Any], where: str, alias: str | None, *more: str
 ) -> None:
-    """Raise ``InvalidEmailHost`` for what Anymail sends mail by, besides the recipients.
+    """Raise ``InvalidEmailHost`` if Anymail would send mail to others than the recipients.
 
-    ``get`` returns what ``where`` has of a name, a message or Anymail's ``SEND_DEFAULTS``.
+    ``get`` returns an attribute by its name. ``where`` says of what: the message, or Anymail's
+    ``SEND_DEFAULTS``.
     """
-    # Anymail's "not set" is a class, and an empty dict is enough to be set.
+    # Anymail's "not set" is a class. An empty dict counts as set.
     found = [
         name for name in (*PER_RECIPIENT, *more) if not isinstance(get(name), type | None)
     ]
-    # It differs from provider to provider, but there is no address without an '@'.
+    # Its structure differs from provider to provider, but each address has an '@'.
     if _may_have_address(get("esp_extra")):
         found.append("an address in esp_extra")
     if found:
@@ -131,7 +133,7 @@ def refuse_to_go_past(
 
 
 def _may_have_address(value: Any) -> bool:
-    """Whether there is an '@' in it, or what cannot be looked into."""
+    """Whether it has an '@', or anything that cannot be searched for one."""
     if isinstance(value, Mapping):
         return any(map(_may_have_address, [*value.keys(), *value.values()]))
     if isinstance(value, (list, tuple, set)):

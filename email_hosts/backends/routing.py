@@ -46,8 +46,8 @@ class RoutingBackend(HostMixin):
         super().__init__()
         if alias is not None:
             refuse_unknown(RoutingBackend, others, alias)
-        # Else send_mail() and get_connection() have these for EMAIL_BACKEND. Django's own
-        # backends ignore what they do not know, and a host must not get it.
+        # Without an alias it is EMAIL_BACKEND. Callers such as send_mail() pass it options
+        # that Django's backends ignore if they do not know them. No host may get these.
         self.alias = alias
         self.fail_silently = fail_silently
 
@@ -71,7 +71,7 @@ class RoutingBackend(HostMixin):
                 if errors and not (first or self.fail_silently):
                     first = errors.pop(0)
                 _log_ignored(errors)
-        except BaseException:  # of the iterable, and so this is what the caller hears of
+        except BaseException:  # of the iterable, and this one is raised
             _log_ignored([first] if first else [])
             raise
         finally:
@@ -86,7 +86,7 @@ class RoutingBackend(HostMixin):
     ) -> tuple[int, list[Exception]]:
         """Return how many messages were accepted, and the errors of the others."""
         errors: list[Exception] = []
-        # A connection by its identity: a class may have its own idea of what is equal.
+        # A connection is known by its identity, because a class may define what is equal.
         by_host: dict[str | int, tuple[str | BaseEmailBackend, list[EmailMessage]]] = {}
         for message in batch:
             try:
@@ -111,9 +111,10 @@ class RoutingBackend(HostMixin):
         messages: list[EmailMessage],
         connections: dict[str, BaseEmailBackend],
     ) -> int:
-        """Send the messages to a host, or over a connection, which is left as it was.
+        """Send the messages to a host, or over a connection of the router.
 
-        The router may return one for each message, so none is kept open for the next batch.
+        A connection that was closed is closed again, because the router may return a new one
+        for each message.
         """
         opened = None
         try:
@@ -146,7 +147,7 @@ class RoutingBackend(HostMixin):
 def _goes_to_outbox(connection: BaseEmailBackend) -> bool:
     """Whether tests capture the mail of a connection that the router itself has made.
 
-    Several hosts as one are captured one by one.
+    A failover is not captured as a whole, because its hosts are captured.
     """
     if isinstance(connection, LocmemBackend | FailoverBackend):
         return False
@@ -154,7 +155,7 @@ def _goes_to_outbox(connection: BaseEmailBackend) -> bool:
 
 
 def _captured(connection: Any) -> OutboxBackend:
-    """Return what does the same to a message, and delivers it to ``mail.outbox``."""
+    """Return an outbox that does the same to a message as this connection."""
     options = {}
     if hosts.is_host(connection):
         options = {name: getattr(connection, name) for name in HOST_OPTION_NAMES}
@@ -167,7 +168,7 @@ def _log_ignored(errors: list[Exception]) -> None:
 
 
 def _batches(messages: Iterable[EmailMessage]) -> Iterator[list[EmailMessage]]:
-    """Yield the messages in pieces, or one by one if they are not at hand.
+    """Yield a list in pieces, and the messages of any other iterable one by one.
 
     A generator may wait for its next message, or hold more than fits into memory.
     """
@@ -212,6 +213,6 @@ def _ask_router(message: EmailMessage) -> str | BaseEmailBackend:
 
 
 def _name_of(router: Any) -> str:
-    """Return what a message calls the router: never what it has returned."""
+    """Return how a message names the router, without what the router has returned."""
     named = router if hasattr(router, "__qualname__") else type(router)
     return f"EMAIL_HOSTS_ROUTER ({named.__module__}.{named.__qualname__})"

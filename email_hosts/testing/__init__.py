@@ -1,4 +1,4 @@
-"""Where mail goes while tests run, and what a test suite can import."""
+"""Decides where mail goes while tests run, and has what a test suite can import."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def captures_mail() -> bool:
 
 
 def is_real(key: str | None = None) -> bool:
-    """Whether a host is real all the same: a test has set or changed it, or says so.
+    """Whether a host is real in tests: a test has set or changed it, or uses ``real_hosts``.
 
     ``None`` stands for a host that is not in ``EMAIL_HOSTS``.
     """
@@ -134,10 +134,10 @@ def _is_locmem(path: str) -> bool:
 
 
 def _with_first_member(mailer: Mailer, *above: str) -> dict[str, Any]:
-    """Return the options of a host, and what the first host of several does to a message.
+    """Return the options of a host, with what its first member does to a message.
 
-    That may be several itself. ``above`` are the keys on the way to it. A member may be in a
-    cycle without this host.
+    A member may have members itself. ``above`` are the keys on the way to it, because these
+    may form a cycle.
     """
     own = mailer.get("OPTIONS", {})
     first = next(iter(members(mailer)), None)

@@ -31,6 +31,6 @@ class EmailHostsRunner(DiscoverRunner):
     parallel_test_suite = EmailHostsTestSuite
 
     def setup_test_environment(self, **options: Any) -> None:
-        """Set up Django's test environment, and capture what it has taken for a mailer."""
+        """Set up Django's test environment, and let mailers deliver as hosts do."""
         super().setup_test_environment(**options)
         capture_mailers()

@@ -41,7 +41,7 @@ class Command(BaseCommand):
         "Shows the hosts in EMAIL_HOSTS, and what 'check' says about each. Sends nothing, and "
         "shows neither user names nor passwords. The exit code is 1 if a host failed."
     )
-    requires_system_checks = ()  # the command itself shows which hosts are not valid
+    requires_system_checks = ()  # the command shows which hosts are not valid
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the hosts and ``--connect``."""
@@ -180,7 +180,7 @@ def _connect(key: str, checked: dict[str, Status]) -> Status:
         start = perf_counter()
         connection.open()
         milliseconds = (perf_counter() - start) * 1000
-    except Exception as error:  # one host's failure is not the end of the others
+    except Exception as error:  # the other hosts are still checked
         return Status(FAILS, explain(error))
     connection.close()
     return Status(WORKS, f"OK {milliseconds:.0f} ms")

@@ -23,7 +23,7 @@ class Command(BaseCommand):
         "Sends a test message through a host in EMAIL_HOSTS or MAILERS, from the host's own "
         "sender, and shows which recipients the server accepted."
     )
-    requires_system_checks = ()  # another host's mistake need not stop this one's test
+    requires_system_checks = ()  # a mistake in another host does not stop this test
     missing_args_message = "Give a host and at least one email address."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -82,7 +82,7 @@ def _send(key: str, email: list[str]) -> tuple[list[str], str]:
         sent = connection.send_messages([message])
     except InvalidEmailHost as error:
         return [], str(error)
-    except Exception as error:  # the backend may be anybody's
+    except Exception as error:  # a backend that is not ours may raise anything
         return [], f"{name}: not sent: {explain(error)}"
     if not sent:
         return [], f"{name}: not sent: the backend took no message"
