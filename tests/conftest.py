@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -144,6 +145,40 @@ def new_message():
 
 
 TESTS = Path(__file__).parent
+
+
+class TimeLimit(Exception):
+    """What the handler of a signal raises in a worker of a task queue."""
+
+
+def interrupted_at_each_call(module, action):
+    """Do this once for each call that a module makes or gets, and raise ``TimeLimit`` then.
+
+    Python runs the handler of a signal there: where a function begins, and after a call.
+    Yields after each time.
+    """
+    for number in itertools.count(1):
+        calls = itertools.count(1)
+        was_raised = False
+
+        def profile(frame, event, argument, number=number, calls=calls):
+            nonlocal was_raised
+            is_of_module = frame.f_code.co_filename == module.__file__
+            if is_of_module and event in ("call", "c_return") and next(calls) == number:
+                was_raised = True
+                raise TimeLimit
+
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            action()
+        except TimeLimit:
+            pass
+        finally:
+            sys.setprofile(before)
+        if not was_raised:
+            return
+        yield
 
 
 def start_worker(server, folder, command, **options):

@@ -87,6 +87,12 @@ def test_challenge_may_be_anything(said, told, serve):
     assert refusal(serve, challenge(said), "535 no").smtp_error == told
 
 
+@pytest.mark.parametrize("secret", [TOKEN, b64encode(TOKEN.encode()).decode()])
+def test_token_in_a_challenge_is_starred_out_before_the_text_is_cut(secret, serve):
+    said = challenge(b"x" * 490 + b" " + secret.encode())
+    assert refusal(serve, said, "535 no").smtp_error == b"no; " + b"x" * 490 + b" *****"
+
+
 def test_challenges_without_end_are_an_error(serve):
     error = refusal(serve, *[challenge(b"again")] * 20)
     assert "infinite loop" in str(error)

@@ -22,7 +22,7 @@ from conftest import needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.management import CommandError, call_command
-from scripted import CLOSE, HANG
+from scripted import CLOSE, HANG, any_of, at
 from servers import XOAuth2Server
 from test_attacks import Stop
 from test_debug import reports_of
@@ -32,6 +32,7 @@ from email_hosts import mailers
 from email_hosts.backends import EmailHostsBackend, can_be_retried, get_connection
 from email_hosts.debug import EmailHostsReporterFilter
 from email_hosts.exceptions import AllHostsFailed, OAuth2Error
+from email_hosts.signals import message_sent
 from email_hosts.smtp import tls as tls_module
 
 USER = "me@example.com"
@@ -520,6 +521,26 @@ FAILURES: dict[str, tuple[Any, Any]] = {
     "interrupted": (give_token, interrupt_smtp),
     "MAIL refused": (give_token, mail_refused),
 }
+
+
+def test_connection_of_a_receiver_has_a_token_of_its_own(serve, tls, backend, message):
+    """A server that repeats the token of the first connection does not show it, either."""
+    script = any_of(
+        at("AUTH", "235 welcome", "235 welcome"), at("MAIL", None, None, f"550 no {TOKEN}")
+    )
+    server = serve(script, extensions=["AUTH XOAUTH2"], context=tls)
+    connection = backend(server, Tokens(TOKEN, "another"), use_tls=False, use_ssl=True)
+
+    def send_another(**told: Any) -> None:
+        connection.send_messages([message])
+
+    message_sent.connect(send_another)
+    try:
+        with pytest.raises(smtplib.SMTPSenderRefused, match=r"no \*\*\*\*\*"):
+            connection.send_messages([message, message])
+    finally:
+        message_sent.disconnect(send_another)
+    assert server.connections == 2
 
 
 class TestSecrets:

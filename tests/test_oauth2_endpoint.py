@@ -162,6 +162,23 @@ def test_answer_that_ends_too_soon(start_token_server):
 
 
 @pytest.mark.parametrize(
+    ("header", "content", "reason"),
+    [
+        ("Content-Length: 1000000000000000000", b"{}", "IncompleteRead(2 bytes read"),
+        (f"Content-Length: {'9' * 5000}", b"{}", "its answer (200) is not one of OAuth 2.0"),
+        ("Content-Length: -1", b"{}", "its answer (200) is not one of OAuth 2.0"),
+        ("Transfer-Encoding: chunked", b"f" * 15 + b"\r\n{}", "IncompleteRead(0 bytes read"),
+        ("Transfer-Encoding: chunked", b"-5\r\n{}", "read length must be"),
+    ],
+)
+def test_absurd_length_of_an_answer_is_told(header, content, reason, start_token_server):
+    def answer(request):
+        request.wfile.write(f"HTTP/1.1 200 OK\r\n{header}\r\n\r\n".encode() + content)
+
+    assert failure(start_token_server(answer)).startswith(reason)
+
+
+@pytest.mark.parametrize(
     ("start", "part"),
     [
         (b"HTTP/1.0 200 ", b"O"),

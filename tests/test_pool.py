@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import run_python
+from conftest import interrupted_at_each_call, run_python
 from django.core.mail import EmailMessage
 from django.core.signals import request_finished
 from django.test import override_settings
@@ -20,6 +20,7 @@ from scripted import BODY, CLOSE, HANG, RESET, at, to
 
 from email_hosts.backends import EmailHostsBackend, get_connection
 from email_hosts.options import HOST_OPTION_NAMES, OAUTH2_OPTIONS
+from email_hosts.smtp import pool as module
 from email_hosts.smtp.pool import pool
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
@@ -324,6 +325,20 @@ class TestDeath:
 def crowd(server, clock):
     with host(server, conn_max_idle=1), host(server, conn_max_idle=1):
         pass
+
+
+# Python closes a socket that nobody has any more, with a warning.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_time_limit_at_any_call_leaves_a_pool_that_works(serve):
+    server = serve()
+
+    def fill() -> None:
+        with host(server, conn_max_idle=1), host(server, conn_max_idle=1):
+            pass
+
+    for _ in interrupted_at_each_call(module, fill):
+        assert [send(server), send(server)] == [1, 1]
 
 
 class TestLog:

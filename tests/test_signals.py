@@ -306,10 +306,13 @@ class TestSeveralConnections:
         )
 
     def test_receiver_may_send_over_the_same_connection(self, connect, receivers):
-        connection = connect()
+        connection = connect(to("no@", "550 no"))
         receivers.then = lambda: connection.send_messages(messages(1))
-        assert connection.send_messages(messages(5)) == 5
+        batch = messages(5)
+        batch[0].cc = ["no@example.net"]
+        assert connection.send_messages(batch) == 5
         assert len(receivers.told) == 5
+        assert connection.refused_recipients == {"no@example.net": (550, b"no")}
 
 
 class TestFailover:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext, suppress
 from contextvars import copy_context
 from itertools import islice
@@ -18,7 +18,7 @@ from django.utils import timezone, translation
 
 from .. import signals
 from ..retry import may_be_tried_elsewhere
-from ..smtp.connection import is_closed
+from ..smtp.connection import Reply, is_closed
 
 # A generator is taken in pieces of this number of messages for each connection.
 PIECE = 25
@@ -58,6 +58,7 @@ class _Spread:
         # asgiref keeps these from other threads, even in a copy of the context.
         self._language = translation.get_language()
         self._timezone = timezone.get_current_timezone()
+        self._refused: dict[str, Reply] = backend.refused_recipients
         self._is_over = False
 
     def send(self) -> int:
@@ -92,14 +93,12 @@ class _Spread:
                 thread.start()
             for _ in threads:
                 for result in iter(self._results.get, None):
-                    signals.tell(self._backend, *result)
+                    self._tell(*result)
         except BaseException as error:
             self._is_over = True
             self._errors.insert(0, error)
             for thread in threads:
                 thread.wait_for_its_end()
-        for other in others:
-            self._backend.refused_recipients.update(other.refused_recipients)
 
     def _help(self, backend: Any) -> None:
         """Work in a thread, where a message is made as it is in the caller's."""
@@ -164,9 +163,22 @@ class _Spread:
         try:
             while not self._results.empty():
                 if result := self._results.get():
-                    signals.tell(self._backend, *result)
+                    self._tell(*result)
         except BaseException as error:  # of a receiver
             self._errors.insert(0, error)
+
+    def _tell(
+        self, message: EmailMessage, error: Any, refused: Mapping[str, Reply] = signals.NOBODY
+    ) -> None:
+        """Send the signal of a result. Keep its refused recipients.
+
+        A receiver may send over this backend, which then has the refused recipients of that.
+        """
+        self._refused.update(refused)
+        try:
+            signals.tell(self._backend, message, error, refused)
+        finally:
+            self._backend.refused_recipients = self._refused
 
     def _error(self) -> BaseException:
         """Return the error to raise, with what was sent and what was not."""

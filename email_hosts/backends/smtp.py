@@ -39,6 +39,9 @@ PLAIN_OPTIONS = {
     name: converter for name, converter in SMTP_OPTIONS.items() if name not in OAUTH2_OPTIONS
 }
 
+# Attributes that belong to what is being sent, and to the connection that it is sent over.
+OF_A_SEND = ("connection", "_pooled", "_token", "refused_recipients", "ignored")
+
 
 class EmailHostsBackend(HostMixin, SMTPConnector):
     """Sends through one SMTP host.
@@ -85,6 +88,10 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
     ) -> None:
         self.take_host_options(others, alias)
         refuse_unknown(EmailHostsBackend, others, alias, *HOST_OPTION_NAMES)
+        for name, value in {"host": host, "username": username, "password": password}.items():
+            if value and not isinstance(value, str):
+                reason = f"option '{name}' must be text, not {type(value).__name__}"
+                raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
         if not host:
             reason = "option 'host' is missing"
             raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
@@ -333,13 +340,13 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         if not signals.are_received():
             return
         with self._lock:
-            aside = self.connection, self._pooled, self.refused_recipients
+            aside = {name: getattr(self, name) for name in OF_A_SEND}
             self.connection = self._pooled = None
             try:
                 signals.tell(self, *result)
             finally:
                 self.close()
-                self.connection, self._pooled, self.refused_recipients = aside
+                vars(self).update(aside)
 
     def log_failure(self, error: OSError) -> None:
         """Log an error that ``fail_silently`` ignores."""

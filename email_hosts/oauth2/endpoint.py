@@ -29,6 +29,8 @@ from ..smtp.connection import LimitedReader
 from ..smtp.redaction import Redactor
 from ..smtp.tls import shared_context
 
+PIECE = 8192  # bytes
+
 clock = time.monotonic
 
 
@@ -74,7 +76,7 @@ class Endpoint:
         body = urlencode({name: value for name, value in form.items() if value}).encode()
         try:
             status, content = _post(self.token_url, body, timeout)
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             problem = str(error.reason if isinstance(error, URLError) else error)
             problem = problem.strip() or type(error).__name__
         else:
@@ -98,7 +100,11 @@ def _post(url: str, body: bytes, timeout: float) -> tuple[int, bytes]:
         opener.add_handler(ProxyHandler())
     request = Request(url, body, {"Accept": "application/json"})  # noqa: S310 (see rules.py)
     with opener.open(request, timeout=timeout) as answer:
-        return answer.status, answer.read()
+        # In pieces: read() would make room for as much as the server says it will send.
+        content = b"".join(iter(partial(answer.read, PIECE), b""))
+        if answer.length:
+            raise http.client.IncompleteRead(content, answer.length)
+        return answer.status, content
 
 
 class _Handler(HTTPSHandler, HTTPHandler):

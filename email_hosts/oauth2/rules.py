@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from ..options import (
     is_ipv6,
     is_loopback,
     is_oauth2,
+    without_control_characters,
 )
 
 # What each way to get a token needs, and what else it takes.
@@ -35,7 +36,11 @@ def problem_with(options: Mapping[str, Any]) -> str:
         return f"option '{details[0]}' needs 'oauth2' beside it" if details else ""
     if not callable(oauth2) and not (isinstance(oauth2, str) and is_oauth2(oauth2)):
         return f"option 'oauth2' {MUST_BE_OAUTH2}"
-    return _problem_with_login(options) or _problem_with_details(oauth2, details, options)
+    return (
+        _problem_with_login(options)
+        or _problem_with_texts(details, options)
+        or _problem_with_details(oauth2, details, options)
+    )
 
 
 def origin(options: Mapping[str, Any]) -> str:
@@ -62,6 +67,17 @@ def _problem_with_login(options: Mapping[str, Any]) -> str:
             "option 'oauth2' needs TLS; write submission:// (STARTTLS) or submissions:// (TLS "
             "from the first byte)"
         )
+    return ""
+
+
+def _problem_with_texts(names: Iterable[str], options: Mapping[str, Any]) -> str:
+    for name in names:
+        if not isinstance(options[name], str):
+            return f"option '{name}' must be text, not {type(options[name]).__name__}"
+        try:
+            without_control_characters(options[name])
+        except ValueError as error:
+            return f"option '{name}' {error}"
     return ""
 
 

@@ -67,8 +67,10 @@ class Custom:
         return isinstance(other, Custom) and self._function == other._function
 
     def __hash__(self) -> int:
-        is_hashable = isinstance(self._function, Hashable)
-        return hash(self._function) if is_hashable else id(self._function)
+        try:
+            return hash(self._function)
+        except TypeError:
+            return id(self._function)
 
     def key(self, username: str) -> Hashable:
         """Return what has the same tokens."""

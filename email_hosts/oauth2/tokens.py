@@ -45,13 +45,14 @@ class _Fetch:
         self.failure = ""
 
     def can_be_waited_for(self) -> bool:
-        """Whether it is another thread's of this process.
+        """Whether it is under way, in another thread of this process.
 
         A signal handler may send mail while its own thread fetches. And the fetches of a
         parent never end in the child.
         """
         process, thread = self.owner
-        return process == os.getpid() and thread != threading.get_ident()
+        is_of_another = process == os.getpid() and thread != threading.get_ident()
+        return is_of_another and not self.has_ended.is_set()
 
 
 class Tokens:
@@ -91,8 +92,10 @@ class Tokens:
                     ask = partial(source.fetch, username, renew=is_renewal, timeout=timeout)
                     return self._run(fetch, key, ask)
             finally:
-                self._end(key, fetch)
+                fetch.has_ended.set()
+                self._drop(key, fetch)
             if not known.has_ended.wait(timeout):
+                self._drop(key, known)  # a signal handler may have ended it without a word
                 problem = f"another thread has been asking for one for {timeout:g} seconds"
                 raise OAuth2Error(f"no OAuth 2.0 token: {problem}")
             if known.failure:
@@ -133,11 +136,10 @@ class Tokens:
         fetch.token = token.text
         return token.text
 
-    def _end(self, key: Hashable, fetch: _Fetch) -> None:
+    def _drop(self, key: Hashable, fetch: _Fetch) -> None:
         with self._lock:
             if self._fetches.get(key) is fetch:
                 del self._fetches[key]
-        fetch.has_ended.set()
 
 
 tokens = Tokens()

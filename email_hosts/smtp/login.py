@@ -10,6 +10,7 @@ from typing import Any
 
 from ..exceptions import one_line
 from .connection import SMTP
+from .redaction import Redactor
 
 MECHANISM = "XOAUTH2"
 
@@ -52,7 +53,8 @@ def _log_in_with_token(connection: smtplib.SMTP, username: str, token: str) -> N
         reply: Any = error.smtp_error
     else:
         return
-    reasons = (one_line(each.decode("utf-8", "replace")) for each in challenges)
+    redact = Redactor(username, token).redact  # before the text is cut
+    reasons = (one_line(redact(each.decode("utf-8", "replace"))) for each in challenges)
     told = (reason.encode() for reason in reasons if reason)
     raise smtplib.SMTPAuthenticationError(code, b"; ".join([reply, *told]))
 

@@ -9,6 +9,7 @@ import smtplib
 import threading
 import time
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,9 +77,10 @@ class Pool:
         self._reset()
 
     def _reset(self) -> None:
-        # Reentrant: a signal handler may send mail while its thread holds the lock.
+        # Reentrant: a signal handler may send mail while its own thread holds the lock.
         self._lock = threading.RLock()
-        # All that is parked, the least recently used first, and the same by host.
+        # All that is parked, the least recently used first, and the same by host. A signal
+        # handler may raise between any two steps, so one of the two may lack a connection.
         self._parked: dict[PooledConnection, None] = {}
         self._by_host: dict[Hashable, list[PooledConnection]] = {}
         self._next_expiry = math.inf
@@ -109,10 +111,10 @@ class Pool:
         debug("%r: parked", pooled)
         surplus = None
         with self._lock:
+            self._next_expiry = min(self._next_expiry, pooled.expires_at)
+            self._parked[pooled] = None
             of_host = self._by_host.setdefault(pooled.host, [])
             of_host.append(pooled)
-            self._parked[pooled] = None
-            self._next_expiry = min(self._next_expiry, pooled.expires_at)
             if len(of_host) > max_idle:
                 surplus = of_host[0]
             elif len(self._parked) > MAX_PARKED:
@@ -146,11 +148,12 @@ class Pool:
             return self._remove(of_host[-1]) if of_host else None
 
     def _remove(self, pooled: PooledConnection) -> PooledConnection:
-        self._parked.pop(pooled)
-        of_host = self._by_host[pooled.host]
-        of_host.remove(pooled)
+        of_host = self._by_host.get(pooled.host, [])
+        with suppress(ValueError):
+            of_host.remove(pooled)
         if not of_host:
-            self._by_host.pop(pooled.host)
+            self._by_host.pop(pooled.host, None)
+        self._parked.pop(pooled, None)
         return pooled
 
     def _close(self, is_due: Callable[[PooledConnection], bool], reason: str) -> None:
