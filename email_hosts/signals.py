@@ -1,4 +1,4 @@
-"""Signals that tell what has become of a message, and what never goes wrong in sending them.
+"""Signals that say whether a message was sent. An error in a receiver never changes a send.
 
 ``message_sent``: a host has taken the message. Receivers get ``message``, which is the
 caller's own object, ``alias``, the key of the host that really sent it, and ``refused``, the
@@ -28,7 +28,7 @@ message_failed = Signal()
 
 
 class Result(NamedTuple):
-    """What has become of a message. ``refused`` are recipients who do not get it."""
+    """The outcome of a message. ``refused`` are recipients who do not get it."""
 
     message: EmailMessage
     error: smtplib.SMTPException | None
@@ -44,7 +44,7 @@ _originals: ContextVar[Mapping[int, EmailMessage]] = ContextVar("originals", def
 
 
 def are_received() -> bool:
-    """Whether anybody wants to know: without receivers, a signal costs nothing."""
+    """Whether there are receivers. Without them, a signal costs nothing."""
     return bool(message_sent.receivers or message_failed.receivers)
 
 
@@ -66,7 +66,7 @@ def tell(
 def tell_failed(
     backend: Any, message: EmailMessage | None, error: Exception | None, *, alias: str | None
 ) -> None:
-    """Send ``message_failed``. The key may be that of another host than the backend."""
+    """Send ``message_failed``, with the key of the host, which may be a member of this one."""
     if message_failed.receivers:
         told = {"message": message and _original(message), "alias": alias, "error": error}
         with without_tracebacks(error):
@@ -77,7 +77,7 @@ def tell_failed(
 def on_behalf_of(
     messages: Iterable[EmailMessage], copies: Iterable[EmailMessage]
 ) -> Iterator[None]:
-    """Let the signals about these copies name the messages that they are copies of."""
+    """Let signals about these copies have the caller's messages."""
     pairs = zip(copies, map(_original, messages), strict=True)
     known = {**_originals.get(), **{id(copy): message for copy, message in pairs}}
     token = _originals.set(known)
@@ -94,9 +94,8 @@ def _original(message: EmailMessage) -> EmailMessage:
 def _send(signal: Signal, sender: type, told: dict[str, Any]) -> None:
     """Send a signal. Django logs what a receiver raises (logger ``django.dispatch``).
 
-    That log may be mailed, by ``AdminEmailHandler``, and a receiver may send mail itself.
-    There is no signal about such mail, because it could bring about the next one, without
-    end.
+    That log may be mailed, by ``AdminEmailHandler``, and a receiver may send mail itself. Such
+    mail has no signals, because each could send another mail, without end.
     """
     if _is_telling.get():
         return

@@ -23,7 +23,7 @@ from ..smtp.tls import new_context, shared_context
 from ..tracebacks import clear_frames
 from .base import DEFAULT_TIMEOUT
 
-# What makes one connection as good as another, and used as long.
+# The options that two connections share if one can be used for the other.
 POOLED_BY = attrgetter(
     *("host", "port", "username", "password", "use_tls", "use_ssl", "timeout"),
     *("ssl_cafile", "ssl_certfile", "ssl_keyfile", "own_ssl_context", "local_hostname"),
@@ -32,12 +32,12 @@ POOLED_BY = attrgetter(
 
 REFUSED_LOGIN = 535  # RFC 4954, 6: "authentication credentials invalid"
 
-# The server waits, too, where it expects TLS from the first byte.
+# A server that expects TLS from the first byte waits, too.
 NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
 
 
 class SMTPConnector(EmailBackend):
-    """Knows how to reach one SMTP host, and what makes one connection as good as another."""
+    """Opens connections to one SMTP host, and knows which of them are interchangeable."""
 
     alias: str | None
     ssl_cafile: str
@@ -45,7 +45,7 @@ class SMTPConnector(EmailBackend):
     conn_max_age: float | None
     oauth2: Source | None
     allow: Allow | None
-    _token = ""  # of OAuth 2.0, for the login that is under way or done
+    _token = ""  # of OAuth 2.0, for the current login
 
     @property
     def connection_class(self) -> type[smtplib.SMTP]:
@@ -66,7 +66,7 @@ class SMTPConnector(EmailBackend):
         """``ssl_context``, if somebody has read or set it. Else a shared one is used."""
         return vars(self).get("ssl_context")
 
-    @clear_frames  # also of an error that goes no further than to a receiver of a signal
+    @clear_frames  # a receiver of a signal may get the error that the caller does not
     def connect(self) -> PooledConnection:
         """Return a new connection. A token that is refused is renewed, once."""
         if self.oauth2 is None:
@@ -84,7 +84,7 @@ class SMTPConnector(EmailBackend):
             if renewed == self._token:
                 raise
             self._token = renewed
-        return self._connect_once()  # anew, because the server may have ended the other one
+        return self._connect_once()  # a new connection: the server may have ended the first
 
     def _connect_once(self) -> PooledConnection:
         if not (self.username + self.password).isascii():
@@ -141,7 +141,8 @@ class SMTPConnector(EmailBackend):
 
     @property
     def _pool_key(self) -> PoolKey:
-        # ``allow`` need not be hashable. The connection holds it, so no other gets its id.
+        # ``allow`` may not be hashable. The connection keeps it alive, so its id stays its
+        # own.
         return PoolKey((*POOLED_BY(self), id(self.allow)))
 
     @property

@@ -27,10 +27,10 @@ PIECE = 25
 def send_in_parallel(backend: Any, messages: Iterable[EmailMessage]) -> int:
     """Send the messages over up to ``backend.parallel`` connections, in any order.
 
-    Return how many were accepted. The first error ends it, after what is under way. It is
-    raised with ``sent`` and ``unsent``, lists of these messages (of a generator, those of the
-    last piece). One that failed is in ``unsent``. If several failed, and one of them may have
-    been delivered, the error of that one is raised.
+    Return how many were accepted. After the first error, no further message is begun. The
+    error is raised with ``sent`` and ``unsent``, lists of these messages (of a generator,
+    those of the last piece). A message that failed is in ``unsent``. If several failed, and
+    one of them may have been delivered, its error is raised.
     """
     is_at_hand = isinstance(messages, (list, tuple))
     size = len(messages) if is_at_hand else PIECE * backend.parallel  # type: ignore[arg-type]
@@ -52,7 +52,8 @@ class _Spread:
         self._errors: list[BaseException] = []
         self._refusals: list[OSError] = []
         self._ignored: list[OSError] = []  # refusals, too, with fail_silently
-        # What the caller's thread is to tell, and None from each thread that ends.
+        # Results for which the caller's thread sends signals, and None from each thread that
+        # ends.
         self._results: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
         self._was_open = False  # any connection
         # asgiref keeps these from other threads, even in a copy of the context.
@@ -79,10 +80,10 @@ class _Spread:
         return len(self._sent)
 
     def _start_and_wait(self, number: int) -> None:
-        """Work over so many connections, each in a thread.
+        """Work over this number of connections, each in a thread.
 
         This thread waits, so that a signal handler that raises (Ctrl-C, the time limit of a
-        task queue) breaks no message. It also is the one that calls the receivers of signals.
+        task queue) breaks no message. It also calls the receivers of signals.
         """
         others = [copy.copy(self._backend) for _ in range(number - 1)]
         threads = [
@@ -101,7 +102,7 @@ class _Spread:
                 thread.wait_for_its_end()
 
     def _help(self, backend: Any) -> None:
-        """Work in a thread, where a message is made as it is in the caller's."""
+        """Work in a thread, with the time zone and the language of the caller's thread."""
         is_same = translation.get_language() == self._language
         try:
             with (
@@ -159,7 +160,7 @@ class _Spread:
         self._is_over = True
 
     def _tell_the_rest(self) -> None:
-        """Tell what nobody has waited for, of this thread or after a signal handler."""
+        """Send the signals for results that are left, of this thread or after an interruption."""
         try:
             while not self._results.empty():
                 if result := self._results.get():

@@ -1,4 +1,4 @@
-"""An SMTP host: Django's backend with the options and the sender of the host alone."""
+"""An SMTP host: Django's backend, with the host's own options and sender."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
     options that do not fit.
     """
 
-    connection: Any  # smtplib.SMTP while open, else None. It may be set, as with Django's.
+    connection: Any  # smtplib.SMTP while open, else None. You may set it, as in Django.
     _pooled: PooledConnection | None = None  # what is known about it
 
     @clear_frames
@@ -117,7 +117,7 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         port = port or SMTP_SCHEMES[scheme].port
         if allow and allow(host, port) is not True:
             raise InvalidEmailHost("the server is not allowed", alias=alias)
-        # Where it gets None, Django's backend may fall back to a setting.
+        # For None, Django's backend may read a setting.
         super().__init__(
             host=host,
             port=port,
@@ -206,7 +206,7 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
                         raise result.error
                     self._tell(*result)
         except Exception as error:
-            if in_turn:  # else it is an error of the iterable
+            if in_turn:  # otherwise the iterable raised it
                 self._tell(in_turn[0], error)
             raise
         if in_turn and self.ignored:
@@ -295,14 +295,15 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
     def _envelopes(
         self, messages: Iterable[EmailMessage], in_turn: deque[EmailMessage]
     ) -> Iterator[Envelope]:
-        """Yield the envelopes. A message that has none, for want of recipients, is no more
-        ``in_turn``.
+        """Yield the envelopes.
+
+        A message without recipients has none, and is removed from ``in_turn``.
         """
         for message in messages:
             connection, recording = self.connection, RecordingConnection()
             self.connection = recording
             try:
-                # Private: _send(). It alone encodes as this version of Django does.
+                # Private: _send(). Only it encodes a message as this version of Django does.
                 super()._send(self.apply_host(message))  # type: ignore[misc]
             finally:
                 self.connection = connection
@@ -334,8 +335,8 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
     def _tell(self, *result: Any) -> None:
         """Send the signal of a result.
 
-        A receiver may send mail over this very object, and must not get in between what is
-        being sent here. So it finds it closed.
+        A receiver may send mail over this object, and must not interrupt what is being sent.
+        So the object looks closed to it.
         """
         if not signals.are_received():
             return

@@ -35,7 +35,7 @@ clock = time.monotonic
 
 
 class Token(NamedTuple):
-    """A token, and for how many seconds it is good: 0 is for "nobody knows"."""
+    """A token, and for how many seconds it is good: 0 means unknown."""
 
     text: str
     lifetime: float = 0
@@ -61,7 +61,7 @@ class Endpoint:
         return str(urlsplit(self.token_url).hostname)
 
     def key(self, username: str) -> Endpoint:
-        """Return what has the same tokens. The user is not part of the question."""
+        """Return the key under which its tokens are kept. The user makes no difference."""
         return self
 
     def fetch(self, username: str, *, renew: bool, timeout: float) -> Token:
@@ -92,11 +92,11 @@ class Endpoint:
 def _post(url: str, body: bytes, timeout: float) -> tuple[int, bytes]:
     """Return the status and the content of the answer.
 
-    A redirect is an answer as any other: the secret is meant for this address.
+    A redirect is not followed, because the secret is meant for this address.
     """
     opener = OpenerDirector()
     opener.add_handler(_Handler(clock() + timeout))
-    if url.startswith("https:"):  # what is encrypted may go through a proxy
+    if url.startswith("https:"):  # only what is encrypted may go through a proxy
         opener.add_handler(ProxyHandler())
     request = Request(url, body, {"Accept": "application/json"})  # noqa: S310 (see rules.py)
     with opener.open(request, timeout=timeout) as answer:

@@ -17,7 +17,7 @@ from ..options import (
     without_control_characters,
 )
 
-# What each way to get a token needs, and what else it takes.
+# The options that each way to get a token needs, and those that it may have.
 NEEDED = {
     "client_credentials": ("oauth2_token_url", "oauth2_client_id", "oauth2_client_secret"),
     "refresh_token": ("oauth2_token_url", "oauth2_client_id", "oauth2_refresh_token"),

@@ -1,4 +1,4 @@
-"""From the options of a host to what its tokens are asked of."""
+"""Where the tokens of a host come from: a token endpoint, or a callable of the project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .rules import NEEDED, problem_with
 
 
 class Source(Protocol):
-    """What tokens are asked of. Equal ones are as good as another."""
+    """Where tokens come from. Equal sources have the same tokens."""
 
     def key(self, username: str) -> Hashable:
         """Return what has the same tokens."""
@@ -57,7 +57,7 @@ def source_of(options: Mapping[str, Any], *, alias: str | None) -> Source | None
 class Custom:
     """A callable of the project: ``token(username, *, renew)`` returns a token.
 
-    It keeps its tokens itself, because nobody else knows how long they are good.
+    The callable keeps its tokens itself, because only it knows how long they are good.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -79,8 +79,8 @@ class Custom:
     def fetch(self, username: str, *, renew: bool, timeout: float) -> Token:
         """Return what the callable returns.
 
-        Raises ``OAuth2Error``, with what the callable says in one, and else with the class of
-        its error alone: the text may hold a token.
+        Raises the ``OAuth2Error`` that the callable raises, or one that names the class of its
+        error. The text of that error may hold a token.
         """
         try:
             token = self._function(username, renew=renew)

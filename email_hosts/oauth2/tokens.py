@@ -14,16 +14,16 @@ from ..exceptions import OAuth2Error
 from .endpoint import Token
 from .sources import Source
 
-# Seconds before it expires from which a token is not used any more.
+# A token is not used in its last seconds.
 MARGIN = 60
 
-# Seconds, however long a server says that a token is good.
+# Seconds. No token is kept longer, whatever the server says.
 MAX_LIFETIME = 86400
 
 # Tokens. A project may log in as each of its customers.
 MAX_KEPT = 1000
 
-# RFC 6749, A.12, without the space, which would end it in a header.
+# RFC 6749, A.12, without the space, which would end the token in a header.
 TOKEN = re.compile("[!-~]+")
 
 
@@ -36,7 +36,7 @@ class _Kept(NamedTuple):
 
 
 class _Fetch:
-    """A fetch, under way or ended. It has no outcome if something has interrupted it."""
+    """A fetch, which may have ended. It has no outcome if something has interrupted it."""
 
     def __init__(self) -> None:
         self.owner = os.getpid(), threading.get_ident()

@@ -1,4 +1,4 @@
-"""smtplib's connection with limits on each reply, and questions to ask a connection."""
+"""smtplib's connection with limits on each reply, and functions that look at a connection."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Reply = tuple[int, bytes]
 # Whether this server may be used: a host name or an IP address, and a port.
 Allow = Callable[[str, int], bool]
 
-# Seconds. A server should get a moment to answer QUIT (RFC 5321, 4.1.1.10). Nobody should
-# wait for it longer than that, because the answer changes nothing.
+# Seconds. A client should wait for the reply to QUIT (RFC 5321, 4.1.1.10), but not long,
+# because the reply changes nothing.
 QUIT_TIMEOUT = 0.5
 
 # Bytes. RFC 5321 does not limit a reply. Real ones have a kilobyte or two.
@@ -91,7 +91,7 @@ class SMTP_SSL(SMTP, smtplib.SMTP_SSL):  # noqa: N801
     """The same with TLS from the first byte."""
 
 
-# By the class of smtplib that Django asks for, which a test may have replaced by a mock.
+# By the class of smtplib, which a test may have replaced by a mock.
 CLASSES: dict[type[smtplib.SMTP], type[SMTP]] = {
     smtplib.SMTP: SMTP,
     smtplib.SMTP_SSL: SMTP_SSL,
@@ -159,7 +159,7 @@ class LimitedReader(io.RawIOBase):
 
 
 def _is_readable(sock: socket.socket) -> bool:
-    if not hasattr(select, "poll"):  # Windows, where any number of sockets will do
+    if not hasattr(select, "poll"):  # Windows, where select() takes any socket
         return bool(select.select([sock], [], [], 0)[0])
     # Unlike epoll it needs no descriptor, and unlike select() it knows those above 1,023.
     poll = select.poll()
@@ -170,7 +170,7 @@ def _is_readable(sock: socket.socket) -> bool:
 def can_pipeline(connection: smtplib.SMTP) -> bool:
     """Whether it may be written to directly.
 
-    A mock, or a class with a ``sendmail()`` of its own, wants to be called instead.
+    A mock, or a class with its own ``sendmail()``, must be called instead.
     """
     if not isinstance(connection, SMTP):
         return False

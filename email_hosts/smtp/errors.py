@@ -1,4 +1,4 @@
-"""What an error tells: whether the body was sent, and whether the session is over."""
+"""What an error says: whether the body was sent, and whether the session is over."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def has_given_up(error: smtplib.SMTPException | None) -> bool:
     """Whether the session is over, by this error, before the server got the message.
 
     The connection was lost or is closing, or the reply to MAIL, to all RCPTs or to DATA is
-    4xx. Some servers end a session so and keep the connection open: OpenSMTPD does after
-    100 messages, and postscreen begins a session so.
+    4xx. Some servers end a session with such a reply and keep the connection open. OpenSMTPD
+    does so after 100 messages, and postscreen in the first session of a client.
     """
     if error is None or body_was_sent(error):
         return False

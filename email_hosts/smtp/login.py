@@ -1,6 +1,6 @@
 """The login: with a password, or with an OAuth 2.0 token.
 
-XOAUTH2 is no standard. Google and Microsoft have documented it.
+XOAUTH2 is not a standard. Google and Microsoft document it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def log_in(
             _log_in_with_token(connection, username, token)
         else:
             connection.login(username, password)
-    except ValueError as error:  # smtplib leaves it to base64
+    except ValueError as error:  # smtplib would fail in base64
         problem = f"the server's challenge makes no sense: {error}"
         raise smtplib.SMTPException(problem) from error
 

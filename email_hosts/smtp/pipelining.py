@@ -34,7 +34,7 @@ AHEAD_TIMEOUT = 5
 # How many servers that do not take it are remembered.
 MAX_REMEMBERED = 1000
 
-MEGABYTE = 2**20  # of a body, for which there is one timeout each
+MEGABYTE = 2**20  # of a body. The timeout is for each of them.
 
 DATA = b"DATA\r\n"
 END_OF_DATA = b".\r\n"
@@ -64,7 +64,7 @@ class RecordingConnection:
         self.envelopes: list[Envelope] = []
 
     def sendmail(self, *envelope: Any) -> None:
-        """Keep the envelope."""
+        """Keep the envelope. Its arguments are those of smtplib."""
         self.envelopes.append(Envelope(*envelope))
 
 
@@ -109,7 +109,7 @@ class Envelopes:
             self._at(position)
 
     def release(self) -> None:
-        """Forget the content of the current one, which has been sent: it may be large."""
+        """Forget the content of the current one, which has been sent and may be large."""
         envelope = self.current()
         self._ready[0] = envelope and envelope._replace(content=b"")
 
@@ -184,7 +184,7 @@ def send(
 
 
 def _remember(server: str) -> None:
-    if len(_without_writing_ahead) >= MAX_REMEMBERED:  # strangers may name any
+    if len(_without_writing_ahead) >= MAX_REMEMBERED:  # a stranger's DSN may name any server
         _without_writing_ahead.clear()
     _without_writing_ahead.add(server)
 
@@ -252,7 +252,7 @@ class _Transaction:
         self._envelope = self._envelope._replace(content=b"")
         end = END_OF_DATA if stuffed.endswith(b"\r\n") else b"\r\n" + END_OF_DATA
         records = _records(stuffed + end)
-        # A server that takes the body bit by bit should not hold up the sender for ever.
+        # A server that takes the body bit by bit must not hold up the sender for ever.
         sock = open_socket(self._connection)
         timeout = sock.gettimeout()
         deadline = clock() + (timeout or math.inf) * (1 + len(stuffed) // MEGABYTE)
@@ -331,7 +331,7 @@ class _Transaction:
         self._bytes_in_flight -= len(command)
         is_closing = code == SERVICE_CLOSING and command != DATA  # as smtplib has it
         self._must_close = is_closing or code == NO_CODE
-        # Whoever was not clearly refused might get what follows.
+        # A recipient who was not clearly refused may get the message.
         self._has_recipients |= command.startswith(b"RCPT") and not 400 <= code <= 599
         return code, text
 
@@ -382,7 +382,7 @@ def _through_sendmail(connection: smtplib.SMTP, envelopes: Envelopes) -> Iterato
     while envelope := envelopes.current():
         try:
             outcome = Outcome(connection.sendmail(*envelope))
-        except smtplib.SMTPException as error:  # it does not tell how far it got
+        except smtplib.SMTPException as error:  # nobody knows how far it got
             outcome = Outcome({}, error)
         yield outcome
         envelopes.advance()

@@ -40,7 +40,7 @@ class PooledConnection:
         return f"<{type(self).__name__} to {self.server}, {state}, {self.messages} messages>"
 
     def is_good(self) -> bool:
-        """Whether it can be used: nobody else does, and the server has not ended it."""
+        """Whether it can be used: it is of this process, and the server has not ended it."""
         return self._is_of_this_process() and is_idle(self.connection)
 
     def discard(self, reason: str, *, wait: bool = False) -> None:
@@ -57,7 +57,7 @@ class PooledConnection:
 
 
 class PoolKey(tuple[object, ...]):
-    """The options that make a host what it is. Its ``repr`` does not show them."""
+    """The options that a parked connection depends on. Its ``repr`` does not show them."""
 
     __slots__ = ()
 
@@ -106,7 +106,7 @@ class Pool:
     def park(self, pooled: PooledConnection, *, max_idle: int) -> None:
         """Keep a connection, which must be in step, for whoever takes it next.
 
-        At most ``max_idle`` of its host are kept. The least recently used goes first.
+        At most ``max_idle`` of its host are kept. The least recently used one leaves first.
         """
         debug("%r: parked", pooled)
         surplus = None

@@ -16,11 +16,11 @@ BASE64 = "[A-Za-z0-9+/]"
 class Redactor:
     """Replaces one user name and one password, also in the forms in which AUTH sends them.
 
-    The password may be a token. ``others`` are secrets that go with no user name.
+    The password may be a token. ``others`` are further secrets.
     """
 
     def __init__(self, username: str, password: str, *others: str) -> None:
-        # A form of the token endpoint has them percent-encoded.
+        # The request to a token endpoint has them percent-encoded.
         words = [*others, *map(quote_plus, others)]
         encoded = list(others)
         if username:
