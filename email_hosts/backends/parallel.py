@@ -160,7 +160,7 @@ class _Spread:
         self._is_over = True
 
     def _tell_the_rest(self) -> None:
-        """Send the signals for results that are left, of this thread or after an interruption."""
+        """Send the signals for the results of this thread, or after an interruption."""
         try:
             while not self._results.empty():
                 if result := self._results.get():
