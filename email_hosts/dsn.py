@@ -59,6 +59,16 @@ SMTP_SCHEMES = {
     "submissions": IMPLICIT_TLS,
     "smtp+ssl": IMPLICIT_TLS,
 }
+
+
+def default_port(use_ssl: Any, use_tls: Any) -> int:
+    """Return the port for this transport. Raises ``InvalidEmailHost`` for both at once."""
+    if use_ssl and use_tls:
+        raise InvalidEmailHost("options 'use_ssl' and 'use_tls' exclude each other")
+    scheme = "submissions" if use_ssl else "submission" if use_tls else "smtp"
+    return SMTP_SCHEMES[scheme].port
+
+
 BUILTIN_SCHEMES = ("console", "locmem", "dummy")
 LOCAL_SCHEMES = (*BUILTIN_SCHEMES, "file")  # nothing leaves the machine
 SEVERAL_SCHEMES = {"failover": {}, "roundrobin": {"rotate": True}}

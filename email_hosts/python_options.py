@@ -70,8 +70,7 @@ def in_python(
 def checked(converters: Mapping[str, Converter]) -> Callable[[F], F]:
     """Decorate the constructor of a backend, so that it takes what a DSN may say, and no more.
 
-    A value that does not fit raises ``InvalidEmailHost``. The message names a mailer, because
-    options of ``EMAIL_HOSTS`` have been checked before.
+    A value that does not fit raises ``InvalidEmailHost``.
     """
     by_name = {python_name(name): converter for name, converter in converters.items()}
 
@@ -90,15 +89,29 @@ def checked(converters: Mapping[str, Converter]) -> Callable[[F], F]:
                 try:
                     options[name] = _value(options[name], by_name[name])
                 except ValueError as error:
-                    reason = f"option '{name}' {error}"
-                else:
-                    continue
-                raise InvalidEmailHost(reason, alias=options.get("alias"), setting="MAILERS")
+                    raise InvalidEmailHost(f"option '{name}' {error}") from None
             return function(*args, **options)
 
         return cast("F", wrapper)
 
     return decorate
+
+
+def names_mailer(function: F) -> F:
+    """Decorate the constructor of a backend: its ``InvalidEmailHost`` names the mailer.
+
+    A host of ``EMAIL_HOSTS`` gets its own name later.
+    """
+
+    @wraps(function)
+    def wrapper(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except InvalidEmailHost as error:
+            reason = error.reason
+        raise InvalidEmailHost(reason, alias=options.get("alias"), setting="MAILERS")
+
+    return cast("F", wrapper)
 
 
 def _is_on(value: Any, converter: Converter) -> bool:

@@ -15,6 +15,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend
 
 from .. import conf, hosts, signals
+from ..dsn import default_port
 from ..exceptions import InvalidEmailHost
 from ..options import (
     HOST_OPTION_NAMES,
@@ -22,6 +23,7 @@ from ..options import (
     did_you_mean,
     missing_headers,
 )
+from ..python_options import names_mailer
 from ..smtp.errors import mark
 from ..smtp.redaction import Redactor
 from ..tracebacks import clear_frames
@@ -100,7 +102,7 @@ class HostMixin(BaseEmailBackend):
                 setattr(message, name, value)
         return message
 
-    def take_host_options(self, options: dict[str, Any], alias: str | None) -> None:
+    def take_host_options(self, options: dict[str, Any]) -> None:
         """Move the options of any host out of these options, to attributes of this backend.
 
         Raises ``InvalidEmailHost`` for a value that does not fit.
@@ -108,7 +110,7 @@ class HostMixin(BaseEmailBackend):
         try:
             checked = checked_host_options(options)
         except ValueError as error:
-            raise InvalidEmailHost(str(error), alias=alias, setting="MAILERS") from None
+            raise InvalidEmailHost(str(error)) from None
         for name in HOST_OPTION_NAMES:
             options.pop(name, None)
         for name, value in checked.items():
@@ -149,9 +151,7 @@ class HostMixin(BaseEmailBackend):
         return ""
 
 
-def refuse_unknown(
-    backend: type, options: dict[str, Any], alias: str | None, *more: str
-) -> None:
+def refuse_unknown(backend: type, options: dict[str, Any], *more: str) -> None:
     """Raise ``InvalidEmailHost`` for options that a backend does not have.
 
     It has those that its constructor names, and ``more``.
@@ -164,8 +164,7 @@ def refuse_unknown(
             hint = "; write the mailer as a HostBackend, with this backend in its OPTIONS"
         else:
             hint = did_you_mean(name, [*inspect.signature(backend).parameters, *more])
-        reason = f"unknown option {name!r}{hint}"
-        raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
+        raise InvalidEmailHost(f"unknown option {name!r}{hint}")
 
 
 class HostBackend(HostMixin):
@@ -178,6 +177,7 @@ class HostBackend(HostMixin):
     wrapped: Any = None
 
     @clear_frames
+    @names_mailer
     def __init__(
         self,
         backend: str | BaseEmailBackend,
@@ -186,8 +186,10 @@ class HostBackend(HostMixin):
         **options: Any,
     ) -> None:
         # No super().__init__(): it sets ``fail_silently``, which the wrapped backend has.
-        self.take_host_options(options, alias)
-        self.wrapped = _construct(backend, alias, options)
+        self.take_host_options(options)
+        if isinstance(backend, str):
+            backend = _construct(backend, alias, options)
+        self.wrapped = backend
         self.alias = self.wrapped.alias = alias or None
         if self.redirect_to:
             defaults = getattr(self.wrapped, "send_defaults", {})
@@ -337,18 +339,8 @@ def close_quietly(connection: BaseEmailBackend) -> None:
         connection.close()
 
 
-def _construct(backend: Any, alias: str | None, options: dict[str, Any]) -> Any:
-    """Return the backend of a path, or the backend itself."""
-    if not isinstance(backend, str):
-        return backend
-    try:
-        return _import_and_construct(backend, alias, options)
-    except InvalidEmailHost as error:
-        reason = error.reason
-    raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
-
-
-def _import_and_construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
+def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
+    """Return the backend of a path, without the settings of the project's mail server."""
     backend_class: Any = hosts.import_backend(path)
     # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
     # Django 6.1 they take no alias.
@@ -356,9 +348,8 @@ def _import_and_construct(path: str, alias: str | None, options: dict[str, Any])
     _refuse_misspelt(options.keys() - inspect.signature(backend_class).parameters.keys())
     if not issubclass(backend_class, EmailBackend):
         return backend_class(**named, **options)
-    if options.get("use_ssl") and options.get("use_tls"):
-        # Django before 6.1 raises a ValueError from a frame that holds the password.
-        raise InvalidEmailHost("options 'use_ssl' and 'use_tls' exclude each other")
+    # Before Django does it, whose ValueError comes from a frame that holds the password.
+    port = default_port(options.get("use_ssl"), options.get("use_tls"))
     # The credentials of the project's mail server are not meant for another one. The
     # constructor of a subclass may not take all of these, or set some itself.
     transport = {"use_ssl": False, "use_tls": False}
@@ -367,7 +358,6 @@ def _import_and_construct(path: str, alias: str | None, options: dict[str, Any])
         backend = backend_class(**named, **{**transport, **empty, **options})
     except TypeError:
         backend = backend_class(**named, **options)
-    port = 465 if options.get("use_ssl") else 587 if options.get("use_tls") else 25
     defaults = {**transport, "port": port, "timeout": DEFAULT_TIMEOUT}
     for option, value in conf.global_smtp_options().items():
         if not options.get(option) and getattr(backend, option, None) in (value, None):

@@ -18,7 +18,7 @@ from ..dsn import keys_of
 from ..exceptions import AllHostsFailed, InvalidEmailHost, shown, summarize
 from ..log import warn
 from ..options import boolean, seconds
-from ..python_options import checked
+from ..python_options import checked, names_mailer
 from ..retry import may_be_tried_elsewhere
 from ..smtp.errors import body_was_sent
 from ..tracebacks import clear_frames
@@ -43,6 +43,7 @@ class FailoverBackend(HostMixin):
     """
 
     @clear_frames
+    @names_mailer
     @checked({"retry": seconds, "rotate": boolean})
     def __init__(
         self,
@@ -58,11 +59,10 @@ class FailoverBackend(HostMixin):
         # Without an alias it is EMAIL_BACKEND, and callers pass it the options of Django's
         # backends.
         if alias is not None:
-            refuse_unknown(FailoverBackend, others, alias)
+            refuse_unknown(FailoverBackend, others)
         self.hosts = keys_of(hosts)
         if not self.hosts:
-            reason = "option 'hosts' must name hosts"
-            raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
+            raise InvalidEmailHost("option 'hosts' must name hosts")
         self.retry = retry
         self.rotate = rotate
         self.alias = alias

@@ -10,6 +10,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 
 from .. import signals
+from ..python_options import names_mailer
 from .base import HostMixin
 
 
@@ -22,10 +23,11 @@ class OutboxBackend(HostMixin, EmailBackend):
 
     is_outbox = True
 
+    @names_mailer
     def __init__(self, *, alias: str | None = None, **options: Any) -> None:
         super().__init__()
         self.alias = alias
-        self.take_host_options(options, alias)
+        self.take_host_options(options)
         vars(self).update(options)
 
     def send_messages(self, messages: Iterable[EmailMessage]) -> int:

@@ -16,6 +16,7 @@ from ..dsn import checked_key
 from ..exceptions import InvalidEmailHost, summarize
 from ..log import warn
 from ..options import HOST_OPTION_NAMES
+from ..python_options import names_mailer
 from ..tracebacks import clear_frames
 from .base import HostMixin, close_quietly, refuse_unknown
 from .failover import FailoverBackend
@@ -36,6 +37,7 @@ class RoutingBackend(HostMixin):
     """
 
     @clear_frames
+    @names_mailer
     def __init__(
         self,
         *,
@@ -45,7 +47,7 @@ class RoutingBackend(HostMixin):
     ) -> None:
         super().__init__()
         if alias is not None:
-            refuse_unknown(RoutingBackend, others, alias)
+            refuse_unknown(RoutingBackend, others)
         # Without an alias it is EMAIL_BACKEND. Callers such as send_mail() pass it options
         # that Django's backends ignore if they do not know them. No host may get these.
         self.alias = alias

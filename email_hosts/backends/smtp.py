@@ -12,12 +12,12 @@ from typing import Any
 from django.core.mail import EmailMessage
 
 from .. import signals
-from ..dsn import SMTP_SCHEMES
+from ..dsn import default_port
 from ..exceptions import InvalidEmailHost, shown, summarize
 from ..log import warn
 from ..oauth2.sources import source_of
 from ..options import HOST_OPTION_NAMES, OAUTH2_OPTIONS, SMTP_OPTIONS
-from ..python_options import checked
+from ..python_options import checked, names_mailer
 from ..smtp import pipelining
 from ..smtp.connection import (
     Allow,
@@ -56,6 +56,7 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
     _pooled: PooledConnection | None = None  # what is known about it
 
     @clear_frames
+    @names_mailer
     @checked(PLAIN_OPTIONS)
     def __init__(
         self,
@@ -86,18 +87,16 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         alias: str | None = None,
         **others: Any,
     ) -> None:
-        self.take_host_options(others, alias)
-        refuse_unknown(EmailHostsBackend, others, alias, *HOST_OPTION_NAMES)
+        self.take_host_options(others)
+        refuse_unknown(EmailHostsBackend, others, *HOST_OPTION_NAMES)
         for name, value in {"host": host, "username": username, "password": password}.items():
             if value and not isinstance(value, str):
-                reason = f"option '{name}' must be text, not {type(value).__name__}"
-                raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
+                problem = f"option '{name}' must be text, not {type(value).__name__}"
+                raise InvalidEmailHost(problem)
         if not host:
-            reason = "option 'host' is missing"
-            raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
-        if use_ssl and use_tls:
-            reason = "options 'use_ssl' and 'use_tls' exclude each other"
-            raise InvalidEmailHost(reason, alias=alias, setting="MAILERS")
+            raise InvalidEmailHost("option 'host' is missing")
+        port_of_transport = default_port(use_ssl, use_tls)
+        port = port or port_of_transport
         self.oauth2 = source_of(
             {
                 "username": username,
@@ -110,13 +109,10 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
                 "oauth2_client_secret": oauth2_client_secret,
                 "oauth2_scope": oauth2_scope,
                 "oauth2_refresh_token": oauth2_refresh_token,
-            },
-            alias=alias,
+            }
         )
-        scheme = "submissions" if use_ssl else "submission" if use_tls else "smtp"
-        port = port or SMTP_SCHEMES[scheme].port
         if allow and allow(host, port) is not True:
-            raise InvalidEmailHost("the server is not allowed", alias=alias)
+            raise InvalidEmailHost("the server is not allowed")
         # For None, Django's backend may read a setting.
         super().__init__(
             host=host,

@@ -24,7 +24,7 @@ class Source(Protocol):
         """Return a token. Raises ``OAuth2Error``."""
 
 
-def source_of(options: Mapping[str, Any], *, alias: str | None) -> Source | None:
+def source_of(options: Mapping[str, Any]) -> Source | None:
     """Return the source that the options of a host name, or ``None`` if they name none.
 
     Raises ``InvalidEmailHost`` if they do not fit.
@@ -41,7 +41,7 @@ def source_of(options: Mapping[str, Any], *, alias: str | None) -> Source | None
             if not callable(oauth2):
                 problem = f"option 'oauth2': '{path}' is not callable"
     if problem:
-        raise InvalidEmailHost(problem, alias=alias, setting="MAILERS")
+        raise InvalidEmailHost(problem)
     if not oauth2:
         return None
     if callable(oauth2):
