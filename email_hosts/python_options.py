@@ -25,6 +25,9 @@ PYTHON_NAMES = {
 
 NOT_GIVEN = (None, "")
 
+# A call must not switch a redirect off by accident.
+OF_REDIRECT = ("redirect_to", "allowed_recipients")
+
 # A port that is one of these was probably not chosen, and follows the transport.
 STANDARD_PORTS = {scheme.port for scheme in SMTP_SCHEMES.values()}
 
@@ -40,17 +43,14 @@ def in_python(
     """Return the options of one connection by their names in Python.
 
     ``own`` are the options of the host. As in a DSN, ``ssl`` and ``tls`` switch each other
-    off, and ``ssl`` has a port of its own. ``None`` leaves an option of any host as
-    the host has it. So does an empty ``redirect_to``, for a call must not switch a redirect
-    off by accident. Raises ``InvalidEmailHost`` for an option that is given by both names.
+    off, and ``ssl`` has a port of its own. Raises ``InvalidEmailHost`` for an option that is
+    given by both names.
     """
     options: dict[str, Any] = {}
     for name, value in given.items():
         is_header = name.startswith(HEADER)
         option = python_name(name) if is_header or name in converters else name
-        may_be_none = is_header or option in HOST_OPTION_NAMES
-        may_be_empty = is_header or option == "redirect_to"
-        if (value is None and may_be_none) or (value == "" and may_be_empty):
+        if (is_header or option in OF_REDIRECT) and value in NOT_GIVEN:
             continue
         if is_header and "headers" not in given:
             options.setdefault(option, {})[name.removeprefix(HEADER)] = value

@@ -146,12 +146,17 @@ class TestCall:
         assert attributes(connection) == attributes(get_connection("shop"))
 
     @pytest.mark.parametrize("nothing", [None, ""])
-    @pytest.mark.parametrize("name", ["redirect_to", "_redirect_to"])
-    def test_nothing_switches_no_redirect_off(self, name, nothing):
-        with override_settings(EMAIL_HOSTS={"shop": "smtp://h?_redirect_to=qa@example.com"}):
-            options: Any = {name: nothing}
-            connection: Any = get_connection("shop", **options)
-        assert connection.redirect_to == "qa@example.com"
+    @pytest.mark.parametrize("name", [name for name in EXAMPLES if name not in COUNTS])
+    def test_nothing_takes_an_option_of_the_host_away_but_no_redirect(self, name, nothing):
+        options: Any = {name: nothing}
+        with override_settings(
+            EMAIL_HOSTS={"shop": f"smtp://h?{query(name)}", "h": "smtp://h"}
+        ):
+            connection = get_connection("shop", **options)
+            plain = get_connection("h")
+        stays = name in ("_redirect_to", "_allowed_recipients", HEADER_NAME)
+        expected = EXAMPLES[name].value if stays else getattr(plain, python_name(name))
+        assert getattr(connection, python_name(name)) == expected
 
     @pytest.mark.parametrize("name", ["redirct_to", "_redirct_to", "default_from_emial"])
     def test_refuses_a_misspelt_option_that_a_backend_would_ignore(self, name):
