@@ -420,7 +420,7 @@ class TestCommands:
         text = self.shown(*command)
         reason = "no OAuth 2.0 token from 127.0.0.1: invalid_client: no ***** for *****"
         assert f" {reason}" in text
-        assert "454" not in text
+        assert " 454 " not in text
 
     def test_tell_that_there_is_no_xoauth2(self, start_server, tls, host, settings):
         server = start_server(context=tls, login=("a", "b"))
