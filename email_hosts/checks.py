@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from . import conf, debug, hosts
 from .dsn import (
     ANYMAIL,
+    FILE_BACKEND,
     IMPLICIT_TLS_PORT,
     LOCAL_SCHEMES,
     ROUTING_BACKEND,
@@ -54,6 +55,8 @@ def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
     messages: list[CheckMessage] = []
     for key, dsn in configured.items():
         messages += check_host(key, dsn, known, acyclic)
+    for alias, mailer in hosts.own_mailers().items():  # pragma: mailers-only
+        messages += check_mailer(alias, mailer, known, acyclic)
     return [*messages, *_check_router(known), *_check_redirects()]
 
 
@@ -66,7 +69,9 @@ def check_deployment(
     with suppress(InvalidEmailHost):  # check_hosts() reports these
         for key, dsn in conf.email_hosts().items():
             with suppress(InvalidEmailHost):
-                messages += _check_deployed_host(key, dsn, parse(dsn, alias=key))
+                messages += _check_deployed_host(key, dsn, parse(dsn, alias=key)["OPTIONS"])
+        for alias, mailer in hosts.own_mailers().items():  # pragma: mailers-only
+            messages += _check_login(named(alias, "MAILERS"), mailer.get("OPTIONS", {}))
     if not debug.is_installed():
         messages.append(
             _warning(
@@ -110,15 +115,30 @@ def check_host(
             yield _error("E002", str(error), hint)
         else:
             yield from _check_backend(key, dsn, mailer)
-            yield from _check_members(key, mailer, known, acyclic)
-            yield from _check_port(key, mailer)
-            yield from _check_password(key, mailer)
+            yield from _check_members(named(key), key, mailer, known, acyclic)
+            yield from _check_server(named(key), mailer["OPTIONS"])
             if hosts.is_shadowed(key, mailer):  # pragma: mailers-only
                 yield _warning(
                     "W005",
                     f"{named(key)} is not used: {named(key, 'MAILERS')} comes first.",
                     "Rename one of them, or write MAILERS = {**mailers(EMAIL_HOSTS)}.",
                 )
+
+
+def check_mailer(
+    alias: str, mailer: Mailer, known: Collection[str], acyclic: set[str]
+) -> Iterator[CheckMessage]:  # pragma: mailers-only
+    """Yield what is wrong with an entry of ``MAILERS`` that has a backend of this app."""
+    name = named(alias, "MAILERS")
+    if backend_of(mailer) == FILE_BACKEND:
+        return  # it would make its folder
+    if problem := _problem_of_backend(name, alias, mailer, "MAILERS"):
+        hint = "The README of django-email-hosts has a table of the options."
+        yield _error("E002", problem, hint)
+        return
+    if not hosts.is_router(mailer):
+        yield from _check_members(name, alias, mailer, known, acyclic)
+    yield from _check_server(name, mailer.get("OPTIONS", {}))
 
 
 def _check_backend(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]:
@@ -131,24 +151,27 @@ def _check_backend(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]
     is_known = scheme_of(dsn) != "backend" and not scheme_of(dsn).startswith(ANYMAIL)
     if is_known and "oauth2" not in mailer["OPTIONS"]:
         return  # its options have been checked with the DSN
+    if problem := _problem_of_backend(named(key), key, mailer, "EMAIL_HOSTS"):
+        hint = (
+            "Name a callable, token(username, *, renew). The README has recipes."
+            if is_known
+            else "See the documentation of the backend for its options."
+        )
+        yield _error("E002", problem, hint)
+
+
+def _problem_of_backend(name: str, key: str, mailer: Mailer, setting: str) -> str:
     try:
-        hosts.build(mailer, {}, alias=key)
+        hosts.build(mailer, {}, alias=key, setting=setting)
     except InvalidEmailHost as error:
-        problem = str(error)
+        return str(error)
     except Exception as error:  # a backend that is not ours may raise anything
-        problem = f"{named(key)}: the backend raised {type(error).__name__}: {error}"
-    else:
-        return
-    hint = (
-        "Name a callable, token(username, *, renew). The README has recipes."
-        if is_known
-        else "See the documentation of the backend for its options."
-    )
-    yield _error("E002", problem, hint)
+        return f"{name}: the backend raised {type(error).__name__}: {error}"
+    return ""
 
 
 def _check_members(
-    key: str, mailer: Mailer, known: Collection[str], acyclic: set[str]
+    name: str, key: str, mailer: Mailer, known: Collection[str], acyclic: set[str]
 ) -> Iterator[CheckMessage]:
     missing = [f'"{shown(member)}"' for member in members(mailer) if member not in known]
     if backend_of(mailer) == ROUTING_BACKEND:
@@ -161,28 +184,22 @@ def _check_members(
     else:
         return
     hint = "Name hosts that have a server of their own."
-    yield _error("E004", f"{named(key)} {problem}.", hint)
+    yield _error("E004", f"{name} {problem}.", hint)
 
 
-def _check_port(key: str, mailer: Mailer) -> Iterator[CheckMessage]:
-    options = mailer["OPTIONS"]
+def _check_server(name: str, options: Mapping[str, Any]) -> Iterator[CheckMessage]:
     if options.get("port") == IMPLICIT_TLS_PORT and not options.get("use_ssl"):
         yield _warning(
             "W007",
-            f"{named(key)} has port 465, where a server expects TLS from the first "
-            "byte (RFC 8314).",
+            f"{name} has port 465, where a server expects TLS from the first byte (RFC 8314).",
             "Use submissions:// there, or another port.",
         )
-
-
-def _check_password(key: str, mailer: Mailer) -> Iterator[CheckMessage]:
-    options = mailer["OPTIONS"]
     host = str(options.get("host")).lower().rstrip(".")
     if host in WITHOUT_PASSWORDS and options.get("password"):
         yield _warning(
             "W008",
-            f"{named(key)} has a password for {host}. Microsoft switches password logins for "
-            "SMTP off, for existing tenants by default at the end of December 2026.",
+            f"{name} has a password for {host}. Microsoft switches password logins for SMTP "
+            "off, for existing tenants by default at the end of December 2026.",
             "Log in with OAuth 2.0: submission://me%40example.com@smtp.office365.com?oauth2="
             "client_credentials. The README of django-email-hosts has the other options.",
         )
@@ -253,21 +270,26 @@ def _sends_to_the_world(mailer: Mailer) -> bool:
     )
 
 
-def _check_deployed_host(key: str, dsn: str, mailer: Mailer) -> Iterator[CheckMessage]:
-    options = mailer["OPTIONS"]
-    is_encrypted = options.get("use_tls") or options.get("use_ssl")
-    is_local = is_loopback(options.get("host", ""))
-    if options.get("username") and not is_encrypted and not is_local:
-        yield _warning(
-            "W002",
-            f"{named(key)} sends its user name and password without TLS.",
-            "Use submission:// (STARTTLS) or submissions:// (TLS from the first byte).",
-        )
+def _check_deployed_host(
+    key: str, dsn: str, options: Mapping[str, Any]
+) -> Iterator[CheckMessage]:
+    yield from _check_login(named(key), options)
     if scheme_of(dsn) in LOCAL_SCHEMES:
         yield _warning(
             "W004",
             f"{named(key)} sends nothing: it is a {scheme_of(dsn)} host.",
             "In production, give it the DSN of a mail server.",
+        )
+
+
+def _check_login(name: str, options: Mapping[str, Any]) -> Iterator[CheckMessage]:
+    is_encrypted = options.get("use_tls") or options.get("use_ssl")
+    is_local = is_loopback(str(options.get("host", "")))
+    if options.get("username") and not is_encrypted and not is_local:
+        yield _warning(
+            "W002",
+            f"{name} sends its user name and password without TLS.",
+            "Use submission:// (STARTTLS) or submissions:// (TLS from the first byte).",
         )
 
 

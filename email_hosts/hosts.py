@@ -196,6 +196,16 @@ def _known_keys() -> Iterator[str]:
             yield key
 
 
+def own_mailers() -> dict[str, Mailer]:
+    """Return the entries of ``MAILERS`` that have a backend of ours and a key of their own."""
+    configured = conf.email_hosts()
+    return {
+        alias: mailer
+        for alias, mailer in conf.mailers().items()
+        if is_empty(configured.get(alias)) and testing.is_ours(mailer)
+    }
+
+
 def is_router(mailer: Mailer) -> bool:
     """Whether this mailer asks the router for a host."""
     return backend_of(mailer) == ROUTING_BACKEND

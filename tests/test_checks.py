@@ -14,6 +14,7 @@ from django.views.debug import SafeExceptionReporterFilter
 from email_hosts import checks, mailers
 from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.debug import EmailHostsReporterFilter
+from email_hosts.dsn import SMTP_BACKEND
 
 DSN = "smtp://Kx7vQz9:Wj4bYt2@h"
 FAILOVER = "email_hosts.backends.FailoverBackend"
@@ -263,6 +264,52 @@ def test_w009_host_that_redirects(dsn):
         for key in "ab"
     ]
     assert ids(found(hosts)) == ["E002"]
+
+
+@needs_mailers
+@pytest.mark.parametrize(
+    ("options", "number", "problem"),
+    [
+        (
+            {"host": "h", "timout": 5},
+            "E002",
+            ": unknown option 'timout'; did you mean 'timeout'?",
+        ),
+        (
+            {"BACKEND": FAILOVER, "hosts": "a"},
+            "E004",
+            ' names "a", and there is no such host.',
+        ),
+        ({"BACKEND": FAILOVER, "hosts": "m"}, "E004", " leads back to itself: m -> m."),
+        ({"BACKEND": ROUTER, "hosts": "a"}, "E002", ": unknown option 'hosts'"),
+        ({"host": "h", "port": 465}, "W007", " has port 465, where a server expects TLS"),
+        (
+            {"host": "smtp.office365.com", "username": "u", "password": "p", "use_tls": True},
+            "W008",
+            " has a password for smtp.office365.com. ",
+        ),
+        (
+            {"host": "h", "username": "u", "password": "p"},
+            "W002",
+            " sends its user name and pas",
+        ),
+    ],
+)
+def test_mailers_with_our_backends_are_checked(
+    options, number, problem
+):  # pragma: mailers-only
+    options = {"BACKEND": SMTP_BACKEND, **options}
+    mailer = {"BACKEND": options.pop("BACKEND"), "OPTIONS": options}
+    ((found_number, text),) = found({}, MAILERS={"m": mailer}, deploy=True)
+    assert found_number == number
+    assert text.startswith(f'MAILERS["m"]{problem}')
+
+
+@needs_mailers
+def test_check_makes_no_folder_of_a_mailer(tmp_path):  # pragma: mailers-only
+    file = "file:" + str(tmp_path / "out") + "?_default_from_email=a@example.com"
+    assert found({}, MAILERS=mailers({"m": file})) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @needs_mailers

@@ -16,6 +16,7 @@ from django.core.management.color import color_style
 from django.test import override_settings
 from scripted import HANG, at
 
+from email_hosts.dsn import FAILOVER_BACKEND, HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
 from email_hosts.management.explain import explain, explain_refusals
 from email_hosts.management.side_by_side import MAX_THREADS, side_by_side
 
@@ -29,6 +30,9 @@ def run(*command, hosts, **options):
         call_command(*command, stdout=out, **options)
     assert not any(secret in out.getvalue() for secret in SECRETS)
     return out.getvalue()
+
+
+CONSOLE = "django.core.mail.backends.console.EmailBackend"
 
 
 def failure(*command, hosts, **options):
@@ -299,6 +303,7 @@ empty       -           -                     -         -      -              is
                 "(a DSN)",
                 "a DSN as a key, and it may hold a password.",
             ),
+            ("a", {"BACKEND": SMTP_BACKEND}, "a", "must be a DSN string, not dict"),
             ("a\n\x1b[2J", "smpt://h", r"a\n\x1b[2J", "did you mean 'smtp'?"),
         ],
     )
@@ -335,6 +340,37 @@ empty       -           -                     -         -      -              is
         _, hidden, several = run("checkemailhosts", hosts=hosts, connect=True).splitlines()
         assert hidden.endswith('is not used: MAILERS["default"] comes first.')
         assert several.endswith("m: not tried, it is in MAILERS only")
+
+    @needs_mailers
+    def test_mailers_with_our_backends_are_hosts(
+        self, start_server, closed_port
+    ):  # pragma: mailers-only
+        server = {"host": "127.0.0.1", "port": start_server().port}
+        added = {"default_from_email": "a@example.com", "redirect_to": "qa@example.com"}
+        mailers = {
+            "default": {"BACKEND": ROUTING_BACKEND},
+            "django": {"OPTIONS": server},
+            "shop": {"BACKEND": SMTP_BACKEND, "OPTIONS": {**server, **added}},
+            "tls": {"BACKEND": SMTP_BACKEND, "OPTIONS": {"host": "::1", "use_tls": True}},
+            "odd": {"BACKEND": SMTP_BACKEND, "OPTIONS": {"host": 5}},
+            "all": {"BACKEND": FAILOVER_BACKEND, "OPTIONS": {"hosts": ["shop"]}},
+            "own": {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": CONSOLE, **added}},
+        }
+        with override_settings(MAILERS=mailers):
+            message, lines = failure("checkemailhosts", hosts={})
+            tried = run("checkemailhosts", "all", hosts={}, connect=True)
+        assert message == "1 of 5 failed: odd"
+        assert [line.split()[:4] for line in lines[1:]] == [
+            ["shop", "MAILERS", f"127.0.0.1:{server['port']}", "none"],
+            ["redirects", "to:", "qa@example.com"],
+            ["tls", "MAILERS", "[::1]:587", "STARTTLS"],
+            ["odd", "-", "-", "-"],
+            ["all", "MAILERS", "shop", "-"],
+            ["own", "MAILERS", "-", "-"],
+            ["redirects", "to:", "qa@example.com"],
+        ]
+        assert lines[4].endswith("  option 'host' must be text, not int")
+        assert re.search("  shop: OK [0-9]+ ms\n$", tried)
 
     def test_members_of_several_hosts_are_shown_and_tried(self, start_server, closed_port):
         hosts = {

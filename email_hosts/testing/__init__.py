@@ -87,9 +87,7 @@ def capture_mailers() -> None:
     # Private: saved_data. It alone knows what MAILERS was.
     state: Any = sys.modules["django.test.utils"]
     saved: dict[str, Mailer] = getattr(state._TestState.saved_data, "mailers", {})
-    captured = {
-        alias: _captured(mailer) for alias, mailer in saved.items() if _is_ours(mailer)
-    }
+    captured = {alias: _captured(mailer) for alias, mailer in saved.items() if is_ours(mailer)}
     if captured:  # pragma: mailers-only
         conf.settings.MAILERS = {**conf.mailers(), **captured}
 
@@ -97,6 +95,15 @@ def capture_mailers() -> None:
 def is_in_memory(mailer: Mailer) -> bool:
     """Whether the mailer delivers to ``mail.outbox`` by itself."""
     return "BACKEND" in mailer and _is_locmem(backend_of(mailer))
+
+
+def is_ours(mailer: Mailer) -> bool:  # pragma: mailers-only
+    """Whether the mailer has a backend of this app, or one that inherits from it."""
+    try:
+        backend = import_string(mailer["BACKEND"])
+    except (KeyError, ImportError):
+        return False
+    return getattr(backend, "applies_host", False)
 
 
 def _tests_are_running() -> bool:
@@ -107,14 +114,6 @@ def _tests_are_running() -> bool:
 
 def _captured(mailer: Mailer) -> Mailer:  # pragma: mailers-only
     return mailer if backend_of(mailer) == ROUTING_BACKEND else outbox_for(mailer)
-
-
-def _is_ours(mailer: Mailer) -> bool:  # pragma: mailers-only
-    try:
-        backend = import_string(mailer["BACKEND"])
-    except (KeyError, ImportError):
-        return False
-    return getattr(backend, "applies_host", False)
 
 
 @lru_cache(maxsize=1)  # once

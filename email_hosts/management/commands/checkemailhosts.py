@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, NamedTuple
 
-from django.core.checks import ERROR
+from django.core.checks import ERROR, CheckMessage
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ... import conf, hosts
-from ...checks import check_host
-from ...dsn import SMTP_BACKEND, backend_of, is_empty, members, parse, scheme_of
+from ...checks import check_host, check_mailer
+from ...dsn import (
+    SMTP_BACKEND,
+    Mailer,
+    backend_of,
+    default_port,
+    is_empty,
+    members,
+    parse,
+    scheme_of,
+)
 from ...exceptions import InvalidEmailHost, named, printable, shown
 from ...oauth2.rules import origin
+from ...options import checked_host_options
 from ...tracebacks import clear_frames
 from ..explain import explain, no_such_host
 from ..side_by_side import side_by_side
@@ -34,12 +44,62 @@ class Status(NamedTuple):
     text: str
 
 
+class Host(NamedTuple):
+    """A host as it is shown. It has no mailer if it is empty or not valid."""
+
+    key: Any
+    scheme: str
+    mailer: Mailer | None
+    status: Status  # what the system checks say
+
+
+class Hosts(dict[Any, Host]):
+    """The hosts by their keys, each of which is looked at when it is needed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        mailers = hosts.own_mailers().items()
+        self._mailers = {key: mailer for key, mailer in mailers if not hosts.is_router(mailer)}
+        self.configured: dict[Any, Any] = {**conf.email_hosts(), **self._mailers}
+        self._known = set(hosts.known_keys())
+        self._acyclic: set[str] = set()
+
+    def __missing__(self, key: Any) -> Host:
+        """Look at a host."""
+        source = self.configured[key]
+        if entry := self._mailers.get(key):  # pragma: mailers-only
+            messages = list(check_mailer(key, entry, self._known, self._acyclic))
+            status = _status(messages, named(str(key), "MAILERS"))
+            is_valid = status.style != FAILS
+            scheme, mailer = ("MAILERS", entry) if is_valid else (NONE, None)
+        else:
+            messages = list(check_host(key, source, self._known, self._acyclic))
+            status = _status(messages, named(str(key)))
+            scheme, mailer = NONE, None
+            if not is_empty(source):
+                with suppress(InvalidEmailHost):
+                    mailer = parse(source, alias=key)
+                    scheme = scheme_of(source)
+        self[key] = Host(key, scheme, mailer, status)
+        return self[key]
+
+
+def _status(messages: list[CheckMessage], name: str) -> Status:
+    """Return what the system checks say: the first error, or else the first warning."""
+    if not messages:
+        return Status(WORKS, "valid")
+    worst = max(messages, key=lambda each: each.level)
+    text = printable(worst.msg.removeprefix(name).lstrip(": "))
+    return Status(FAILS if worst.level >= ERROR else WARNS, text)
+
+
 class Command(BaseCommand):
     """Shows the hosts, and whether they can be reached."""
 
     help = (
-        "Shows the hosts in EMAIL_HOSTS, and what 'check' says about each. Sends nothing, and "
-        "shows neither user names nor passwords. The exit code is 1 if a host failed."
+        "Shows the hosts of EMAIL_HOSTS and MAILERS, and what 'check' says about each. Sends "
+        "nothing, and shows neither user names nor passwords. The exit code is 1 if a host "
+        "failed."
     )
     requires_system_checks = ()  # the command shows which hosts are not valid
 
@@ -49,7 +109,7 @@ class Command(BaseCommand):
             "keys",
             nargs="*",
             metavar="HOST",
-            help="Key in EMAIL_HOSTS. If you give none, all are shown.",
+            help="Key of a host. If you give none, all are shown.",
         )
         parser.add_argument(
             "--connect",
@@ -61,31 +121,30 @@ class Command(BaseCommand):
     def handle(self, *, keys: list[str], connect: bool, **options: Any) -> None:
         """Print a line for each host. Raises ``CommandError`` if one of them failed."""
         try:
-            configured = conf.email_hosts()
+            found = Hosts()
         except InvalidEmailHost as error:
             raise CommandError(str(error)) from None
         for key in keys:
-            if key not in configured:
-                raise no_such_host(key, map(str, configured))
-        if not configured:
+            if key not in found.configured:
+                raise no_such_host(key, map(str, found.configured))
+        if not found.configured:
             self.stdout.write("EMAIL_HOSTS names no host.")
             return
-        keys = keys or list(configured)
-        checked = _check(keys)
-        rows = _aligned([HEADER, *(_cells(key, configured[key]) for key in keys)])
+        keys = keys or list(found.configured)
+        rows = _aligned([HEADER, *(_cells(found[key]) for key in keys)])
         heading, row_of = rows[0], dict(zip(keys, rows[1:], strict=True))
         self.stdout.write(self.style.MIGRATE_HEADING(heading + "STATUS"))
         is_watched = connect and self.stdout.isatty()
         pending, failed = len(keys), []
         try:
             for key, status in side_by_side(
-                lambda key: _connect(key, checked) if connect else checked[key],
+                lambda key: _connect(key, found) if connect else found[key].status,
                 keys,
                 as_they_finish=is_watched,
             ):
                 text = getattr(self.style, status.style)(status.text)
                 self.stdout.write(row_of[key] + text)
-                for line in _details(key, configured[key]):
+                for line in _details(found[key]):
                     self.stdout.write(f"    {line}")
                 if status.style == FAILS:
                     failed.append(shown(str(key)))
@@ -104,34 +163,34 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     return ["".join(map(str.ljust, cells, widths)) for cells in rows]
 
 
-def _cells(key: Any, dsn: Any) -> tuple[str, ...]:
-    name = shown(str(key))
-    try:
-        mailer = parse(dsn, alias=key)
-    except InvalidEmailHost:
+def _cells(host: Host) -> tuple[str, ...]:
+    name = shown(str(host.key))
+    if host.mailer is None:
         return name, NONE, NONE, NONE, NONE, NONE
-    options = mailer["OPTIONS"]
-    sender = printable(options.get("default_from_email", NONE))
-    if backend_of(mailer) != SMTP_BACKEND or "host" not in options:
-        path = printable(options.get("file_path", NONE))
-        server = ", ".join(map(shown, members(mailer))) or path
-        return name, scheme_of(dsn), server, NONE, NONE, sender
-    host = f"[{options['host']}]" if ":" in options["host"] else options["host"]
-    security = "TLS" if options["use_ssl"] else "STARTTLS" if options["use_tls"] else "none"
-    user = "*****" if options["username"] else NONE
-    if "oauth2" in options:
+    options = host.mailer.get("OPTIONS", {})
+    sender = printable(str(options.get("default_from_email", NONE)))
+    if backend_of(host.mailer) != SMTP_BACKEND or "host" not in options:
+        path = printable(str(options.get("file_path", NONE)))
+        server = ", ".join(map(shown, members(host.mailer))) or path
+        return name, host.scheme, server, NONE, NONE, sender
+    address = f"[{options['host']}]" if ":" in options["host"] else options["host"]
+    use_ssl, use_tls = options.get("use_ssl"), options.get("use_tls")
+    port = options.get("port") or default_port(use_ssl, use_tls)
+    security = "TLS" if use_ssl else "STARTTLS" if use_tls else "none"
+    user = "*****" if options.get("username") else NONE
+    if options.get("oauth2"):
         user += f" (oauth2: {origin(options)})"
-    return name, scheme_of(dsn), f"{host}:{options['port']}", security, user, sender
+    return name, host.scheme, f"{address}:{port}", security, user, sender
 
 
-def _details(key: Any, dsn: Any) -> list[str]:
+def _details(host: Host) -> list[str]:
     """Return what a host does to messages, besides their sender, and to whom it sends them.
 
     The values of headers are not shown: a provider's token may be one.
     """
     try:
-        options = parse(dsn, alias=key)["OPTIONS"]
-    except InvalidEmailHost:
+        options = checked_host_options(host.mailer.get("OPTIONS", {}) if host.mailer else {})
+    except ValueError:  # the status says so
         return []
     found = {
         "reply-to": options.get("reply_to"),
@@ -143,39 +202,18 @@ def _details(key: Any, dsn: Any) -> list[str]:
     return [f"{name}: {printable(value)}" for name, value in found.items() if value]
 
 
-def _check(keys: Iterable[str]) -> dict[str, Status]:
-    """Return what the system checks say about each host."""
-    configured = conf.email_hosts()
-    known, acyclic = set(hosts.known_keys()), set[str]()
-    statuses = {}
-    for key in keys:
-        # Errors first, because one status is shown.
-        found = sorted(
-            check_host(key, configured[key], known, acyclic), key=lambda each: -each.level
-        )
-        if found:
-            style = FAILS if found[0].level >= ERROR else WARNS
-            text = found[0].msg.removeprefix(named(str(key))).lstrip(": ")
-            statuses[key] = Status(style, printable(text))
-        else:
-            statuses[key] = Status(WORKS, "valid")
-    return statuses
-
-
-def _connect(key: str, checked: dict[str, Status]) -> Status:
+def _connect(key: str, found: Hosts) -> Status:
     """Return whether the host can be reached, if the checks have nothing against it."""
-    status = checked[key] if key in checked else _check([key])[key]
-    dsn = conf.email_hosts()[key]
-    if status.style == FAILS or is_empty(dsn):
-        return status
-    host = parse(dsn, alias=key)
-    if hosts.is_shadowed(key, host):  # pragma: mailers-only
-        return status
-    if members(host):
-        return _connect_members(members(host), checked)
+    host = found[key]
+    if host.status.style == FAILS or host.mailer is None:
+        return host.status
+    if hosts.is_shadowed(key, host.mailer):  # pragma: mailers-only
+        return host.status
+    if members(host.mailer):
+        return _connect_members(members(host.mailer), found)
     try:
         connection = hosts.get_connection(key)
-        if backend_of(host) != SMTP_BACKEND:
+        if backend_of(host.mailer) != SMTP_BACKEND:
             return Status(WORKS, "OK, no server to connect to")
         start = perf_counter()
         connection.open()
@@ -186,11 +224,11 @@ def _connect(key: str, checked: dict[str, Status]) -> Status:
     return Status(WORKS, f"OK {milliseconds:.0f} ms")
 
 
-def _connect_members(keys: tuple[str, ...], checked: dict[str, Status]) -> Status:
+def _connect_members(keys: tuple[str, ...], found: Hosts) -> Status:
     """Return the statuses of the members. One that works is enough for the whole."""
     statuses = {
-        key: _connect(key, checked)
-        if not is_empty(conf.email_hosts().get(key))
+        key: _connect(key, found)
+        if key in found.configured
         else Status(WARNS, "not tried, it is in MAILERS only")
         for key in keys
     }
