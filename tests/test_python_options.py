@@ -158,8 +158,8 @@ class TestCall:
         expected = EXAMPLES[name].value if stays else getattr(plain, python_name(name))
         assert getattr(connection, python_name(name)) == expected
 
-    @pytest.mark.parametrize("name", ["redirct_to", "_redirct_to", "default_from_emial"])
-    def test_refuses_a_misspelt_option_that_a_backend_would_ignore(self, name):
+    @pytest.mark.parametrize("name", ["redirct_to", "_redirct_to", "allowed_recipient"])
+    def test_refuses_a_misspelt_redirect_that_a_backend_would_ignore(self, name):
         options: Any = {name: "qa@example.com"}
         with pytest.raises(InvalidEmailHost, match=f"unknown option '{name}'; did you mean"):
             get_connection("console", **options)
@@ -195,7 +195,7 @@ class TestCall:
             get_connection("shop", **{given: True, other: True})
 
     def test_leaves_the_options_of_another_backend_alone(self):
-        options: Any = {"ssl": "own", "timeout": "own", "header": "own"}
+        options: Any = {"ssl": "own", "timeout": "own", "redirect": "own"}
         with override_settings(EMAIL_HOSTS={"own": f"backend://{__name__}.Own"}):
             connection: Any = get_connection("own", **options)
         assert connection.options == options
@@ -214,9 +214,9 @@ class TestCall:
 class Own(dummy.EmailBackend):
     """A project's backend, whose options have the names of ours."""
 
-    def __init__(self, ssl: str, timeout: str, header: str, **others: Any) -> None:
+    def __init__(self, ssl: str, timeout: str, redirect: str, **others: Any) -> None:
         super().__init__(**others)
-        self.options = {"ssl": ssl, "timeout": timeout, "header": header}
+        self.options = {"ssl": ssl, "timeout": timeout, "redirect": redirect}
 
 
 @needs_mailers

@@ -7,6 +7,7 @@ import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..options import (
     did_you_mean,
     missing_headers,
 )
-from ..python_options import names_mailer
+from ..python_options import OF_REDIRECT, names_mailer
 from ..smtp.errors import mark
 from ..smtp.redaction import Redactor
 from ..tracebacks import clear_frames
@@ -345,7 +346,7 @@ def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
     # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
     # Django 6.1 they take no alias.
     named = {"alias": alias or ""} if conf.DJANGO_HAS_MAILERS else {}
-    _refuse_misspelt(options.keys() - inspect.signature(backend_class).parameters.keys())
+    _refuse_misspelt_redirect(backend_class, options)
     if not issubclass(backend_class, EmailBackend):
         return backend_class(**named, **options)
     # Before Django does it, whose ValueError comes from a frame that holds the password.
@@ -367,16 +368,21 @@ def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
     return backend
 
 
-def _refuse_misspelt(names: Iterable[str]) -> None:
-    """Refuse an option whose name is nearly that of an option of any host.
+def _refuse_misspelt_redirect(backend_class: type, options: Iterable[str]) -> None:
+    """Refuse an option that was probably meant to redirect.
 
-    Before Django 6.1, backends ignore unknown options. With a misspelt ``redirect_to``, your
-    customers would get the mail.
+    Before Django 6.1, backends ignore unknown options, and your customers would get the mail.
     """
-    for name in names:
-        if difflib.get_close_matches(name, HOST_OPTION_NAMES, cutoff=0.8):
-            hint = did_you_mean(name, HOST_OPTION_NAMES)
+    for name in options:
+        hint = _hint_at_redirect(name)
+        if hint and name not in inspect.signature(backend_class).parameters:
             raise InvalidEmailHost(f"unknown option {name!r}{hint}")
+
+
+@lru_cache(maxsize=1024)
+def _hint_at_redirect(name: str) -> str:
+    is_near = difflib.get_close_matches(name, OF_REDIRECT, cutoff=0.8)
+    return did_you_mean(name, OF_REDIRECT) if is_near else ""
 
 
 def _copy_changes(old: dict[str, Any], new: dict[str, Any], message: EmailMessage) -> None:
