@@ -151,33 +151,32 @@ class TimeLimit(Exception):
     """What the handler of a signal raises in a worker of a task queue."""
 
 
-def interrupted_at_each_call(module, action):
+def interrupted_at_each_call(module, action):  # pragma: no cover (it confuses coverage)
     """Do this once for each call that a module makes or gets, and raise ``TimeLimit`` then.
 
     Python runs the handler of a signal there: where a function begins, and after a call.
     Yields after each time.
     """
-    for number in itertools.count(1):
+    number, was_raised = 0, True
+    while was_raised:
+        number, was_raised = number + 1, False
         calls = itertools.count(1)
-        was_raised = False
 
-        def profile(frame, event, argument, number=number, calls=calls):
+        def profile(frame, event, argument):
             nonlocal was_raised
-            is_of_module = frame.f_code.co_filename == module.__file__
-            if is_of_module and event in ("call", "c_return") and next(calls) == number:
+            near = [each.f_code.co_filename for each in (frame, frame.f_back) if each]
+            is_of_module = module.__file__ in near and event in ("call", "c_return")
+            if is_of_module and not was_raised and next(calls) == number:  # noqa: B023
                 was_raised = True
                 raise TimeLimit
 
-        before = sys.getprofile()
         sys.setprofile(profile)
         try:
             action()
         except TimeLimit:
             pass
         finally:
-            sys.setprofile(before)
-        if not was_raised:
-            return
+            sys.setprofile(None)
         yield
 
 

@@ -337,7 +337,8 @@ def test_time_limit_at_any_call_leaves_a_pool_that_works(serve):
         with host(server, conn_max_idle=1), host(server, conn_max_idle=1):
             pass
 
-    for _ in interrupted_at_each_call(module, fill):
+    times = interrupted_at_each_call(module, fill)
+    for _ in times:  # pragma: no cover (it confuses coverage)
         assert [send(server), send(server)] == [1, 1]
 
 

@@ -188,10 +188,7 @@ def _details(host: Host) -> list[str]:
 
     The values of headers are not shown: a provider's token may be one.
     """
-    try:
-        options = checked_host_options(host.mailer.get("OPTIONS", {}) if host.mailer else {})
-    except ValueError:  # the status says so
-        return []
+    options = checked_host_options(host.mailer.get("OPTIONS", {}) if host.mailer else {})
     found = {
         "reply-to": options.get("reply_to"),
         "envelope from": options.get("envelope_from"),
