@@ -154,7 +154,15 @@ def checked_key(key: str) -> str:
 
 
 def backend_of(mailer: Mailer) -> str:
-    """Return the path of the backend that sends, which a ``HostBackend`` may wrap."""
+    """Return the path of the backend that sends, which a ``HostBackend`` may wrap.
+
+    Raises ``InvalidEmailHost`` for a DSN in ``MAILERS``.
+    """
+    if not isinstance(mailer, dict):
+        raise InvalidEmailHost(
+            f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "
+            "MAILERS = mailers(EMAIL_HOSTS), which makes entries of DSNs"
+        )
     # An entry that a user has written may lack either.
     path = mailer.get("BACKEND", "")
     backend = mailer.get("OPTIONS", {}).get("backend", "")

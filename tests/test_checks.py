@@ -12,9 +12,11 @@ from django.test import override_settings
 from django.views.debug import SafeExceptionReporterFilter
 
 from email_hosts import checks, mailers
+from email_hosts.backends import get_connection
 from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.debug import EmailHostsReporterFilter
 from email_hosts.dsn import SMTP_BACKEND
+from email_hosts.exceptions import InvalidEmailHost
 
 DSN = "smtp://Kx7vQz9:Wj4bYt2@h"
 FAILOVER = "email_hosts.backends.FailoverBackend"
@@ -303,6 +305,21 @@ def test_mailers_with_our_backends_are_checked(
     ((found_number, text),) = found({}, MAILERS={"m": mailer}, deploy=True)
     assert found_number == number
     assert text.startswith(f'MAILERS["m"]{problem}')
+
+
+@needs_mailers
+def test_dsn_in_mailers_is_told_how_to_make_an_entry():  # pragma: mailers-only
+    ((number, text),) = found({}, MAILERS={"shop": DSN})
+    assert number == "E001"
+    assert text.startswith(
+        "each entry of MAILERS must be a dict, not str; write MAILERS = mai"
+    )
+    with override_settings(MAILERS={"shop": DSN}):
+        with pytest.raises(InvalidEmailHost) as caught:
+            get_connection("shop")
+        with pytest.raises(CommandError) as shown:
+            call_command("checkemailhosts")
+    assert str(caught.value) == str(shown.value) == text
 
 
 @needs_mailers
