@@ -48,6 +48,7 @@ def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
     try:
         configured = conf.email_hosts()
         known = set(hosts.known_keys())
+        own_mailers = hosts.own_mailers()
     except InvalidEmailHost as error:
         hint = 'Write EMAIL_HOSTS = {"shop": "smtp://mail.example.com"}.'
         return [_error("E001", str(error), hint)]
@@ -55,7 +56,7 @@ def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[
     messages: list[CheckMessage] = []
     for key, dsn in configured.items():
         messages += check_host(key, dsn, known, acyclic)
-    for alias, mailer in hosts.own_mailers().items():  # pragma: mailers-only
+    for alias, mailer in own_mailers.items():  # pragma: mailers-only
         messages += check_mailer(alias, mailer, known, acyclic)
     return [*messages, *_check_router(known), *_check_redirects()]
 

@@ -197,12 +197,15 @@ def _known_keys() -> Iterator[str]:
 
 
 def own_mailers() -> dict[str, Mailer]:
-    """Return the entries of ``MAILERS`` that have a backend of ours and a key of their own."""
+    """Return the entries of ``MAILERS`` that have a backend of ours and a key of their own.
+
+    Raises ``InvalidEmailHost`` if an entry is a DSN.
+    """
     configured = conf.email_hosts()
     return {
         alias: mailer
         for alias, mailer in conf.mailers().items()
-        if is_empty(configured.get(alias)) and testing.is_ours(mailer)
+        if backend_of(mailer) and is_empty(configured.get(alias)) and testing.is_ours(mailer)
     }
 
 

@@ -308,13 +308,15 @@ def test_mailers_with_our_backends_are_checked(
 
 
 @needs_mailers
-def test_dsn_in_mailers_is_told_how_to_make_an_entry():  # pragma: mailers-only
-    ((number, text),) = found({}, MAILERS={"shop": DSN})
+@pytest.mark.parametrize("hosts", [{}, {"shop": "submissions://h"}])
+def test_e001_dsn_in_mailers(hosts):  # pragma: mailers-only
+    settings: Any = {"EMAIL_HOSTS": hosts, "MAILERS": {"shop": "submissions://h"}}
+    ((number, text),) = found(hosts, MAILERS=settings["MAILERS"], deploy=True)
     assert number == "E001"
     assert text.startswith(
         "each entry of MAILERS must be a dict, not str; write MAILERS = mai"
     )
-    with override_settings(MAILERS={"shop": DSN}):
+    with override_settings(**settings):
         with pytest.raises(InvalidEmailHost) as caught:
             get_connection("shop")
         with pytest.raises(CommandError) as shown:

@@ -395,6 +395,6 @@ def test_percent_encoded_credentials_come_back_or_are_refused(username, password
 def test_mailer_must_be_a_dict():
     mailer: Any = "smtp://Kx7vQz9@h"
     with pytest.raises(
-        InvalidEmailHost, match="^each entry of MAILERS must be a dict, not str"
+        InvalidEmailHost, match=r"^each entry of MAILERS must be a dict, not str"
     ):
         dsn.backend_of(mailer)

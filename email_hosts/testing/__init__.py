@@ -101,7 +101,7 @@ def is_ours(mailer: Mailer) -> bool:  # pragma: mailers-only
     """Whether the mailer has a backend of this app, or one that inherits from it."""
     try:
         backend = import_string(mailer["BACKEND"])
-    except (KeyError, TypeError, ImportError):
+    except (KeyError, ImportError):
         return False
     return getattr(backend, "applies_host", False)
 
