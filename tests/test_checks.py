@@ -284,6 +284,7 @@ def test_w009_host_that_redirects(dsn):
         ),
         ({"BACKEND": FAILOVER, "hosts": "m"}, "E004", " leads back to itself: m -> m."),
         ({"BACKEND": ROUTER, "hosts": "a"}, "E002", ": unknown option 'hosts'"),
+        ({"BACKEND": ROUTER, "other": "a"}, "E002", ": unknown option 'other'"),
         ({"host": "h", "port": 465}, "W007", " has port 465, where a server expects TLS"),
         (
             {"host": "smtp.office365.com", "username": "u", "password": "p", "use_tls": True},
@@ -305,6 +306,7 @@ def test_mailers_with_our_backends_are_checked(
     ((found_number, text),) = found({}, MAILERS={"m": mailer}, deploy=True)
     assert found_number == number
     assert text.startswith(f'MAILERS["m"]{problem}')
+    assert "others" not in text
 
 
 @needs_mailers

@@ -164,7 +164,8 @@ def refuse_unknown(backend: type, options: dict[str, Any], *more: str) -> None:
         if name in HOST_OPTION_NAMES:
             hint = "; write the mailer as a HostBackend, with this backend in its OPTIONS"
         else:
-            hint = did_you_mean(name, [*inspect.signature(backend).parameters, *more])
+            own = inspect.signature(backend).parameters.keys() - {"others"}
+            hint = did_you_mean(name, [*sorted(own), *more])
         raise InvalidEmailHost(f"unknown option {name!r}{hint}")
 
 
