@@ -16,6 +16,9 @@ from typing import Any
 # Returns the value of an option. A ValueError says what it must be.
 Converter = Callable[[str], Any]
 
+# How Python says that an option is not given.
+NOT_GIVEN = (None, "")
+
 # Connections of one send. Servers allow far fewer, and each takes a thread.
 MAX_PARALLEL = 50
 
@@ -56,9 +59,12 @@ MUST_BE_OAUTH2 = (
 MAX_PATH = 100
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'timeout'?``, or nothing where no known word is near."""
-    nearest = difflib.get_close_matches(word, list(known), n=1)
+def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return ``; did you mean 'timeout'?``, or nothing where no known word is near.
+
+    ``cutoff`` is that of ``difflib``: 1 for the word itself alone.
+    """
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 
@@ -115,6 +121,13 @@ def without_control_characters(text: str) -> str:
     if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text):
         raise ValueError("has a control character; remove it (a line break?)")
     return text
+
+
+def checked_text(value: Any) -> str:
+    """Return a value that is given in Python, or raise ``ValueError`` if it is no text."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, not {type(value).__name__}")
+    return without_control_characters(value)
 
 
 def as_given(value: str) -> Any:
@@ -303,7 +316,7 @@ def checked_host_options(options: Mapping[str, Any]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for name, option in HOST_OPTION_NAMES.items():
         value = options.get(name)
-        if value is None or value == "":
+        if value in NOT_GIVEN:
             continue
         try:
             checked[name] = _headers(value) if name == "headers" else _of(option, value)
@@ -343,6 +356,4 @@ def _of(option: str, value: Any) -> Any:
         if not value:  # nobody
             return []
         value = ",".join(value)
-    if not isinstance(value, str):
-        raise ValueError(f"must be text, not {type(value).__name__}")
-    return HOST_OPTIONS[option](without_control_characters(value))
+    return HOST_OPTIONS[option](checked_text(value))

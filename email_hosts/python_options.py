@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from .dsn import IMPLICIT_TLS_PORT, SMTP_SCHEMES
 from .exceptions import InvalidEmailHost
-from .options import HEADER, HOST_OPTION_NAMES, Converter
+from .options import HEADER, HOST_OPTION_NAMES, NOT_GIVEN, Converter
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,8 +22,6 @@ PYTHON_NAMES = {
     "tls": "use_tls",
     **{option: name for name, option in HOST_OPTION_NAMES.items()},
 }
-
-NOT_GIVEN = (None, "")
 
 # A call must not switch a redirect off by accident.
 OF_REDIRECT = ("redirect_to", "allowed_recipients")

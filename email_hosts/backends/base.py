@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -382,8 +381,7 @@ def _refuse_misspelt_redirect(backend_class: type, options: Iterable[str]) -> No
 
 @lru_cache(maxsize=1024)
 def _hint_at_redirect(name: str) -> str:
-    is_near = difflib.get_close_matches(name, OF_REDIRECT, cutoff=0.8)
-    return did_you_mean(name, OF_REDIRECT) if is_near else ""
+    return did_you_mean(name, OF_REDIRECT, cutoff=0.8)
 
 
 def _copy_changes(old: dict[str, Any], new: dict[str, Any], message: EmailMessage) -> None:

@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 from ..options import (
     MUST_BE_OAUTH2,
     OAUTH2_OPTIONS,
+    checked_text,
     is_host_name,
     is_ipv6,
     is_loopback,
     is_oauth2,
-    without_control_characters,
 )
 
 # The options that each way to get a token needs, and those that it may have.
@@ -72,10 +72,8 @@ def _problem_with_login(options: Mapping[str, Any]) -> str:
 
 def _problem_with_texts(names: Iterable[str], options: Mapping[str, Any]) -> str:
     for name in names:
-        if not isinstance(options[name], str):
-            return f"option '{name}' must be text, not {type(options[name]).__name__}"
         try:
-            without_control_characters(options[name])
+            checked_text(options[name])
         except ValueError as error:
             return f"option '{name}' {error}"
     return ""
