@@ -342,9 +342,7 @@ empty       -           -                     -         -      -              is
         assert several.endswith("m: not tried, it is in MAILERS only")
 
     @needs_mailers
-    def test_mailers_with_our_backends_are_hosts(
-        self, start_server, closed_port
-    ):  # pragma: mailers-only
+    def test_mailers_with_our_backends_are_hosts(self, start_server):  # pragma: mailers-only
         server = {"host": "127.0.0.1", "port": start_server().port}
         added = {"default_from_email": "a@example.com", "redirect_to": "qa@example.com"}
         mailers = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import smtplib
 import ssl
@@ -565,15 +566,16 @@ class TestGenerator:
 
         def generate() -> Iterator[EmailMessage]:
             nonlocal most
-            for number in range(1000):
+            for number in range(500):
+                if number % (2 * module.PIECE) == 0:
+                    gc.collect()  # on Python 3.10, frames are in cycles of asgiref's errors
                 one = message(f"{number}@example.net")
                 alive.add(one)
                 most = max(most, len(alive))
                 yield one
 
-        assert host(serve(), 2).send_messages(generate()) == 1000
-        # Two pieces, and those of threads that have not quite ended.
-        assert most <= 6 * 2 * module.PIECE
+        assert host(serve(), 2).send_messages(generate()) == 500
+        assert most <= 2 * 2 * module.PIECE + 2
 
     def test_spreads_each_piece(self, serve):
         server = serve(together(4))
