@@ -16,8 +16,9 @@ from urllib.parse import quote
 
 from speckenv_django import django_email_url
 
+from .dsn_query import PERCENT_ENCODE, decoded, options_of, refuse_control_characters
 from .exceptions import InvalidEmailHost, looks_like_a_dsn
-from .oauth2.rules import problem_with
+from .oauth2.validation import problem_with
 from .options import (
     HOST_OPTION_NAMES,
     HOST_OPTIONS,
@@ -28,7 +29,6 @@ from .options import (
     is_ipv6,
     seconds,
 )
-from .query import PERCENT_ENCODE, decoded, options_of, refuse_control_characters
 from .tracebacks import clear_frames
 
 

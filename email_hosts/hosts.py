@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
-from . import conf, debug, host_index, testing
+from . import conf, debug, host_lookup, testing
 from .dsn import (
     ANYMAIL,
     FAILOVER_BACKEND,
@@ -32,9 +32,9 @@ from .dsn import (
     scheme_of,
 )
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
+from .keyword_options import in_python
 from .log import warn
 from .options import HOST_OPTION_NAMES, HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
-from .python_options import in_python
 from .smtp.connection import Allow
 from .tracebacks import clear_frames
 from .untrusted import parse_untrusted
@@ -140,7 +140,7 @@ def find(key: str) -> Host | None:
     if is_empty(dsn):
         return None if mailer is None else Host(mailer, "MAILERS")
     captures_mail = testing.captures_mail()
-    of_host = host_index.current().mailer
+    of_host = host_lookup.current().mailer
     # A default mailer that routes may route to the host of its own key. In tests, Django has
     # put in-memory mailers into MAILERS, and the host knows more than these.
     if (
@@ -148,7 +148,7 @@ def find(key: str) -> Host | None:
         or is_router(mailer)
         or (
             captures_mail
-            and (testing.is_in_memory(mailer) or mailer == host_index.current().mailer(key))
+            and (testing.is_in_memory(mailer) or mailer == host_lookup.current().mailer(key))
         )
     ):
         goes_to_outbox = captures_mail and not testing.is_real(key)

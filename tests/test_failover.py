@@ -338,7 +338,7 @@ def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, s
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"hosts": []}, "option 'hosts' must name hosts"),
+        ({}, "option 'hosts' must name hosts"),
         ({"hosts": "a", "retry": 0}, "option 'retry' must be a positive number of seconds"),
         ({"hosts": "a", "retry": -1}, "option 'retry' must be a positive number of seconds"),
         ({"hosts": "a", "rotate": "maybe"}, "option 'rotate' must be 1, true, yes or on"),

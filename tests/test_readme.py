@@ -25,8 +25,8 @@ from scripted import BODY, CLOSE, at
 from email_hosts import checks, dsn, exceptions, mailers, options
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
 from email_hosts.conf import DJANGO_HAS_MAILERS
+from email_hosts.keyword_options import python_name
 from email_hosts.options import HOST_OPTION_NAMES
-from email_hosts.python_options import python_name
 from email_hosts.testing import outbox_for
 
 README = Path(__file__).parent.parent / "README.rst"
@@ -82,7 +82,7 @@ def settings_of(block):
     hosts = {}
     if "EMAIL_HOSTS" in block:
         hosts["shop"] = "smtp://h?_default_from_email=shop@example.com"
-    if "RoutingBackend" in block:
+    if '"default": {"BACKEND": "email_hosts.backends.RoutingBackend"}' in block:
         hosts["default"] = "smtp://h"
     names: dict[str, Any] = {"INSTALLED_APPS": [], "DEBUG": True, "EMAIL_HOSTS": hosts}
     exec(block, names)
@@ -247,7 +247,7 @@ def test_mailers_by_hand_are_mailers():  # pragma: mailers-only
     by_hand = settings_of(the_one('"BACKEND": "email_hosts.backends.HostBackend"', SETTINGS))
     with override_settings(MAILERS=by_hand["MAILERS"]):
         classes = [type(mail.mailers[alias]).__name__ for alias in by_hand["MAILERS"]]
-    assert classes == ["EmailHostsBackend", "FailoverBackend", "HostBackend", "RoutingBackend"]
+    assert classes == ["EmailHostsBackend", "HostBackend", "FailoverBackend", "RoutingBackend"]
 
 
 def test_mails_are_counted_by_host(message):

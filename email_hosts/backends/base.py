@@ -17,13 +17,13 @@ from django.core.mail.backends.smtp import EmailBackend
 from .. import conf, hosts, signals
 from ..dsn import default_port
 from ..exceptions import InvalidEmailHost
+from ..keyword_options import OF_REDIRECT, names_mailer
 from ..options import (
     HOST_OPTION_NAMES,
     checked_host_options,
     did_you_mean,
     missing_headers,
 )
-from ..python_options import OF_REDIRECT, names_mailer
 from ..smtp.errors import mark
 from ..smtp.redaction import Redactor
 from ..tracebacks import clear_frames
@@ -181,7 +181,7 @@ class HostBackend(HostMixin):
     @names_mailer
     def __init__(
         self,
-        backend: str | BaseEmailBackend,
+        backend: str | BaseEmailBackend = "",
         *,
         alias: str | None = None,
         **options: Any,
@@ -342,6 +342,8 @@ def close_quietly(connection: BaseEmailBackend) -> None:
 
 def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
     """Return the backend of a path, without the settings of the project's mail server."""
+    if not path:
+        raise InvalidEmailHost("option 'backend' must name the backend to wrap")
     backend_class: Any = hosts.import_backend(path)
     # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
     # Django 6.1 they take no alias.

@@ -16,9 +16,9 @@ from django.core.mail.backends.base import BaseEmailBackend
 from .. import hosts, signals
 from ..dsn import keys_of
 from ..exceptions import AllHostsFailed, InvalidEmailHost, shown, summarize
+from ..keyword_options import checked, names_mailer
 from ..log import warn
 from ..options import boolean, seconds
-from ..python_options import checked, names_mailer
 from ..retry import may_be_tried_elsewhere
 from ..smtp.errors import body_was_sent
 from ..tracebacks import clear_frames
@@ -47,7 +47,7 @@ class FailoverBackend(HostMixin):
     @checked({"retry": seconds, "rotate": boolean})
     def __init__(
         self,
-        hosts: Iterable[str],
+        hosts: Iterable[str] = (),
         retry: float = 60,
         rotate: bool = False,
         *,
@@ -99,31 +99,42 @@ class FailoverBackend(HostMixin):
     ) -> int:
         errors: dict[str, Exception] = {}
         for key in health.order(self.hosts, rotate=self.rotate):
+            is_open = key in connections
             try:
-                if key not in connections:
-                    connection = hosts.get_host(key)
-                    connection.open()
-                    connections[key] = connection
-            except Exception as error:  # nothing has been sent
-                signals.tell_failed(self, message, error, alias=key)
-                if not isinstance(error, UNUSABLE) and body_was_sent(error):
+                if not is_open:
+                    connections[key] = self._open(key, message)
+                    is_open = True
+                sent = connections[key].send_messages([message])
+            except Exception as error:
+                if is_open:
+                    close_quietly(connections.pop(key))
+                if not _next_host_gets_it(error, was_open=is_open):
                     raise
                 errors[key] = error
             else:
-                try:
-                    sent = connections[key].send_messages([message])
-                except Exception as error:
-                    close_quietly(connections.pop(key))
-                    if not may_be_tried_elsewhere(error):
-                        raise
-                    errors[key] = error
-                else:
-                    health.succeeded(key)
-                    return sent or 0
+                health.succeeded(key)
+                return sent or 0
             health.failed(key, self.retry)
             failed, reason = shown(key), summarize(errors[key])
             warn('%s: host "%s" failed: %s', self._name, failed, reason)
         raise AllHostsFailed(errors, alias=self.alias)
+
+    def _open(self, key: str, message: EmailMessage) -> BaseEmailBackend:
+        """Return an open connection to a host, for this message and those after it."""
+        try:
+            connection = hosts.get_host(key)
+            connection.open()
+        except Exception as error:
+            signals.tell_failed(self, message, error, alias=key)
+            raise
+        return connection
+
+
+def _next_host_gets_it(error: Exception, *, was_open: bool) -> bool:
+    """Whether the next host gets the message: only if certainly nobody has it yet."""
+    if was_open:
+        return may_be_tried_elsewhere(error)
+    return isinstance(error, UNUSABLE) or not body_was_sent(error)
 
 
 class _HostHealth:

@@ -10,7 +10,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 
 from .. import signals
-from ..python_options import names_mailer
+from ..keyword_options import names_mailer
 from .base import HostMixin
 
 

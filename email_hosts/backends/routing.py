@@ -11,12 +11,12 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
 
-from .. import conf, host_index, hosts, signals, testing
+from .. import conf, host_lookup, hosts, signals, testing
 from ..dsn import checked_key
 from ..exceptions import InvalidEmailHost, summarize
+from ..keyword_options import names_mailer
 from ..log import warn
 from ..options import HOST_OPTION_NAMES
-from ..python_options import names_mailer
 from ..tracebacks import clear_frames
 from .base import HostMixin, close_quietly, refuse_unknown
 from .failover import FailoverBackend
@@ -185,7 +185,7 @@ def host_of_sender(message: EmailMessage) -> str | None:
 
     A host with the same address comes first, then the first host with the same domain.
     """
-    return host_index.current().host_of(message.from_email)
+    return host_lookup.current().host_of(message.from_email)
 
 
 def _ask_router(message: EmailMessage) -> str | BaseEmailBackend:

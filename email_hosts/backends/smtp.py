@@ -14,10 +14,10 @@ from django.core.mail import EmailMessage
 from .. import signals
 from ..dsn import default_port
 from ..exceptions import InvalidEmailHost, shown, summarize
+from ..keyword_options import checked, names_mailer
 from ..log import warn
 from ..oauth2.sources import source_of
 from ..options import HOST_OPTION_NAMES, OAUTH2_OPTIONS, SMTP_OPTIONS
-from ..python_options import checked, names_mailer
 from ..smtp import pipelining
 from ..smtp.connection import (
     Allow,
@@ -31,8 +31,8 @@ from ..smtp.pipelining import PLAIN_ADDRESS, Envelope, RecordingConnection
 from ..smtp.pool import PooledConnection, pool
 from ..tracebacks import clear_frames
 from .base import DEFAULT_TIMEOUT, HostMixin, refuse_unknown
-from .connector import SMTPConnector
 from .parallel import send_in_parallel
+from .smtp_connector import SMTPConnector
 
 # source_of() checks the others. They are secrets, or callables.
 PLAIN_OPTIONS = {

@@ -98,7 +98,7 @@ def _post(url: str, body: bytes, timeout: float) -> tuple[int, bytes]:
     opener.add_handler(_Handler(clock() + timeout))
     if url.startswith("https:"):  # only what is encrypted may go through a proxy
         opener.add_handler(ProxyHandler())
-    request = Request(url, body, {"Accept": "application/json"})  # noqa: S310 (see rules.py)
+    request = Request(url, body, {"Accept": "application/json"})  # noqa: S310 (see validation.py)
     with opener.open(request, timeout=timeout) as answer:
         # In pieces: read() would make room for as much as the server says it will send.
         content = b"".join(iter(partial(answer.read, PIECE), b""))

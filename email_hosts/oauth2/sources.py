@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 from ..exceptions import InvalidEmailHost, OAuth2Error, one_line
 from ..options import OAUTH2_OPTIONS
 from .endpoint import Endpoint, Token
-from .rules import NEEDED, problem_with
+from .validation import NEEDED, problem_with
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""smtplib's connection with limits on each reply, and functions that look at a connection."""
+"""Opens connections, with limits on each reply; looks at them, and ends them."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ MAX_REPLY = 65536
 # the last one is acknowledged, which a system delays by 40 ms. Linux can be told not to, for
 # the next read alone.
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+
+# A server that expects TLS from the first byte waits, too.
+NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
 
 # Taken at import, because a test may replace it by a mock later.
 SENDMAIL = smtplib.SMTP.sendmail
@@ -96,6 +99,35 @@ CLASSES: dict[type[smtplib.SMTP], type[SMTP]] = {
     smtplib.SMTP: SMTP,
     smtplib.SMTP_SSL: SMTP_SSL,
 }
+
+
+def connect(
+    connection_class: type[smtplib.SMTP],
+    host: str,
+    port: int,
+    *,
+    starttls: ssl.SSLContext | None = None,
+    **params: Any,
+) -> smtplib.SMTP:
+    """Return a new connection, encrypted if that is asked for, and without a login.
+
+    ``starttls`` is the context for STARTTLS. ``params`` are those of the class: SMTP_SSL takes
+    a ``context``, too. Raises what smtplib raises.
+    """
+    try:
+        connection = connection_class(host, port, **params)
+    except smtplib.SMTPServerDisconnected as error:
+        if "timed out" in str(error) and "context" not in params:
+            error.args = (f"{error}; {NO_GREETING}",)
+        raise
+    try:
+        disable_nagle(connection)
+        if starttls:
+            connection.starttls(context=starttls)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class LimitedReader(io.RawIOBase):

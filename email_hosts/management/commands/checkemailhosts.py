@@ -22,7 +22,7 @@ from ...dsn import (
     scheme_of,
 )
 from ...exceptions import InvalidEmailHost, named, printable, shown
-from ...oauth2.rules import origin
+from ...oauth2.validation import origin
 from ...options import checked_host_options
 from ...tracebacks import clear_frames
 from ..explain import explain, no_such_host

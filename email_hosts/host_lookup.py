@@ -16,8 +16,8 @@ from .dsn import Mailer, parse
 from .exceptions import InvalidEmailHost
 
 
-class Index:
-    """The hosts of one dict, by key and by sender."""
+class HostLookup:
+    """Finds a host of one dict by its key, or by the sender of a message."""
 
     def __init__(self, hosts: Mapping[str, Any]) -> None:
         self.hosts = hosts
@@ -58,16 +58,16 @@ class Index:
         return by_address, by_domain
 
 
-_current = Index({})
+_current = HostLookup({})
 
 
-def current() -> Index:
-    """Return the index of ``EMAIL_HOSTS``. Raises ``InvalidEmailHost`` if it is no dict."""
+def current() -> HostLookup:
+    """Return the lookup of ``EMAIL_HOSTS``. Raises ``InvalidEmailHost`` if it is no dict."""
     global _current
-    index, hosts = _current, conf.email_hosts()
-    if index.hosts is not hosts:
-        index = _current = Index(hosts)
-    return index
+    lookup, hosts = _current, conf.email_hosts()
+    if lookup.hosts is not hosts:
+        lookup = _current = HostLookup(hosts)
+    return lookup
 
 
 def _parsed(sender: str) -> tuple[str, str]:

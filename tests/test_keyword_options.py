@@ -13,8 +13,8 @@ from django.test import override_settings
 from email_hosts.backends import connection_from_dsn, get_connection
 from email_hosts.dsn import FAILOVER_BACKEND, HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
 from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.keyword_options import python_name
 from email_hosts.options import HEADER_NAME, HOST_OPTIONS, OAUTH2_OPTIONS, SMTP_OPTIONS
-from email_hosts.python_options import python_name
 from email_hosts.testing import real_hosts
 
 CONSOLE = "django.core.mail.backends.console.EmailBackend"
@@ -278,7 +278,12 @@ class TestMailers:  # pragma: mailers-only
                 {"host": "h", "use_tls": True, "use_ssl": True},
                 "options 'use_ssl' and 'use_tls' exclude each other",
             ),
-            (FAILOVER_BACKEND, {"hosts": []}, "option 'hosts' must name hosts"),
+            (
+                SMTP_BACKEND,
+                {"host": "h", "timeout": "5"},
+                "option 'timeout' must be a number in Python: 5, and not '5'",
+            ),
+            (FAILOVER_BACKEND, {}, "option 'hosts' must name hosts"),
             (
                 FAILOVER_BACKEND,
                 {"hosts": "a", "retry": 0},
@@ -286,6 +291,7 @@ class TestMailers:  # pragma: mailers-only
             ),
             (FAILOVER_BACKEND, {"hosts": "a", "retyr": 1}, "unknown option 'retyr'"),
             (ROUTING_BACKEND, {"router": "x"}, "unknown option 'router'"),
+            (HOST_BACKEND, {}, "option 'backend' must name the backend to wrap"),
             (HOST_BACKEND, {"backend": "no.such.Backend"}, "backend 'no.such.Backend' cannot"),
             (HOST_BACKEND, {"backend": CONSOLE, "x": 1}, "Unknown options 'x'."),
         ],

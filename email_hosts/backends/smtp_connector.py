@@ -1,4 +1,4 @@
-"""Opens connections to an SMTP host: TCP, TLS and the login."""
+"""Connects to an SMTP host as its options say: with its TLS files, its login or its token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..exceptions import InvalidEmailHost
 from ..log import debug
 from ..oauth2.sources import Source
 from ..oauth2.tokens import tokens
-from ..smtp.connection import CLASSES, Allow, disable_nagle
+from ..smtp.connection import CLASSES, Allow, connect
 from ..smtp.login import log_in
 from ..smtp.pool import PooledConnection, PoolKey, pool
 from ..smtp.redaction import Redactor
@@ -32,12 +32,9 @@ POOLED_BY = attrgetter(
 
 REFUSED_LOGIN = 535  # RFC 4954, 6: "authentication credentials invalid"
 
-# A server that expects TLS from the first byte waits, too.
-NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
-
 
 class SMTPConnector(EmailBackend):
-    """Opens connections to one SMTP host, and knows which of them are interchangeable."""
+    """Connects to one SMTP host, and knows which of its connections are interchangeable."""
 
     alias: str | None
     ssl_cafile: str
@@ -100,18 +97,12 @@ class SMTPConnector(EmailBackend):
         }
         if self.use_ssl:
             params["context"] = self._context_in_use
+        if self.use_tls:
+            params["starttls"] = self._context_in_use
         if self.allow:
             params["allow"] = self.allow
+        connection = connect(self.connection_class, self.host, self.port, **params)
         try:
-            connection: smtplib.SMTP = self.connection_class(self.host, self.port, **params)
-        except smtplib.SMTPServerDisconnected as error:
-            if "timed out" in str(error) and not self.use_ssl:
-                error.args = (f"{error}; {NO_GREETING}",)
-            raise
-        try:
-            disable_nagle(connection)
-            if self.use_tls:
-                connection.starttls(context=self._context_in_use)
             if self.username and (self.password or self.oauth2):
                 log_in(connection, self.username, password=self.password, token=self._token)
         except BaseException:

@@ -9,7 +9,7 @@ from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_con
 from email_hosts.dsn import parse
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.oauth2.endpoint import Endpoint
-from email_hosts.oauth2.rules import NEEDED, TAKEN
+from email_hosts.oauth2.validation import NEEDED, TAKEN
 from email_hosts.options import OAUTH2_GRANTS, OAUTH2_OPTIONS
 
 SECRETS = ("Kx7vQz9", "Wj4bYt2")
