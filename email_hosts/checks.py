@@ -236,7 +236,8 @@ def _check_redirects() -> Iterator[CheckMessage]:
             f"{redirecting[0]} redirects its mail, and others do not: "
             f"{', '.join(others[: hosts.MAX_KEYS_SHOWN])}"
             f"{' and others' if len(others) > hosts.MAX_KEYS_SHOWN else ''}.",
-            "Outside of production, write _redirect_to for each host, and nowhere else.",
+            "Outside of production, write _redirect_to for each host (an entry of MAILERS has "
+            "redirect_to). In production, write it for none.",
         )
 
 
@@ -246,7 +247,7 @@ def _check_deployed_redirects() -> Iterator[CheckMessage]:
             yield _warning(
                 "W009",
                 f"{name} redirects its mail: people do not get what is theirs.",
-                "In production, remove _redirect_to.",
+                "In production, remove _redirect_to (redirect_to in an entry of MAILERS).",
             )
 
 
