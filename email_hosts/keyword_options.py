@@ -124,7 +124,7 @@ def _value(value: Any, converter: Converter) -> Any:
     result = _converted(converter, str(value))
     is_number = isinstance(result, (int, float)) and not isinstance(result, bool)
     if isinstance(value, str) and is_number:
-        raise ValueError(f"must be a number in Python: {value}, and not {value!r}")
+        return converter(repr(value))  # raises ValueError, and says what it must be
     return result
 
 

@@ -278,11 +278,6 @@ class TestMailers:  # pragma: mailers-only
                 {"host": "h", "use_tls": True, "use_ssl": True},
                 "options 'use_ssl' and 'use_tls' exclude each other",
             ),
-            (
-                SMTP_BACKEND,
-                {"host": "h", "timeout": "5"},
-                "option 'timeout' must be a number in Python: 5, and not '5'",
-            ),
             (FAILOVER_BACKEND, {}, "option 'hosts' must name hosts"),
             (
                 FAILOVER_BACKEND,

@@ -69,7 +69,7 @@ class _Spread:
             self._start_and_wait(number)
         if number == 1 or self._was_open:
             self._refusals.clear()
-            self._work(self._backend)  # of several, what the others have given back
+            self._work(self._backend)  # after threads: what they have not sent
         if self._waiting:
             for error in [*self._refusals, *self._ignored][: not self._errors]:
                 self._results.put((self._waiting[0], error))

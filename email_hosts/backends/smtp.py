@@ -271,7 +271,7 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         return True
 
     def _in_use(self) -> PooledConnection | None:
-        """Return the connection with what is known about it: nothing, if it was set."""
+        """Return the open connection, also one that was set from outside."""
         if not self.connection:
             return None
         if self._pooled is None or self._pooled.connection is not self.connection:
