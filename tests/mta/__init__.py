@@ -48,8 +48,11 @@ class MailServer(ABC):
             str(self.folder / "certificate.pem")
         )
         self.behind = ScriptedServer()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        # Bound, and never listening: nobody else gets the port while the server starts anew.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port = self._reserved.getsockname()[1]
 
     @classmethod
     @abstractmethod
@@ -75,6 +78,7 @@ class MailServer(ABC):
     def __enter__(self) -> MailServer:
         with ExitStack() as stack:
             stack.enter_context(self._temporary)
+            stack.enter_context(self._reserved)
             stack.enter_context(self.behind)
             stack.callback(self.stop)
             self.start()
