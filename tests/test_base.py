@@ -435,6 +435,10 @@ class TestCallersMessage:
 class TestWrappedBackend:
     """It shows through."""
 
+    def test_must_be_named(self):
+        with pytest.raises(InvalidEmailHost, match="option 'backend' must name the backend"):
+            HostBackend()
+
     def test_gets_a_list_as_it_is(self, host, new_message):
         assert host.send_messages([new_message() for _ in range(3)]) == 3
         assert host.send_messages([]) == 0
