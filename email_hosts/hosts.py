@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
-from . import conf, debug, host_lookup, testing
+from . import conf, debug, host_lookup
 from .dsn import (
     ANYMAIL,
     FAILOVER_BACKEND,
@@ -36,6 +36,7 @@ from .keyword_options import in_python
 from .log import warn
 from .options import HOST_OPTION_NAMES, HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
 from .smtp.connection import Allow
+from .testing import capture
 from .tracebacks import clear_frames
 from .untrusted import parse_untrusted
 
@@ -111,7 +112,7 @@ def connection_from_dsn(
         options["allow"] = allow
     elif allow and scheme_of(dsn) not in LOCAL_SCHEMES:
         raise InvalidEmailHost(f"allow= cannot be asked about a '{scheme_of(dsn)}' host")
-    host = Host(mailer, goes_to_outbox=testing.captures_mail() and not testing.is_real())
+    host = Host(mailer, goes_to_outbox=capture.captures_mail() and not capture.is_real())
     connection = _connection(host, options, alias=None)
     return _label(connection, alias=None, pickled_key=None, fail_silently=fail_silently)
 
@@ -139,7 +140,7 @@ def find(key: str) -> Host | None:
     mailer = conf.mailers().get(key)
     if is_empty(dsn):
         return None if mailer is None else Host(mailer, "MAILERS")
-    captures_mail = testing.captures_mail()
+    captures_mail = capture.captures_mail()
     of_host = host_lookup.current().mailer
     # A default mailer that routes may route to the host of its own key. In tests, Django has
     # put in-memory mailers into MAILERS, and the host knows more than these.
@@ -148,10 +149,10 @@ def find(key: str) -> Host | None:
         or is_router(mailer)
         or (
             captures_mail
-            and (testing.is_in_memory(mailer) or mailer == host_lookup.current().mailer(key))
+            and (capture.is_in_memory(mailer) or mailer == host_lookup.current().mailer(key))
         )
     ):
-        goes_to_outbox = captures_mail and not testing.is_real(key)
+        goes_to_outbox = captures_mail and not capture.is_real(key)
         return Host(of_host(key), goes_to_outbox=goes_to_outbox)
     return Host(mailer, "MAILERS")  # pragma: mailers-only
 
@@ -205,7 +206,7 @@ def own_mailers() -> dict[str, Mailer]:
     return {
         alias: mailer
         for alias, mailer in conf.mailers().items()
-        if backend_of(mailer) and is_empty(configured.get(alias)) and testing.is_ours(mailer)
+        if backend_of(mailer) and is_empty(configured.get(alias)) and capture.is_ours(mailer)
     }
 
 
@@ -290,7 +291,7 @@ def _connection(host: Host, options: Mapping[str, Any], *, alias: str | None) ->
     # Other backends may need what tests do not have.
     if is_smtp:
         build(mailer, options, alias=alias, setting=setting)
-    return build(testing.outbox_for(mailer), options, alias=alias, setting=setting)
+    return build(capture.outbox_for(mailer), options, alias=alias, setting=setting)
 
 
 def _default_connection(key: str) -> Any:

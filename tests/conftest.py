@@ -19,11 +19,12 @@ from scripted import ScriptedServer
 from servers import SMTPServer, server_context
 from token_server import TokenServer
 
-from email_hosts import conf, hosts, testing
+from email_hosts import conf, hosts
 from email_hosts.backends import EmailHostsBackend, failover, get_connection
 from email_hosts.oauth2.tokens import tokens
 from email_hosts.smtp import pipelining
 from email_hosts.smtp.pool import pool
+from email_hosts.testing import capture
 
 needs_mailers = pytest.mark.skipif(not conf.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
 
@@ -119,7 +120,7 @@ def closed_port():
 def nothing_is_left_behind():
     """Close what a test has parked, and forget what it has learned and logged."""
     hosts._warn_of_default.cache_clear()
-    testing._warn_of_outbox.cache_clear()
+    capture._warn_of_outbox.cache_clear()
     yield
     pool.close_all()
     failover._healths.clear()

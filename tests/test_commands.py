@@ -17,8 +17,8 @@ from django.test import override_settings
 from scripted import HANG, at
 
 from email_hosts.dsn import FAILOVER_BACKEND, HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
-from email_hosts.management.explain import explain, explain_refusals
-from email_hosts.management.side_by_side import MAX_THREADS, side_by_side
+from email_hosts.management.concurrently import MAX_THREADS, concurrently
+from email_hosts.management.explain_errors import explain, explain_refusals
 
 SECRETS = ("Kx7vQz9", "Wj4bYt2")
 LOGIN = ":".join(SECRETS)
@@ -540,7 +540,7 @@ class TestSideBySide:
             return key.upper()
 
         keys = [f"host{i}" for i in range(2 * MAX_THREADS)]
-        answers = list(side_by_side(ask, keys, as_they_finish=False))
+        answers = list(concurrently(ask, keys, as_they_finish=False))
         assert answers == [(key, key.upper()) for key in keys]
         assert most == MAX_THREADS
 
@@ -550,7 +550,7 @@ class TestSideBySide:
         def ask(key):
             return key == "fast" or end.wait(60)
 
-        answers: Any = side_by_side(ask, ["slow", "fast"], as_they_finish=True)
+        answers: Any = concurrently(ask, ["slow", "fast"], as_they_finish=True)
         assert next(answers) == ("fast", True)
         answers.close()
         end.set()
@@ -561,4 +561,4 @@ class TestSideBySide:
             raise error
 
         with pytest.raises(error):
-            list(side_by_side(ask, ["a"], as_they_finish=False))
+            list(concurrently(ask, ["a"], as_they_finish=False))

@@ -13,7 +13,7 @@ from conftest import Clock, interrupted_at_each_call
 
 from email_hosts.exceptions import OAuth2Error
 from email_hosts.oauth2 import tokens as module
-from email_hosts.oauth2.endpoint import Token
+from email_hosts.oauth2.token_endpoint import Token
 from email_hosts.oauth2.tokens import Tokens
 
 

@@ -8,7 +8,7 @@ from django.core import checks
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
 from email_hosts.dsn import parse
 from email_hosts.exceptions import InvalidEmailHost
-from email_hosts.oauth2.endpoint import Endpoint
+from email_hosts.oauth2.token_endpoint import Endpoint
 from email_hosts.oauth2.validation import NEEDED, TAKEN
 from email_hosts.options import OAUTH2_GRANTS, OAUTH2_OPTIONS
 

@@ -27,7 +27,7 @@ from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_con
 from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.keyword_options import python_name
 from email_hosts.options import HOST_OPTION_NAMES
-from email_hosts.testing import outbox_for
+from email_hosts.testing.capture import outbox_for
 
 README = Path(__file__).parent.parent / "README.rst"
 # Strict: the smallest mistake in the markup is an error.

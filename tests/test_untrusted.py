@@ -16,12 +16,12 @@ from servers import server_context
 from test_readme import OTHERS
 
 from email_hosts import dsn as grammar
-from email_hosts import options, testing, untrusted
+from email_hosts import options, untrusted
 from email_hosts.backends import connection_from_dsn, get_connection
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.options import MAX_EMAIL_ADDRESS, MAX_HOST_NAME
 from email_hosts.smtp import tls as tls_module
-from email_hosts.testing import real_hosts
+from email_hosts.testing import capture, real_hosts
 from email_hosts.untrusted import FILE_OPTIONS, MAX_LENGTH
 
 
@@ -288,7 +288,7 @@ class TestAllow:
 
     def test_is_asked_where_tests_capture_the_mail(self, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(testing, "_real_hosts_blocks", 0)
+            patch.setattr(capture, "_real_hosts_blocks", 0)
             connection = connection_from_dsn("smtp://h", allow=lambda host, port: True)
             assert connection.send_messages([message()]) == len(mail.outbox) == 1
             with pytest.raises(InvalidEmailHost, match="the server is not allowed"):

@@ -11,12 +11,13 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
 
-from .. import conf, host_lookup, hosts, signals, testing
+from .. import conf, host_lookup, hosts, signals
 from ..dsn import checked_key
 from ..exceptions import InvalidEmailHost, summarize
 from ..keyword_options import names_mailer
 from ..log import warn
 from ..options import HOST_OPTION_NAMES
+from ..testing import capture
 from ..tracebacks import clear_frames
 from .base import HostMixin, close_quietly, refuse_unknown
 from .failover import FailoverBackend
@@ -153,7 +154,7 @@ def _goes_to_outbox(connection: BaseEmailBackend) -> bool:
     """
     if isinstance(connection, LocmemBackend | FailoverBackend):
         return False
-    return testing.captures_mail() and not testing.is_real()
+    return capture.captures_mail() and not capture.is_real()
 
 
 def _captured(connection: Any) -> OutboxBackend:

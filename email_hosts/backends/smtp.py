@@ -16,7 +16,7 @@ from ..dsn import default_port
 from ..exceptions import InvalidEmailHost, shown, summarize
 from ..keyword_options import checked, names_mailer
 from ..log import warn
-from ..oauth2.sources import source_of
+from ..oauth2.token_sources import source_of
 from ..options import HOST_OPTION_NAMES, OAUTH2_OPTIONS, SMTP_OPTIONS
 from ..smtp import pipelining
 from ..smtp.connection import (

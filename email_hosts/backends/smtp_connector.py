@@ -13,7 +13,7 @@ from django.core.mail.backends.smtp import EmailBackend
 
 from ..exceptions import InvalidEmailHost
 from ..log import debug
-from ..oauth2.sources import Source
+from ..oauth2.token_sources import Source
 from ..oauth2.tokens import tokens
 from ..smtp.connection import CLASSES, Allow, connect
 from ..smtp.login import log_in

@@ -11,8 +11,8 @@ from functools import partial
 from typing import NamedTuple
 
 from ..exceptions import OAuth2Error
-from .endpoint import Token
-from .sources import Source
+from .token_endpoint import Token
+from .token_sources import Source
 
 # A token is not used in its last seconds.
 MARGIN = 60

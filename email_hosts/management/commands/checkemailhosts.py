@@ -25,8 +25,8 @@ from ...exceptions import InvalidEmailHost, named, printable, shown
 from ...oauth2.validation import origin
 from ...options import checked_host_options
 from ...tracebacks import clear_frames
-from ..explain import explain, no_such_host
-from ..side_by_side import side_by_side
+from ..concurrently import concurrently
+from ..explain_errors import explain, no_such_host
 
 HEADER = ("HOST", "SCHEME", "SERVER", "SECURITY", "USER", "SENDER")
 NONE = "-"
@@ -137,7 +137,7 @@ class Command(BaseCommand):
         is_watched = connect and self.stdout.isatty()
         pending, failed = len(keys), []
         try:
-            for key, status in side_by_side(
+            for key, status in concurrently(
                 lambda key: _connect(key, found) if connect else found[key].status,
                 keys,
                 as_they_finish=is_watched,

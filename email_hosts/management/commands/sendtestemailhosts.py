@@ -12,8 +12,8 @@ from django.utils import timezone
 from ... import conf, hosts
 from ...exceptions import InvalidEmailHost, shown
 from ...tracebacks import clear_frames
-from ..explain import explain, explain_refusals, no_such_host
-from ..side_by_side import side_by_side
+from ..concurrently import concurrently
+from ..explain_errors import explain, explain_refusals, no_such_host
 
 
 class Command(BaseCommand):
@@ -51,7 +51,7 @@ class Command(BaseCommand):
             if key not in known:
                 raise no_such_host(key, known)
         failed = {}
-        for key, (accepted, problem) in side_by_side(
+        for key, (accepted, problem) in concurrently(
             lambda key: _send(key, email), keys, as_they_finish=self.stdout.isatty()
         ):
             if accepted:

@@ -10,7 +10,7 @@ from django.utils.module_loading import import_string
 
 from ..exceptions import InvalidEmailHost, OAuth2Error, one_line
 from ..options import OAUTH2_OPTIONS
-from .endpoint import Endpoint, Token
+from .token_endpoint import Endpoint, Token
 from .validation import NEEDED, problem_with
 
 

@@ -12,7 +12,7 @@ T = TypeVar("T")
 MAX_THREADS = 64  # and so no more connections than that at the same time
 
 
-def side_by_side(
+def concurrently(
     ask: Callable[[str], T], keys: Iterable[str], *, as_they_finish: bool
 ) -> Iterator[tuple[str, T]]:
     """Yield each key with what ``ask`` returns for it, or raise what it raises.

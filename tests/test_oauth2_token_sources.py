@@ -11,7 +11,7 @@ import pytest
 
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.exceptions import OAuth2Error
-from email_hosts.oauth2.sources import Custom
+from email_hosts.oauth2.token_sources import Custom
 from email_hosts.oauth2.tokens import Tokens
 
 TOKEN = "Kx7vQz9"

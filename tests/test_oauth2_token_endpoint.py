@@ -9,8 +9,8 @@ import pytest
 from token_server import TokenServer
 
 from email_hosts.exceptions import OAuth2Error
-from email_hosts.oauth2 import endpoint as module
-from email_hosts.oauth2.endpoint import Endpoint
+from email_hosts.oauth2 import token_endpoint as module
+from email_hosts.oauth2.token_endpoint import Endpoint
 from email_hosts.smtp import connection as smtp_connection
 from email_hosts.smtp import tls as tls_module
 
