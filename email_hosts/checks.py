@@ -17,16 +17,14 @@ from .dsn import (
     FILE_BACKEND,
     IMPLICIT_TLS_PORT,
     LOCAL_SCHEMES,
-    ROUTING_BACKEND,
     SMTP_BACKEND,
     Mailer,
-    backend_of,
     is_empty,
-    members,
     parse,
     scheme_of,
 )
 from .exceptions import InvalidEmailHost, looks_like_a_dsn, named, shown
+from .mailer import backend_of, is_router, members
 from .options import is_loopback
 from .tracebacks import clear_frames
 
@@ -137,7 +135,7 @@ def check_mailer(
         hint = "The README of django-email-hosts has a table of the options."
         yield _error("E002", problem, hint)
         return
-    if not hosts.is_router(mailer):
+    if not is_router(mailer):
         yield from _check_members(name, alias, mailer, known, acyclic)
     yield from _check_server(name, mailer.get("OPTIONS", {}))
 
@@ -175,7 +173,7 @@ def _check_members(
     name: str, key: str, mailer: Mailer, known: Collection[str], acyclic: set[str]
 ) -> Iterator[CheckMessage]:
     missing = [f'"{shown(member)}"' for member in members(mailer) if member not in known]
-    if backend_of(mailer) == ROUTING_BACKEND:
+    if is_router(mailer):
         problem = "sends through the router, which picks a host"
     elif cycle := hosts.find_cycle(key, acyclic):
         problem = f"leads back to itself: {' -> '.join(map(shown, cycle))}"
@@ -297,7 +295,7 @@ def _check_login(name: str, options: Mapping[str, Any]) -> Iterator[CheckMessage
 
 def _default_is_routed() -> bool:
     default = conf.default_mailer()
-    return default is not None and hosts.is_router(default)
+    return default is not None and is_router(default)
 
 
 def _error(number: str, problem: str, hint: str) -> CheckMessage:

@@ -130,12 +130,6 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
     )
 
 
-def members(mailer: Mailer) -> tuple[str, ...]:
-    """Return the keys of the hosts that a failover or round robin consists of."""
-    is_several = backend_of(mailer) == FAILOVER_BACKEND
-    return keys_of(mailer.get("OPTIONS", {}).get("hosts", ())) if is_several else ()
-
-
 def keys_of(hosts: str | Iterable[str]) -> tuple[str, ...]:
     """Return the keys in ``"shop,spare"``, or in a list. Raises ``InvalidEmailHost``."""
     names = hosts.split(",") if isinstance(hosts, str) else hosts
@@ -151,22 +145,6 @@ def checked_key(key: str) -> str:
             "EMAIL_HOSTS, or pass it to connection_from_dsn()"
         )
     return key
-
-
-def backend_of(mailer: Mailer) -> str:
-    """Return the path of the backend that sends, which a ``HostBackend`` may wrap.
-
-    Raises ``InvalidEmailHost`` for a DSN in ``MAILERS``.
-    """
-    if not isinstance(mailer, dict):
-        raise InvalidEmailHost(
-            f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "
-            "MAILERS = mailers(EMAIL_HOSTS), which makes entries of DSNs"
-        )
-    # An entry that a user has written may lack either.
-    path = mailer.get("BACKEND", "")
-    backend = mailer.get("OPTIONS", {}).get("backend", "")
-    return str(backend) if path == HOST_BACKEND else path
 
 
 def is_empty(dsn: object) -> bool:

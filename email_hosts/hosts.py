@@ -17,23 +17,20 @@ from django.utils.module_loading import import_string
 from . import conf, debug, host_lookup
 from .dsn import (
     ANYMAIL,
-    FAILOVER_BACKEND,
     HOST_BACKEND,
     LOCAL_SCHEMES,
     PROVIDERS,
-    ROUTING_BACKEND,
     SMTP_BACKEND,
     SMTP_SCHEMES,
     Mailer,
-    backend_of,
     checked_key,
     is_empty,
-    members,
     scheme_of,
 )
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
 from .keyword_options import in_python
 from .log import warn
+from .mailer import backend_of, is_ours, is_router, members
 from .options import HOST_OPTION_NAMES, HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
 from .smtp.connection import Allow
 from .testing import capture
@@ -206,13 +203,8 @@ def own_mailers() -> dict[str, Mailer]:
     return {
         alias: mailer
         for alias, mailer in conf.mailers().items()
-        if backend_of(mailer) and is_empty(configured.get(alias)) and capture.is_ours(mailer)
+        if backend_of(mailer) and is_empty(configured.get(alias)) and is_ours(mailer)
     }
-
-
-def is_router(mailer: Mailer) -> bool:
-    """Whether this mailer asks the router for a host."""
-    return backend_of(mailer) == ROUTING_BACKEND
 
 
 def is_shadowed(key: str, host: Mailer) -> bool:
@@ -239,13 +231,12 @@ def build(
     if "timeout" in options and options["timeout"] is None:
         options["timeout"] = conf.default_timeout()
     try:
-        is_wrapped = not is_host(import_backend(path)) or (
-            path in (FAILOVER_BACKEND, ROUTING_BACKEND)
-            and not options.keys().isdisjoint(HOST_OPTION_NAMES)
-        )
-        if is_wrapped:
-            path, options = HOST_BACKEND, {"backend": path, **options}
         backend_class: Any = import_backend(path)
+        if not is_host(backend_class) or (
+            (backend_class.has_members or backend_class.asks_router)
+            and not options.keys().isdisjoint(HOST_OPTION_NAMES)
+        ):
+            backend_class, options = import_backend(HOST_BACKEND), {"backend": path, **options}
         return backend_class(alias=alias or "", **options)
     except (ImproperlyConfigured, TypeError) as error:
         reason = str(getattr(error, "reason", error))

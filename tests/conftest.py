@@ -152,12 +152,15 @@ class TimeLimit(Exception):
     """What the handler of a signal raises in a worker of a task queue."""
 
 
-def interrupted_at_each_call(module, action):  # pragma: no cover (it confuses coverage)
-    """Do this once for each call that a module makes or gets, and raise ``TimeLimit`` then.
+def interrupted_at_each_call(
+    action, *modules, make_error=TimeLimit
+):  # pragma: no cover (it confuses coverage)
+    """Do this once for each call that these modules make or get, and raise an error then.
 
     Python runs the handler of a signal there: where a function begins, and after a call.
     Yields after each time.
     """
+    files = {module.__file__ for module in modules}
     number, was_raised = 0, True
     while was_raised:
         number, was_raised = number + 1, False
@@ -165,11 +168,11 @@ def interrupted_at_each_call(module, action):  # pragma: no cover (it confuses c
 
         def profile(frame, event, argument):
             nonlocal was_raised
-            near = [each.f_code.co_filename for each in (frame, frame.f_back) if each]
-            is_of_module = module.__file__ in near and event in ("call", "c_return")
-            if is_of_module and not was_raised and next(calls) == number:  # noqa: B023
+            near = {each.f_code.co_filename for each in (frame, frame.f_back) if each}
+            is_due = near & files and event in ("call", "c_return")
+            if is_due and not was_raised and next(calls) == number:  # noqa: B023
                 was_raised = True
-                raise TimeLimit
+                raise make_error()
 
         sys.setprofile(profile)
         try:

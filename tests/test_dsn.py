@@ -169,7 +169,6 @@ def test_sender_of_another_backend_is_applied_by_a_wrapper():
 def test_several_hosts_are_named_by_their_keys(text, expected):
     mailer = dsn.parse(text)
     assert mailer == {"BACKEND": "email_hosts.backends.FailoverBackend", "OPTIONS": expected}
-    assert dsn.members(mailer) == tuple(expected["hosts"])
 
 
 @pytest.mark.parametrize(
@@ -190,13 +189,6 @@ def test_any_backend_is_named_by_its_path():
         "BACKEND": "email_hosts.backends.HostBackend",
         "OPTIONS": {"backend": "a.b.C", "x": "1", "server_email": "a@example.com"},
     }
-
-
-def test_members_are_those_below_a_sender_of_its_own():
-    mailer = dsn.parse("failover:a,b?_default_from_email=c@example.com")
-    assert mailer["BACKEND"] == "email_hosts.backends.HostBackend"
-    assert dsn.members(mailer) == ("a", "b")
-    assert dsn.members(dsn.parse("console://?_server_email=c@example.com")) == ()
 
 
 ENCODE = "percent-encode each slash, question mark, hash"
@@ -390,11 +382,3 @@ def test_percent_encoded_credentials_come_back_or_are_refused(username, password
         assert "control character" in error.reason
     else:
         assert (parsed["username"], parsed["password"]) == (username, password)
-
-
-def test_mailer_must_be_a_dict():
-    mailer: Any = "smtp://Kx7vQz9@h"
-    with pytest.raises(
-        InvalidEmailHost, match=r"^each entry of MAILERS must be a dict, not str"
-    ):
-        dsn.backend_of(mailer)

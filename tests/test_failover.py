@@ -1,15 +1,16 @@
 """Several hosts as one: never twice, never lost in silence."""
 
+import itertools
 import logging
 import smtplib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import needs_mailers
+from conftest import interrupted_at_each_call, needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends import locmem
@@ -18,8 +19,17 @@ from django.test import override_settings
 from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, any_of, at, to
 
 from email_hosts import mailers
-from email_hosts.backends import FailoverBackend, can_be_retried, failover, get_connection
+from email_hosts.backends import (
+    FailoverBackend,
+    can_be_retried,
+    failover,
+    get_connection,
+    parallel,
+    smtp,
+)
 from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
+from email_hosts.smtp import pipelining
+from email_hosts.smtp.pool import pool
 
 ROUTER = "email_hosts.backends.RoutingBackend"
 GARBAGE = "what?"
@@ -521,3 +531,48 @@ class Copying(locmem.EmailBackend):
             copy = EmailMessage("Copy", "", "a@example.com", ["copy@example.net"])
             sent += get_connection("all").send_messages([copy])
         return sent
+
+
+@pytest.mark.parametrize(
+    ("query", "make_error"),
+    [
+        ("", lambda: smtplib.SMTPDataError(451, b"rings")),
+        ("", lambda: smtplib.SMTPRecipientsRefused({"x@example.net": (450, b"rings")})),
+        ("", lambda: smtplib.SMTPServerDisconnected("rings")),
+        ("", lambda: ConnectionRefusedError("rings")),
+        ("&conn_max_age=60", lambda: smtplib.SMTPDataError(451, b"rings")),
+        ("&parallel=2", lambda: smtplib.SMTPDataError(451, b"rings")),
+    ],
+    ids=["451", "450 to all", "disconnected", "refused", "kept", "parallel"],
+)
+# Python closes a socket that nobody has any more, with a warning.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_error_of_a_signal_handler_at_any_call_sends_nothing_twice(query, make_error):
+    """Whatever its class: it does not tell what the server has."""
+    with ScriptedServer() as first, ScriptedServer() as second:
+        servers = (first, second)
+        hosts = {
+            name: f"smtp://127.0.0.1:{server.port}?timeout=20{query}"
+            for name, server in zip("ab", servers, strict=True)
+        }
+        settings = {**hosts, "all": "failover:a,b"}
+        numbers = itertools.count()
+
+        def send_another():
+            failover._healths.clear()  # the first host has each message first
+            message = EmailMessage("Hello", "World", to=[f"{next(numbers)}@example.net"])
+            with suppress(Exception):
+                send(settings, [message])
+
+        code = (pipelining, smtp, parallel)
+        for _ in interrupted_at_each_call(send_another, *code, make_error=make_error):
+            pool.close_all()
+        for server in servers:
+            server.wait_for_clients_to_go()
+    accepted = Counter(
+        to for server in servers for one in server.accepted for to in one.recipients
+    )
+    assert [recipient for recipient, times in accepted.items() if times > 1] == []
+    assert all(one.content for server in servers for one in server.accepted)
+    assert next(numbers) > 50

@@ -235,7 +235,7 @@ class TestThreads:
         """In the worst case, one gives up after its timeout, and the next one asks anew."""
         source = Source(0)
         with ThreadPoolExecutor(1) as threads:
-            times = interrupted_at_each_call(module, lambda: get(tokens, source))
+            times = interrupted_at_each_call(lambda: get(tokens, source), module)
             for _ in times:  # pragma: no cover (it confuses coverage)
                 with suppress(OAuth2Error):
                     threads.submit(get, tokens, source, timeout=0.01).result()

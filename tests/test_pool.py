@@ -327,6 +327,22 @@ def crowd(server, clock):
         pass
 
 
+def change_an_option(server, clock):
+    with host(server) as connection:
+        connection.timeout = 6
+
+
+def replace_a_method(server, clock):
+    with host(server) as connection:
+        connection.connection.quit = connection.connection.close
+
+
+def fork_in_c(server, clock):
+    """Let the parked connection be of another process, which Python did not fork."""
+    with mock.patch("os.getpid", return_value=-1), host(server):
+        pass
+
+
 # Python closes a socket that nobody has any more, with a warning.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -337,7 +353,7 @@ def test_time_limit_at_any_call_leaves_a_pool_that_works(serve):
         with host(server, conn_max_idle=1), host(server, conn_max_idle=1):
             pass
 
-    times = interrupted_at_each_call(module, fill)
+    times = interrupted_at_each_call(fill, module)
     for _ in times:  # pragma: no cover (it confuses coverage)
         assert [send(server), send(server)] == [1, 1]
 
@@ -368,7 +384,17 @@ class TestLog:
     @pytest.mark.parametrize(
         ("end", "reason"),
         [
-            (lambda server, clock: send(server, conn_max_age=None), "its work is done"),
+            (
+                lambda server, clock: send(server, conn_max_age=None),
+                "the host has no conn_max_age",
+            ),
+            (
+                lambda server, clock: send(server, conn_max_messages=1),
+                "conn_max_messages is reached",
+            ),
+            (change_an_option, "an option has changed, or it was set from outside"),
+            (replace_a_method, "its class has methods of its own"),
+            (fork_in_c, "it belongs to another process"),
             (lambda server, clock: server.disconnect(), "the server has ended it"),
             (lambda server, clock: send(server), "it ended before it took the message"),
             (lambda server, clock: setattr(clock, "now", 9999), "conn_max_age is over"),

@@ -1,12 +1,14 @@
 """SMTP hosts, against real servers."""
 
 import copy
+import logging
 import smtplib
 import socket
 import ssl
 import threading
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from unittest import mock
 
 import django
@@ -272,13 +274,45 @@ class TestConnection:
             assert backend.send_messages([message]) == 1
         assert server.commands[-1] == "quit"
 
+    @pytest.mark.parametrize("method", ["sendmail", "mail", "rcpt", "data", "docmd", "quit"])
     @pytest.mark.parametrize("place", ["class", "instance"])
-    def test_is_asked_where_sendmail_is_a_mock(self, place, serve, message):
-        with EmailHostsBackend("127.0.0.1", serve().port) as backend:
-            owner = smtplib.SMTP if place == "class" else backend.connection
-            with mock.patch.object(owner, "sendmail", return_value={}) as sendmail:
-                assert backend.send_messages([message]) == 1
-            sendmail.assert_called_once()
+    def test_is_asked_where_a_method_is_a_mock(self, place, method, serve, message):
+        backend = EmailHostsBackend("127.0.0.1", serve().port)
+        backend.open()
+        connection = backend.connection
+        owner = smtplib.SMTP if place == "class" else connection
+        error = smtplib.SMTPDataError(451, b"later")
+        with mock.patch.object(owner, method, side_effect=error) as mocked:
+            with suppress(smtplib.SMTPDataError):
+                backend.send_messages([message])
+            backend.close()
+        connection.close()
+        assert mocked.called
+
+    @pytest.mark.parametrize("is_mock", [True, False])
+    def test_that_was_set_or_changed_is_the_only_one(self, is_mock, serve, new_message):
+        """Those of ``parallel`` do not join it."""
+        server = serve()
+        batch = [new_message(to=[f"{number}@example.net"]) for number in range(4)]
+        backend = EmailHostsBackend("127.0.0.1", server.port, parallel=4)
+        if is_mock:
+            backend.connection = mock.Mock()
+        else:
+            backend.open()
+        with mock.patch.object(backend.connection, "sendmail", return_value={}) as sendmail:
+            assert backend.send_messages(batch) == 4
+        backend.close()
+        assert sendmail.call_count == 4
+        assert server.accepted == []
+
+    def test_that_was_set_may_be_any_object(self, message, caplog):
+        """Its state is in the debug records, too."""
+        caplog.set_level(logging.DEBUG, "email_hosts")
+        backend = EmailHostsBackend("smtp.example.com", conn_max_age=60)
+        backend.connection = mock.Mock(spec=["sendmail", "quit"])
+        assert backend.send_messages([message]) == 1
+        backend.close()
+        assert "closed, 1 messages>: discarded" in caplog.text
 
     def test_is_asked_where_its_class_has_a_sendmail_of_its_own(self, serve, new_message):
         calls = []

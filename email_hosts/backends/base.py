@@ -42,6 +42,8 @@ class HostMixin(BaseEmailBackend):
     """
 
     applies_host = True
+    has_members = False  # whether it sends through the hosts that its option 'hosts' names
+    asks_router = False
     alias: str | None = None
     # Whether it delivers to mail.outbox, where tests want to see the original recipients.
     is_outbox = False

@@ -42,6 +42,8 @@ class FailoverBackend(HostMixin):
     that do not fit.
     """
 
+    has_members = True
+
     @clear_frames
     @names_mailer
     @checked({"retry": seconds, "rotate": boolean})

@@ -37,6 +37,8 @@ class RoutingBackend(HostMixin):
     ``EmailHostDoesNotExist`` is raised.
     """
 
+    asks_router = True
+
     @clear_frames
     @names_mailer
     def __init__(

@@ -24,9 +24,8 @@ from ..smtp.connection import (
     Reply,
     can_pipeline,
     is_closed,
-    is_idle,
 )
-from ..smtp.errors import has_given_up, mark
+from ..smtp.errors import has_given_up, mark, mark_unless_known
 from ..smtp.pipelining import PLAIN_ADDRESS, Envelope, RecordingConnection
 from ..smtp.pool import PooledConnection, pool
 from ..tracebacks import clear_frames
@@ -168,10 +167,12 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         """
         with self._lock:
             pooled, self.connection, self._pooled = self._in_use(), None, None
-        if pooled and self._can_be_parked(pooled):
+        if pooled is None:
+            return
+        if reason := self._reason_not_to_park(pooled):
+            pooled.discard(reason, wait=True)
+        else:
             pool.park(pooled, max_idle=self.conn_max_idle)
-        elif pooled:
-            pooled.discard("its work is done", wait=True)
 
     @clear_frames
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
@@ -183,8 +184,15 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         """
         self.refused_recipients = {}
         self.ignored = None
-        if self.parallel > 1:
-            return send_in_parallel(self, email_messages)
+        try:
+            if self.parallel > 1 and not self._has_foreign_connection():
+                return send_in_parallel(self, email_messages)
+            return self._send_in_turn(email_messages)
+        except Exception as error:
+            mark_unless_known(error)
+            raise
+
+    def _send_in_turn(self, email_messages: Iterable[EmailMessage]) -> int:
         # A generator may wait for its next message, or hold more than fits into memory.
         is_at_hand = isinstance(email_messages, (list, tuple))
         sent = 0
@@ -278,15 +286,23 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
             self._pooled = PooledConnection(self.connection, self._server)
         return self._pooled
 
-    def _can_be_parked(self, pooled: PooledConnection) -> bool:
-        return bool(
-            self.conn_max_age
-            and pooled.host == self._pool_key  # no option has changed meanwhile
-            and not pooled.has_given_up
-            and pooled.messages < self.conn_max_messages
-            and can_pipeline(pooled.connection)
-            and is_idle(pooled.connection)
-        )
+    def _has_foreign_connection(self) -> bool:
+        """Whether the open connection is a mock or the like, and must be the only one."""
+        return bool(self.connection) and not can_pipeline(self.connection)
+
+    def _reason_not_to_park(self, pooled: PooledConnection) -> str:
+        """Return why a connection cannot be used again, or ``""`` if it can."""
+        if not self.conn_max_age:
+            return "the host has no conn_max_age"
+        if pooled.host != self._pool_key:
+            return "an option has changed, or it was set from outside"
+        if pooled.messages >= self.conn_max_messages:
+            return "conn_max_messages is reached"
+        if pooled.has_given_up:
+            return "the server has given up"
+        if not can_pipeline(pooled.connection):
+            return "its class has methods of its own"
+        return pooled.problem()
 
     def _envelopes(
         self, messages: Iterable[EmailMessage], in_turn: deque[EmailMessage]

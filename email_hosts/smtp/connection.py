@@ -36,8 +36,12 @@ QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 # A server that expects TLS from the first byte waits, too.
 NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
 
-# Taken at import, because a test may replace it by a mock later.
-SENDMAIL = smtplib.SMTP.sendmail
+# The methods in whose place commands are written directly. They are taken at import, because
+# a test may replace them by mocks later.
+METHODS = {
+    name: getattr(smtplib.SMTP, name)
+    for name in ("sendmail", "mail", "rcpt", "data", "docmd", "rset", "quit")
+}
 
 
 class SMTP(smtplib.SMTP):
@@ -202,11 +206,12 @@ def _is_readable(sock: socket.socket) -> bool:
 def can_pipeline(connection: smtplib.SMTP) -> bool:
     """Whether it may be written to directly.
 
-    A mock, or a class with its own ``sendmail()``, must be called instead.
+    A mock, or a class with its own ``sendmail()`` or the like, must be called instead.
     """
-    if not isinstance(connection, SMTP):
-        return False
-    return getattr(connection.sendmail, "__func__", None) is SENDMAIL
+    return isinstance(connection, SMTP) and all(
+        getattr(getattr(connection, name), "__func__", None) is method
+        for name, method in METHODS.items()
+    )
 
 
 def disable_nagle(connection: smtplib.SMTP) -> None:

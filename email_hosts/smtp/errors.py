@@ -30,6 +30,15 @@ def mark(error: Exception, *, body_was_sent: bool, is_answer: bool = True) -> No
     error.is_answer = is_answer  # type: ignore[attr-defined]
 
 
+def mark_unless_known(error: Exception) -> None:
+    """Note on an error without a mark that it does not say who has the message.
+
+    The server did not send it: it comes from a signal handler, or from making a message.
+    """
+    if not hasattr(error, "body_was_sent"):
+        mark(error, body_was_sent=True, is_answer=False)
+
+
 def has_given_up(error: smtplib.SMTPException | None) -> bool:
     """Whether the session is over, by this error, before the server got the message.
 

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from .connection import Reply, can_pipeline, has_unread_data, open_socket
 from .errors import SERVICE_CLOSING, codes_of, mark
@@ -173,7 +173,7 @@ def send(
                 if offer_again:
                     connection.close()
                 elif transaction:
-                    transaction.resync_or_close(ahead)
+                    transaction.resync_or_close(error, ahead)
                 outcome = Outcome({}, error, offer_again)
             in_step = not ahead
             yield outcome
@@ -194,7 +194,7 @@ class _Transaction:
 
     def __init__(self, connection: smtplib.SMTP, envelope: Envelope) -> None:
         self.body_was_sent = False  # also while nobody knows, until the server answers
-        self._is_answered = False
+        self._refusal: smtplib.SMTPException | None = None  # by the server
         self._is_ahead = False
         self._connection = connection
         self._envelope = envelope
@@ -224,20 +224,20 @@ class _Transaction:
     def _read_replies(self) -> dict[str, Reply]:
         code, text = self._reply()
         if code != 250:
-            raise smtplib.SMTPSenderRefused(code, text, self._envelope.sender)
+            self._refuse(smtplib.SMTPSenderRefused(code, text, self._envelope.sender))
         refused: dict[str, Reply] = {}
         for recipient in self._envelope.recipients:
             code, text = self._reply()
             if code not in RECIPIENT_ACCEPTED:
                 refused[recipient] = (code, text)
             if code == SERVICE_CLOSING:
-                raise smtplib.SMTPRecipientsRefused(refused)
+                self._refuse(smtplib.SMTPRecipientsRefused(refused))
         # smtplib compares their numbers, and so misses a recipient that is there twice.
         if refused.keys() >= set(self._envelope.recipients):
-            raise smtplib.SMTPRecipientsRefused(refused)
+            self._refuse(smtplib.SMTPRecipientsRefused(refused))
         code, text = self._reply()
         if code != START_MAIL_INPUT:
-            raise smtplib.SMTPDataError(code, text)
+            self._refuse(smtplib.SMTPDataError(code, text))
         return refused
 
     def send_body(self, ahead: _Transaction | None) -> None:
@@ -258,12 +258,10 @@ class _Transaction:
         deadline = clock() + (timeout or math.inf) * (1 + len(stuffed) // MEGABYTE)
         for record in records[:-1]:
             if clock() > deadline:
-                self._must_close = True
                 raise smtplib.SMTPServerDisconnected("timed out while writing the body")
             _write(self._connection, record)
         # Whatever goes wrong from here on, the server may have got the whole message.
         self.body_was_sent = True
-        self._must_close = True  # unless the reply is read as a whole
         _write(self._connection, records[-1])
         if ahead:
             ahead._is_ahead = True
@@ -273,14 +271,14 @@ class _Transaction:
     def read_body_reply(self) -> None:
         """Wait for the reply to the body. Raises ``SMTPDataError`` if it is refused."""
         code, text = self._connection.getreply()
-        self._is_answered = True
         self._must_close = code in (SERVICE_CLOSING, NO_CODE)
         if code != 250:
-            raise smtplib.SMTPDataError(code, text)
+            self._refuse(smtplib.SMTPDataError(code, text))
 
     def mark(self, error: OSError) -> None:
         """Note on an error what is known about the body."""
-        mark(error, body_was_sent=self.body_was_sent, is_answer=self._is_answered)
+        is_answer = error is self._refusal
+        mark(error, body_was_sent=self.body_was_sent, is_answer=is_answer)
 
     def must_go_alone(self, error: smtplib.SMTPException) -> bool:
         """Whether writing ahead is to blame for this error, and the message is not sent."""
@@ -292,11 +290,14 @@ class _Transaction:
         """Whether it was written ahead, and this error is the loss of the connection."""
         return self._is_ahead and isinstance(error, smtplib.SMTPServerDisconnected)
 
-    def resync_or_close(self, ahead: _Transaction | None) -> None:
-        """Get the connection in step again after an error, or close it.
+    def resync_or_close(self, error: Exception, ahead: _Transaction | None) -> None:
+        """Get the connection in step again after a refusal. Close it after another error.
 
         With a transaction ahead, the server starts anew by itself: a body has ended.
         """
+        if error is not self._refusal:
+            self._connection.close()
+            return
         self._to_write.clear()
         try:
             while self._in_flight and not self._must_close:
@@ -317,22 +318,28 @@ class _Transaction:
             problem = "the server has sent more than the replies"
         except OSError as error:
             problem = f"Connection lost: {error}"
-        self._must_close = True
         raise smtplib.SMTPServerDisconnected(problem)
+
+    def _refuse(self, error: smtplib.SMTPException) -> NoReturn:
+        """Raise what the server has answered.
+
+        The error is remembered, because a signal handler may raise one of any class.
+        """
+        self._refusal = error
+        raise error
 
     def _reply(self) -> Reply:
         # Written when half of the window is free. One small write for each reply would cost
         # a round trip each.
         if self._bytes_in_flight * 2 <= self._window:
             _write(self._connection, self._next_commands())
-        self._must_close = True  # unless the reply is read as a whole
         code, text = self._connection.getreply()
         command = self._in_flight.popleft()
         self._bytes_in_flight -= len(command)
-        is_closing = code == SERVICE_CLOSING and command != DATA  # as smtplib has it
-        self._must_close = is_closing or code == NO_CODE
         # A recipient who was not clearly refused may get the message.
         self._has_recipients |= command.startswith(b"RCPT") and not 400 <= code <= 599
+        is_closing = code == SERVICE_CLOSING and command != DATA  # as smtplib has it
+        self._must_close = is_closing or code == NO_CODE
         return code, text
 
     def _next_commands(self) -> bytes:
@@ -382,7 +389,8 @@ def _through_sendmail(connection: smtplib.SMTP, envelopes: Envelopes) -> Iterato
     while envelope := envelopes.current():
         try:
             outcome = Outcome(connection.sendmail(*envelope))
-        except smtplib.SMTPException as error:  # nobody knows how far it got
+        except smtplib.SMTPException as error:
+            mark(error, body_was_sent=True)  # nobody knows how far it got
             outcome = Outcome({}, error)
         yield outcome
         envelopes.advance()

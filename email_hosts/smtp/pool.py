@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from django.core.signals import request_finished
@@ -33,15 +33,21 @@ class PooledConnection:
     was_parked: bool = False
     token: str = ""  # of OAuth 2.0, with which it has logged in
     has_given_up: bool = False  # whether the server no longer wants this session
-    process: int = field(default_factory=os.getpid)
+
+    def __post_init__(self) -> None:
+        """Note whose connection it is."""
+        self.process = os.getpid()
 
     def __repr__(self) -> str:
-        state = "open" if self.connection.sock else "closed"
+        # A connection that was set from outside may be an object of any class.
+        state = "open" if getattr(self.connection, "sock", None) else "closed"
         return f"<{type(self).__name__} to {self.server}, {state}, {self.messages} messages>"
 
-    def is_good(self) -> bool:
-        """Whether it can be used: it is of this process, and the server has not ended it."""
-        return self._is_of_this_process() and is_idle(self.connection)
+    def problem(self) -> str:
+        """Return why it cannot be used again, or ``""`` if it can."""
+        if not self._is_of_this_process():
+            return "it belongs to another process"
+        return "" if is_idle(self.connection) else "the server has ended it"
 
     def discard(self, reason: str, *, wait: bool = False) -> None:
         """Close it. ``wait`` gives the server a moment to answer QUIT."""
@@ -96,11 +102,12 @@ class Pool:
         """
         self.close_expired()
         while pooled := self._pop(host):
-            if pooled.is_good():
-                pooled.was_parked = True
-                debug("%r: taken from the pool", pooled)
-                return pooled
-            pooled.discard("the server has ended it")
+            if problem := pooled.problem():
+                pooled.discard(problem)
+                continue
+            pooled.was_parked = True
+            debug("%r: taken from the pool", pooled)
+            return pooled
         return None
 
     def park(self, pooled: PooledConnection, *, max_idle: int) -> None:

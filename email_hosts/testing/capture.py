@@ -12,9 +12,10 @@ from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
 from django.utils.module_loading import import_string
 
 from .. import conf
-from ..dsn import ROUTING_BACKEND, Mailer, backend_of, members, parse
+from ..dsn import Mailer, parse
 from ..exceptions import InvalidEmailHost
 from ..log import warn
+from ..mailer import backend_of, is_ours, is_router, members
 from ..options import HOST_OPTION_NAMES, missing_headers
 
 OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
@@ -97,15 +98,6 @@ def is_in_memory(mailer: Mailer) -> bool:
     return "BACKEND" in mailer and _is_locmem(backend_of(mailer))
 
 
-def is_ours(mailer: Mailer) -> bool:  # pragma: mailers-only
-    """Whether the mailer has a backend of this app, or one that inherits from it."""
-    try:
-        backend = import_string(mailer["BACKEND"])
-    except (KeyError, ImportError):
-        return False
-    return getattr(backend, "applies_host", False)
-
-
 def _tests_are_running() -> bool:
     # Private: _TestState. Nothing public tells that setup_test_environment() was called.
     utils = sys.modules.get("django.test.utils")
@@ -113,7 +105,7 @@ def _tests_are_running() -> bool:
 
 
 def _captured(mailer: Mailer) -> Mailer:  # pragma: mailers-only
-    return mailer if backend_of(mailer) == ROUTING_BACKEND else outbox_for(mailer)
+    return mailer if is_router(mailer) else outbox_for(mailer)
 
 
 @lru_cache(maxsize=1)  # once

@@ -14,14 +14,13 @@ from ...checks import check_host, check_mailer
 from ...dsn import (
     SMTP_BACKEND,
     Mailer,
-    backend_of,
     default_port,
     is_empty,
-    members,
     parse,
     scheme_of,
 )
 from ...exceptions import InvalidEmailHost, named, printable, shown
+from ...mailer import backend_of, is_router, members
 from ...oauth2.validation import origin
 from ...options import checked_host_options
 from ...tracebacks import clear_frames
@@ -59,7 +58,7 @@ class Hosts(dict[Any, Host]):
     def __init__(self) -> None:
         super().__init__()
         mailers = hosts.own_mailers().items()
-        self._mailers = {key: mailer for key, mailer in mailers if not hosts.is_router(mailer)}
+        self._mailers = {key: mailer for key, mailer in mailers if not is_router(mailer)}
         self.configured: dict[Any, Any] = {**conf.email_hosts(), **self._mailers}
         self._known = set(hosts.known_keys())
         self._acyclic: set[str] = set()
