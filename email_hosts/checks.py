@@ -92,7 +92,7 @@ def check_host(
     ``known`` are the keys of all hosts, ``acyclic`` is that of ``hosts.find_cycle``.
     """
     if not isinstance(key, str):
-        problem = f"EMAIL_HOSTS has a key that is not a string: {shown(repr(key))}."
+        problem = f"Each key of EMAIL_HOSTS must be a string, not {shown(repr(key))}."
         yield _error("E001", problem, f'Write "{shown(key)}".')
     elif looks_like_a_dsn(key):
         problem = "EMAIL_HOSTS has a DSN as a key, and it may hold a password."

@@ -334,13 +334,13 @@ def _address(address: str) -> tuple[str, int | None]:
     if host.startswith("["):
         host = host.replace("%25", "%")  # a zone, RFC 6874: [fe80::1%25eth0]
     if not (is_ipv6(host[1:-1]) if host.startswith("[") else is_host_name(host)):
-        problem = "the host is neither a host name nor an IP address (IPv6 in brackets)"
+        problem = "the host must be a host name or an IP address (IPv6 in brackets)"
         raise InvalidEmailHost(f"{problem}; {PERCENT_ENCODE}")
     if not port:
         return host, None
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise InvalidEmailHost(
-            f"the port is not a number from 1 to 65535; if that is part of a password, the "
+            "the port must be a number from 1 to 65535; if that is part of a password, the "
             f"at sign and the host are missing after it, or {PERCENT_ENCODE}"
         )
     return host, int(port)

@@ -148,6 +148,11 @@ def new_message():
 TESTS = Path(__file__).parent
 
 
+def parked(where=pool):
+    """Return how many connections wait in the pool."""
+    return int(repr(where).removeprefix("<Pool: ").partition(" ")[0])
+
+
 class TimeLimit(Exception):
     """What the handler of a signal raises in a worker of a task queue."""
 

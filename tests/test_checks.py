@@ -65,9 +65,9 @@ def test_e001_no_dict(hosts):
 @pytest.mark.parametrize(
     ("key", "problem"),
     [
-        (1, "EMAIL_HOSTS has a key that is not a string: 1."),
-        (DSN.encode(), "EMAIL_HOSTS has a key that is not a string: (a DSN)."),
-        ((DSN,), "EMAIL_HOSTS has a key that is not a string: (a DSN)."),
+        (1, "Each key of EMAIL_HOSTS must be a string, not 1."),
+        (DSN.encode(), "Each key of EMAIL_HOSTS must be a string, not (a DSN)."),
+        ((DSN,), "Each key of EMAIL_HOSTS must be a string, not (a DSN)."),
         (DSN, "EMAIL_HOSTS has a DSN as a key, and it may hold a password."),
     ],
 )

@@ -295,8 +295,8 @@ empty       -           -                     -         -      -              is
                 'names "a" and "b", and there are no such hosts.',
             ),
             ("shop", "anymail+mailgum:", "shop", "did you mean 'anymail+mailgun'?"),
-            (7, "smtp://h", "7", "EMAIL_HOSTS has a key that is not a string: 7."),
-            (f"smtp://{LOGIN}@h".encode(), "smtp://h", "(a DSN)", "not a string: (a DSN)."),
+            (7, "smtp://h", "7", "Each key of EMAIL_HOSTS must be a string, not 7."),
+            (f"smtp://{LOGIN}@h".encode(), "smtp://h", "(a DSN)", "a string, not (a DSN)."),
             (
                 f"smtp://{LOGIN}@h",
                 "smtp://h",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-import smtplib
 import tracemalloc
-from collections import Counter
 from typing import Any
 from unittest import mock
 
@@ -305,40 +303,3 @@ class TestMemory:
         for number in range(5000):
             pipelining._remember(f"h{number}:25")
         assert len(pipelining._without_writing_ahead) <= 1000
-
-
-class TestQuotedAddress:
-    """A plain address needs no parser, and any other is quoted as smtplib does."""
-
-    @pytest.mark.parametrize(
-        "address",
-        [
-            *("a@b.example", "first.last+tag@sub-domain.example.com", "a_b-c@127", "A@B"),
-            *("", "<>", "a", "a@", "@b", "a@b@c", "a..b@c", ".a@c", "a.@c", "a@b..c", "a@.b"),
-            *(
-                "<a@b>",
-                "Name <a@b.example>",
-                '"a b"@c.example',
-                "a b@c.example",
-                "a@[127.0.0.1]",
-            ),
-            *("a@b.example\n", "a@b.example\r\nRCPT TO:<c@d>", "ü@b.example", "a@ü.example"),
-            *("a@b.example ", " a@b.example", "a(c)@b.example", "a@b.example(c)", "a,b@c"),
-        ],
-    )
-    def test_is_smtplibs(self, address):
-        assert pipelining._quoted(address) == smtplib.quoteaddr(address)
-
-    def test_plain_one_is_not_parsed(self, monkeypatch, serve):
-        calls: Counter[str] = Counter()
-
-        def counted(address):
-            calls[address] += 1
-            return f"<{address}>"
-
-        monkeypatch.setattr(smtplib, "quoteaddr", counted)
-        server = serve()
-        batch = [message("s@example.com"), message("'quoted'@example.com")]
-        with real_hosts():
-            connection_from_dsn(f"smtp://127.0.0.1:{server.port}").send_messages(batch)
-        assert calls == {"'quoted'@example.com": 1}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import parked
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.test import override_settings
@@ -13,7 +14,6 @@ from scripted import at
 
 from email_hosts.backends import RoutingBackend, get_connection
 from email_hosts.backends.routing import MAX_BATCH
-from email_hosts.smtp.pool import pool
 
 # Messages that may be in memory at a time: the one that is sent, the one that comes next, the
 # first one, and copies of these from the host's sender.
@@ -231,7 +231,7 @@ class TestRouterWithAList:
         turns = iter(["console", "kept", "console", "kept"])
         with override_settings(EMAIL_HOSTS_ROUTER=lambda one: next(turns)):
             assert RoutingBackend().send_messages(map(message, range(4))) == 4
-        assert len(pool._parked) == hosts.server.connections == 1
+        assert parked() == hosts.server.connections == 1
 
 
 def test_folder_has_one_file_for_one_iterable(hosts):

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from conftest import needs_mailers, run_python
+from conftest import needs_mailers, parked, run_python
 from django.conf import settings
 from django.core import mail
 from django.core.mail import EmailMessage
@@ -27,7 +27,6 @@ from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_con
 from email_hosts.backends import parallel as module
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.smtp import pipelining
-from email_hosts.smtp.pool import pool
 from email_hosts.testing import real_hosts
 
 STEPWISE = ["SIZE 10000000"]  # so nothing is written ahead, and no session ends for it
@@ -505,16 +504,13 @@ class TestRefusedConnection:
 
 
 class TestKeptConnections:
-    def parked(self) -> int:
-        return len(pool._parked)
-
     def test_are_used_and_parked(self, serve):
         server = serve()
         server.script = together(4)
         for _ in range(3):
             host(server, conn_max_age=60).send_messages(messages(40))
             server.script = together(4, BODY) if server.connections == 4 else server.script
-        assert (server.connections, self.parked()) == (4, 4)
+        assert (server.connections, parked()) == (4, 4)
 
     def test_that_died_cost_no_message(self, serve):
         server = serve(together(4))
@@ -525,13 +521,13 @@ class TestKeptConnections:
 
     def test_are_no_more_than_conn_max_idle(self, serve):
         host(serve(together(4)), conn_max_age=60, conn_max_idle=2).send_messages(messages(8))
-        assert self.parked() == 2
+        assert parked() == 2
 
     def test_are_used_for_conn_max_messages(self, serve):
         server = serve(together(2))
         connection = host(server, 2, conn_max_age=60, conn_max_messages=1)
         assert connection.send_messages(messages(2)) == 2
-        assert self.parked() == 0
+        assert parked() == 0
 
     def test_connection_that_is_open_is_used_and_stays_open(self, serve):
         server = serve()

@@ -3,6 +3,7 @@
 import select
 import smtplib
 import threading
+from collections import Counter
 from itertools import product
 
 import pytest
@@ -565,3 +566,41 @@ def test_lost_connection_is_opened_again_by_the_next_send(serve):
         with pytest.raises(smtplib.SMTPServerDisconnected):
             connection.send_messages(messages("a"))
         assert connection.send_messages(messages("b")) == 1
+
+
+class TestQuotedAddress:
+    """A plain address needs no parser, and any other is quoted as smtplib does."""
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            *("a@b.example", "first.last+tag@sub-domain.example.com", "a_b-c@127", "A@B"),
+            *("", "<>", "a", "a@", "@b", "a@b@c", "a..b@c", ".a@c", "a.@c", "a@b..c", "a@.b"),
+            *(
+                "<a@b>",
+                "Name <a@b.example>",
+                '"a b"@c.example',
+                "a b@c.example",
+                "a@[127.0.0.1]",
+            ),
+            *("a@b.example\n", "a@b.example\r\nRCPT TO:<c@d>", "ü@b.example", "a@ü.example"),
+            *("a@b.example ", " a@b.example", "a(c)@b.example", "a@b.example(c)", "a,b@c"),
+        ],
+    )
+    def test_is_smtplibs(self, address):
+        assert pipelining._quoted(address) == smtplib.quoteaddr(address)
+
+    def test_plain_one_is_not_parsed(self, monkeypatch, serve):
+        calls: Counter[str] = Counter()
+
+        def counted(address):
+            calls[address] += 1
+            return f"<{address}>"
+
+        monkeypatch.setattr(smtplib, "quoteaddr", counted)
+        batch = [
+            EmailMessage("Subject", "Hello", sender, ["someone@example.net"])
+            for sender in ("s@example.com", "'quoted'@example.com")
+        ]
+        ours(serve()).send_messages(batch)
+        assert calls == {"'quoted'@example.com": 1}

@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import interrupted_at_each_call, run_python
+from conftest import interrupted_at_each_call, parked, run_python
 from django.core.mail import EmailMessage
 from django.core.signals import request_finished
 from django.test import override_settings
@@ -41,11 +41,6 @@ def host(server, **options):
 def send(server, **options):
     """Send one message through the host of this server, and close the connection."""
     return host(server, **options).send_messages([message()])
-
-
-def parked():
-    """Return how many connections wait in the pool."""
-    return int(repr(pool).removeprefix("<Pool: ").partition(" ")[0])
 
 
 class TestUse:
@@ -503,6 +498,16 @@ class TestFork:
             send(server)
         assert (server.connections, parked()) == (3, 1)
         assert "QUIT" not in server.commands
+
+    def test_that_python_does_not_know_of_closes_its_copies_at_its_end(
+        self, serve, monkeypatch
+    ):
+        server = serve()
+        send(server)
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        pool.close_all()
+        server.wait_for_clients_to_go()
+        assert server.commands[-1].startswith("DATA")
 
 
 FORKS = """

@@ -133,14 +133,14 @@ class TestCost:
         clock.now += 60
         for _ in range(5):
             many.close_expired()
-        assert len(many._parked) == MAX_PARKED - 2
+        assert parked(many) == MAX_PARKED - 2
         assert many._parked.walks == 2  # to find what is due, and when the next one is
 
     def test_next_expiry_is_known_after_what_was_due(self, many, clock):
         for seconds in (60, 1, 1):
             clock.now += seconds
             many.close_expired()
-        assert len(many._parked) == MAX_PARKED - 4
+        assert parked(many) == MAX_PARKED - 4
 
     def test_earlier_expiry_counts(self, many, clock):
         many.park(self.pooled("soon", clock.now + 1), max_idle=10)

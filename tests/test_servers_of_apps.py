@@ -9,10 +9,6 @@ from contextlib import contextmanager
 
 import pytest
 from conftest import TESTS, start_worker
-from django.core.mail import EmailMessage
-
-from email_hosts.backends import get_connection
-from email_hosts.smtp.pool import pool
 
 # Where the server is told to listen: the socket is there before it, and so nobody has to wait
 # until it is.
@@ -112,21 +108,3 @@ def test_five_hundred_requests_at_a_time_send_each_message_once(serve, tmp_path)
     assert len(senders(server)) == 1
     # One for each thread of the event loop's pool, which has 32 at most.
     assert server.connections <= 32 + 1
-
-
-@pytest.mark.parametrize("is_taken", [True, False])
-def test_connection_of_another_process_is_closed_without_a_word(is_taken, serve, settings):
-    """UWSGI forks in C, and calls nothing that is registered for a fork."""
-    server = serve()
-    settings.EMAIL_HOSTS = {"shop": f"smtp://127.0.0.1:{server.port}?conn_max_age=60"}
-    message = EmailMessage("Hello", "World", to=["a@example.net"])
-    get_connection("shop").send_messages([message])
-    (pooled,) = pool._parked
-    pooled.process = 0
-    if is_taken:
-        get_connection("shop").send_messages([message])
-        assert server.connections == 2
-    else:
-        pool.close_all()
-    assert pooled.connection.sock is None
-    assert "QUIT" not in server.commands
