@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import django
-from django.conf import Settings, UserSettingsHolder
+from django.conf import Settings, UserSettingsHolder, global_settings
 from django.conf import settings as django_settings
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
@@ -27,6 +27,9 @@ SMTP_SETTINGS = {
     "ssl_keyfile": "EMAIL_SSL_KEYFILE",
     "ssl_certfile": "EMAIL_SSL_CERTFILE",
 }
+
+# They hold logins.
+SECRET_SETTINGS = ("EMAIL_HOSTS", "MAILERS")
 
 Router = Callable[[EmailMessage], str | BaseEmailBackend | None]
 
@@ -116,6 +119,27 @@ def global_smtp_options() -> dict[str, Any]:
     an alias.
     """
     return {option: _deprecated_setting(name) for option, name in SMTP_SETTINGS.items()}
+
+
+def secret_settings() -> list[Any]:
+    """Return the values of the settings that hold logins, as far as they are set."""
+    values = (getattr(settings, name, None) for name in SECRET_SETTINGS)
+    return [value for value in values if value is not None]
+
+
+def reporter_filter() -> str:
+    """Return ``DEFAULT_EXCEPTION_REPORTER_FILTER``, the path of a class."""
+    return cast("str", settings.DEFAULT_EXCEPTION_REPORTER_FILTER)
+
+
+def replace_default_reporter_filter(path: str) -> bool:
+    """Make this the reporter filter, unless one is chosen. Return whether that was needed."""
+    name = "DEFAULT_EXCEPTION_REPORTER_FILTER"
+    is_default = reporter_filter() == getattr(global_settings, name)
+    if settings.is_overridden(name) or not is_default:
+        return False
+    setattr(settings, name, path)
+    return True
 
 
 def _deprecated_setting(name: str) -> Any:

@@ -8,7 +8,6 @@ from string import ascii_lowercase
 from types import FrameType
 from typing import Any
 
-from django.conf import global_settings, settings
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 from django.views.debug import (
@@ -16,10 +15,9 @@ from django.views.debug import (
     get_default_exception_reporter_filter,
 )
 
+from . import conf
 from .dsn import ANYMAIL, SEVERAL_SCHEMES, SMTP_SCHEMES
 from .tracebacks import is_own
-
-SETTINGS = ("EMAIL_HOSTS", "MAILERS")
 
 # How DSNs begin that may hold a secret. A folder or the console has none.
 BEGINNINGS = (
@@ -44,7 +42,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
     def cleanse_setting(self, key: Any, value: Any) -> Any:
         """Return the value of a setting or of ``request.META``, without secrets."""
         try:
-            if type(key) is str and key in SETTINGS:
+            if type(key) is str and key in conf.SECRET_SETTINGS:
                 return self._starred(value)
             return self._cleansed(super().cleanse_setting(key, value))
         except RecursionError:
@@ -60,7 +58,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         with suppress(Exception):
             if not is_own(tb_frame.f_globals.get("__name__")):
                 variables = super().get_traceback_frame_variables(request, tb_frame)
-                hosts = {id(getattr(settings, name, None)) for name in SETTINGS} - {id(None)}
+                hosts = set(map(id, conf.secret_settings()))
                 return {
                     name: self._starred(value) if id(value) in hosts else self._variable(value)
                     for name, value in variables
@@ -104,14 +102,8 @@ def install() -> None:
 
     Another call costs next to nothing.
     """
-    chosen: Any = settings
-    if (
-        chosen.is_overridden("DEFAULT_EXCEPTION_REPORTER_FILTER")
-        or chosen.DEFAULT_EXCEPTION_REPORTER_FILTER
-        != global_settings.DEFAULT_EXCEPTION_REPORTER_FILTER
-    ):
+    if not conf.replace_default_reporter_filter(FILTER):
         return
-    settings.DEFAULT_EXCEPTION_REPORTER_FILTER = FILTER
     # Django makes one filter per process, and other code, such as django-debug-toolbar, may
     # already hold it. So the class of that object changes.
     in_force = get_default_exception_reporter_filter()
@@ -122,7 +114,7 @@ def install() -> None:
 def is_installed() -> bool:
     """Whether the project's exception reporter filter hides our secrets."""
     try:
-        chosen = import_string(settings.DEFAULT_EXCEPTION_REPORTER_FILTER)
+        chosen = import_string(conf.reporter_filter())
     except ImportError:
         return False
     return isinstance(chosen, type) and issubclass(chosen, EmailHostsReporterFilter)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import run_python
-from test_pool import host, message, parked
+from conftest import parked, run_python
+from test_pool import host, message
 
 from email_hosts.backends import connection_from_dsn
 from email_hosts.smtp.connection import SMTP

@@ -348,7 +348,7 @@ def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
         raise InvalidEmailHost("option 'backend' must name the backend to wrap")
     backend_class: Any = hosts.import_backend(path)
     # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
-    # Django 6.1 they take no alias.
+    # Django 6.1 they take no alias. Remove the condition when 6.1 is the oldest.
     named = {"alias": alias or ""} if conf.DJANGO_HAS_MAILERS else {}
     _refuse_misspelt_redirect(backend_class, options)
     if not issubclass(backend_class, EmailBackend):
