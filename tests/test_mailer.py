@@ -77,6 +77,6 @@ class TestSubclass:
 
     @needs_mailers
     @override_settings(MAILERS={"default": {"BACKEND": ROUTER}})
-    def test_as_default_mailer_is_no_host(self):
+    def test_as_default_mailer_is_no_host(self):  # pragma: mailers-only
         with pytest.raises(EmailHostDoesNotExist, match="there is no such host"):
             mail.mailers["default"].send_messages([EmailMessage(to=["a@example.net"])])
