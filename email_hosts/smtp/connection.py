@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 from ..exceptions import InvalidEmailHost
@@ -36,12 +37,11 @@ QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 # A server that expects TLS from the first byte waits, too.
 NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
 
-# The methods in whose place commands are written directly. They are taken at import, because
-# a test may replace them by mocks later.
-METHODS = {
-    name: getattr(smtplib.SMTP, name)
-    for name in ("sendmail", "mail", "rcpt", "data", "docmd", "rset", "quit")
-}
+# The methods in whose place commands are written directly. smtplib's are taken at import,
+# because a test may replace them by mocks later.
+METHODS = {"sendmail", "mail", "rcpt", "data", "docmd", "rset", "quit"}
+methods_of = attrgetter(*METHODS)
+METHODS_OF_SMTPLIB = methods_of(smtplib.SMTP)
 
 
 class SMTP(smtplib.SMTP):
@@ -208,9 +208,10 @@ def can_pipeline(connection: smtplib.SMTP) -> bool:
 
     A mock, or a class with its own ``sendmail()`` or the like, must be called instead.
     """
-    return isinstance(connection, SMTP) and all(
-        getattr(getattr(connection, name), "__func__", None) is method
-        for name, method in METHODS.items()
+    return (
+        isinstance(connection, SMTP)
+        and METHODS.isdisjoint(vars(connection))
+        and methods_of(type(connection)) == METHODS_OF_SMTPLIB
     )
 
 
@@ -222,7 +223,7 @@ def disable_nagle(connection: smtplib.SMTP) -> None:
 
 def is_closed(connection: smtplib.SMTP) -> bool:
     """Whether the connection was lost, or closed after an error."""
-    return can_pipeline(connection) and connection.sock is None
+    return getattr(connection, "sock", "unknown") is None and can_pipeline(connection)
 
 
 def quit_quietly(connection: smtplib.SMTP, *, wait: bool = True) -> None:
