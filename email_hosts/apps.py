@@ -6,12 +6,12 @@ from . import checks, debug
 
 
 class EmailHostsConfig(AppConfig):
-    """Registers the checks and puts the exception reporter filter in place."""
+    """Registers the checks and installs the exception reporter filter."""
 
     name = "email_hosts"
     verbose_name = "Email hosts"
 
     def ready(self) -> None:
-        """Register the checks and put the exception reporter filter in place."""
+        """Register the checks and install the exception reporter filter."""
         checks.register()
         debug.install()

@@ -89,7 +89,7 @@ def check_host(
 ) -> Iterator[CheckMessage]:
     """Yield what is wrong with one host.
 
-    ``known`` are the keys of all hosts, ``acyclic`` is that of ``hosts.find_cycle``.
+    ``known`` holds the keys of all hosts. For ``acyclic``, see ``hosts.find_cycle``.
     """
     if not isinstance(key, str):
         problem = f"Each key of EMAIL_HOSTS must be a string, not {shown(repr(key))}."
@@ -130,7 +130,7 @@ def check_mailer(
     """Yield what is wrong with an entry of ``MAILERS`` that has a backend of this app."""
     name = named(alias, "MAILERS")
     if backend_of(mailer) == FILE_BACKEND:
-        return  # it would make its folder
+        return  # building it would create its folder
     if problem := _problem_of_backend(name, alias, mailer, "MAILERS"):
         hint = "The README of django-email-hosts has a table of the options."
         yield _error("E002", problem, hint)
@@ -263,7 +263,7 @@ def _redirects(mailer: Mailer) -> bool:
 
 
 def _sends_to_the_world(mailer: Mailer) -> bool:
-    """Whether mail leaves the machine. A failover host has no server: its hosts have."""
+    """Whether mail leaves the machine. A failover host has no server of its own."""
     backend = backend_of(mailer) or hosts.DJANGO_DEFAULT_BACKEND
     return backend in (SMTP_BACKEND, hosts.DJANGO_DEFAULT_BACKEND) or backend.startswith(
         "anymail."

@@ -19,7 +19,7 @@ from .dsn import DJANGO_SETTINGS, Mailer, dict_of_hosts
 # The type checker knows neither MAILERS nor the layers of the settings.
 settings: Any = django_settings
 
-# Django before 6.1 has no MAILERS. Remove when 6.1 is the oldest that we support.
+# Django before 6.1 has no MAILERS. Remove once we require Django 6.1.
 DJANGO_HAS_MAILERS = django.VERSION >= (6, 1)
 
 SMTP_SETTINGS = {
@@ -28,7 +28,7 @@ SMTP_SETTINGS = {
     "ssl_certfile": "EMAIL_SSL_CERTFILE",
 }
 
-# They hold logins.
+# Settings that hold logins.
 SECRET_SETTINGS = ("EMAIL_HOSTS", "MAILERS")
 
 Router = Callable[[EmailMessage], str | BaseEmailBackend | None]
@@ -43,7 +43,7 @@ def email_hosts() -> Mapping[str, Any]:
 
 
 def email_hosts_of_file() -> Mapping[str, Any]:
-    """Return ``EMAIL_HOSTS`` without what ``override_settings`` has laid over it."""
+    """Return ``EMAIL_HOSTS`` as it was before any ``override_settings``."""
     # Private: _wrapped. Nothing public reaches the settings below an override.
     layer = settings._wrapped
     while isinstance(layer, UserSettingsHolder) and isinstance(
@@ -61,7 +61,7 @@ def is_strict() -> bool:
 def router() -> Router | None:
     """Return ``EMAIL_HOSTS_ROUTER``, or ``None`` if it is not set.
 
-    Raises ``ImproperlyConfigured`` if it is neither a callable nor the path of one.
+    Raises ``ImproperlyConfigured`` if it is neither a callable nor the path to one.
     """
     chosen = getattr(settings, "EMAIL_HOSTS_ROUTER", None)
     try:
@@ -94,7 +94,7 @@ def mailers() -> Mapping[str, Mailer]:
 
 
 def default_mailer() -> Mailer | None:
-    """Return the default mailer: ``MAILERS["default"]``, or the one of ``EMAIL_BACKEND``."""
+    """Return ``MAILERS["default"]``, or a mailer made from ``EMAIL_BACKEND``."""
     if has_mailers():  # pragma: mailers-only
         return mailers().get("default")
     return {"BACKEND": _deprecated_setting("EMAIL_BACKEND"), "OPTIONS": {}}
@@ -115,14 +115,14 @@ def default_timeout() -> float | None:
 def global_smtp_options() -> dict[str, Any]:
     """Return the values that Django's SMTP backend takes from the settings.
 
-    It takes them for options that it is not given. Since Django 6.1, it does so only without
-    an alias.
+    It uses them for options that it is not given. Since Django 6.1, it does so only if
+    it has no alias.
     """
     return {option: _deprecated_setting(name) for option, name in SMTP_SETTINGS.items()}
 
 
 def secret_settings() -> list[Any]:
-    """Return the values of the settings that hold logins, as far as they are set."""
+    """Return the values of those settings that hold logins and are set."""
     values = (getattr(settings, name, None) for name in SECRET_SETTINGS)
     return [value for value in values if value is not None]
 
@@ -133,7 +133,7 @@ def reporter_filter() -> str:
 
 
 def replace_default_reporter_filter(path: str) -> bool:
-    """Make this the reporter filter, unless one is chosen. Return whether that was needed."""
+    """Install this filter unless one is chosen. Return whether that was needed."""
     name = "DEFAULT_EXCEPTION_REPORTER_FILTER"
     is_default = reporter_filter() == getattr(global_settings, name)
     if settings.is_overridden(name) or not is_default:

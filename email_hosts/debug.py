@@ -1,4 +1,4 @@
-"""Keeps the logins of hosts out of Django's error reports, in pages and in mails."""
+"""Keeps the logins of hosts out of Django's error reports, both pages and mails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from . import conf
 from .dsn import ANYMAIL, SEVERAL_SCHEMES, SMTP_SCHEMES
 from .tracebacks import is_own
 
-# How DSNs begin that may hold a secret. A folder or the console has none.
+# The beginnings of DSNs that may hold a secret. A folder or the console has none.
 BEGINNINGS = (
     *(f"{scheme}://" for scheme in SMTP_SCHEMES),
     *(f"{scheme}:" for scheme in SEVERAL_SCHEMES),
@@ -35,8 +35,8 @@ MAX_ITEMS = 1000
 class EmailHostsReporterFilter(SafeExceptionReporterFilter):
     """Django's exception reporter filter, which also knows where DSNs are.
 
-    It stars them with ``DEBUG`` on, too: a debug page is easily passed on. It looks at exact
-    types and at beginnings, so it runs nobody's code and searches no text.
+    It stars them out even with ``DEBUG``: people pass on debug pages. It looks only at
+    exact types and at beginnings, so it runs no foreign code and searches no text.
     """
 
     def cleanse_setting(self, key: Any, value: Any) -> Any:
@@ -46,7 +46,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
                 return self._starred(value)
             return self._cleansed(super().cleanse_setting(key, value))
         except RecursionError:
-            # The value holds itself. Starring each level of it could take forever.
+            # The value contains itself. Starring each level of it could take forever.
             raise
         except Exception:
             return self.cleansed_substitute
@@ -54,7 +54,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
     def get_traceback_frame_variables(
         self, request: HttpRequest | None, tb_frame: FrameType
     ) -> ItemsView[str, Any]:
-        """Return the variables of a frame, without secrets; of our frames, only the names."""
+        """Return the variables of a frame without secrets. Ours have only names."""
         with suppress(Exception):
             if not is_own(tb_frame.f_globals.get("__name__")):
                 variables = super().get_traceback_frame_variables(request, tb_frame)

@@ -1,13 +1,13 @@
-"""One DSN string becomes one entry of Django's ``MAILERS``: the whole grammar, in tables.
+"""Parses DSN strings into entries of Django's ``MAILERS``.
 
 Reads no settings and imports nothing that does, so that a settings file can use it. No error
-repeats a piece of the DSN that could belong to its user name, password or keys.
+repeats a part of the DSN that may belong to a login or an API key.
 """
 
 from __future__ import annotations
 
 import copy
-import encodings.idna  # noqa: F401 (imported later, it could be half imported at a fork)
+import encodings.idna  # noqa: F401 (a fork could interrupt a later import)
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
@@ -62,7 +62,7 @@ SMTP_SCHEMES = {
 
 
 def default_port(use_ssl: Any, use_tls: Any) -> int:
-    """Return the port for this transport. Raises ``InvalidEmailHost`` for both at once."""
+    """Return the port for a transport, or raise ``InvalidEmailHost`` if both are on."""
     if use_ssl and use_tls:
         raise InvalidEmailHost("options 'use_ssl' and 'use_tls' exclude each other")
     scheme = "submissions" if use_ssl else "submission" if use_tls else "smtp"
@@ -72,14 +72,14 @@ def default_port(use_ssl: Any, use_tls: Any) -> int:
 BUILTIN_SCHEMES = ("console", "locmem", "dummy")
 LOCAL_SCHEMES = (*BUILTIN_SCHEMES, "file")  # nothing leaves the machine
 SEVERAL_SCHEMES = {"failover": {}, "roundrobin": {"rotate": True}}
-ANYMAIL = "anymail+"  # and the name of the provider
+ANYMAIL = "anymail+"  # the name of the provider follows
 PROVIDERS = (  # of django-anymail 15
     *("amazon-ses", "brevo", "mailersend", "mailgun", "mailjet", "mailtrap", "mandrill"),
     *("postal", "postmark", "resend", "scaleway", "sendgrid", "sparkpost", "unisender-go"),
 )
 SCHEMES = (*SMTP_SCHEMES, *LOCAL_SCHEMES, *SEVERAL_SCHEMES, "backend")
 
-# What Symfony, dj-email-url and django-environ call it.
+# Our schemes for those of Symfony, dj-email-url and django-environ.
 OTHER_SCHEMES = {
     **{provider: ANYMAIL + provider for provider in PROVIDERS},
     **dict.fromkeys(("ses", "amazonses"), "anymail+amazon-ses"),
@@ -122,7 +122,7 @@ def parse_hosts(hosts: Mapping[str, str | None]) -> dict[str, Mailer]:
 
 
 def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
-    """Return the value of ``EMAIL_HOSTS``, or raise ``InvalidEmailHost`` if it is no dict."""
+    """Return these hosts, or raise ``InvalidEmailHost`` if they are not a dict."""
     if isinstance(hosts, Mapping):
         return hosts
     raise InvalidEmailHost(
@@ -138,7 +138,7 @@ def keys_of(hosts: str | Iterable[str]) -> tuple[str, ...]:
 
 @clear_frames
 def checked_key(key: str) -> str:
-    """Return the key, or raise ``InvalidEmailHost`` without repeating it if it is a DSN."""
+    """Return the key. For a DSN, raise ``InvalidEmailHost`` without repeating it."""
     if looks_like_a_dsn(str(key)):
         raise InvalidEmailHost(
             "a DSN stands where the key of a host must stand; give the DSN a key in "
@@ -169,12 +169,12 @@ def parse(dsn: object, *, alias: str | None = None) -> Mailer:
             for name, value in mailer["OPTIONS"].items()
         }
         return {"BACKEND": mailer["BACKEND"], "OPTIONS": options}
-    # Outside of the except block, because the context of an error may hold a piece of a DSN.
+    # Raised outside of the except block: __context__ may hold a part of the DSN.
     raise InvalidEmailHost(reason, alias=alias)
 
 
 def parse_conf(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of an SMTP backend for Django's settings of the same meaning.
+    """Return Django's email settings as options of an SMTP backend.
 
     ``config`` is what ``speckenv_django.django_email_url`` returns.
     """
@@ -182,7 +182,7 @@ def parse_conf(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scheme_of(dsn: str) -> str:
-    """Return the scheme of a DSN, in lower case. Raises ``InvalidEmailHost``."""
+    """Return the scheme of a DSN, in lower case, or raise ``InvalidEmailHost``."""
     scheme, colon, _ = dsn.strip().lower().partition(":")
     is_known = scheme in SCHEMES or re.fullmatch(r"anymail\+[a-z][a-z0-9_-]*", scheme)
     if not colon or not is_known:
@@ -237,7 +237,7 @@ def _smtp(parts: _Parts) -> Mailer:
         )
     if "ssl_keyfile" in options and "ssl_certfile" not in options:
         raise InvalidEmailHost("option 'ssl_keyfile' needs 'ssl_certfile' beside it")
-    # An option outranks the scheme, and one that is switched on switches off the other.
+    # An option overrides the scheme. Switching on ssl or tls switches off the other.
     if use_ssl is None:
         use_ssl = scheme.ssl and not use_tls
     if use_tls is None:
@@ -247,7 +247,7 @@ def _smtp(parts: _Parts) -> Mailer:
     transport = {"use_ssl": use_ssl, "use_tls": use_tls}
     if problem := problem_with({**login, **transport, **options}):
         raise InvalidEmailHost(problem)
-    # speckenv gets only what it reads as we do.
+    # speckenv gets only what it parses in the same way as we do.
     userinfo = f"{quote(username, safe='')}:{quote(password, safe='')}@" if username else ""
     flag = "?ssl=1" if use_ssl else "?tls=1" if use_tls else ""
     conf = parse_conf(django_email_url(f"smtp://{userinfo}{host}:{port}{flag}"))
@@ -269,7 +269,7 @@ def _file(parts: _Parts) -> Mailer:
 
 
 def _several(parts: _Parts) -> Mailer:
-    """Other hosts by their keys: ``failover:shop,spare``"""
+    """Parse the keys of other hosts: ``failover:shop,spare``"""
     names = (parts.authority + parts.path).split(",")
     keys = [checked_key(decoded("a host", name).strip()) for name in names]
     if not all(keys) or len(set(keys)) < len(keys):
@@ -281,7 +281,7 @@ def _several(parts: _Parts) -> Mailer:
 
 
 def _backend(parts: _Parts) -> Mailer:
-    """Any backend: ``backend://dotted.path.Class``, or one of Anymail's"""
+    """Parse ``backend://dotted.path.Class`` for any backend, or a scheme of Anymail."""
     if parts.scheme == "backend":
         path = parts.authority + parts.path
         if not re.fullmatch(r"\w+(\.\w+)+", path):
@@ -293,7 +293,7 @@ def _backend(parts: _Parts) -> Mailer:
         path = f"anymail.backends.{provider}.EmailBackend"
     options = options_of(parts.query, HOST_OPTIONS, others=as_given)
     if path == FAILOVER_BACKEND:
-        keys_of(options.get("hosts", ""))  # none may be a DSN
+        keys_of(options.get("hosts", ""))  # raises if one is a DSN
     if path == SMTP_BACKEND:
         raise InvalidEmailHost("write smtp://, submission:// or submissions:// for it")
     return _mailer(path, options)
@@ -306,7 +306,7 @@ def _refuse_address(parts: _Parts) -> None:
 
 
 def _mailer(backend: str, options: dict[str, Any]) -> Mailer:
-    """Return the mailer of a backend, wrapped if it has options of any host."""
+    """Return the mailer of a backend, wrapped if it has host options."""
     if not options.keys().isdisjoint(HOST_OPTION_NAMES):
         return {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": backend, **options}}
     return {"BACKEND": backend, "OPTIONS": options}
@@ -349,7 +349,7 @@ def _address(address: str) -> tuple[str, int | None]:
 def _unknown_scheme(dsn: str) -> str:
     known = f"known schemes are {', '.join(SCHEMES)}, {ANYMAIL}mailgun and the like"
     match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
-    if not match:  # what stands before the first colon may be a user name
+    if not match:  # text before the first colon may be a user name
         return f"the DSN starts with no scheme; {known}"
     scheme = match[0].lower()
     here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])

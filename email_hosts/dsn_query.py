@@ -1,6 +1,6 @@
-"""The options in the query of a DSN, behind its question mark.
+"""Parses the options in the query of a DSN, after its question mark.
 
-No error repeats a piece of the DSN that could belong to its user name, password or keys.
+No error repeats a part of the DSN that may belong to a login or an API key.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from .options import (
     without_control_characters,
 )
 
-# Names that mean something else to us than to the backend.
+# Names that we use ourselves. A DSN cannot pass them to a backend.
 RESERVED_OPTIONS = {"alias", "backend", "fail_silently", *HOST_OPTION_NAMES}
 
-# In words, because '%2F' or '/' in a message could be a piece of a password.
+# Names the characters, because '%2F' or '/' in a message could be part of a password.
 PERCENT_ENCODE = (
     "percent-encode each slash, question mark, hash, ampersand, at sign and percent sign that "
     "belongs to a user name, a password or a value"
@@ -43,10 +43,10 @@ def options_of(
     *,
     is_smtp: bool = False,
 ) -> dict[str, Any]:
-    """Return the values of the options in a query, by the name that a backend takes.
+    """Return the values of the options in a query, by the names that a backend takes.
 
-    ``converters`` is the table of known options. ``others`` converts all others. Without it,
-    these are errors.
+    ``converters`` is the table of known options. ``others`` converts unknown options.
+    Without it, they are errors.
     """
     options: dict[str, Any] = {}
     headers: dict[str, str] = {}
@@ -59,7 +59,7 @@ def options_of(
         converter = converters.get(HEADER_NAME if is_header else name, others)
         if converter is None:
             hint = did_you_mean(name, converters)
-            if has_secret:  # this may be the end of it
+            if has_secret:  # this may be the end of a secret
                 problem = f"what follows an ampersand is no option{hint}; {PERCENT_ENCODE}"
                 raise InvalidEmailHost(problem)
             hint = hint or f"; known options: {', '.join(converters)}"
@@ -88,7 +88,7 @@ def options_of(
 def _refuse_stray_at(parts: Iterable[tuple[str, str, str]]) -> None:
     """Refuse what looks like options but is the rest of a password.
 
-    Only the options of any host may have an '@' in their value. A misspelt one gets a better
+    Only host options may have an '@' in their value. A misspelt one gets a better
     message later.
     """
     for name, _, value in parts:
@@ -102,10 +102,10 @@ def _refuse_stray_at(parts: Iterable[tuple[str, str, str]]) -> None:
 
 
 def _refuse_option_name(name: str) -> None:
-    """Refuse what cannot be the name of an option of somebody's backend.
+    """Refuse what cannot be the name of an option of a backend that is not ours.
 
-    Only the options of any host begin with an underscore. A misspelt ``_redirect_to`` must not
-    reach a backend that ignores what it does not know.
+    Only host options begin with an underscore. A misspelt ``_redirect_to`` must not
+    reach a backend that ignores unknown options.
     """
     if name.isidentifier() and name not in RESERVED_OPTIONS and not name.startswith("_"):
         return
@@ -116,7 +116,7 @@ def _refuse_option_name(name: str) -> None:
 
 
 def decoded(part: str, text: str) -> str:
-    """Return the text with its percent-encoding undone. RFC 3986: a '+' is a '+'."""
+    """Return the percent-decoded text. A '+' stays a '+', as in RFC 3986."""
     if re.search("%(?![0-9A-Fa-f]{2})", text):
         raise InvalidEmailHost(
             f"{part} has a percent sign that encodes nothing; percent-encode it, too"

@@ -61,7 +61,7 @@ class AllHostsFailed(smtplib.SMTPException):
     def __init__(self, errors: Mapping[str, Exception], *, alias: str | None = None) -> None:
         self.errors = dict(errors)
         self.alias = alias
-        # Their texts may hold recipients.
+        # Only the classes of errors: their texts may hold recipients.
         causes = ", ".join(
             f"{shown(key)} ({type(error).__name__})" for key, error in errors.items()
         )
@@ -91,7 +91,7 @@ def shown(key: object) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text with its line breaks and control characters escaped."""
+    """Return the text with line breaks and control characters escaped."""
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
@@ -108,7 +108,8 @@ def named(key: object, setting: str = "EMAIL_HOSTS") -> str:
 def summarize(error: Exception) -> str:
     """Return an error for a log record: its class and code, not its text.
 
-    The text of a server may hold recipients. Other texts hold none, and are shown.
+    The text of a server may hold recipients. ``InvalidEmailHost`` and ``OAuth2Error``
+    hold none, so their text is shown.
     """
     name = type(error).__name__
     if isinstance(error, (InvalidEmailHost, OAuth2Error)):

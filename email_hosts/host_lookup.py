@@ -1,6 +1,6 @@
-"""The hosts of ``EMAIL_HOSTS`` by key and by sender, for as long as the setting is the same.
+"""Caches ``EMAIL_HOSTS`` by key and by sender, until the setting is replaced.
 
-With it, choosing one of ten thousand hosts costs as much as choosing one of ten.
+So choosing one of ten thousand hosts costs as much as choosing one of ten.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class HostLookup:
     def mailer(self, key: str) -> Mailer:
         """Return the mailer of this key. You must not change it.
 
-        The DSN may have changed in place. Raises ``InvalidEmailHost``.
+        A DSN that has changed in place is parsed again. Raises ``InvalidEmailHost``.
         """
         dsn = self.hosts.get(key)
         known, mailer = self._parsed.get(key, (None, None))
@@ -36,7 +36,7 @@ class HostLookup:
         return mailer
 
     def host_of(self, sender: str) -> str | None:
-        """Return the key of the host whose ``_default_from_email`` this is.
+        """Return the key of the host whose ``_default_from_email`` matches the sender.
 
         A host with the same address comes first, then the first host with the same domain.
         """
@@ -62,7 +62,7 @@ _current = HostLookup({})
 
 
 def current() -> HostLookup:
-    """Return the lookup of ``EMAIL_HOSTS``. Raises ``InvalidEmailHost`` if it is no dict."""
+    """Return the lookup of ``EMAIL_HOSTS``. Raises ``InvalidEmailHost`` for no dict."""
     global _current
     lookup, hosts = _current, conf.email_hosts()
     if lookup.hosts is not hosts:

@@ -1,4 +1,4 @@
-"""From a key or a DSN to a connection: find the host, build its backend, label it."""
+"""Turns a key or DSN into a connection: finds, builds and labels its backend."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from .testing import capture
 from .tracebacks import clear_frames
 from .untrusted import parse_untrusted
 
-# What Django takes for an entry of MAILERS without a BACKEND.
+# Django uses this for an entry of MAILERS without a BACKEND.
 DJANGO_DEFAULT_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
 
 MAX_KEYS_SHOWN = 10
 
 
 class Host(NamedTuple):
-    """What a key stands for, the setting that says so, and whether tests capture its mail."""
+    """A mailer, the setting that defines it, and whether tests capture its mail."""
 
     mailer: Mailer
     setting: str = "EMAIL_HOSTS"
@@ -57,8 +57,8 @@ def get_connection(
 ) -> BaseEmailBackend:
     """Return a new, unopened connection to the host of this key.
 
-    ``options`` replace the host's own for this connection. They may have the names of a DSN
-    or those of the backend. It carries ``alias``, ``default_from_email`` and
+    ``options`` replace the host's own. You can name them as in a DSN or as the backend
+    does. The connection has the attributes ``alias``, ``default_from_email`` and
     ``server_email`` (``""`` where the host has none).
 
     An unknown key gets the default backend, without the ``options``, which are not meant for
@@ -98,11 +98,13 @@ def connection_from_dsn(
 ) -> BaseEmailBackend:
     """Return a new, unopened connection to a host that is not in ``EMAIL_HOSTS``.
 
-    The DSN may be a stranger's: it may have these ``schemes`` only, and name files only in
-    these ``file_options``. ``allow(host, port)`` is asked whether a server may be used: once
-    with the host of the DSN, and when the connection is opened, with each IP address of it.
+    The DSN may come from a stranger. It must have one of these ``schemes``, and may
+    name files only in these ``file_options``. ``allow(host, port)`` decides whether a
+    server may be used. It is called with the host of the DSN, and again with each of
+    its IP addresses when the connection is opened.
 
-    ``alias`` is ``None``, the rest is as with ``get_connection``. Raises ``InvalidEmailHost``.
+    ``alias`` is ``None``. All else is as in ``get_connection``. Raises
+    ``InvalidEmailHost``.
     """
     mailer = parse_untrusted(dsn, schemes, file_options)
     if allow and mailer["BACKEND"] == SMTP_BACKEND:
@@ -139,8 +141,8 @@ def find(key: str) -> Host | None:
         return None if mailer is None else Host(mailer, "MAILERS")
     captures_mail = capture.captures_mail()
     of_host = host_lookup.current().mailer
-    # A default mailer that routes may route to the host of its own key. In tests, Django has
-    # put in-memory mailers into MAILERS, and the host knows more than these.
+    # A router in MAILERS may pick the host that has the router's own key. In tests,
+    # Django replaces MAILERS with in-memory mailers, which lack the host's options.
     if (
         mailer is None
         or is_router(mailer)
@@ -155,9 +157,9 @@ def find(key: str) -> Host | None:
 
 
 def find_cycle(key: str, acyclic: set[str] | None = None) -> tuple[str, ...]:
-    """Return the way from a host back to itself, ``("a", "b", "a")``, or ``()``.
+    """Return the path from a host back to itself, ``("a", "b", "a")``, or ``()``.
 
-    ``acyclic`` are hosts that lead to no cycle. The search skips them, and adds to them.
+    ``acyclic`` holds hosts that lead to no cycle. The search skips and adds to them.
     """
     acyclic = set() if acyclic is None else acyclic
     visited: set[str] = set()
@@ -171,7 +173,7 @@ def find_cycle(key: str, acyclic: set[str] | None = None) -> tuple[str, ...]:
             other_cycles = True
         elif way[-1] not in visited and way[-1] not in acyclic:
             visited.add(way[-1])
-            with suppress(InvalidEmailHost):  # told where the host is used
+            with suppress(InvalidEmailHost):  # reported where the host is used
                 host = find(way[-1])
                 ways += [(*way, member) for member in members(host.mailer)] if host else []
     if not other_cycles:
@@ -195,7 +197,7 @@ def _known_keys() -> Iterator[str]:
 
 
 def own_mailers() -> dict[str, Mailer]:
-    """Return the entries of ``MAILERS`` that have a backend of ours and a key of their own.
+    """Return the ``MAILERS`` entries with our backends and without a host of that key.
 
     Raises ``InvalidEmailHost`` if an entry is a DSN.
     """
@@ -208,7 +210,7 @@ def own_mailers() -> dict[str, Mailer]:
 
 
 def is_shadowed(key: str, host: Mailer) -> bool:
-    """Whether ``MAILERS`` has something else for the key of a host, and so comes first."""
+    """Whether ``MAILERS`` has a different entry for this key, which comes first."""
     found = find(key)
     return found is not None and found.setting == "MAILERS" and found.mailer != host
 
@@ -223,7 +225,7 @@ def build(
     """Return the backend of a mailer, with its options replaced by these.
 
     A backend that is not ours is wrapped in a ``HostBackend``. So is a failover or a router
-    that has options of any host. Raises ``InvalidEmailHost`` if there is no such backend or it
+    that has host options. Raises ``InvalidEmailHost`` if there is no such backend or it
     refuses an option.
     """
     path = mailer.get("BACKEND", DJANGO_DEFAULT_BACKEND)
@@ -245,7 +247,7 @@ def build(
 
 
 def import_backend(path: str) -> type[BaseEmailBackend]:
-    """Return the class of this path. Raises ``InvalidEmailHost`` without a key."""
+    """Return the class at this path. Its ``InvalidEmailHost`` names no key."""
     try:
         return cast("type[BaseEmailBackend]", import_string(path))
     except Exception as error:  # its module may raise anything
@@ -253,7 +255,7 @@ def import_backend(path: str) -> type[BaseEmailBackend]:
     match = re.fullmatch(r"anymail\.backends\.(\w+)\.EmailBackend", path)
     provider = match[1].replace("_", "-") if match else ""
     if provider in PROVIDERS:
-        # With the installed Django, because pip may replace it otherwise.
+        # Pins Django to the installed version, because pip may replace it otherwise.
         version = ".".join(map(str, django.VERSION[:2]))
         extra = f"'django-anymail[{provider}]' 'Django~={version}.0'"
         problem += f"; python -m pip install {extra}"
@@ -263,7 +265,7 @@ def import_backend(path: str) -> type[BaseEmailBackend]:
 
 
 def is_host(backend: Any) -> bool:
-    """Whether a backend, or its class, applies the sender of a host by itself."""
+    """Whether a backend, or its class, applies host options itself."""
     return getattr(backend, "applies_host", False)
 
 
@@ -278,8 +280,8 @@ def _connection(host: Host, options: Mapping[str, Any], *, alias: str | None) ->
         raise InvalidEmailHost(error.reason, alias=alias, setting=setting) from None
     if not goes_to_outbox:
         return build(mailer, options, alias=alias, setting=setting)
-    # An SMTP host is built in tests, too, so that a bad option does not wait for production.
-    # Other backends may need what tests do not have.
+    # Tests build an SMTP host, too, so that they find a bad option before production
+    # does. Other backends may need what tests do not have.
     if is_smtp:
         build(mailer, options, alias=alias, setting=setting)
     return build(capture.outbox_for(mailer), options, alias=alias, setting=setting)
@@ -300,7 +302,7 @@ def _default_connection(key: str) -> Any:
     return connection if is_host(connection) else build(wrapper, {}, alias=key)
 
 
-@lru_cache(maxsize=1024)  # once for each key
+@lru_cache(maxsize=1024)  # warn once for each key
 def _warn_of_default(key: str) -> None:
     reason = f"{_problem_with(key)}, its mail goes to the default backend"
     warn("%s: %s; %s", named(key), reason, _known_hosts())

@@ -26,7 +26,7 @@ PYTHON_NAMES = {
 # A call must not switch a redirect off by accident.
 OF_REDIRECT = ("redirect_to", "allowed_recipients")
 
-# A port that is one of these was probably not chosen, and follows the transport.
+# A host probably did not choose a port that is one of these, so ssl may change it.
 STANDARD_PORTS = {scheme.port for scheme in SMTP_SCHEMES.values()}
 
 
@@ -40,9 +40,9 @@ def in_python(
 ) -> dict[str, Any]:
     """Return the options of one connection by their names in Python.
 
-    ``own`` are the options of the host. As in a DSN, ``ssl`` and ``tls`` switch each other
-    off, and ``ssl`` has a port of its own. Raises ``InvalidEmailHost`` for an option that is
-    given by both names.
+    ``own`` holds the host's options. As in a DSN, ``ssl`` and ``tls`` switch each other
+    off, and ``ssl`` has a port of its own. Raises ``InvalidEmailHost`` for an option
+    that is given under both names.
     """
     options: dict[str, Any] = {}
     for name, value in given.items():
@@ -66,9 +66,9 @@ def in_python(
 
 
 def checked(converters: Mapping[str, Converter]) -> Callable[[F], F]:
-    """Decorate the constructor of a backend, so that it takes what a DSN may say, and no more.
+    """Decorate the constructor of a backend to take only values that a DSN may have.
 
-    A value that does not fit raises ``InvalidEmailHost``.
+    Any other value raises ``InvalidEmailHost``.
     """
     by_name = {python_name(name): converter for name, converter in converters.items()}
 
@@ -98,7 +98,7 @@ def checked(converters: Mapping[str, Converter]) -> Callable[[F], F]:
 def names_mailer(function: F) -> F:
     """Decorate the constructor of a backend: its ``InvalidEmailHost`` names the mailer.
 
-    A host of ``EMAIL_HOSTS`` gets its own name later.
+    For a host of ``EMAIL_HOSTS``, ``hosts.build`` replaces that name.
     """
 
     @wraps(function)

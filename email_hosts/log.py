@@ -1,4 +1,4 @@
-"""The logger ``email_hosts``. A record never makes a send fail."""
+"""The logger ``email_hosts``. Logging never makes a send fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def warn(message: str, *arguments: object) -> None:
 
 
 def debug(message: str, *arguments: object) -> None:
-    """Log what only a developer wants to know, just as carefully."""
+    """Log what only a developer wants to know, with the same care."""
     if logger.isEnabledFor(logging.DEBUG) and not _is_logging.get():
         copy_context().run(_log, logging.DEBUG, message, *arguments)
 

@@ -1,4 +1,4 @@
-"""What a mailer is: an entry of ``MAILERS``, or what a DSN stands for."""
+"""Inspects mailers: entries of ``MAILERS``, or what DSNs stand for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def backend_of(mailer: Mailer) -> str:
             f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "
             "MAILERS = mailers(EMAIL_HOSTS), which makes entries of DSNs"
         )
-    # An entry that a user has written may lack either.
+    # An entry that a user has written may lack BACKEND or OPTIONS.
     path = mailer.get("BACKEND", "")
     backend = mailer.get("OPTIONS", {}).get("backend", "")
     return str(backend) if path == HOST_BACKEND else path
@@ -42,8 +42,8 @@ def members(mailer: Mailer) -> tuple[str, ...]:
 
 
 def _has(path: str, attribute: str) -> bool:
-    """Whether the class of this path has a class attribute that is true."""
+    """Whether the class at this path has this attribute, and it is true."""
     try:
         return bool(getattr(import_string(path), attribute, False))
-    except Exception:  # its module may raise anything; told where the backend is built
+    except Exception:  # of its module; reported where the backend is built
         return False

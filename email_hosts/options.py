@@ -16,24 +16,24 @@ from typing import Any
 # Returns the value of an option. A ValueError says what it must be.
 Converter = Callable[[str], Any]
 
-# How Python says that an option is not given.
+# Values in Python that mean that an option is not given.
 NOT_GIVEN = (None, "")
 
-# Connections of one send. Servers allow far fewer, and each takes a thread.
+# Connections that one send may use. Servers allow far fewer, and each takes a thread.
 MAX_PARALLEL = 50
 
-# Characters. RFC 5321, 4.5.3.1 allows 254 for an address, and a display name may stand before
-# it. The time that the standard library's parser takes grows with the cube of the length.
+# In characters. RFC 5321, 4.5.3.1 allows 254 for an address, and a display name may
+# precede it. The time of the standard parser grows with the cube of the length.
 MAX_EMAIL_ADDRESS = 320
 
-# Characters, RFC 1035, 2.3.4. The time that IDNA takes grows with the square of the length.
+# In characters (RFC 1035, 2.3.4). The time of IDNA grows with the square of the length.
 MAX_HOST_NAME = 253
 
-# What the option for a header begins with. The name of the header follows.
+# The prefix of the option for a header. The name of the header follows.
 HEADER = "_header-"
 HEADER_NAME = f"{HEADER}NAME"
 
-# Headers that a host adds by an option of their own.
+# Headers that have an option of their own.
 OTHER_OPTIONS = {
     "from": "_default_from_email",
     "reply-to": "_reply_to",
@@ -44,25 +44,25 @@ OWN_HEADERS = re.compile(
     "to|cc|bcc|sender|subject|date|message-id|mime-version|content-.*|resent-.*"
 )
 
-# The part before the '@' of an address, as it is without quotation marks (RFC 5322, 3.2.3).
+# The part of an address before the '@', without quotation marks (RFC 5322, 3.2.3).
 ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 LOCAL_PART = rf"{ATOM}(?:\.{ATOM})*"
 
-# The built-in ways to get an OAuth 2.0 token. RFC 6749, 4.4 and 6.
+# The grant types that we use to get an OAuth 2.0 token (RFC 6749, 4.4 and 6).
 OAUTH2_GRANTS = ("client_credentials", "refresh_token")
 MUST_BE_OAUTH2 = (
     f"must be {', '.join(OAUTH2_GRANTS)}, or the dotted path of a callable, like "
     "shop.mail.token"
 )
 
-# Characters of a dotted path. A token may have dots, too, and is longer.
+# In characters, for a dotted path. A token may have dots, too, but is longer.
 MAX_PATH = 100
 
 
 def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Return ``; did you mean 'timeout'?``, or nothing where no known word is near.
+    """Return ``; did you mean 'timeout'?``, or ``""`` if no known word is close.
 
-    ``cutoff`` is that of ``difflib``: 1 for the word itself alone.
+    ``cutoff`` is that of ``difflib``: 1 matches only the word itself.
     """
     nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
@@ -106,7 +106,7 @@ def spellings(domain: str) -> set[str]:
     in_ascii = domain.encode("idna").decode("ascii")
     try:
         own = in_ascii.encode("ascii").decode("idna")
-    except UnicodeError:  # a name of IDNA 2008 alone
+    except UnicodeError:  # a name that only IDNA 2008 allows
         own = in_ascii
     if domain not in (in_ascii, own):
         raise ValueError("must have this domain in ASCII, with xn--")
@@ -115,16 +115,16 @@ def spellings(domain: str) -> set[str]:
 
 def without_control_characters(text: str) -> str:
     """Return the text, or raise ``ValueError`` if it has a line break or the like."""
-    if text.isascii() and text.isprintable():  # nearly all, and the quickest way to know
+    if text.isascii() and text.isprintable():  # nearly all, and the quickest test
         return text
-    # Cc: control characters, line breaks among them, as Zl and Zp are; Cs: surrogates.
+    # Cc: control characters, with most line breaks; Zl, Zp: the others; Cs: surrogates.
     if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text):
         raise ValueError("has a control character; remove it (a line break?)")
     return text
 
 
 def checked_text(value: Any) -> str:
-    """Return a value that is given in Python, or raise ``ValueError`` if it is no text."""
+    """Return a value given in Python, or raise ``ValueError`` if it is not text."""
     if not isinstance(value, str):
         raise ValueError(f"must be text, not {type(value).__name__}")
     return without_control_characters(value)
@@ -192,7 +192,7 @@ def _host_name(value: str) -> str:
         return value
     if is_host_name(value):
         ascii_name = value.encode("idna").decode("ascii")
-        if is_host_name(ascii_name):  # in ASCII it is longer
+        if is_host_name(ascii_name):  # it is longer in ASCII
             return ascii_name
     raise ValueError("must be a host name, or an IP address in brackets (RFC 5321, 4.1.1.1)")
 
@@ -206,7 +206,7 @@ def _email_address(value: str) -> str:
     if len(value) > MAX_EMAIL_ADDRESS:
         raise problem
     plain = re.fullmatch(r"[\w+-]+(?:\.[\w+-]+)*@([\w.-]+)", value, re.ASCII)
-    if plain and is_host_name(plain[1]):  # nearly all; the parser takes 100 microseconds
+    if plain and is_host_name(plain[1]):  # nearly all; parsing takes 100 microseconds
         return value
     unquoted = re.fullmatch(r'([^"<>]*\.[^"<>]*?)\s*(<[^<>]*>)', value)
     if unquoted:  # Dr. Shop <shop@example.com>: Django 6.0 and later refuse the period
@@ -244,7 +244,7 @@ def _recipient(value: str) -> str:
 def add_header(headers: dict[str, str], name: str, value: str) -> None:
     """Add a header that a host gives to its messages.
 
-    Raises ``ValueError`` for one that each message has of its own, or that is given twice.
+    Raises ``ValueError`` for one that each message has itself, or that is given twice.
     """
     if not re.fullmatch("[!-9;-~]+", name):  # RFC 5322, 2.2
         raise ValueError(
@@ -261,7 +261,7 @@ def add_header(headers: dict[str, str], name: str, value: str) -> None:
 
 
 def missing_headers(headers: Mapping[str, str], present: Iterable[str]) -> dict[str, str]:
-    """Return those of the headers that are not present, whatever the case of their names."""
+    """Return the headers that are not present. Names may differ in case."""
     names = {name.lower() for name in present}
     return {name: value for name, value in headers.items() if name.lower() not in names}
 
@@ -292,7 +292,7 @@ SMTP_OPTIONS: dict[str, Converter] = {
     **OAUTH2_OPTIONS,
 }
 SENDERS = ("_default_from_email", "_server_email")
-# Options of any host, whatever its scheme.
+# Host options: those of any host, whatever its scheme.
 HOST_OPTIONS: dict[str, Converter] = {
     "_default_from_email": _email_address,
     "_server_email": _email_address,
@@ -302,16 +302,16 @@ HOST_OPTIONS: dict[str, Converter] = {
     "_redirect_to": _email_address,
     "_allowed_recipients": _recipients,
 }
-# The names that backends and Django's MAILERS take for them.
+# Host options by the names that backends and Django's MAILERS use.
 HOST_OPTION_NAMES = {
     "headers" if name == HEADER_NAME else name.removeprefix("_"): name for name in HOST_OPTIONS
 }
 
 
 def checked_host_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of any host among these, which have their names in Python.
+    """Return the host options among these, by their names in Python.
 
-    Raises ``ValueError`` for a value that a DSN may not have either.
+    Raises ``ValueError`` for a value that is not allowed in a DSN either.
     """
     checked: dict[str, Any] = {}
     for name, option in HOST_OPTION_NAMES.items():
@@ -348,12 +348,12 @@ def _headers(value: Any) -> dict[str, str]:
 
 
 def _of(option: str, value: Any) -> Any:
-    if option in SENDERS:  # it may be a lazy text
+    if option in SENDERS:  # it may be a lazy string
         value = str(value)
     if option == "_allowed_recipients" and not isinstance(value, str):
         if not isinstance(value, (list, tuple)) or not all(isinstance(x, str) for x in value):
             raise ValueError("must be text, or a list of texts")
-        if not value:  # nobody
+        if not value:  # nobody is allowed
             return []
         value = ",".join(value)
     return HOST_OPTIONS[option](checked_text(value))

@@ -11,7 +11,7 @@ from .exceptions import AllHostsFailed
 from .smtp.errors import body_was_sent, may_be_delivered
 from .tracebacks import is_own
 
-# smtplib raises these before it offers the message, or when the server declines to hear more.
+# smtplib raises these before it offers the message, or when the server refuses MAIL.
 NOT_OFFERED = (
     smtplib.SMTPConnectError,
     smtplib.SMTPHeloError,
@@ -20,7 +20,7 @@ NOT_OFFERED = (
     smtplib.SMTPSenderRefused,
 )
 
-# By name, because neither package is a dependency. urllib3's, then botocore's.
+# Errors of urllib3 and botocore. By name, because neither is a dependency.
 NOT_CONNECTED = {
     "NewConnectionError",
     "ConnectTimeoutError",
@@ -30,19 +30,19 @@ NOT_CONNECTED = {
 
 
 def can_be_retried(error: BaseException) -> bool:
-    """Whether sending the message again later is safe, and may help, after this was raised.
+    """Whether, after this error, sending the message again later is safe and may help.
 
-    True if certainly nobody got it, and it was not refused for good. False if it may have been
-    delivered, or was refused for good. The README has a table, and RFC 5321, 4.2.1 says what
-    is for good. Of several messages, those before the one that failed have been sent.
+    True if certainly nobody got it, and it was not refused permanently (RFC 5321,
+    4.2.1). False if it may have been delivered, or was refused permanently. The README
+    has a table. Of several messages, those before the one that failed have been sent.
 
-    Ask where you catch the error: a pickled one has lost what it knew.
+    Call it where you catch the error: pickling loses what it needs.
     """
     return may_be_tried_elsewhere(error) and not _is_too_large(error)
 
 
 def may_be_tried_elsewhere(error: BaseException) -> bool:
-    """Whether certainly nobody got the message, and another host may do better."""
+    """Whether certainly nobody got the message, and another host may accept it."""
     if _is_of_a_receiver(error) or may_be_delivered(error):
         return False
     if isinstance(error, AllHostsFailed):
@@ -104,7 +104,7 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def _could_not_connect(error: BaseException) -> bool:
-    """Whether the connection was refused, or the like: nothing has been sent then."""
+    """Whether there was no connection, so that nothing has been sent."""
     names = {each.__name__ for each in type(error).__mro__}
     is_refused = isinstance(error, (ConnectionRefusedError, socket.gaierror))
     return is_refused or not names.isdisjoint(NOT_CONNECTED)

@@ -77,7 +77,7 @@ def tell_failed(
 def on_behalf_of(
     messages: Iterable[EmailMessage], copies: Iterable[EmailMessage]
 ) -> Iterator[None]:
-    """Let signals about these copies have the caller's messages."""
+    """Send signals about these copies with the caller's messages."""
     pairs = zip(copies, map(_original, messages), strict=True)
     known = {**_originals.get(), **{id(copy): message for copy, message in pairs}}
     token = _originals.set(known)
@@ -102,7 +102,7 @@ def _send(signal: Signal, sender: type, told: dict[str, Any]) -> None:
     token = _is_telling.set(True)
     try:
         signal.send_robust(sender, **told)
-    except Exception as error:  # of Django's log, or of an async receiver in an event loop
+    except Exception as error:  # of logging, or of an async receiver in a loop
         name = "message_sent" if signal is message_sent else "message_failed"
         warn("receivers of %s could not be called: %s", name, type(error).__name__)
     finally:

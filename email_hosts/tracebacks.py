@@ -48,9 +48,9 @@ def clear_frames(function: Callable[P, T]) -> Callable[P, T]:
 
 @contextmanager
 def without_tracebacks(error: BaseException | None) -> Iterator[None]:
-    """Take the tracebacks off an error while somebody else sees it.
+    """Remove the tracebacks from an error while other code sees it.
 
-    Their frames are still running, and so they cannot be cleared.
+    Their frames are still running, so they cannot be cleared.
     """
     chain = [] if error is None else _chain(error)
     kept = [each.__traceback__ for each in chain]

@@ -9,20 +9,20 @@ from .exceptions import InvalidEmailHost
 
 MAX_LENGTH = 4096  # characters, which is far more than a real DSN has
 
-# A stranger's server must not hold up a worker or keep a connection for hours (these are
-# seconds), and must not take dozens of threads.
+# A stranger's server must not hold up a worker, keep a connection for hours, or take
+# dozens of threads. Times are in seconds.
 LIMITS = {"timeout": 600, "conn_max_age": 3600, "conn_max_idle": 10, "parallel": 4}
 
-# These would show a file of this machine to a stranger's server, or tell which files exist.
+# These would show a file of this machine to a stranger, or reveal which files exist.
 FILE_OPTIONS = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
 
 
 def parse_untrusted(
     dsn: str, schemes: str | Iterable[str], file_options: Collection[str]
 ) -> Mailer:
-    """Return ``parse(dsn)``, or raise ``InvalidEmailHost`` for what a stranger may not say.
+    """Parse a DSN, or raise ``InvalidEmailHost`` for what a stranger must not use.
 
-    It must have one of these ``schemes``, and may name files only in ``file_options``.
+    It must have one of these ``schemes``, and name files only in ``file_options``.
     """
     if isinstance(dsn, str) and len(dsn) > MAX_LENGTH:
         raise InvalidEmailHost(f"the DSN must have at most {MAX_LENGTH} characters")

@@ -54,14 +54,14 @@ class HostMixin(BaseEmailBackend):
     headers: Mapping[str, str] = {}
     redirect_to = ""
     allowed_recipients: Sequence[str] = ()
-    # What pickle keeps: the key, which makes another connection. None for a connection that
-    # has more than its key says.
+    # The key, from which unpickling makes another connection. None if the connection
+    # has options that the key does not stand for.
     pickled_key: str | None = None
 
     def __reduce_ex__(self, protocol: object) -> Any:
         """Return what ``pickle`` keeps: neither the login nor an open socket.
 
-        Raises ``TypeError`` for a connection that is more than its key.
+        Raises ``TypeError`` for a connection that the key alone does not describe.
         """
         if self.pickled_key is None:
             raise TypeError(
@@ -78,9 +78,9 @@ class HostMixin(BaseEmailBackend):
         return other
 
     def __deepcopy__(self, memo: object) -> Any:
-        """Return the same connection: a copy of a message refers to it, too.
+        """Return the same connection, so that a deep copy of a message keeps it.
 
-        Django's in-memory backend copies messages so.
+        Django's in-memory backend makes deep copies of messages.
         """
         return self
 
@@ -105,9 +105,9 @@ class HostMixin(BaseEmailBackend):
         return message
 
     def take_host_options(self, options: dict[str, Any]) -> None:
-        """Move the options of any host out of these options, to attributes of this backend.
+        """Move the host options from these options to attributes of this backend.
 
-        Raises ``InvalidEmailHost`` for a value that does not fit.
+        Raises ``InvalidEmailHost`` for a value that is not valid.
         """
         try:
             checked = checked_host_options(options)
@@ -132,7 +132,7 @@ class HostMixin(BaseEmailBackend):
         envelope = own if own and isinstance(own, str) else self.envelope_from
         sender = sender or message.from_email
         if not envelope or "from" in present:
-            pass  # a From in the headers is Django's way to say what is the envelope's
+            pass  # Django: with a From header, from_email is the envelope sender
         elif sender and isinstance(self, EmailBackend):  # or the wrapped backend is one
             changes["from_email"], headers["From"] = envelope, sender
         elif envelope != own:
@@ -156,7 +156,7 @@ class HostMixin(BaseEmailBackend):
 def refuse_unknown(backend: type, options: dict[str, Any], *more: str) -> None:
     """Raise ``InvalidEmailHost`` for options that a backend does not have.
 
-    It has those that its constructor names, and ``more``.
+    It has the options that its constructor names, and ``more``.
     """
     # Private: what Django 6.1's own get_connection() wants a backend to ignore.
     unknown = options.keys() - options.pop("_ignore_unknown_kwargs", set())
@@ -226,7 +226,7 @@ class HostBackend(HostMixin):
     @property
     def fail_silently(self) -> bool:
         """Whether the wrapped backend swallows errors."""
-        # Not every backend has it. Of those that do not, Django 6.1 warns when it is read.
+        # Not every backend has it. Reading it from one without it warns in Django 6.1.
         return bool(vars(self.wrapped).get("fail_silently", False))
 
     @fail_silently.setter
@@ -264,8 +264,8 @@ class HostBackend(HostMixin):
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
         """Send the messages through the wrapped backend. Return how many it took.
 
-        What the backend sets on a message, such as Anymail's ``anymail_status``, is afterwards
-        on the caller's message.
+        What the backend sets on a message, such as Anymail's ``anymail_status``, is
+        copied to the caller's message.
         """
         if not isinstance(email_messages, (list, tuple)):
             return self._send_one_by_one(iter(email_messages))
@@ -292,7 +292,7 @@ class HostBackend(HostMixin):
         tells_itself = hosts.is_host(self.wrapped)
         try:
             with signals.on_behalf_of(messages, batch) if tells_itself else nullcontext():
-                # The backend may change the list, which is its own.
+                # A copy, because the backend may change the list.
                 return int(self.wrapped.send_messages(list(batch)) or 0)
         finally:
             for message, sent, old in zip(messages, batch, before, strict=True):
@@ -300,8 +300,8 @@ class HostBackend(HostMixin):
                     _copy_changes(old, vars(sent), message)
 
     def _tell_sent(self, messages: list[EmailMessage], number: int) -> None:
-        """Send the signals for a batch of which the backend took this number."""
-        if not signals.are_received() or hosts.is_host(self.wrapped):  # which tells of its own
+        """Send the signals for a batch. The backend took this many of its messages."""
+        if not signals.are_received() or hosts.is_host(self.wrapped):  # sends its own
             return
         with_recipients = [message for message in messages if message.recipients()]
         if number < len(with_recipients):
@@ -311,7 +311,7 @@ class HostBackend(HostMixin):
                 signals.tell(self, message)
 
     def _tell_failed(self, messages: list[EmailMessage], error: Exception | None) -> None:
-        """Send one signal for a batch of which the backend does not say what was sent."""
+        """Send one signal for a batch if it is not known which messages were sent."""
         if not hosts.is_host(self.wrapped):
             message = messages[0] if len(messages) == 1 else None
             signals.tell_failed(self, message, error, alias=self.alias)
@@ -348,12 +348,12 @@ def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
         raise InvalidEmailHost("option 'backend' must name the backend to wrap")
     backend_class: Any = hosts.import_backend(path)
     # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
-    # Django 6.1 they take no alias. Remove the condition when 6.1 is the oldest.
+    # Django 6.1 they take no alias. Remove the condition once we require 6.1.
     named = {"alias": alias or ""} if conf.DJANGO_HAS_MAILERS else {}
     _refuse_misspelt_redirect(backend_class, options)
     if not issubclass(backend_class, EmailBackend):
         return backend_class(**named, **options)
-    # Before Django does it, whose ValueError comes from a frame that holds the password.
+    # Checked here, because Django raises ValueError in a frame that holds the password.
     port = default_port(options.get("use_ssl"), options.get("use_tls"))
     # The credentials of the project's mail server are not meant for another one. The
     # constructor of a subclass may not take all of these, or set some itself.

@@ -1,4 +1,4 @@
-"""Several hosts as one: the next host where one fails, or each in turn."""
+"""Sends through several hosts: the next one after a failure, or each in turn."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FailoverBackend(HostMixin):
     certainly did not take the message. Any other error is raised.
 
     Raises ``AllHostsFailed`` if no host could be used, and ``InvalidEmailHost`` for options
-    that do not fit.
+    that are not valid.
     """
 
     has_members = True
@@ -152,7 +152,7 @@ class _HostHealth:
         """Return the hosts in the order in which to try them, those that are down last."""
         with self._lock:
             if rotate:
-                # Random at first: the processes of a site should not all start with the same.
+                # Random at first, so that processes do not all start with one host.
                 turn = random.randrange(len(keys)) if self._turn is None else self._turn  # noqa: S311
                 self._turn = (turn + 1) % len(keys)
                 keys = keys[turn:] + keys[:turn]

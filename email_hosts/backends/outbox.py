@@ -46,6 +46,6 @@ class OutboxBackend(HostMixin, EmailBackend):
 
     def _marked(self, message: EmailMessage) -> EmailMessage:
         marked = copy.copy(self.apply_host(message))
-        # Since Django 6.1, the in-memory backend sets this. Remove when 6.1 is the oldest.
+        # Since Django 6.1, the in-memory backend sets this. Remove once we require 6.1.
         marked.sent_using = self.alias  # type: ignore[attr-defined, unused-ignore]
         return marked

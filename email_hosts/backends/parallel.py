@@ -1,4 +1,4 @@
-"""Messages over several connections of one host at the same time."""
+"""Sends messages over several connections of one host at the same time."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .. import signals
 from ..retry import may_be_tried_elsewhere
 from ..smtp.connection import Reply, is_closed
 
-# A generator is taken in pieces of this number of messages for each connection.
+# How many messages for each connection are taken from a generator at a time.
 PIECE = 25
 
 
 def send_in_parallel(backend: Any, messages: Iterable[EmailMessage]) -> int:
     """Send the messages over up to ``backend.parallel`` connections, in any order.
 
-    Return how many were accepted. After the first error, no further message is begun. The
-    error is raised with ``sent`` and ``unsent``, lists of these messages (of a generator,
-    those of the last piece). A message that failed is in ``unsent``. If several failed, and
-    one of them may have been delivered, its error is raised.
+    Return how many were accepted. After the first error, no further message is begun.
+    The error has the attributes ``sent`` and ``unsent``, lists of these messages (of a
+    generator, those of the last piece). A message that failed is in ``unsent``. If
+    several failed, and one of them may have been delivered, its error is raised.
     """
     is_at_hand = isinstance(messages, (list, tuple))
     size = len(messages) if is_at_hand else PIECE * backend.parallel  # type: ignore[arg-type]
@@ -51,25 +51,25 @@ class _Spread:
         self._sent: list[EmailMessage] = []
         self._errors: list[BaseException] = []
         self._refusals: list[OSError] = []
-        self._ignored: list[OSError] = []  # refusals, too, with fail_silently
+        self._ignored: list[OSError] = []  # the same, with fail_silently
         # Results for which the caller's thread sends signals, and None from each thread that
         # ends.
         self._results: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
-        self._was_open = False  # any connection
-        # asgiref keeps these from other threads, even in a copy of the context.
+        self._was_open = False  # whether any connection was
+        # asgiref hides these from other threads, even in a copy of the context.
         self._language = translation.get_language()
         self._timezone = timezone.get_current_timezone()
         self._refused: dict[str, Reply] = backend.refused_recipients
         self._is_over = False
 
     def send(self) -> int:
-        """Send the messages, or raise the error that ended it."""
+        """Send the messages, or raise the error that stopped it."""
         number = min(self._backend.parallel, len(self._messages))
         if number > 1:
             self._start_and_wait(number)
         if number == 1 or self._was_open:
             self._refusals.clear()
-            self._work(self._backend)  # after threads: what they have not sent
+            self._work(self._backend)  # after the threads: what they have not sent
         if self._waiting:
             for error in [*self._refusals, *self._ignored][: not self._errors]:
                 self._results.put((self._waiting[0], error))
@@ -83,7 +83,7 @@ class _Spread:
         """Work over this number of connections, each in a thread.
 
         This thread waits, so that a signal handler that raises (Ctrl-C, the time limit of a
-        task queue) breaks no message. It also calls the receivers of signals.
+        task queue) interrupts no message. It also calls the receivers of signals.
         """
         others = [copy.copy(self._backend) for _ in range(number - 1)]
         threads = [
@@ -111,7 +111,7 @@ class _Spread:
             ):
                 self._work(backend)
         finally:
-            connections.close_all()  # Django keeps those of a thread until it is told
+            connections.close_all()  # Django does not close a thread's own
 
     def _work(self, backend: Any) -> None:
         """Send what is waiting over one connection, and over the next one if that breaks."""
@@ -137,9 +137,9 @@ class _Spread:
                                 break
                 if taken and backend.ignored:
                     self._ignored.append(backend.ignored)
-            except OSError as error:  # of opening: the others do its work
+            except OSError as error:  # from opening: the others do its work
                 self._refusals.append(error)
-            except BaseException as error:  # of making a message
+            except BaseException as error:  # from making a message
                 self._fail(error)
                 for message in islice(taken, 1):
                     self._results.put((message, error))
@@ -160,12 +160,12 @@ class _Spread:
         self._is_over = True
 
     def _tell_the_rest(self) -> None:
-        """Send the signals for the results of this thread, or after an interruption."""
+        """Send the signals that are left: of this thread, or after an interruption."""
         try:
             while not self._results.empty():
                 if result := self._results.get():
                     self._tell(*result)
-        except BaseException as error:  # of a receiver
+        except BaseException as error:  # from a receiver
             self._errors.insert(0, error)
 
     def _tell(
@@ -173,7 +173,7 @@ class _Spread:
     ) -> None:
         """Send the signal of a result. Keep its refused recipients.
 
-        A receiver may send over this backend, which then has the refused recipients of that.
+        A receiver may send over this backend, too, and so replace them.
         """
         self._refused.update(refused)
         try:
@@ -196,7 +196,7 @@ class _Spread:
 class _Thread(threading.Thread):
     """Calls a function with this argument, in a copy of the context.
 
-    In the end it puts ``None`` into ``results``.
+    At the end, it puts ``None`` into ``results``.
     """
 
     def __init__(
@@ -215,7 +215,7 @@ class _Thread(threading.Thread):
             self._results.put(None)
 
     def wait_for_its_end(self) -> None:
-        """Wait, whatever signal handlers raise. One that has not started sends nothing.
+        """Wait, whatever signal handlers raise. An unstarted thread sends nothing.
 
         Not with ``join()``: before Python 3.13, an error in it marks the thread as ended.
         """

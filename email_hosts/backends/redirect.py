@@ -1,7 +1,7 @@
-"""Outside of production: some people get their mail, and one address gets all other mail.
+"""Outside of production, some people get their mail, and one address gets all the rest.
 
-It fails closed. ``recipients()`` of a message decides who would get it. A recipient is allowed
-only if that is certain.
+It fails closed: a recipient is allowed only if that is certain. ``recipients()`` of a
+message says who would get it.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ MAILBOX = re.compile(
 
 
 class Address(NamedTuple):
-    """An address in a form in which equal ones are the same.
+    """An address, normalized for comparison.
 
-    The case of the local part may mean something (RFC 5321, 2.4).
+    The local part keeps its case, which may matter (RFC 5321, 2.4).
     """
 
     local_part: str
@@ -74,7 +74,7 @@ def redirected(
     redirect_to: str,
     recipients: Iterable[str],
 ) -> dict[str, Any]:
-    """Return the attributes that a message needs so that it reaches nobody who is not allowed.
+    """Return the attributes with which a message reaches only allowed recipients.
 
     ``headers`` are those of the message. ``recipients`` are the allowed addresses and domains.
     ``redirect_to`` takes the place of the first recipient who is not allowed, and the others
@@ -114,14 +114,14 @@ def refuse_to_go_past(
 ) -> None:
     """Raise ``InvalidEmailHost`` if Anymail would send mail to others than the recipients.
 
-    ``get`` returns an attribute by its name. ``where`` says of what: the message, or Anymail's
-    ``SEND_DEFAULTS``.
+    ``get`` returns an attribute by its name. ``where`` says what has it: the message,
+    or Anymail's ``SEND_DEFAULTS``.
     """
     # Anymail's "not set" is a class. An empty dict counts as set.
     found = [
         name for name in (*PER_RECIPIENT, *more) if not isinstance(get(name), type | None)
     ]
-    # Its structure differs from provider to provider, but each address has an '@'.
+    # The structure of esp_extra depends on the provider, but each address has an '@'.
     if _may_have_address(get("esp_extra")):
         found.append("an address in esp_extra")
     if found:
@@ -159,6 +159,6 @@ def _allowed(redirect_to: str, recipients: tuple[str, ...]) -> Allowed:
 
 
 def _address(recipient: str) -> Address | None:
-    """Return the address of a recipient, or ``None`` if it is not surely one address."""
+    """Return the address of a recipient, or ``None`` if it may not be just one."""
     match = MAILBOX.fullmatch(recipient.strip(" "))
     return Address(match[2], match[3].lower()) if match else None

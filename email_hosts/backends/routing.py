@@ -61,7 +61,7 @@ class RoutingBackend(HostMixin):
         """Send the messages. Return how many were accepted.
 
         Each host gets its messages in batches, over one connection. An error of one host does
-        not keep back the mail of the others: the first error is raised at the end.
+        not hold back the mail of the others: the first error is raised at the end.
 
         A connection that the router returns is closed after its batch if it was not open
         before.
@@ -76,7 +76,7 @@ class RoutingBackend(HostMixin):
                 if errors and not (first or self.fail_silently):
                     first = errors.pop(0)
                 _log_ignored(errors)
-        except BaseException:  # of the iterable, and this one is raised
+        except BaseException:  # from the iterable, and raised in place of the first
             _log_ignored([first] if first else [])
             raise
         finally:
@@ -91,7 +91,7 @@ class RoutingBackend(HostMixin):
     ) -> tuple[int, list[Exception]]:
         """Return how many messages were accepted, and the errors of the others."""
         errors: list[Exception] = []
-        # A connection is known by its identity, because a class may define what is equal.
+        # Connections are told apart by identity, because a class may define equality.
         by_host: dict[str | int, tuple[str | BaseEmailBackend, list[EmailMessage]]] = {}
         for message in batch:
             try:
@@ -116,7 +116,7 @@ class RoutingBackend(HostMixin):
         messages: list[EmailMessage],
         connections: dict[str, BaseEmailBackend],
     ) -> int:
-        """Send the messages to a host, or over a connection of the router.
+        """Send the messages through a host, or over a connection from the router.
 
         A connection that was closed is closed again, because the router may return a new one
         for each message.
@@ -141,7 +141,7 @@ class RoutingBackend(HostMixin):
     def _connection(
         self, key: str, connections: dict[str, BaseEmailBackend]
     ) -> BaseEmailBackend:
-        """Return the open connection to this host, which is a new one the first time."""
+        """Return the open connection to this host. Open it the first time."""
         if key not in connections:
             connection = hosts.get_host(key, fail_silently=self.fail_silently)
             connection.open()
@@ -160,7 +160,7 @@ def _goes_to_outbox(connection: BaseEmailBackend) -> bool:
 
 
 def _captured(connection: Any) -> OutboxBackend:
-    """Return an outbox that does the same to a message as this connection."""
+    """Return an outbox that changes a message as this connection does."""
     options = {}
     if hosts.is_host(connection):
         options = {name: getattr(connection, name) for name in HOST_OPTION_NAMES}
@@ -184,7 +184,7 @@ def _batches(messages: Iterable[EmailMessage]) -> Iterator[list[EmailMessage]]:
 
 
 def host_of_sender(message: EmailMessage) -> str | None:
-    """Return the key of the host whose ``_default_from_email`` the message is from.
+    """Return the key of the host whose ``_default_from_email`` matches the sender.
 
     A host with the same address comes first, then the first host with the same domain.
     """
@@ -194,8 +194,8 @@ def host_of_sender(message: EmailMessage) -> str | None:
 def _ask_router(message: EmailMessage) -> str | BaseEmailBackend:
     """Return the key of the host for a message, or the connection that the router returns.
 
-    Raises ``InvalidEmailHost`` if the router returns a DSN or a router, or itself sends mail
-    that asks the router, and ``TypeError`` if it returns anything else.
+    Raises ``InvalidEmailHost`` if the router returns a DSN or a ``RoutingBackend``, or
+    sends mail that asks the router again, and ``TypeError`` for any other result.
     """
     if _is_asking_router.get():
         raise InvalidEmailHost("the router sends mail through itself")
@@ -218,6 +218,6 @@ def _ask_router(message: EmailMessage) -> str | BaseEmailBackend:
 
 
 def _name_of(router: Any) -> str:
-    """Return how a message names the router, without what the router has returned."""
+    """Return the setting and the name of the router, for an error message."""
     named = router if hasattr(router, "__qualname__") else type(router)
     return f"EMAIL_HOSTS_ROUTER ({named.__module__}.{named.__qualname__})"

@@ -38,21 +38,21 @@ PLAIN_OPTIONS = {
     name: converter for name, converter in SMTP_OPTIONS.items() if name not in OAUTH2_OPTIONS
 }
 
-# Attributes that belong to what is being sent, and to the connection that it is sent over.
+# Attributes that hold the state of a send and of its connection.
 OF_A_SEND = ("connection", "_pooled", "_token", "refused_recipients", "ignored")
 
 
 class EmailHostsBackend(HostMixin, SMTPConnector):
     """Sends through one SMTP host.
 
-    An option that is not given does not fall back to a setting such as ``EMAIL_HOST_USER``,
-    so no credential reaches a server that it was not meant for. ``timeout`` is in seconds,
-    for each network step. ``others`` are options of any host. Raises ``InvalidEmailHost`` for
-    options that do not fit.
+    An option that is not given does not fall back to a setting such as
+    ``EMAIL_HOST_USER``, so no credential reaches a server that it was not meant for.
+    ``timeout`` is in seconds, for each network step. ``others`` are host options.
+    Raises ``InvalidEmailHost`` for options that are not valid.
     """
 
     connection: Any  # smtplib.SMTP while open, else None. You may set it, as in Django.
-    _pooled: PooledConnection | None = None  # what is known about it
+    _pooled: PooledConnection | None = None  # what the pool knows about it
 
     @clear_frames
     @names_mailer
@@ -112,7 +112,7 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         )
         if allow and allow(host, port) is not True:
             raise InvalidEmailHost("the server is not allowed")
-        # For None, Django's backend may read a setting.
+        # Never None: for that, Django's backend may read a setting.
         super().__init__(
             host=host,
             port=port,
@@ -135,7 +135,7 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         self.parallel = parallel
         self.allow = allow
         self.refused_recipients: dict[str, Reply] = {}
-        self.ignored: OSError | None = None  # why fail_silently has not opened it
+        self.ignored: OSError | None = None  # why it is not open, with fail_silently
 
     def __copy__(self) -> EmailHostsBackend:
         """Return another connection with the same options, closed as a new one is."""
@@ -147,12 +147,12 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
 
     @clear_frames
     def open(self) -> bool | None:
-        """Connect and log in, unless that is done. Return whether it was needed.
+        """Connect and log in, unless it is open. Return whether that was needed.
 
-        With ``conn_max_age``, a parked connection saves both. ``None`` is a failure that
-        ``fail_silently`` ignores and logs. Raises ``OSError``, which all errors of smtplib
-        and ssl are, and ``InvalidEmailHost``, with ``fail_silently`` too, for a certificate
-        or a login that cannot be used.
+        With ``conn_max_age``, a parked connection saves both. ``None`` means a failure
+        that ``fail_silently`` ignores and logs. Raises ``OSError``, the base of all
+        errors of smtplib and ssl. Raises ``InvalidEmailHost``, even with
+        ``fail_silently``, for a certificate or a login that cannot be used.
         """
         with self._lock:
             if self.connection:
@@ -226,8 +226,8 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
     ) -> Generator[signals.Result, None, None]:
         """Yield the result of each message that has recipients, as it is sent.
 
-        ``in_turn`` has those that have been taken and not been yielded, also after an error.
-        ``can_look_ahead`` allows to make the next messages before the turn of each. Raises
+        ``in_turn`` holds messages that have been taken but not yet yielded, also after
+        an error. ``can_look_ahead`` allows making messages before their turn. Raises
         what ``open`` raises.
         """
         coming = _noted(messages, in_turn)
@@ -263,7 +263,7 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
                     self.close()
 
     def _use(self, parked: PooledConnection | None) -> bool | None:
-        """Use a parked connection or a new one. Return what ``open`` does."""
+        """Use a parked connection or a new one. Return what ``open`` returns."""
         self.connection = self._pooled = None
         try:
             pooled = parked or self.connect()
@@ -287,7 +287,7 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         return self._pooled
 
     def _has_foreign_connection(self) -> bool:
-        """Whether the open connection is a mock or the like, and must be the only one."""
+        """Whether the open connection is a mock or the like, which must send it all."""
         return bool(self.connection) and not can_pipeline(self.connection)
 
     def _reason_not_to_park(self, pooled: PooledConnection) -> str:
@@ -347,8 +347,8 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
     def _tell(self, *result: Any) -> None:
         """Send the signal of a result.
 
-        A receiver may send mail over this object, and must not interrupt what is being sent.
-        So the object looks closed to it.
+        A receiver may send mail over this object, but must not disturb the current
+        send. So the object looks closed to it.
         """
         if not signals.are_received():
             return

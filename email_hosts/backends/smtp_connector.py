@@ -23,7 +23,7 @@ from ..smtp.tls import new_context, shared_context
 from ..tracebacks import clear_frames
 from .base import DEFAULT_TIMEOUT
 
-# The options that two connections share if one can be used for the other.
+# Two connections are interchangeable if these options are equal.
 POOLED_BY = attrgetter(
     *("host", "port", "username", "password", "use_tls", "use_ssl", "timeout"),
     *("ssl_cafile", "ssl_certfile", "ssl_keyfile", "own_ssl_context", "local_hostname"),
@@ -52,7 +52,7 @@ class SMTPConnector(EmailBackend):
 
     @cached_property
     def ssl_context(self) -> ssl.SSLContext:
-        """The TLS context of this connection alone, to look at or to change. It may be set.
+        """The TLS context of this connection only. You can change or replace it.
 
         Raises ``InvalidEmailHost`` if a file of the host cannot be loaded.
         """
@@ -63,7 +63,7 @@ class SMTPConnector(EmailBackend):
         """``ssl_context``, if somebody has read or set it. Else a shared one is used."""
         return vars(self).get("ssl_context")
 
-    @clear_frames  # a receiver of a signal may get the error that the caller does not
+    @clear_frames  # a receiver of a signal may get an error that the caller does not
     def connect(self) -> PooledConnection:
         """Return a new connection. A token that is refused is renewed, once."""
         if self.oauth2 is None:
@@ -132,8 +132,8 @@ class SMTPConnector(EmailBackend):
 
     @property
     def _pool_key(self) -> PoolKey:
-        # ``allow`` may not be hashable. The connection keeps it alive, so its id stays its
-        # own.
+        # ``allow`` may not be hashable. The connection keeps it alive, so its id stays
+        # unique.
         return PoolKey((*POOLED_BY(self), id(self.allow)))
 
     @property

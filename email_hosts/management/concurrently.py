@@ -17,7 +17,7 @@ def concurrently(
 ) -> Iterator[tuple[str, T]]:
     """Yield each key with what ``ask`` returns for it, or raise what it raises.
 
-    The order is that of the keys, or ``as_they_finish``, for somebody who watches.
+    The order is that of the keys, or ``as_they_finish``, for a user who is watching.
     """
     answers: dict[Future[T], str] = {Future(): key for key in keys}
     waiting = iter(list(answers.items()))

@@ -1,4 +1,4 @@
-"""Why a host did not work, in one line for people to read."""
+"""Explains in one line why a host did not work."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def explain(error: Exception) -> str:
         text = error.strerror
     elif isinstance(error, (OSError, ValueError)):
         text = str(error) or type(error).__name__
-    else:  # from somebody's backend
+    else:  # from a backend that is not ours
         text = f"{type(error).__name__}: {error}"
     return _on_one_line(text)
 

@@ -1,1 +1,1 @@
-"""OAuth 2.0: where the tokens come from that an SMTP host logs in with."""
+"""OAuth 2.0: gets the tokens with which an SMTP host logs in."""

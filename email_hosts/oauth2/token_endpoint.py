@@ -35,7 +35,7 @@ clock = time.monotonic
 
 
 class Token(NamedTuple):
-    """A token, and for how many seconds it is good: 0 means unknown."""
+    """A token, and how many seconds it is valid. 0 means unknown."""
 
     text: str
     lifetime: float = 0
@@ -100,7 +100,7 @@ def _post(url: str, body: bytes, timeout: float) -> tuple[int, bytes]:
         opener.add_handler(ProxyHandler())
     request = Request(url, body, {"Accept": "application/json"})  # noqa: S310 (see validation.py)
     with opener.open(request, timeout=timeout) as answer:
-        # In pieces: read() would make room for as much as the server says it will send.
+        # In pieces: read() would allocate as much as the server says it will send.
         content = b"".join(iter(partial(answer.read, PIECE), b""))
         if answer.length:
             raise http.client.IncompleteRead(content, answer.length)
@@ -108,7 +108,7 @@ def _post(url: str, body: bytes, timeout: float) -> tuple[int, bytes]:
 
 
 class _Handler(HTTPSHandler, HTTPHandler):
-    """urllib's, with a deadline for the request as a whole."""
+    """urllib's handler, with a deadline for the request as a whole."""
 
     def __init__(self, deadline: float) -> None:
         self._tls = shared_context("", "", "")
@@ -126,7 +126,7 @@ class _Handler(HTTPSHandler, HTTPHandler):
 
 
 class _Answer(http.client.HTTPResponse):
-    """An answer whose bytes and seconds are limited, as those of a reply of SMTP are."""
+    """An answer whose size and time are limited like those of an SMTP reply."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
@@ -142,7 +142,7 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _Connection(http.client.HTTPConnection):
-    """http.client's, whose steps after connecting have the time that is left."""
+    """http.client's connection. After connecting, it has only the time that is left."""
 
     response_class = _Answer
 
@@ -161,7 +161,7 @@ class _TLSConnection(_Connection, http.client.HTTPSConnection):
 
 
 def _object(content: bytes) -> dict[str, Any]:
-    """Return the JSON object of an answer, empty if it is none."""
+    """Return the JSON object of an answer, or an empty one if it is not an object."""
     try:
         answer = json.loads(content)
     except (ValueError, RecursionError):

@@ -18,7 +18,7 @@ class Source(Protocol):
     """Where tokens come from. Equal sources have the same tokens."""
 
     def key(self, username: str) -> Hashable:
-        """Return what has the same tokens."""
+        """Return the key under which its tokens are kept."""
 
     def fetch(self, username: str, *, renew: bool, timeout: float) -> Token:
         """Return a token. Raises ``OAuth2Error``."""
@@ -27,7 +27,7 @@ class Source(Protocol):
 def source_of(options: Mapping[str, Any]) -> Source | None:
     """Return the source that the options of a host name, or ``None`` if they name none.
 
-    Raises ``InvalidEmailHost`` if they do not fit.
+    Raises ``InvalidEmailHost`` if they are not valid.
     """
     oauth2 = options["oauth2"]
     problem = problem_with(options)
@@ -57,7 +57,7 @@ def source_of(options: Mapping[str, Any]) -> Source | None:
 class Custom:
     """A callable of the project: ``token(username, *, renew)`` returns a token.
 
-    The callable keeps its tokens itself, because only it knows how long they are good.
+    The callable keeps its tokens itself, because only it knows how long they are valid.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -73,14 +73,14 @@ class Custom:
             return id(self._function)
 
     def key(self, username: str) -> Hashable:
-        """Return what has the same tokens."""
+        """Return the key under which its tokens are kept. Each user has their own."""
         return self, username
 
     def fetch(self, username: str, *, renew: bool, timeout: float) -> Token:
         """Return what the callable returns.
 
-        Raises the ``OAuth2Error`` that the callable raises, or one that names the class of its
-        error. The text of that error may hold a token.
+        Raises ``OAuth2Error``, with the reason of one that the callable raises. Of any
+        other error it names only the class, because the text may hold a token.
         """
         try:
             token = self._function(username, renew=renew)

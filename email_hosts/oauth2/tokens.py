@@ -14,13 +14,13 @@ from ..exceptions import OAuth2Error
 from .token_endpoint import Token
 from .token_sources import Source
 
-# A token is not used in its last seconds.
+# A token is not used in the last seconds of its lifetime.
 MARGIN = 60
 
-# Seconds. No token is kept longer, whatever the server says.
+# In seconds. No token is kept longer, whatever the server says.
 MAX_LIFETIME = 86400
 
-# Tokens. A project may log in as each of its customers.
+# A project may log in as each of its customers.
 MAX_KEPT = 1000
 
 # RFC 6749, A.12, without the space, which would end the token in a header.
@@ -36,7 +36,7 @@ class _Kept(NamedTuple):
 
 
 class _Fetch:
-    """A fetch, which may have ended. It has no outcome if something has interrupted it."""
+    """A fetch, which may have ended. If interrupted, it has no token and no failure."""
 
     def __init__(self) -> None:
         self.owner = os.getpid(), threading.get_ident()
@@ -47,8 +47,8 @@ class _Fetch:
     def can_be_waited_for(self) -> bool:
         """Whether it is under way, in another thread of this process.
 
-        A signal handler may send mail while its own thread fetches. And the fetches of a
-        parent never end in the child.
+        A signal handler may send mail while its own thread fetches. The fetches of a
+        parent process never end in the child.
         """
         process, thread = self.owner
         is_of_another = process == os.getpid() and thread != threading.get_ident()
@@ -56,7 +56,7 @@ class _Fetch:
 
 
 class Tokens:
-    """Gets tokens from sources, and keeps them where it is known how long they are good."""
+    """Gets tokens from sources, and keeps those whose lifetime is known."""
 
     clock = staticmethod(time.monotonic)
 
@@ -69,16 +69,16 @@ class Tokens:
         self.forget_fetches()
 
     def forget_fetches(self) -> None:
-        """Forget them, and the lock: in a forked child, other threads do not go on."""
+        """Forget the fetches and the lock: a forked child has no other threads."""
         # Reentrant: a signal handler may send mail while its thread holds the lock.
         self._lock = threading.RLock()
         self._fetches: dict[Hashable, _Fetch] = {}
 
     def get(self, source: Source, username: str, *, timeout: float, refused: str = "") -> str:
-        """Return a token for this user, another one than a server has just ``refused``.
+        """Return a token for this user, but not one that a server has just ``refused``.
 
-        Threads that want the same one wait for one fetch, at most ``timeout`` seconds. Raises
-        ``OAuth2Error``.
+        Threads that want the same token wait for one fetch, at most ``timeout``
+        seconds. Raises ``OAuth2Error``.
         """
         key = source.key(username)
         while True:
@@ -95,7 +95,7 @@ class Tokens:
                 fetch.has_ended.set()
                 self._drop(key, fetch)
             if not known.has_ended.wait(timeout):
-                self._drop(key, known)  # a signal handler may have ended it without a word
+                self._drop(key, known)  # a signal handler may have interrupted its end
                 problem = f"another thread has been asking for one for {timeout:g} seconds"
                 raise OAuth2Error(f"no OAuth 2.0 token: {problem}")
             if known.failure:
@@ -104,7 +104,7 @@ class Tokens:
                 return known.token
 
     def _kept_or_fetch(self, key: Hashable, refused: str, fetch: _Fetch) -> str | _Fetch:
-        """Return a token that is kept, or the fetch of it: this one, if there is no other."""
+        """Return a kept token, or the fetch to use: ``fetch`` if there is no other."""
         with self._lock:
             kept = self._kept.get(key)
             if kept and (kept.text == refused or self.clock() >= kept.expires_at):
@@ -118,7 +118,7 @@ class Tokens:
             return fetch
 
     def _run(self, fetch: _Fetch, key: Hashable, ask: Callable[[], Token]) -> str:
-        """Return the token that ``ask`` returns. The fetch tells the others of it."""
+        """Return what ``ask`` returns. Note it in the fetch for other threads."""
         began = self.clock()
         try:
             token = ask()

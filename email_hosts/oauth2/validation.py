@@ -17,7 +17,7 @@ from ..options import (
     is_oauth2,
 )
 
-# The options that each way to get a token needs, and those that it may have.
+# The options that each grant type needs, and those that it may have.
 NEEDED = {
     "client_credentials": ("oauth2_token_url", "oauth2_client_id", "oauth2_client_secret"),
     "refresh_token": ("oauth2_token_url", "oauth2_client_id", "oauth2_refresh_token"),
@@ -97,7 +97,7 @@ def _problem_with_details(oauth2: Any, details: list[str], options: Mapping[str,
 
 
 def _is_secure(url: str) -> bool:
-    """Whether a secret may be sent there. RFC 6749, 3.2 demands TLS."""
+    """Whether a secret may be sent there. RFC 6749, 3.2 requires TLS."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port  # a bad port is an error here

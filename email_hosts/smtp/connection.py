@@ -1,4 +1,4 @@
-"""Opens connections, with limits on each reply; looks at them, and ends them."""
+"""Opens, inspects and ends connections, with limits on each reply."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ Reply = tuple[int, bytes]
 # Whether this server may be used: a host name or an IP address, and a port.
 Allow = Callable[[str, int], bool]
 
-# Seconds. A client should wait for the reply to QUIT (RFC 5321, 4.1.1.10), but not long,
-# because the reply changes nothing.
+# In seconds. A client should wait for the reply to QUIT (RFC 5321, 4.1.1.10), but not
+# long, because the reply changes nothing.
 QUIT_TIMEOUT = 0.5
 
-# Bytes. RFC 5321 does not limit a reply. Real ones have a kilobyte or two.
+# In bytes. RFC 5321 does not limit a reply. Real ones have a kilobyte or two.
 MAX_REPLY = 65536
 
-# A server that has Nagle's algorithm on, Postfix for example, waits with the next reply until
-# the last one is acknowledged, which a system delays by 40 ms. Linux can be told not to, for
-# the next read alone.
+# A server that uses Nagle's algorithm, such as Postfix, holds back a reply until the
+# last one is acknowledged. Our system delays that by 40 ms. Linux can acknowledge at
+# once, but must be told before each read.
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
-# A server that expects TLS from the first byte waits, too.
+# A server that expects TLS from the first byte waits for the client.
 NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
 
-# The methods in whose place commands are written directly. smtplib's are taken at import,
-# because a test may replace them by mocks later.
+# The methods that we bypass by writing commands directly. smtplib's are read at import,
+# because a test may replace them with mocks later.
 METHODS = {"sendmail", "mail", "rcpt", "data", "docmd", "rset", "quit"}
 methods_of = attrgetter(*METHODS)
 METHODS_OF_SMTPLIB = methods_of(smtplib.SMTP)
@@ -47,10 +47,11 @@ METHODS_OF_SMTPLIB = methods_of(smtplib.SMTP)
 class SMTP(smtplib.SMTP):
     """smtplib's class, with ``timeout`` as the limit of each reply as a whole.
 
-    In smtplib it limits each read, and so a server that sends a reply byte by byte, or one
-    without end, holds up the sender forever. Raises ``SMTPServerDisconnected`` at the limit.
+    In smtplib it limits each read. So a server that sends a reply byte by byte, or
+    without end, holds up the sender forever. Raises ``SMTPServerDisconnected`` at the
+    limit.
 
-    With ``allow`` it connects to the IP addresses that are allowed, and to no others. Raises
+    With ``allow`` it connects only to IP addresses that are allowed. Raises
     ``InvalidEmailHost`` if there is none.
     """
 
@@ -59,8 +60,8 @@ class SMTP(smtplib.SMTP):
         super().__init__(*args, **kwargs)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> Any:
-        # Private: smtplib's only place between the name of a server and its address. A name
-        # that is resolved again to connect may have got another address meanwhile.
+        # Private: _get_socket(). smtplib resolves and connects in it. A check before it
+        # is not enough, because the name may resolve to another address next time.
         if self._allow is None:
             return super()._get_socket(host, port, timeout)  # type: ignore[misc]
         # ``timeout`` is for all addresses together: a name may have many.
@@ -98,7 +99,7 @@ class SMTP_SSL(SMTP, smtplib.SMTP_SSL):  # noqa: N801
     """The same with TLS from the first byte."""
 
 
-# By the class of smtplib, which a test may have replaced by a mock.
+# Ours by smtplib's class, which a test may have replaced with a mock.
 CLASSES: dict[type[smtplib.SMTP], type[SMTP]] = {
     smtplib.SMTP: SMTP,
     smtplib.SMTP_SSL: SMTP_SSL,
@@ -113,7 +114,7 @@ def connect(
     starttls: ssl.SSLContext | None = None,
     **params: Any,
 ) -> smtplib.SMTP:
-    """Return a new connection, encrypted if that is asked for, and without a login.
+    """Return a new connection, encrypted if asked for, but not logged in.
 
     ``starttls`` is the context for STARTTLS. ``params`` are those of the class: SMTP_SSL takes
     a ``context``, too. Raises what smtplib raises.
@@ -135,7 +136,7 @@ def connect(
 
 
 class LimitedReader(io.RawIOBase):
-    """Reads from a socket. Between ``begin`` and ``end`` it keeps the limits of a reply."""
+    """Reads from a socket, and limits the reply between ``begin`` and ``end``."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -156,7 +157,7 @@ class LimitedReader(io.RawIOBase):
         self._deadline = None
 
     def readable(self) -> bool:
-        """Return true, as ``BufferedReader`` demands."""
+        """Return true, as ``BufferedReader`` requires."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
@@ -178,15 +179,15 @@ class LimitedReader(io.RawIOBase):
         return size
 
     def _read_what_is_there(self, buffer: Any) -> int | None:
-        """Return ``None`` if that is nothing."""
-        pending = getattr(self._sock, "pending", int)  # in a TLS record that has been read
+        """Read without waiting. Return ``None`` if there is nothing."""
+        pending = getattr(self._sock, "pending", int)  # left over from a TLS record
         if not _is_readable(self._sock) and not pending():
             return None
         timeout = self._sock.gettimeout()
         self._sock.settimeout(0)
         try:
             size = self._sock.recv_into(buffer)
-        except (BlockingIOError, ssl.SSLWantReadError):  # TLS has something of its own
+        except (BlockingIOError, ssl.SSLWantReadError):  # a message of TLS itself
             return None
         finally:
             self._sock.settimeout(timeout)
@@ -197,16 +198,16 @@ class LimitedReader(io.RawIOBase):
 def _is_readable(sock: socket.socket) -> bool:
     if not hasattr(select, "poll"):  # Windows, where select() takes any socket
         return bool(select.select([sock], [], [], 0)[0])
-    # Unlike epoll it needs no descriptor, and unlike select() it knows those above 1,023.
+    # Unlike epoll, it needs no descriptor. Unlike select(), it takes those above 1,023.
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
 
 
 def can_pipeline(connection: smtplib.SMTP) -> bool:
-    """Whether it may be written to directly.
+    """Whether commands may be written to its socket directly.
 
-    A mock, or a class with its own ``sendmail()`` or the like, must be called instead.
+    For a mock, or a class with its own ``sendmail()`` or the like, call that instead.
     """
     return (
         isinstance(connection, SMTP)
@@ -241,7 +242,7 @@ def quit_quietly(connection: smtplib.SMTP, *, wait: bool = True) -> None:
 
 
 def is_idle(connection: smtplib.SMTP) -> bool:
-    """Whether the server has nothing to say, not even that it ends the connection."""
+    """Whether the server has sent nothing, and has not ended the connection."""
     try:
         return not has_unread_data(connection)
     except (OSError, ValueError):
@@ -255,7 +256,7 @@ def has_unread_data(connection: smtplib.SMTP) -> bool:
     """
     open_socket(connection)
     file: Any = connection.file
-    if file is None:  # TLS has started, and nobody has spoken yet
+    if file is None:  # no reply has been read since STARTTLS
         return False
     replies: LimitedReader = file.raw
     replies.can_wait = False

@@ -25,13 +25,13 @@ def may_be_delivered(error: BaseException) -> bool:
 
 
 def mark(error: Exception, *, body_was_sent: bool, is_answer: bool = True) -> None:
-    """Note on the error whether the body was sent, and whether the server answered so."""
+    """Note on the error whether the body was sent, and if it is the server's answer."""
     error.body_was_sent = body_was_sent  # type: ignore[attr-defined]
     error.is_answer = is_answer  # type: ignore[attr-defined]
 
 
 def mark_unless_known(error: Exception) -> None:
-    """Note on an error without a mark that it does not say who has the message.
+    """Note on an error without a mark that nobody knows whether the message was sent.
 
     The server did not send it: it comes from a signal handler, or from making a message.
     """
@@ -40,7 +40,7 @@ def mark_unless_known(error: Exception) -> None:
 
 
 def has_given_up(error: smtplib.SMTPException | None) -> bool:
-    """Whether the session is over, by this error, before the server got the message.
+    """Whether this error ended the session before the server got the message.
 
     The connection was lost or is closing, or the reply to MAIL, to all RCPTs or to DATA is
     4xx. Some servers end a session with such a reply and keep the connection open. OpenSMTPD
@@ -54,7 +54,7 @@ def has_given_up(error: smtplib.SMTPException | None) -> bool:
 
 
 def codes_of(error: smtplib.SMTPException) -> set[int]:
-    """Return the codes of the replies that an error stands for."""
+    """Return the reply codes that an error holds."""
     if isinstance(error, smtplib.SMTPRecipientsRefused):
         return {code for code, _ in error.recipients.values()}
     return {error.smtp_code} if isinstance(error, smtplib.SMTPResponseException) else set()

@@ -1,4 +1,4 @@
-"""The login: with a password, or with an OAuth 2.0 token.
+"""Logs in with a password, or with an OAuth 2.0 token.
 
 XOAUTH2 is not a standard. Google and Microsoft document it.
 """
@@ -24,7 +24,7 @@ def log_in(
             _log_in_with_token(connection, username, token)
         else:
             connection.login(username, password)
-    except ValueError as error:  # smtplib would fail in base64
+    except ValueError as error:  # smtplib could not decode base64
         problem = f"the server's challenge makes no sense: {error}"
         raise smtplib.SMTPException(problem) from error
 
@@ -32,8 +32,8 @@ def log_in(
 def _log_in_with_token(connection: smtplib.SMTP, username: str, token: str) -> None:
     """Log in with XOAUTH2.
 
-    Raises ``SMTPAuthenticationError``, with what the server said in a challenge, too, and
-    ``SMTPNotSupportedError`` if the server does not offer it.
+    Raises ``SMTPAuthenticationError``, which includes what the server's challenge says,
+    and ``SMTPNotSupportedError`` if the server does not offer XOAUTH2.
     """
     connection.ehlo_or_helo_if_needed()
     if isinstance(connection, SMTP):  # a mock offers nothing
@@ -43,7 +43,7 @@ def _log_in_with_token(connection: smtplib.SMTP, username: str, token: str) -> N
     def respond(challenge: bytes | None = None) -> str:
         if challenge is None:
             return f"user={username}\1auth=Bearer {token}\1\1"
-        challenges.append(challenge)  # why it is refused. The server waits for an empty line.
+        challenges.append(challenge)  # the reason. The server waits for an empty line.
         return ""
 
     try:

@@ -1,4 +1,4 @@
-"""Messages over one open SMTP connection, in as few round trips as the server allows.
+"""Sends messages over one SMTP connection, in as few round trips as the server allows.
 
 smtplib's ``sendmail()`` waits for the reply to each command. Where the server offers
 PIPELINING (RFC 2920), a message takes two round trips here, and each further message of a
@@ -21,28 +21,29 @@ from .errors import SERVICE_CLOSING, codes_of, mark
 
 clock = time.monotonic
 
-# Commands that the server has not answered yet. A socket buffers far more, so writing never
-# blocks on a server that in turn waits for its replies to be read.
+# Bytes of commands that the server has not answered yet. A socket buffers far more. So
+# writing never blocks on a server that waits for us to read its replies.
 MAX_BYTES_IN_FLIGHT = 8192
 
-# A TLS record. The server may have received a part of anything longer when writing fails.
+# The size of a TLS record. If writing more than that fails, the server may have
+# received a part of it.
 MAX_RECORD = 16384
 
-# Seconds to wait for each reply to what was written ahead. Some servers swallow it.
+# Seconds to wait for each reply to commands written ahead. Some servers swallow them.
 AHEAD_TIMEOUT = 5
 
-# How many servers that do not take it are remembered.
+# How many servers we remember that do not take commands written ahead.
 MAX_REMEMBERED = 1000
 
-MEGABYTE = 2**20  # of a body. The timeout is for each of them.
+MEGABYTE = 2**20  # The timeout applies to each megabyte of a body.
 
 DATA = b"DATA\r\n"
 END_OF_DATA = b".\r\n"
 RECIPIENT_ACCEPTED = (250, 251)
 START_MAIL_INPUT = 354
-# "Bad sequence of commands", or "unrecognized" for the half of a command, or the end.
+# 503: "bad sequence of commands". 500: "unrecognized", for half of one. 421: the end.
 NOT_TAKEN_AHEAD = {503, 500, SERVICE_CLOSING}
-NO_CODE = -1  # smtplib's, for a line that is no reply. What follows it cannot be trusted.
+NO_CODE = -1  # smtplib's, for a line that is not a reply. Do not trust what follows.
 
 
 _ATOM = "[A-Za-z0-9_+-]+"
@@ -83,7 +84,7 @@ class Outcome(NamedTuple):
 class Envelopes:
     """The envelopes of a batch.
 
-    ``can_look_ahead`` allows to make the next ones before the turn of each.
+    ``can_look_ahead`` allows making envelopes before their turn.
     """
 
     def __init__(self, envelopes: Iterator[Envelope], *, can_look_ahead: bool = True) -> None:
@@ -92,14 +93,14 @@ class Envelopes:
         self._ready: deque[Envelope | Exception | None] = deque()
 
     def current(self) -> Envelope | None:
-        """Return the envelope whose turn it is, or raise the error of making it."""
+        """Return the envelope whose turn it is, or raise the error from making it."""
         envelope = self._at(0)
         if isinstance(envelope, Exception):
             raise envelope
         return envelope
 
     def following(self) -> Envelope | None:
-        """Return the one after that, or ``None`` if there is none, or it cannot be made."""
+        """Return the next one, or ``None`` if there is none or it cannot be made."""
         envelope = self._at(1) if self._can_look_ahead else None
         return None if isinstance(envelope, Exception) else envelope
 
@@ -109,12 +110,12 @@ class Envelopes:
             self._at(position)
 
     def release(self) -> None:
-        """Forget the content of the current one, which has been sent and may be large."""
+        """Drop the content of the current one. It has been sent, and may be large."""
         envelope = self.current()
         self._ready[0] = envelope and envelope._replace(content=b"")
 
     def advance(self) -> None:
-        """Go on to the next one."""
+        """Go on to the next envelope."""
         self._ready.popleft()
 
     def _at(self, position: int) -> Envelope | Exception | None:
@@ -126,8 +127,8 @@ class Envelopes:
         return self._ready[position]
 
 
-# Servers that do not take what is written ahead of the reply to a body. RFC 2920 allows it,
-# and Haraka refuses it on purpose, chasquid 1.11 swallows it.
+# Servers that do not take commands before they have replied to a body. RFC 2920 allows
+# them, but Haraka refuses them on purpose, and chasquid 1.11 swallows them.
 _without_writing_ahead: set[str] = set()
 
 
@@ -160,7 +161,7 @@ def send(
                 # While the server is busy: making a message takes longer than writing it.
                 envelopes.prepare(2 if ahead else 1)
                 transaction.read_body_reply()
-            except OSError as error:  # all errors of smtplib are
+            except OSError as error:  # the base of all errors of smtplib
                 if transaction:
                     transaction.mark(error)
                 else:
@@ -193,7 +194,7 @@ class _Transaction:
     """MAIL, RCPT, DATA and the body of one message, pipelined if the server allows it."""
 
     def __init__(self, connection: smtplib.SMTP, envelope: Envelope) -> None:
-        self.body_was_sent = False  # also while nobody knows, until the server answers
+        self.body_was_sent = False  # whether it was, or may have been
         self._refusal: smtplib.SMTPException | None = None  # by the server
         self._is_ahead = False
         self._connection = connection
@@ -232,7 +233,7 @@ class _Transaction:
                 refused[recipient] = (code, text)
             if code == SERVICE_CLOSING:
                 self._refuse(smtplib.SMTPRecipientsRefused(refused))
-        # smtplib compares their numbers, and so misses a recipient that is there twice.
+        # smtplib compares the numbers, which differ if a recipient is listed twice.
         if refused.keys() >= set(self._envelope.recipients):
             self._refuse(smtplib.SMTPRecipientsRefused(refused))
         code, text = self._reply()
@@ -241,18 +242,18 @@ class _Transaction:
         return refused
 
     def send_body(self, ahead: _Transaction | None) -> None:
-        """Write the body, and behind it the commands of the next transaction.
+        """Write the body, and after it the commands of the next transaction.
 
-        RFC 2920, 3.1 allows the content of a message to be the first "command" of a group.
-        The commands are a write of their own, and so a TLS record, because a server may stop
-        reading at the end of the body.
+        RFC 2920, 3.1 allows the content of a message to be the first "command" of a
+        group. The commands go into a separate write, and so a separate TLS record,
+        because a server may stop reading at the end of the body.
         """
         self._refuse_unread_data()
         stuffed = _stuffed(self._envelope.content)
         self._envelope = self._envelope._replace(content=b"")
         end = END_OF_DATA if stuffed.endswith(b"\r\n") else b"\r\n" + END_OF_DATA
         records = _records(stuffed + end)
-        # A server that takes the body bit by bit must not hold up the sender for ever.
+        # A server that takes the body bit by bit must not hold up the sender forever.
         sock = open_socket(self._connection)
         timeout = sock.gettimeout()
         deadline = clock() + (timeout or math.inf) * (1 + len(stuffed) // MEGABYTE)
@@ -265,7 +266,7 @@ class _Transaction:
         _write(self._connection, records[-1])
         if ahead:
             ahead._is_ahead = True
-            with suppress(OSError):  # the replies to these commands will tell
+            with suppress(OSError):  # reading the replies will fail, too
                 _send_all(self._connection, ahead._next_commands())
 
     def read_body_reply(self) -> None:
@@ -293,7 +294,7 @@ class _Transaction:
     def resync_or_close(self, error: Exception, ahead: _Transaction | None) -> None:
         """Get the connection in step again after a refusal. Close it after another error.
 
-        With a transaction ahead, the server starts anew by itself: a body has ended.
+        With a transaction ahead, RSET is not needed: a body's end resets the server.
         """
         if error is not self._refusal:
             self._connection.close()
@@ -321,16 +322,16 @@ class _Transaction:
         raise smtplib.SMTPServerDisconnected(problem)
 
     def _refuse(self, error: smtplib.SMTPException) -> NoReturn:
-        """Raise what the server has answered.
+        """Raise this error, which is the server's answer.
 
-        The error is remembered, because a signal handler may raise one of any class.
+        It is remembered, because a signal handler may raise an error of the same class.
         """
         self._refusal = error
         raise error
 
     def _reply(self) -> Reply:
-        # Written when half of the window is free. One small write for each reply would cost
-        # a round trip each.
+        # Writes when half of the window is free. A small write after each reply would
+        # cost a round trip each time.
         if self._bytes_in_flight * 2 <= self._window:
             _write(self._connection, self._next_commands())
         code, text = self._connection.getreply()
@@ -338,12 +339,12 @@ class _Transaction:
         self._bytes_in_flight -= len(command)
         # A recipient who was not clearly refused may get the message.
         self._has_recipients |= command.startswith(b"RCPT") and not 400 <= code <= 599
-        is_closing = code == SERVICE_CLOSING and command != DATA  # as smtplib has it
+        is_closing = code == SERVICE_CLOSING and command != DATA  # as in smtplib
         self._must_close = is_closing or code == NO_CODE
         return code, text
 
     def _next_commands(self) -> bytes:
-        """Return what may be written now. It counts as in flight."""
+        """Return what may be written now, and count it as in flight."""
         commands = []
         while self._to_write:
             size = len(self._to_write[0])
@@ -399,15 +400,15 @@ def _through_sendmail(connection: smtplib.SMTP, envelopes: Envelopes) -> Iterato
 def _quoted(address: str) -> str:
     """Return the address in angle brackets, as ``smtplib.quoteaddr`` does.
 
-    That function parses a header, which takes ten times as long as knowing a plain address.
+    That function parses a header. Recognizing a plain address is ten times as fast.
     """
     return f"<{address}>" if PLAIN_ADDRESS.fullmatch(address) else smtplib.quoteaddr(address)
 
 
 def _stuffed(content: bytes) -> bytes:
-    """Return the content with a second period before each at the start of a line.
+    """Return the content with each period at the start of a line doubled.
 
-    RFC 5321, 4.5.2 asks for it. smtplib's regular expression takes five times as long.
+    RFC 5321, 4.5.2 requires it. smtplib's regular expression takes five times as long.
     """
     stuffed = content.replace(b"\n.", b"\n..")
     return b"." + stuffed if stuffed.startswith(b".") else stuffed
@@ -428,7 +429,7 @@ def _write(connection: smtplib.SMTP, data: bytes | memoryview) -> None:
 
 
 def _send_all(connection: smtplib.SMTP, data: bytes | memoryview) -> None:
-    # Not sendall(), for which the timeout limits the whole instead of each step.
+    # Not sendall(): its timeout limits the whole, and not each step.
     unsent = memoryview(data)
     while unsent:
         unsent = unsent[open_socket(connection).send(unsent) :]

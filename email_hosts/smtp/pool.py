@@ -27,15 +27,15 @@ class PooledConnection:
 
     connection: smtplib.SMTP
     server: str  # host and port, for people to read
-    host: Hashable = None  # what makes another connection as good
+    host: Hashable = None  # connections with equal ones are interchangeable
     expires_at: float = 0  # by the clock of the pool
-    messages: int = 0  # that it has been used for
+    messages: int = 0  # how many it has been used for
     was_parked: bool = False
-    token: str = ""  # of OAuth 2.0, with which it has logged in
+    token: str = ""  # the OAuth 2.0 token that it has logged in with
     has_given_up: bool = False  # whether the server no longer wants this session
 
     def __post_init__(self) -> None:
-        """Note whose connection it is."""
+        """Note which process has opened it."""
         self.process = os.getpid()
 
     def __repr__(self) -> str:
@@ -58,7 +58,7 @@ class PooledConnection:
             self.connection.close()
 
     def _is_of_this_process(self) -> bool:
-        # uWSGI forks in C, and then Python does not call what is registered for a fork.
+        # uWSGI forks in C. Python then does not call what is registered for a fork.
         return self.process == os.getpid()
 
 
@@ -85,8 +85,8 @@ class Pool:
     def _reset(self) -> None:
         # Reentrant: a signal handler may send mail while its own thread holds the lock.
         self._lock = threading.RLock()
-        # All that is parked, the least recently used first, and the same by host. A signal
-        # handler may raise between any two steps, so one of the two may lack a connection.
+        # All parked connections, the least recently used first, and the same by host. A
+        # signal handler may raise between any two steps, so one may lack a connection.
         self._parked: dict[PooledConnection, None] = {}
         self._by_host: dict[Hashable, list[PooledConnection]] = {}
         self._next_expiry = math.inf
@@ -98,7 +98,7 @@ class Pool:
     def take(self, host: Hashable) -> PooledConnection | None:
         """Return the connection of this host that was parked last, if there is a good one.
 
-        One with something to read is not good: an idle server only speaks to say goodbye.
+        One with unread data is not good: an idle server sends nothing but a goodbye.
         """
         self.close_expired()
         while pooled := self._pop(host):

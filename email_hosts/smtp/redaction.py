@@ -1,4 +1,4 @@
-"""Keeps the login out of what a server replies: some servers repeat it."""
+"""Removes the login from replies of a server: some servers repeat it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BASE64 = "[A-Za-z0-9+/]"
 
 
 class Redactor:
-    """Replaces one user name and one password, also in the forms in which AUTH sends them.
+    """Replaces one user name and one password with stars, also as AUTH encodes them.
 
     The password may be a token. ``others`` are further secrets.
     """
@@ -59,7 +59,7 @@ class Redactor:
 def _sent_by_auth(username: str, password: str) -> tuple[str, ...]:
     """Return what AUTH sends in base64.
 
-    RFC 4616: PLAIN; RFC 2195: CRAM-MD5, before a digest; and XOAUTH2, before a token.
+    PLAIN (RFC 4616), CRAM-MD5 up to its digest (RFC 2195), and XOAUTH2 up to its token.
     """
     xoauth2 = f"user={username}\1"
     return username, password, f"\0{username}\0{password}", f"{username} ", xoauth2

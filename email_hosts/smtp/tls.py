@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 def new_context(cafile: str, certfile: str, keyfile: str) -> ssl.SSLContext:
-    """Return a context that trusts this authority and shows this certificate.
+    """Return a context that trusts this authority and presents this certificate.
 
     An empty ``cafile`` stands for the authorities that the system trusts. Raises ``OSError``
     for a file that cannot be loaded.
     """
     context = ssl.create_default_context(cafile=cafile or None)
     if certfile:
-        # With a password, an encrypted key is an error. Without one, OpenSSL would ask for
-        # it on the terminal.
+        # With an empty password, an encrypted key is an error. With none, OpenSSL would
+        # ask for one on the terminal.
         context.load_cert_chain(certfile, keyfile or None, password="")
     return context
 
@@ -24,7 +24,7 @@ def new_context(cafile: str, certfile: str, keyfile: str) -> ssl.SSLContext:
 def shared_context(cafile: str, certfile: str, keyfile: str) -> ssl.SSLContext:
     """Return the same context each time, because building one takes over 20 ms.
 
-    Nobody may change it. A file that has changed makes a new context. Raises ``OSError``.
+    You must not change it. A changed file makes a new one. Raises ``OSError``.
     """
     changed = [Path(file).stat().st_mtime_ns for file in (cafile, certfile, keyfile) if file]
     return _context(cafile, certfile, keyfile, *changed)

@@ -1,4 +1,4 @@
-"""Where mail goes while tests run."""
+"""Decides where mail goes while tests run."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _real_hosts_blocks = 0  # how many ``with real_hosts()`` are open
 
 
 class real_hosts(ContextDecorator):  # noqa: N801 (like Django's override_settings)
-    """Lets every host be real in this ``with`` block, or in the function that it decorates.
+    """Makes every host real in a ``with`` block, or in a function that it decorates.
 
-    For a test that wants to talk to a server. It goes for all threads of the process. Raises
-    ``TypeError`` for a class or a coroutine function, which it cannot decorate.
+    Use it in a test that talks to a server. It applies to all threads of the process.
+    Raises ``TypeError`` for a class or a coroutine function, which it cannot decorate.
     """
 
     def __call__(self, function: Any) -> Any:
@@ -42,7 +42,7 @@ class real_hosts(ContextDecorator):  # noqa: N801 (like Django's override_settin
         _real_hosts_blocks += 1
 
     def __exit__(self, *exc_info: object) -> None:
-        """Let them be captured again."""
+        """Capture their mail again."""
         global _real_hosts_blocks
         _real_hosts_blocks -= 1
 
@@ -50,8 +50,7 @@ class real_hosts(ContextDecorator):  # noqa: N801 (like Django's override_settin
 def captures_mail() -> bool:
     """Whether the mail of hosts is delivered to ``mail.outbox`` instead.
 
-    It is while Django's test environment is set up, and while the default mailer is an
-    in-memory one.
+    True in Django's test environment, and while the default mailer is an in-memory one.
     """
     default = conf.default_mailer()
     return _tests_are_running() or (default is not None and is_in_memory(default))
@@ -69,7 +68,7 @@ def is_real(key: str | None = None) -> bool:
 
 
 def outbox_for(mailer: Mailer) -> Mailer:
-    """Return the mailer that delivers to ``mail.outbox`` in the place of this one."""
+    """Return the mailer that delivers to ``mail.outbox`` in place of this one."""
     if not _tests_are_running():
         _warn_of_outbox()
     return {
@@ -81,11 +80,11 @@ def outbox_for(mailer: Mailer) -> Mailer:
 def capture_mailers() -> None:
     """Let ``using="shop"`` deliver to ``mail.outbox`` as the host ``shop`` does.
 
-    Django's test environment has an in-memory backend in the place of each mailer, which
-    knows no sender. Those of our backends become what ``get_connection`` has in tests. One
-    that routes stays as it is, because the hosts that it picks are captured.
+    Django's test environment replaces each mailer with an in-memory one, which knows no
+    sender. Mailers with our backends become what ``get_connection`` uses in tests. A
+    router stays as it is, because the hosts that it picks are captured.
     """
-    # Private: saved_data. It alone knows what MAILERS was.
+    # Private: saved_data. Nothing else holds the original MAILERS.
     state: Any = sys.modules["django.test.utils"]
     saved: dict[str, Mailer] = getattr(state._TestState.saved_data, "mailers", {})
     captured = {alias: _captured(mailer) for alias, mailer in saved.items() if is_ours(mailer)}
@@ -99,7 +98,7 @@ def is_in_memory(mailer: Mailer) -> bool:
 
 
 def _tests_are_running() -> bool:
-    # Private: _TestState. Nothing public tells that setup_test_environment() was called.
+    # Private: _TestState. Nothing public says whether setup_test_environment() ran.
     utils = sys.modules.get("django.test.utils")
     return hasattr(getattr(utils, "_TestState", None), "saved_data")
 
@@ -108,7 +107,7 @@ def _captured(mailer: Mailer) -> Mailer:  # pragma: mailers-only
     return mailer if is_router(mailer) else outbox_for(mailer)
 
 
-@lru_cache(maxsize=1)  # once
+@lru_cache(maxsize=1)  # warn once
 def _warn_of_outbox() -> None:
     warn(
         "The default mailer is Django's in-memory backend, and so every host delivers to "
@@ -127,8 +126,8 @@ def _is_locmem(path: str) -> bool:
 def _with_first_member(mailer: Mailer, *above: str) -> dict[str, Any]:
     """Return the options of a host, with what its first member does to a message.
 
-    A member may have members itself. ``above`` are the keys on the way to it, because these
-    may form a cycle.
+    A member may have members itself. ``above`` holds the keys on the path to it,
+    because these may form a cycle.
     """
     own = mailer.get("OPTIONS", {})
     first = next(iter(members(mailer)), None)

@@ -1,6 +1,6 @@
-"""A plugin of pytest, with which ``using="shop"`` is captured as the host is.
+"""A pytest plugin that captures ``using="shop"`` as it captures the host ``shop``.
 
-Beside pytest-django: ``addopts = "-p email_hosts.testing.pytest"``.
+Use it with pytest-django: ``addopts = "-p email_hosts.testing.pytest"``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Django's test runner, with which ``using="shop"`` is captured as the host is."""
+"""A test runner that captures ``using="shop"`` as it captures the host ``shop``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import capture_mailers
 
 
 def init_worker(*args: Any, **options: Any) -> None:
-    """Begin a process of ``--parallel``, which sets up a test environment of its own."""
+    """Start a process of ``--parallel``, which sets up its own test environment."""
     begin: Any = ParallelTestSuite.init_worker
     begin(*args, **options)
     capture_mailers()

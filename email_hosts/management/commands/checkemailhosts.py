@@ -33,7 +33,7 @@ NONE = "-"
 # Django's styles, from good to bad.
 WORKS, WARNS, FAILS = "SUCCESS", "WARNING", "ERROR"
 
-OVERWRITTEN = " \r"  # ends a line that the next one is written over
+OVERWRITTEN = " \r"  # ends a line that the next one overwrites
 
 
 class Status(NamedTuple):
@@ -53,7 +53,7 @@ class Host(NamedTuple):
 
 
 class Hosts(dict[Any, Host]):
-    """The hosts by their keys, each of which is looked at when it is needed."""
+    """The hosts by their keys. Each one is checked when it is first needed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Hosts(dict[Any, Host]):
         self._acyclic: set[str] = set()
 
     def __missing__(self, key: Any) -> Host:
-        """Look at a host."""
+        """Check a host."""
         source = self.configured[key]
         if entry := self._mailers.get(key):  # pragma: mailers-only
             messages = list(check_mailer(key, entry, self._known, self._acyclic))
@@ -199,7 +199,7 @@ def _details(host: Host) -> list[str]:
 
 
 def _connect(key: str, found: Hosts) -> Status:
-    """Return whether the host can be reached, if the checks have nothing against it."""
+    """Return whether the host can be reached, if the checks find no error."""
     host = found[key]
     if host.status.style == FAILS or host.mailer is None:
         return host.status

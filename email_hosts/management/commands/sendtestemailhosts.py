@@ -87,8 +87,8 @@ def _send(key: str, email: list[str]) -> tuple[list[str], str]:
     if not sent:
         return [], f"{name}: not sent: the backend took no message"
     refused = getattr(connection, "refused_recipients", {})
-    # Before Django 6.0, the names of recipients are in there, too. Remove _address() when 6.0
-    # is the oldest.
+    # Before Django 6.0, refused recipients have display names. Remove _address() once
+    # we require 6.0.
     not_accepted = set(map(_address, refused))
     accepted = [each for each in map(_address, recipients) if each not in not_accepted]
     replies = f"{name}: refused {', '.join(refused)}: {explain_refusals(refused)}"
