@@ -95,7 +95,6 @@ OTHER_SCHEMES = {
 SMTP_BACKEND = "email_hosts.backends.EmailHostsBackend"
 HOST_BACKEND = "email_hosts.backends.HostBackend"
 FAILOVER_BACKEND = "email_hosts.backends.FailoverBackend"
-ROUTING_BACKEND = "email_hosts.backends.RoutingBackend"
 FILE_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
 
 DJANGO_SETTINGS = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 from django.utils.module_loading import import_string
 
 from .dsn import HOST_BACKEND, Mailer, keys_of
@@ -41,9 +44,15 @@ def members(mailer: Mailer) -> tuple[str, ...]:
     return keys_of(mailer.get("OPTIONS", {}).get("hosts", ()))
 
 
+@lru_cache(maxsize=64)  # each get_connection() asks
+def class_of(path: str) -> Any:
+    """Return the class at this path. Raises what importing its module raises."""
+    return import_string(path)
+
+
 def _has(path: str, attribute: str) -> bool:
     """Whether the class at this path has this attribute, and it is true."""
     try:
-        return bool(getattr(import_string(path), attribute, False))
+        return bool(getattr(class_of(path), attribute, False))
     except Exception:  # of its module; reported where the backend is built
         return False

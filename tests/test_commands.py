@@ -16,7 +16,7 @@ from django.core.management.color import color_style
 from django.test import override_settings
 from scripted import HANG, at
 
-from email_hosts.dsn import FAILOVER_BACKEND, HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
+from email_hosts.dsn import FAILOVER_BACKEND, HOST_BACKEND, SMTP_BACKEND
 from email_hosts.management.concurrently import MAX_THREADS, concurrently
 from email_hosts.management.explain_errors import explain, explain_refusals
 
@@ -346,7 +346,7 @@ empty       -           -                     -         -      -              is
         server = {"host": "127.0.0.1", "port": start_server().port}
         added = {"default_from_email": "a@example.com", "redirect_to": "qa@example.com"}
         mailers = {
-            "default": {"BACKEND": ROUTING_BACKEND},
+            "default": {"BACKEND": "email_hosts.backends.RoutingBackend"},
             "django": {"OPTIONS": server},
             "shop": {"BACKEND": SMTP_BACKEND, "OPTIONS": {**server, **added}},
             "tls": {"BACKEND": SMTP_BACKEND, "OPTIONS": {"host": "::1", "use_tls": True}},

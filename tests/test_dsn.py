@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_hosts import dsn, mailers
+from email_hosts import dsn, mailer, mailers
 from email_hosts.exceptions import InvalidEmailHost
 
 SMTP = "email_hosts.backends.EmailHostsBackend"
@@ -167,8 +167,9 @@ def test_sender_of_another_backend_is_applied_by_a_wrapper():
     ],
 )
 def test_several_hosts_are_named_by_their_keys(text, expected):
-    mailer = dsn.parse(text)
-    assert mailer == {"BACKEND": "email_hosts.backends.FailoverBackend", "OPTIONS": expected}
+    parsed = dsn.parse(text)
+    assert parsed == {"BACKEND": "email_hosts.backends.FailoverBackend", "OPTIONS": expected}
+    assert mailer.members(parsed) == tuple(expected["hosts"])
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,13 @@ def test_several_hosts_are_named_by_their_keys(text, expected):
 def test_provider_of_anymail_takes_any_option(text, provider, expected):
     backend = f"anymail.backends.{provider}.EmailBackend"
     assert dsn.parse(text) == {"BACKEND": backend, "OPTIONS": expected}
+
+
+def test_members_are_those_below_a_sender_of_its_own():
+    parsed = dsn.parse("failover:a,b?_default_from_email=c@example.com")
+    assert parsed["BACKEND"] == "email_hosts.backends.HostBackend"
+    assert mailer.members(parsed) == ("a", "b")
+    assert mailer.members(dsn.parse("console://?_server_email=c@example.com")) == ()
 
 
 def test_any_backend_is_named_by_its_path():

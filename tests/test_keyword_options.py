@@ -11,7 +11,7 @@ from django.core.mail.backends import console, dummy
 from django.test import override_settings
 
 from email_hosts.backends import connection_from_dsn, get_connection
-from email_hosts.dsn import FAILOVER_BACKEND, HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
+from email_hosts.dsn import FAILOVER_BACKEND, HOST_BACKEND, SMTP_BACKEND
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.keyword_options import python_name
 from email_hosts.options import HEADER_NAME, HOST_OPTIONS, OAUTH2_OPTIONS, SMTP_OPTIONS
@@ -285,7 +285,11 @@ class TestMailers:  # pragma: mailers-only
                 "option 'retry' must be a positive",
             ),
             (FAILOVER_BACKEND, {"hosts": "a", "retyr": 1}, "unknown option 'retyr'"),
-            (ROUTING_BACKEND, {"router": "x"}, "unknown option 'router'"),
+            (
+                "email_hosts.backends.RoutingBackend",
+                {"router": "x"},
+                "unknown option 'router'",
+            ),
             (HOST_BACKEND, {}, "option 'backend' must name the backend to wrap"),
             (HOST_BACKEND, {"backend": "no.such.Backend"}, "backend 'no.such.Backend' cannot"),
             (HOST_BACKEND, {"backend": CONSOLE, "x": 1}, "Unknown options 'x'."),

@@ -499,15 +499,22 @@ class TestFork:
         assert (server.connections, parked()) == (3, 1)
         assert "QUIT" not in server.commands
 
-    def test_that_python_does_not_know_of_closes_its_copies_at_its_end(
-        self, serve, monkeypatch
+    @pytest.mark.parametrize("is_taken", [True, False])
+    def test_that_python_does_not_know_of_closes_its_copies_without_a_word(
+        self, is_taken, serve, monkeypatch
     ):
         server = serve()
-        send(server)
+        with host(server) as backend:
+            backend.send_messages([message()])
+            connection = backend.connection
         monkeypatch.setattr(os, "getpid", lambda: -1)
-        pool.close_all()
-        server.wait_for_clients_to_go()
-        assert server.commands[-1].startswith("DATA")
+        if is_taken:
+            send(server)
+            assert server.connections == 2
+        else:
+            pool.close_all()
+        assert connection.sock is None
+        assert "QUIT" not in server.commands
 
 
 FORKS = """

@@ -274,16 +274,25 @@ class TestConnection:
             assert backend.send_messages([message]) == 1
         assert server.commands[-1] == "quit"
 
-    @pytest.mark.parametrize("method", ["sendmail", "mail", "rcpt", "data", "docmd", "quit"])
     @pytest.mark.parametrize("place", ["class", "instance"])
-    def test_is_asked_where_a_method_is_a_mock(self, place, method, serve, message):
-        backend = EmailHostsBackend("127.0.0.1", serve().port)
+    def test_is_asked_where_sendmail_is_a_mock(self, place, serve, message):
+        with EmailHostsBackend("127.0.0.1", serve().port) as backend:
+            owner = smtplib.SMTP if place == "class" else backend.connection
+            with mock.patch.object(owner, "sendmail", return_value={}) as sendmail:
+                assert backend.send_messages([message]) == 1
+            sendmail.assert_called_once()
+
+    @pytest.mark.parametrize("method", ["mail", "rcpt", "data", "docmd", "rset", "quit"])
+    @pytest.mark.parametrize("place", ["class", "instance"])
+    def test_is_asked_where_another_method_is_a_mock(self, place, method, serve, message):
+        server = serve(at("MAIL", "550 no") if method == "rset" else None)
+        backend = EmailHostsBackend("127.0.0.1", server.port)
         backend.open()
         connection = backend.connection
         owner = smtplib.SMTP if place == "class" else connection
         error = smtplib.SMTPDataError(451, b"later")
         with mock.patch.object(owner, method, side_effect=error) as mocked:
-            with suppress(smtplib.SMTPDataError):
+            with suppress(smtplib.SMTPResponseException):
                 backend.send_messages([message])
             backend.close()
         connection.close()

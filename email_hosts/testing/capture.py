@@ -9,13 +9,12 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
-from django.utils.module_loading import import_string
 
 from .. import conf
 from ..dsn import Mailer, parse
 from ..exceptions import InvalidEmailHost
 from ..log import warn
-from ..mailer import backend_of, is_ours, is_router, members
+from ..mailer import backend_of, class_of, is_ours, is_router, members
 from ..options import HOST_OPTION_NAMES, missing_headers
 
 OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
@@ -94,7 +93,10 @@ def capture_mailers() -> None:
 
 def is_in_memory(mailer: Mailer) -> bool:
     """Whether the mailer delivers to ``mail.outbox`` by itself."""
-    return "BACKEND" in mailer and _is_locmem(backend_of(mailer))
+    try:
+        return "BACKEND" in mailer and issubclass(class_of(backend_of(mailer)), LocmemBackend)
+    except ImportError:
+        return False
 
 
 def _tests_are_running() -> bool:
@@ -113,14 +115,6 @@ def _warn_of_outbox() -> None:
         "The default mailer is Django's in-memory backend, and so every host delivers to "
         "mail.outbox: nothing is sent. That is meant for tests."
     )
-
-
-@lru_cache(maxsize=64)
-def _is_locmem(path: str) -> bool:
-    try:
-        return issubclass(import_string(path), LocmemBackend)
-    except ImportError:
-        return False
 
 
 def _with_first_member(mailer: Mailer, *above: str) -> dict[str, Any]:
