@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .dsn import Mailer, parse_hosts
-from .tracebacks import clear_frames
+from .boundary import boundary
+from .dsn import is_empty, parse
+from .exceptions import checked_key
+from .host import Mailer, dict_of_hosts
 
 __version__ = "1.0.0"
 
 
-@clear_frames
+@boundary
 def mailers(hosts: Mapping[str, str | None]) -> dict[str, Mailer]:
     """Return ``EMAIL_HOSTS`` as entries for Django's ``MAILERS``, without empty hosts.
 
     Raises ``InvalidEmailHost`` with the key of the first host that is not valid.
     """
-    return parse_hosts(hosts)
+    return {
+        checked_key(key): parse(dsn, key).mailer
+        for key, dsn in dict_of_hosts(hosts).items()
+        if not is_empty(dsn)
+    }

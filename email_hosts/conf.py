@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 import django
@@ -14,7 +15,8 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
-from .dsn import DJANGO_SETTINGS, Mailer, dict_of_hosts
+from .dsn import DJANGO_SETTINGS
+from .host import Mailer, dict_of_hosts
 
 # The type checker knows neither MAILERS nor the layers of the settings.
 settings: Any = django_settings
@@ -28,6 +30,11 @@ SMTP_SETTINGS = {
     "ssl_certfile": "EMAIL_SSL_CERTFILE",
 }
 
+# For a setting that is not set: the same object each time.
+NOTHING: Mapping[str, Any] = {}
+
+OWN_SETTINGS = ("EMAIL_HOSTS", "EMAIL_HOSTS_ROUTER", "EMAIL_HOSTS_STRICT")
+
 # Settings that hold logins.
 SECRET_SETTINGS = ("EMAIL_HOSTS", "MAILERS")
 
@@ -39,7 +46,7 @@ def email_hosts() -> Mapping[str, Any]:
 
     Raises ``InvalidEmailHost`` if it is not a dict.
     """
-    return dict_of_hosts(getattr(settings, "EMAIL_HOSTS", {}))
+    return dict_of_hosts(getattr(settings, "EMAIL_HOSTS", NOTHING))
 
 
 def email_hosts_of_file() -> Mapping[str, Any]:
@@ -53,9 +60,20 @@ def email_hosts_of_file() -> Mapping[str, Any]:
     return dict_of_hosts(getattr(layer, "EMAIL_HOSTS", {}))
 
 
-def is_strict() -> bool:
+def strict() -> Any:
     """Return ``EMAIL_HOSTS_STRICT``: whether a key without a host is an error."""
-    return bool(getattr(settings, "EMAIL_HOSTS_STRICT", False))
+    return getattr(settings, "EMAIL_HOSTS_STRICT", False)
+
+
+def foreign_settings() -> list[str]:
+    """Return the names of all settings that are neither Django's nor ours."""
+    known = {*dir(global_settings), *SMTP_SETTINGS.values(), *OWN_SETTINGS}
+    return [name for name in dir(settings) if name.isupper() and name not in known]
+
+
+def own_settings_not_set() -> list[str]:
+    """Return the names of our settings that the project does not have."""
+    return [name for name in OWN_SETTINGS if not hasattr(settings, name)]
 
 
 def router() -> Router | None:
@@ -90,7 +108,7 @@ def has_mailers() -> bool:
 
 def mailers() -> Mapping[str, Mailer]:
     """Return ``MAILERS``, or ``{}`` if Django does not know it or the project has none."""
-    return cast("Mapping[str, Mailer]", settings.MAILERS) if has_mailers() else {}
+    return cast("Mapping[str, Mailer]", settings.MAILERS) if has_mailers() else NOTHING
 
 
 def default_mailer() -> Mailer | None:
@@ -119,6 +137,38 @@ def global_smtp_options() -> dict[str, Any]:
     it has no alias.
     """
     return {option: _deprecated_setting(name) for option, name in SMTP_SETTINGS.items()}
+
+
+def without_ignored(
+    options: dict[str, Any], known: Collection[str], *, ignore_unknown: bool = False
+) -> dict[str, Any]:
+    """Return the options of a call without those that a backend has to ignore.
+
+    Callers such as ``send_mail()`` pass the default backend options of Django's SMTP backend.
+    Django 6.1 says which these are. Before, ``ignore_unknown`` ignores all others.
+    """
+    # Private: Django 6.1's own get_connection() passes it.
+    ignored = options.pop("_ignore_unknown_kwargs", set())
+    return {
+        name: value
+        for name, value in options.items()
+        if name in known or not (ignore_unknown or name in ignored)
+    }
+
+
+def tests_are_running() -> bool:
+    """Whether Django's test environment is set up."""
+    # Private: _TestState. Nothing public says whether setup_test_environment() ran.
+    utils = sys.modules.get("django.test.utils")
+    return hasattr(getattr(utils, "_TestState", None), "saved_data")
+
+
+def mailers_before_tests() -> Mapping[str, Mailer]:
+    """Return ``MAILERS`` as it was before Django's test environment replaced it."""
+    # Private: saved_data. Nothing else holds the original MAILERS.
+    state: Any = sys.modules["django.test.utils"]
+    saved: Mapping[str, Mailer] = getattr(state._TestState.saved_data, "mailers", {})
+    return saved
 
 
 def secret_settings() -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView
+from collections.abc import Collection, ItemsView, Iterator
 from contextlib import suppress
 from string import ascii_lowercase
 from types import FrameType
@@ -16,8 +16,8 @@ from django.views.debug import (
 )
 
 from . import conf
-from .dsn import ANYMAIL, SEVERAL_SCHEMES, SMTP_SCHEMES
-from .tracebacks import is_own
+from .boundary import is_own
+from .schemes import ANYMAIL, SEVERAL_SCHEMES, SMTP_SCHEMES
 
 # The beginnings of DSNs that may hold a secret. A folder or the console has none.
 BEGINNINGS = (
@@ -28,8 +28,17 @@ BEGINNINGS = (
     *(f"backend:{letter}" for letter in ascii_lowercase),  # backend:8080 is a server
 )
 
-# Longer lists and dicts in variables are shown as they are.
-MAX_ITEMS = 1000
+# How deep and how far a variable is searched for DSNs. Each key and value of a dict counts,
+# and so does the pair.
+MAX_LEVELS = 3
+MAX_ITEMS = 3000
+
+NO_DICT: dict[Any, Any] = {}
+VIEWS = (type(NO_DICT.keys()), type(NO_DICT.values()), type(NO_DICT.items()))
+CONTAINERS = {list, tuple, dict, *VIEWS}
+
+# Here Django makes an entry of ``MAILERS`` into a backend, with variables that hold logins.
+MAKES_MAILER = "django.core.mail.handler"
 
 
 class EmailHostsReporterFilter(SafeExceptionReporterFilter):
@@ -43,8 +52,8 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         """Return the value of a setting or of ``request.META``, without secrets."""
         try:
             if type(key) is str and key in conf.SECRET_SETTINGS:
-                return self._starred(value)
-            return self._cleansed(super().cleanse_setting(key, value))
+                return self.starred(value)
+            return self.cleansed(super().cleanse_setting(key, value))
         except RecursionError:
             # The value contains itself. Starring each level of it could take forever.
             raise
@@ -56,41 +65,63 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
     ) -> ItemsView[str, Any]:
         """Return the variables of a frame without secrets. Ours have only names."""
         with suppress(Exception):
-            if not is_own(tb_frame.f_globals.get("__name__")):
-                variables = super().get_traceback_frame_variables(request, tb_frame)
+            module = tb_frame.f_globals.get("__name__")
+            if not is_own(module) and module != MAKES_MAILER:
+                found = super().get_traceback_frame_variables(request, tb_frame)
                 hosts = set(map(id, conf.secret_settings()))
-                return {
-                    name: self._starred(value) if id(value) in hosts else self._variable(value)
-                    for name, value in variables
-                }.items()
+                return {name: self._variable(value, hosts) for name, value in found}.items()
         return dict.fromkeys(tb_frame.f_code.co_varnames, self.cleansed_substitute).items()
 
-    def _variable(self, value: Any) -> Any:
-        # The *args and **kwargs of a decorator may hold DSNs. Deeper levels are not searched.
-        kind = type(value)
-        if kind in (list, tuple) and len(value) <= MAX_ITEMS:
-            return kind(map(self._cleansed, value))
-        if kind is dict and "BACKEND" in value:  # an entry of MAILERS
-            return self._starred_host(value)
-        if kind is dict and len(value) <= MAX_ITEMS:
-            return {name: self._cleansed(item) for name, item in value.items()}
-        return self._cleansed(value)
+    def _variable(self, value: Any, hosts: Collection[int]) -> Any:
+        """Return a variable without DSNs. ``hosts`` are the identities of whole settings."""
+        if type(value) not in CONTAINERS:  # nearly all, and quick
+            return self.cleansed(value)
+        left = iter(range(MAX_ITEMS))
+        found = self._searched(value, hosts, MAX_LEVELS, left)
+        # Where one is a secret, those that nobody has looked at may be, too.
+        is_unfinished = next(left, None) is None
+        return self.cleansed_substitute if is_unfinished and found is not value else found
 
-    def _starred(self, hosts: Any) -> Any:
+    def _searched(
+        self, value: Any, hosts: Collection[int], levels: int, left: Iterator[int]
+    ) -> Any:
+        """Return the value without DSNs: the same object if there is none in it."""
+        kind = type(value)
+        if id(value) in hosts:
+            return self.starred(value)
+        if kind is dict and "BACKEND" in value:
+            return self.starred_host(value)
+        if kind not in CONTAINERS or not levels:
+            return self.cleansed(value)
+        if kind is dict:
+            pairs = value.items()
+            clean = self._searched(pairs, hosts, levels + 1, left)
+            return value if clean is pairs else dict(clean)
+        items, clean = [], []
+        for _, item in zip(left, value, strict=False):
+            items.append(item)
+            clean.append(self._searched(item, hosts, levels - 1, left))
+        if all(new is old for new, old in zip(clean, items, strict=True)):
+            return value
+        return clean if kind in VIEWS else kind(clean)
+
+    def starred(self, hosts: Any) -> Any:
         """Return ``EMAIL_HOSTS`` or ``MAILERS`` with keys and backends only."""
         if type(hosts) is not dict:
             return self.cleansed_substitute
-        return {self._cleansed(key): self._starred_host(host) for key, host in hosts.items()}
+        return {self.cleansed(key): self.starred_host(host) for key, host in hosts.items()}
 
-    def _starred_host(self, host: Any) -> Any:
+    def starred_host(self, host: Any) -> Any:
+        """Return an entry of ``MAILERS`` with its backend only."""
         if type(host) is not dict:  # a DSN
             return self.cleansed_substitute
         return {
-            name: self._cleansed(value) if name == "BACKEND" else self.cleansed_substitute
+            name: self.cleansed(value) if name == "BACKEND" else self.cleansed_substitute
             for name, value in host.items()
         }
 
-    def _cleansed(self, value: Any) -> Any:
+    def cleansed(self, value: Any) -> Any:
+        """Return the value, or stars for a DSN."""
         return self.cleansed_substitute if _is_dsn(value) else value
 
 
@@ -113,11 +144,7 @@ def install() -> None:
 
 def is_installed() -> bool:
     """Whether the project's exception reporter filter hides our secrets."""
-    try:
-        chosen = import_string(conf.reporter_filter())
-    except ImportError:
-        return False
-    return isinstance(chosen, type) and issubclass(chosen, EmailHostsReporterFilter)
+    return isinstance(import_string(conf.reporter_filter())(), EmailHostsReporterFilter)
 
 
 def _is_dsn(value: object) -> bool:

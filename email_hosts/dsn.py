@@ -1,102 +1,49 @@
-"""Parses DSN strings into entries of Django's ``MAILERS``.
+"""Turns a DSN into a host, or says what is wrong with it.
 
-Reads no settings and imports nothing that does, so that a settings file can use it. No error
-repeats a part of the DSN that may belong to a login or an API key.
+No error repeats a part of the DSN that may belong to a login or an API key.
 """
 
 from __future__ import annotations
 
-import copy
-import encodings.idna  # noqa: F401 (a fork could interrupt a later import)
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
-from typing import Any, NamedTuple, TypedDict
-from urllib.parse import quote
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 from speckenv_django import django_email_url
 
-from .dsn_query import PERCENT_ENCODE, decoded, options_of, refuse_control_characters
-from .exceptions import InvalidEmailHost, looks_like_a_dsn
-from .oauth2.validation import problem_with
+from .exceptions import InvalidEmailHost, checked_key
+from .host import FAILOVER_BACKEND, SMTP_BACKEND, TABLES, Host, from_values
 from .options import (
-    HOST_OPTION_NAMES,
+    HEADER,
     HOST_OPTIONS,
+    SEVERAL_OPTIONS,
     SMTP_OPTIONS,
-    as_given,
+    Option,
+    Table,
+    add_header,
+    by_name_in_dsn,
     did_you_mean,
-    is_host_name,
-    is_ipv6,
-    seconds,
+    refuse_options_from_elsewhere,
 )
-from .tracebacks import clear_frames
-
-
-class Mailer(TypedDict):
-    """The shape of an entry of Django's ``MAILERS``."""
-
-    BACKEND: str
-    OPTIONS: dict[str, Any]
-
-
-class Scheme(NamedTuple):
-    """The transport that the scheme of an SMTP host stands for."""
-
-    ssl: bool
-    tls: bool
-    port: int
-
-
-# RFC 6409 (submission), RFC 8314 (submissions, implicit TLS on port 465).
-IMPLICIT_TLS_PORT = 465
-STARTTLS = Scheme(ssl=False, tls=True, port=587)
-IMPLICIT_TLS = Scheme(ssl=True, tls=False, port=IMPLICIT_TLS_PORT)
-SMTP_SCHEMES = {
-    "smtp": Scheme(ssl=False, tls=False, port=25),
-    "submission": STARTTLS,
-    "smtp+tls": STARTTLS,
-    "smtps": IMPLICIT_TLS,
-    "submissions": IMPLICIT_TLS,
-    "smtp+ssl": IMPLICIT_TLS,
-}
-
-
-def default_port(use_ssl: Any, use_tls: Any) -> int:
-    """Return the port for a transport, or raise ``InvalidEmailHost`` if both are on."""
-    if use_ssl and use_tls:
-        raise InvalidEmailHost("options 'use_ssl' and 'use_tls' exclude each other")
-    scheme = "submissions" if use_ssl else "submission" if use_tls else "smtp"
-    return SMTP_SCHEMES[scheme].port
-
-
-BUILTIN_SCHEMES = ("console", "locmem", "dummy")
-LOCAL_SCHEMES = (*BUILTIN_SCHEMES, "file")  # nothing leaves the machine
-SEVERAL_SCHEMES = {"failover": {}, "roundrobin": {"rotate": True}}
-ANYMAIL = "anymail+"  # the name of the provider follows
-PROVIDERS = (  # of django-anymail 15
-    *("amazon-ses", "brevo", "mailersend", "mailgun", "mailjet", "mailtrap", "mandrill"),
-    *("postal", "postmark", "resend", "scaleway", "sendgrid", "sparkpost", "unisender-go"),
+from .schemes import (
+    ANYMAIL,
+    BUILTIN_SCHEMES,
+    DJANGO_BACKENDS,
+    DJANGO_SMTP_BACKEND,
+    FILE_BACKEND,
+    IMPLICIT_TLS_PORT,
+    LOCAL_SCHEMES,
+    OTHER_SCHEMES,
+    SCHEMES,
+    SEVERAL_SCHEMES,
+    SMTP_SCHEMES,
 )
-SCHEMES = (*SMTP_SCHEMES, *LOCAL_SCHEMES, *SEVERAL_SCHEMES, "backend")
+from .values import as_given, boolean, without_control_characters
 
-# Our schemes for those of Symfony, dj-email-url and django-environ.
-OTHER_SCHEMES = {
-    **{provider: ANYMAIL + provider for provider in PROVIDERS},
-    **dict.fromkeys(("ses", "amazonses"), "anymail+amazon-ses"),
-    **dict.fromkeys(("submit", "starttls", "smtptls", "gmail"), "submission"),
-    **dict.fromkeys(("sendmail", "native"), "smtp"),
-    **dict.fromkeys(("null", "dummymail"), "dummy"),
-    **dict.fromkeys(("memory", "memorymail"), "locmem"),
-    "sendinblue": "anymail+brevo",
-    "consolemail": "console",
-    "filemail": "file",
-}
-
-SMTP_BACKEND = "email_hosts.backends.EmailHostsBackend"
-HOST_BACKEND = "email_hosts.backends.HostBackend"
-FAILOVER_BACKEND = "email_hosts.backends.FailoverBackend"
-FILE_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
-
+# Django's settings that an SMTP DSN replaces. speckenv returns them.
 DJANGO_SETTINGS = {
     "host": "EMAIL_HOST",
     "port": "EMAIL_PORT",
@@ -107,43 +54,19 @@ DJANGO_SETTINGS = {
     "timeout": "EMAIL_TIMEOUT",
 }
 
+# Options that a DSN cannot pass to a backend that is not ours.
+RESERVED_OPTIONS = {"alias", "backend", "fail_silently", *HOST_OPTIONS}
 
-def parse_hosts(hosts: Mapping[str, str | None]) -> dict[str, Mailer]:
-    """Return a mailer for each host of ``EMAIL_HOSTS`` that is not empty.
+# A DSN of a stranger, in characters. A real one has far fewer.
+MAX_LENGTH = 4096
 
-    Raises ``InvalidEmailHost`` with the key of the first one that is not valid.
-    """
-    return {
-        checked_key(key): parse(dsn, alias=key)
-        for key, dsn in dict_of_hosts(hosts).items()
-        if not is_empty(dsn)
-    }
+# Names the characters, because '%2F' or '/' in a message could be part of a password.
+PERCENT_ENCODE = (
+    "percent-encode each slash, question mark, hash, ampersand, at sign and percent sign that "
+    "belongs to a user name, a password or a value"
+)
 
-
-def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
-    """Return these hosts, or raise ``InvalidEmailHost`` if they are not a dict."""
-    if isinstance(hosts, Mapping):
-        return hosts
-    raise InvalidEmailHost(
-        f"EMAIL_HOSTS must be a dict of DSN strings, not {type(hosts).__name__}"
-    )
-
-
-def keys_of(hosts: str | Iterable[str]) -> tuple[str, ...]:
-    """Return the keys in ``"shop,spare"``, or in a list. Raises ``InvalidEmailHost``."""
-    names = hosts.split(",") if isinstance(hosts, str) else hosts
-    return tuple(checked_key(name.strip()) for name in names if name.strip())
-
-
-@clear_frames
-def checked_key(key: str) -> str:
-    """Return the key. For a DSN, raise ``InvalidEmailHost`` without repeating it."""
-    if looks_like_a_dsn(str(key)):
-        raise InvalidEmailHost(
-            "a DSN stands where the key of a host must stand; give the DSN a key in "
-            "EMAIL_HOSTS, or pass it to connection_from_dsn()"
-        )
-    return key
+NO_OPTION = "what follows a question mark or an ampersand is no option"
 
 
 def is_empty(dsn: object) -> bool:
@@ -151,25 +74,41 @@ def is_empty(dsn: object) -> bool:
     return dsn is None or dsn == ""
 
 
-def parse(dsn: object, *, alias: str | None = None) -> Mailer:
-    """Return the ``BACKEND`` and ``OPTIONS`` that a DSN stands for.
-
-    You may change the result. Raises ``InvalidEmailHost``, with the host's key as ``alias``.
-    """
+def parse(dsn: object, key: str | None = None) -> Host:
+    """Return the host that a DSN stands for. Raises ``InvalidEmailHost`` with its key."""
     try:
         if not isinstance(dsn, str):
             raise InvalidEmailHost(f"a host must be a DSN string, not {type(dsn).__name__}")
-        mailer = _parse(dsn.strip())
+        return replace(_parse(dsn.strip()), key=key)
     except InvalidEmailHost as error:
         reason = error.reason
-    else:
-        options = {
-            name: value if isinstance(value, str) else copy.deepcopy(value)
-            for name, value in mailer["OPTIONS"].items()
-        }
-        return {"BACKEND": mailer["BACKEND"], "OPTIONS": options}
     # Raised outside of the except block: __context__ may hold a part of the DSN.
-    raise InvalidEmailHost(reason, alias=alias)
+    raise InvalidEmailHost(reason, alias=key)
+
+
+def parse_from_elsewhere(dsn: str, schemes: str | Iterable[str]) -> Host:
+    """Return the host of a DSN that a stranger may have written.
+
+    Raises ``InvalidEmailHost`` unless it has one of these schemes, and for options that a
+    stranger must not use.
+    """
+    if isinstance(dsn, str) and len(dsn) > MAX_LENGTH:
+        raise InvalidEmailHost(f"the DSN must have at most {MAX_LENGTH} characters")
+    allowed = [schemes] if isinstance(schemes, str) else sorted(schemes)
+    for scheme in allowed:
+        if scheme not in SMTP_SCHEMES and scheme not in LOCAL_SCHEMES:
+            raise InvalidEmailHost(
+                f"scheme '{scheme}' cannot be allowed in a DSN from elsewhere: it may use the "
+                "credentials of this project; allow schemes of SMTP, console, locmem, dummy "
+                "or file"
+            )
+    host = parse(dsn)
+    if host.scheme not in allowed:
+        raise InvalidEmailHost(
+            f"scheme '{host.scheme}' is not allowed here; allowed: {', '.join(allowed)}"
+        )
+    refuse_options_from_elsewhere(host.options, host.table)
+    return host
 
 
 def parse_conf(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,15 +117,6 @@ def parse_conf(config: Mapping[str, Any]) -> dict[str, Any]:
     ``config`` is what ``speckenv_django.django_email_url`` returns.
     """
     return {option: config.get(setting) for option, setting in DJANGO_SETTINGS.items()}
-
-
-def scheme_of(dsn: str) -> str:
-    """Return the scheme of a DSN, in lower case, or raise ``InvalidEmailHost``."""
-    scheme, colon, _ = dsn.strip().lower().partition(":")
-    is_known = scheme in SCHEMES or re.fullmatch(r"anymail\+[a-z][a-z0-9_-]*", scheme)
-    if not colon or not is_known:
-        raise InvalidEmailHost(_unknown_scheme(dsn))
-    return scheme
 
 
 class _Parts(NamedTuple):
@@ -199,11 +129,11 @@ class _Parts(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def _parse(dsn: str) -> Mailer:
-    refuse_control_characters("the DSN", dsn)
+def _parse(dsn: str) -> Host:
+    _refuse_control_characters("the DSN", dsn)
     if dsn[:1] in {"'", '"'}:
         raise InvalidEmailHost("the DSN is in quotation marks; remove them")
-    scheme = scheme_of(dsn)
+    scheme = _scheme_of(dsn)
     if "#" in dsn:
         raise InvalidEmailHost(f"the DSN has a fragment, after a hash; {PERCENT_ENCODE}")
     rest, _, query = dsn.partition(":")[2].partition("?")
@@ -215,103 +145,100 @@ def _parse(dsn: str) -> Mailer:
         return _smtp(parts)
     if scheme in SEVERAL_SCHEMES:
         return _several(parts)
-    if scheme in BUILTIN_SCHEMES:
-        return _builtin(parts)
     return _file(parts) if scheme == "file" else _backend(parts)
 
 
-def _smtp(parts: _Parts) -> Mailer:
-    options = options_of(parts.query, {**SMTP_OPTIONS, **HOST_OPTIONS}, is_smtp=True)
+def _scheme_of(dsn: str) -> str:
+    scheme, colon, _ = dsn.lower().partition(":")
+    if colon and (scheme in SCHEMES or re.fullmatch(r"anymail\+[a-z][a-z0-9_-]*", scheme)):
+        return scheme
+    known = f"known schemes are {', '.join(SCHEMES)}, {ANYMAIL}mailgun and the like"
+    match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
+    if not match:  # text before the first colon may be a user name
+        raise InvalidEmailHost(f"the DSN starts with no scheme; {known}")
+    here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])
+    hint = f"; '{here}' does that here" if here else did_you_mean(scheme, SCHEMES, cutoff=0.7)
+    raise InvalidEmailHost(f"unknown scheme '{match[0]}'; {known}{hint}")
+
+
+def _smtp(parts: _Parts) -> Host:
     if parts.authority and parts.path not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
-    userinfo, _, address = parts.authority.rpartition("@")
-    username, password = _credentials(userinfo, has_token="oauth2" in options)
-    host, port = _address(address)
+    options = _options_of(parts, SMTP_OPTIONS)
+    userinfo, at, address = parts.authority.rpartition("@")
+    _check_login(userinfo, has_token="oauth2" in options)
+    _check_address(address)
+    # RFC 3986 has neither brackets nor other scripts in user information, and speckenv may
+    # refuse them. A zone is RFC 6874's: [fe80::1%25eth0].
+    userinfo = quote(userinfo, safe="%:!$&'()*+,;=~")
+    address = address.replace("%25", "%")
+    conf = parse_conf(django_email_url(f"smtp://{userinfo}{at}{address}"))
+    conf["host"] = SMTP_OPTIONS["host"].of(conf["host"])
+    return _host(parts, SMTP_BACKEND, {**conf, **_transport(parts, options), **options})
+
+
+def _transport(parts: _Parts, options: dict[str, Any]) -> dict[str, Any]:
+    """Return TLS and port. An option outranks the scheme, and ssl and tls each other."""
     scheme = SMTP_SCHEMES[parts.scheme]
-    use_ssl, use_tls = options.pop("ssl", None), options.pop("tls", None)
-    if use_ssl and use_tls:
-        raise InvalidEmailHost(
-            "options 'ssl' and 'tls' exclude each other: ssl is TLS from the first byte, "
-            "tls is STARTTLS"
-        )
-    if "ssl_keyfile" in options and "ssl_certfile" not in options:
-        raise InvalidEmailHost("option 'ssl_keyfile' needs 'ssl_certfile' beside it")
-    # An option overrides the scheme. Switching on ssl or tls switches off the other.
-    if use_ssl is None:
-        use_ssl = scheme.ssl and not use_tls
-    if use_tls is None:
-        use_tls = scheme.tls and not use_ssl
-    port = port or (IMPLICIT_TLS_PORT if use_ssl else scheme.port)
-    login = {"username": username, "password": password}
-    transport = {"use_ssl": use_ssl, "use_tls": use_tls}
-    if problem := problem_with({**login, **transport, **options}):
-        raise InvalidEmailHost(problem)
-    # speckenv gets only what it parses in the same way as we do.
-    userinfo = f"{quote(username, safe='')}:{quote(password, safe='')}@" if username else ""
-    flag = "?ssl=1" if use_ssl else "?tls=1" if use_tls else ""
-    conf = parse_conf(django_email_url(f"smtp://{userinfo}{host}:{port}{flag}"))
-    return {"BACKEND": SMTP_BACKEND, "OPTIONS": {**conf, **options}}
+    use_ssl = options.get("use_ssl", scheme.use_ssl and not options.get("use_tls"))
+    use_tls = options.get("use_tls", scheme.use_tls and not options.get("use_ssl"))
+    found = {"use_tls": use_tls, "use_ssl": use_ssl}
+    if not re.search(r":[0-9]+$", parts.authority):
+        found["port"] = IMPLICIT_TLS_PORT if use_ssl else scheme.port
+    return found
 
 
-def _builtin(parts: _Parts) -> Mailer:
-    _refuse_address(parts)
-    conf = django_email_url(f"{parts.scheme}://")
-    return _mailer(conf["EMAIL_BACKEND"], options_of(parts.query, HOST_OPTIONS))
-
-
-def _file(parts: _Parts) -> Mailer:
-    path = decoded("the path", parts.path)
+def _file(parts: _Parts) -> Host:
+    path = _decoded("the path", parts.path)
     if parts.authority or not path.strip("/"):
         examples = "file:///var/mail/out is absolute, file:mail/out relative"
         raise InvalidEmailHost(f"a file host must name a folder: {examples}")
-    return _mailer(FILE_BACKEND, {"file_path": path, **options_of(parts.query, HOST_OPTIONS)})
+    options = _options_of(parts, HOST_OPTIONS)
+    return _host(parts, FILE_BACKEND, {"file_path": path, **options})
 
 
-def _several(parts: _Parts) -> Mailer:
+def _several(parts: _Parts) -> Host:
     """Parse the keys of other hosts: ``failover:shop,spare``"""
     names = (parts.authority + parts.path).split(",")
-    keys = [checked_key(decoded("a host", name).strip()) for name in names]
+    keys = tuple(checked_key(_decoded("a host", name).strip()) for name in names)
     if not all(keys) or len(set(keys)) < len(keys):
         reason = f"must name hosts, each once; write {parts.scheme}:shop,spare"
         raise InvalidEmailHost(f"'{parts.scheme}' {reason}")
-    options = options_of(parts.query, {"retry": seconds, **HOST_OPTIONS})
+    options = _options_of(parts, SEVERAL_OPTIONS)
     several = {"hosts": keys, **SEVERAL_SCHEMES[parts.scheme], **options}
-    return _mailer(FAILOVER_BACKEND, several)
+    return _host(parts, FAILOVER_BACKEND, several)
 
 
-def _backend(parts: _Parts) -> Mailer:
-    """Parse ``backend://dotted.path.Class`` for any backend, or a scheme of Anymail."""
-    if parts.scheme == "backend":
-        path = parts.authority + parts.path
-        if not re.fullmatch(r"\w+(\.\w+)+", path):
-            example = "backend://dotted.path.Class?option=value"
-            raise InvalidEmailHost(f"'backend' must name a class; write {example}")
-    else:
-        _refuse_address(parts)
-        provider = parts.scheme.removeprefix(ANYMAIL).replace("-", "_")
-        path = f"anymail.backends.{provider}.EmailBackend"
-    options = options_of(parts.query, HOST_OPTIONS, others=as_given)
+def _backend(parts: _Parts) -> Host:
+    """Parse ``backend://dotted.path.Class``, or a scheme that stands for a class."""
+    scheme = parts.scheme
+    path = parts.authority + parts.path
+    if scheme != "backend":
+        if path:
+            reason = f"'{scheme}' takes nothing but options; write {scheme}://"
+            raise InvalidEmailHost(reason)
+        provider = scheme.removeprefix(ANYMAIL).replace("-", "_")
+        is_djangos = scheme in BUILTIN_SCHEMES
+        package = DJANGO_BACKENDS if is_djangos else "anymail.backends"
+        path = f"{package}.{provider}.EmailBackend"
+    elif not re.fullmatch(r"\w+(\.\w+)+", path):
+        example = "backend://dotted.path.Class?option=value"
+        raise InvalidEmailHost(f"'backend' must name a class; write {example}")
+    if path in (SMTP_BACKEND, DJANGO_SMTP_BACKEND):
+        raise InvalidEmailHost("write smtp://, submission:// or submissions:// instead")
     if path == FAILOVER_BACKEND:
-        keys_of(options.get("hosts", ""))  # raises if one is a DSN
-    if path == SMTP_BACKEND:
-        raise InvalidEmailHost("write smtp://, submission:// or submissions:// for it")
-    return _mailer(path, options)
+        raise InvalidEmailHost("write failover:shop,spare or roundrobin:shop,spare instead")
+    has_options_of_its_own = path not in TABLES and scheme not in BUILTIN_SCHEMES
+    return _host(parts, path, _options_of(parts, HOST_OPTIONS, others=has_options_of_its_own))
 
 
-def _refuse_address(parts: _Parts) -> None:
-    if parts.authority or parts.path:
-        reason = f"'{parts.scheme}' takes nothing but options; write {parts.scheme}://"
-        raise InvalidEmailHost(reason)
+def _host(parts: _Parts, backend: str, options: dict[str, Any]) -> Host:
+    """Return the host. Messages name its options as a DSN does."""
+    host = Host(None, backend, options, scheme=parts.scheme)
+    return from_values(host, spelled=lambda name: host.table[name].in_dsn)
 
 
-def _mailer(backend: str, options: dict[str, Any]) -> Mailer:
-    """Return the mailer of a backend, wrapped if it has host options."""
-    if not options.keys().isdisjoint(HOST_OPTION_NAMES):
-        return {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": backend, **options}}
-    return {"BACKEND": backend, "OPTIONS": options}
-
-
-def _credentials(userinfo: str, *, has_token: bool) -> tuple[str, str]:
+def _check_login(userinfo: str, *, has_token: bool) -> None:
     username, _, password = userinfo.partition(":")
     if bool(username) != bool(password) and not has_token:
         given, missing = ("user name", "password") if username else ("password", "user name")
@@ -319,38 +246,132 @@ def _credentials(userinfo: str, *, has_token: bool) -> tuple[str, str]:
             f"the DSN has a {given} and no {missing}; write both or none, or 'oauth2' in "
             "the place of a password"
         )
-    return decoded("the user name", username), decoded("the password", password)
+    _decoded("the user name", username)
+    _decoded("the password", password)
 
 
-_ADDRESS = re.compile(r"(\[[^]]*\]|[^:]*)(?::(.*))?", re.DOTALL)
-
-
-def _address(address: str) -> tuple[str, int | None]:
-    match = _ADDRESS.fullmatch(address)
+def _check_address(address: str) -> None:
+    match = re.fullmatch(r"(\[[^]]*\]|[^:]*)(?::(.*))?", address, re.DOTALL)
     host, port = match.groups() if match else (address, None)
     if not host:
         raise InvalidEmailHost("the DSN names no host; write one after the two slashes")
-    if host.startswith("["):
-        host = host.replace("%25", "%")  # a zone, RFC 6874: [fe80::1%25eth0]
-    if not (is_ipv6(host[1:-1]) if host.startswith("[") else is_host_name(host)):
-        problem = "the host must be a host name or an IP address (IPv6 in brackets)"
-        raise InvalidEmailHost(f"{problem}; {PERCENT_ENCODE}")
-    if not port:
-        return host, None
-    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+    try:
+        SMTP_OPTIONS["host"].convert(host.replace("%25", "%"))
+    except ValueError as error:
+        raise InvalidEmailHost(f"the host {error}; {PERCENT_ENCODE}") from None
+    try:
+        SMTP_OPTIONS["port"].convert(port or "25")
+    except ValueError as error:
         raise InvalidEmailHost(
-            "the port must be a number from 1 to 65535; if that is part of a password, the "
-            f"at sign and the host are missing after it, or {PERCENT_ENCODE}"
+            f"the port {error}; if that is part of a password, the at sign and the host are "
+            f"missing after it, or {PERCENT_ENCODE}"
+        ) from None
+
+
+def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[str, Any]:
+    """Return the options in the query, by their names in Python.
+
+    ``others`` allows options that are not in the table: those of a backend that is not ours.
+    """
+    options: dict[str, Any] = {}
+    known = by_name_in_dsn(table)
+    _refuse_end_of_password(parts, known)
+    _refuse_other_separators(parts.query, known)
+    given = [part.partition("=") for part in parts.query.split("&") if part]
+    has_secret = any(name in known and known[name].is_secret for name, _, _ in given)
+    for name, equals, value in given:
+        is_header = name.startswith(HEADER)
+        option = known.get(f"{HEADER}NAME" if is_header else name)
+        if option is None and others:
+            option = _foreign_option(name if equals else "")  # it may be the end of a key
+        elif option is None:
+            may_be_secret = has_secret or _may_be_password(parts, name, value)
+            raise InvalidEmailHost(_unknown_option(name, known, may_be_secret=may_be_secret))
+        if option.name in options and not is_header:
+            raise InvalidEmailHost(f"option '{name}' is given twice")
+        if not equals and option.convert is boolean:
+            value = "true"
+        try:
+            text = _decoded(f"option '{name}'", value)
+            if is_header:
+                headers = options.setdefault(option.name, {})
+                add_header(headers, name.removeprefix(HEADER), text)
+            else:
+                options[option.name] = option.convert(text)
+        except ValueError as error:
+            raise InvalidEmailHost(f"option '{name}' {error}") from None
+    return options
+
+
+def _refuse_other_separators(query: str, known: Iterable[str]) -> None:
+    for part in re.split("[;?]", query)[1:]:
+        name = re.split("[=&]", part)[0]
+        if name in known or name.startswith(HEADER):
+            raise InvalidEmailHost(
+                "options are separated by ampersands; percent-encode a semicolon or a "
+                "question mark that belongs to a value"
+            )
+
+
+def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> str:
+    hint = did_you_mean(name.lower(), known) or f"; known options: {', '.join(known)}"
+    if may_be_secret or not re.fullmatch("[A-Za-z0-9_-]+", name):
+        return f"{NO_OPTION}{hint}; {PERCENT_ENCODE}"
+    return f"unknown option {name!r}{hint}"
+
+
+def _may_be_password(parts: _Parts, name: str, value: str) -> bool:
+    """Whether what looks like an option may be the rest of a password."""
+    looks_like_one = re.fullmatch("_[a-z_-]+" if _may_end_early(parts) else "[a-z_-]+", name)
+    return "@" in value and not looks_like_one
+
+
+def _may_end_early(parts: _Parts) -> bool:
+    """Whether ``host:port`` may be a user name and the beginning of a password."""
+    return ":" in parts.authority and "@" not in parts.authority
+
+
+def _refuse_end_of_password(parts: _Parts, known: Iterable[str]) -> None:
+    """Refuse what looks like options but is the rest of a password and the host."""
+    for name, _, value in (part.partition("=") for part in parts.query.split("&")):
+        takes_no_address = not name.startswith("_") and (name in known or "?" in value)
+        if "@" in name or (_may_end_early(parts) and "@" in value and takes_no_address):
+            raise InvalidEmailHost(
+                f"the DSN has an at sign among its options; {PERCENT_ENCODE}"
+            )
+
+
+def _foreign_option(name: str) -> Option:
+    """Return an option of a backend that is not ours.
+
+    Only the options of hosts begin with an underscore. A misspelt ``_redirect_to`` must not
+    reach a backend that ignores unknown options.
+    """
+    if name.isidentifier() and name not in RESERVED_OPTIONS and not name.startswith("_"):
+        return Option(name, name, partial(as_given, name))
+    if not re.fullmatch("[a-z_-]+", name):  # it may be the end of a key
+        raise InvalidEmailHost(f"{NO_OPTION}; {PERCENT_ENCODE}")
+    hint = did_you_mean(name, by_name_in_dsn(HOST_OPTIONS))
+    raise InvalidEmailHost(f"{name!r} cannot be the name of an option{hint}")
+
+
+def _decoded(part: str, text: str) -> str:
+    """Return the percent-decoded text. A '+' stays a '+', as in RFC 3986."""
+    if re.search("%(?![0-9A-Fa-f]{2})", text):
+        raise InvalidEmailHost(
+            f"{part} has a percent sign that encodes nothing; percent-encode it, too"
         )
-    return host, int(port)
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidEmailHost(f"{part} is percent-encoded, but not in UTF-8") from None
+    _refuse_control_characters(part, decoded)
+    return decoded
 
 
-def _unknown_scheme(dsn: str) -> str:
-    known = f"known schemes are {', '.join(SCHEMES)}, {ANYMAIL}mailgun and the like"
-    match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
-    if not match:  # text before the first colon may be a user name
-        return f"the DSN starts with no scheme; {known}"
-    scheme = match[0].lower()
-    here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])
-    hint = f"; '{here}' does that here" if here else did_you_mean(scheme, SCHEMES)
-    return f"unknown scheme '{match[0]}'; {known}{hint}"
+def _refuse_control_characters(part: str, text: str) -> None:
+    """Raise ``InvalidEmailHost`` for a text with a line break or another control character."""
+    try:
+        without_control_characters(text)
+    except ValueError as error:
+        raise InvalidEmailHost(f"{part} {error}") from None

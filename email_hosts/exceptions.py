@@ -22,10 +22,16 @@ class InvalidEmailHost(ImproperlyConfigured):
     def __init__(
         self, reason: str, *, alias: str | None = None, setting: str = "EMAIL_HOSTS"
     ) -> None:
+        super().__init__(reason)
         self.reason = reason
+        self.alias: str | None = None
+        if alias is not None:
+            self.name(alias, setting)
+
+    def name(self, alias: str, setting: str = "EMAIL_HOSTS") -> None:
+        """Say which host it is about, once that is known."""
         self.alias = alias
-        name = "" if alias is None else f"{named(alias, setting)}: "
-        super().__init__(name + reason)
+        self.args = (f"{named(alias, setting)}: {self.reason}",)
 
 
 class EmailHostDoesNotExist(InvalidEmailHost, KeyError):
@@ -45,11 +51,7 @@ class OAuth2Error(smtplib.SMTPAuthenticationError):
     def __init__(self, reason: str) -> None:
         super().__init__(454, reason)
         self.args = (reason,)  # type: ignore[assignment]
-
-    @property
-    def reason(self) -> str:
-        """Why there is no token."""
-        return str(self)
+        self.reason = reason
 
 
 class AllHostsFailed(smtplib.SMTPException):
@@ -84,10 +86,21 @@ def looks_like_a_dsn(key: str) -> bool:
     return "://" in key or re.search(":.*[?@=]", key, re.DOTALL) is not None
 
 
+def checked_key(key: str) -> str:
+    """Return the key. Raise ``InvalidEmailHost`` for a DSN, without repeating it."""
+    if not isinstance(key, str):
+        raise InvalidEmailHost(f"the key of a host must be a string, not {type(key).__name__}")
+    if looks_like_a_dsn(key):
+        raise InvalidEmailHost(
+            "a DSN stands where the key of a host must stand; give the DSN a key in "
+            "EMAIL_HOSTS, or pass it to connection_from_dsn()"
+        )
+    return key
+
+
 def shown(key: object) -> str:
     """Return a key for a message: printable, and without the login of a DSN."""
-    text = str(key)
-    return "(a DSN)" if looks_like_a_dsn(text) else printable(text)
+    return "(a DSN)" if looks_like_a_dsn(str(key)) else printable(str(key))
 
 
 def printable(text: str) -> str:

@@ -7,9 +7,8 @@ import socket
 from itertools import dropwhile
 from traceback import walk_tb
 
+from .boundary import is_own
 from .exceptions import AllHostsFailed
-from .smtp.errors import body_was_sent, may_be_delivered
-from .tracebacks import is_own
 
 # smtplib raises these before it offers the message, or when the server refuses MAIL.
 NOT_OFFERED = (
@@ -20,6 +19,11 @@ NOT_OFFERED = (
     smtplib.SMTPSenderRefused,
 )
 
+# Whether somebody has the message, as ``error.delivery``. The moment of an error tells, and
+# not its class: a signal handler may raise any.
+NOT_SENT = "not sent"  # certainly nobody has it
+PERHAPS = "perhaps"  # it was sent, and not answered
+
 # Errors of urllib3 and botocore. By name, because neither is a dependency.
 NOT_CONNECTED = {
     "NewConnectionError",
@@ -27,6 +31,17 @@ NOT_CONNECTED = {
     "NameResolutionError",
     "EndpointConnectionError",
 }
+
+
+def set_delivery(error: Exception, delivery: str, *, unless_known: bool = False) -> None:
+    """Note on an error whether somebody has the message."""
+    if not (unless_known and hasattr(error, "delivery")):
+        error.delivery = delivery  # type: ignore[attr-defined]
+
+
+def delivery_of(error: BaseException) -> str | None:
+    """Return what is noted on an error, or ``None`` if nothing is."""
+    return getattr(error, "delivery", None)
 
 
 def can_be_retried(error: BaseException) -> bool:
@@ -43,7 +58,7 @@ def can_be_retried(error: BaseException) -> bool:
 
 def may_be_tried_elsewhere(error: BaseException) -> bool:
     """Whether certainly nobody got the message, and another host may accept it."""
-    if _is_of_a_receiver(error) or may_be_delivered(error):
+    if _is_of_a_receiver(error) or delivery_of(error) == PERHAPS:
         return False
     if isinstance(error, AllHostsFailed):
         return True
@@ -53,12 +68,12 @@ def may_be_tried_elsewhere(error: BaseException) -> bool:
         return True
     if isinstance(error, smtplib.SMTPDataError) and error.smtp_code >= 400:
         return error.smtp_code < 500
-    if body_was_sent(error, unless_known=False):
-        return False
+    if delivery_of(error) == NOT_SENT:
+        return True
     errors = _with_causes(error)
     for status in filter(None, map(_http_status, errors)):
         return status == 429 or status >= 500
-    return not body_was_sent(error) or any(map(_could_not_connect, errors))
+    return any(map(_could_not_connect, errors))
 
 
 def _is_too_large(error: BaseException) -> bool:

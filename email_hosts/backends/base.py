@@ -1,62 +1,144 @@
-"""What a host does to a message, on any backend."""
+"""What all backends of this app have in common: one way to send, and to be copied."""
 
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from functools import lru_cache
-from itertools import chain
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, ClassVar
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
-from django.core.mail.backends.smtp import EmailBackend
+from django.utils.module_loading import import_string
 
-from .. import conf, hosts, signals
-from ..dsn import default_port
-from ..exceptions import InvalidEmailHost
-from ..keyword_options import OF_REDIRECT, names_mailer
-from ..options import (
-    HOST_OPTION_NAMES,
-    checked_host_options,
-    did_you_mean,
-    missing_headers,
-)
-from ..smtp.errors import mark
-from ..smtp.redaction import Redactor
-from ..tracebacks import clear_frames
-from .redirect import FIELDS, redirected, refuse_to_go_past
+from ..boundary import boundary, name_host
+from ..delivery import Outcome, Report, is_of_mail
+from ..exceptions import shown
+from ..host import Host
+from ..rules import RULES, HostOfMessage, Notes, Rule, applied
 
-DEFAULT_TIMEOUT = 60  # seconds
-
-# Attributes of a message that a host sets on its copy.
-OF_HOST = {"from_email", "reply_to", "envelope_sender", "extra_headers", "recipients", *FIELDS}
+# The backends that are sending in this context, from the outermost to the innermost.
+_sending: ContextVar[tuple[BaseEmailBackend, ...]] = ContextVar("sending", default=())
 
 
-class HostMixin(BaseEmailBackend):
-    """Makes a backend a host: it changes messages, has a key, and keeps no login in a pickle.
+class Backend(BaseEmailBackend, HostOfMessage):
+    """A backend of this app. It applies the options of its host, and has one way to send.
 
-    ``take_host_options`` sets what it does to a message.
+    A subclass has ``outcomes``, and calls ``take`` with the host.
     """
 
-    applies_host = True
-    has_members = False  # whether it sends through the hosts that its option 'hosts' names
-    asks_router = False
-    alias: str | None = None
-    # Whether it delivers to mail.outbox, where tests want to see the original recipients.
-    is_outbox = False
-    default_from_email = ""
-    server_email = ""
-    reply_to = ""
-    envelope_from = ""
-    headers: Mapping[str, str] = {}
-    redirect_to = ""
-    allowed_recipients: Sequence[str] = ()
+    rules: ClassVar[tuple[Rule, ...]] = RULES
+    fail_silently: bool = False
+    # The server's replies to recipients who did not get a message that others got.
+    refused_recipients: dict[str, tuple[int, bytes]]
     # The key, from which unpickling makes another connection. None if the connection
     # has options that the key does not stand for.
     pickled_key: str | None = None
+
+    @classmethod
+    def from_host(cls, host: Host) -> Any:
+        """Return a new backend. The options of the host are not checked again."""
+        backend = cls.__new__(cls)
+        backend.take(host)
+        return backend
+
+    def take(self, host: Host) -> None:
+        """Set the options of a host as attributes of this backend."""
+        self.alias = host.key
+        self.refused_recipients = {}
+        for name, option in host.table.items():
+            value = host.options.get(name, option.default)
+            # The host is shared by all its connections.
+            setattr(self, name, copy.copy(value))
+
+    @property
+    def name(self) -> str:
+        """How messages for people name it. Without a secret."""
+        return f'host "{shown(self.alias)}"' if self.alias is not None else type(self).__name__
+
+    @property
+    def full_name(self) -> str:
+        """Its name on errors: with the server, if it has one."""
+        return self.name
+
+    def outcomes(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of each message that has recipients.
+
+        After an error, the rest is tried only with ``keep_going``. A message of a list may be
+        made before the one before it is accepted. Any other iterable is asked for a message
+        when the one before it has its outcome.
+        """
+        raise NotImplementedError
+
+    def failed(self, message: EmailMessage | None, error: Exception) -> Outcome:
+        """Return the outcome of a message that this error has stopped."""
+        name_host(error, self.full_name)
+        is_of_mail = self._is_of_mail(error)
+        return Outcome(message, self.alias, error, is_of_mail=is_of_mail, name=self.name)
+
+    def _is_of_mail(self, error: Exception) -> bool:
+        return is_of_mail(error)
+
+    @boundary
+    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
+        """Send the messages. Return how many were accepted.
+
+        Raises the first error. With ``fail_silently``, errors of mail are logged instead. The
+        error for a list or tuple has the attributes ``sent`` and ``unsent``, lists of its
+        messages. Signals are sent at the end of a list, and after each message of any other
+        iterable.
+        """
+        if any(each is self for each in _sending.get()):
+            return self._send_nested(email_messages)
+        report = Report(self, email_messages)
+        try:
+            with _noted(self):
+                outcomes = self.outcomes(email_messages, keep_going=self.fail_silently)
+                with closing(outcomes):  # type: ignore[type-var]
+                    for outcome in outcomes:
+                        report.add(outcome)
+                        if report.messages is None:
+                            report.tell()
+        except BaseException as error:
+            report.error = error
+        report.tell()
+        self.refused_recipients = report.refused
+        if report.error is not None:
+            report.note_sent_and_unsent()
+            raise report.error
+        return report.sent
+
+    def _send_nested(self, messages: Iterable[EmailMessage]) -> int:
+        """Send what something inside of a send sends over this object: a log handler,
+        ``message()``, a generator. It gets a connection of its own.
+        """
+        connection = self.__copy__()
+        try:
+            return int(connection.send_messages(messages))
+        finally:
+            close_quietly(connection)
+
+    def apply_host(self, message: EmailMessage) -> EmailMessage:
+        """Return the message as this host sends it. Yours stays as it was.
+
+        Raises ``InvalidEmailHost`` for a message that cannot be redirected.
+        """
+        return applied(message, self, self.rules)
+
+    def through(self, connection: Backend, message: EmailMessage) -> Iterator[Outcome]:
+        """Yield what becomes of a message at another host, which gets this host's copy."""
+        try:
+            applied = self.apply_host(message)
+        except Exception as error:
+            yield self.failed(message, error)
+            return
+        notes = Notes(message, applied)
+        for outcome in outcomes_of(connection, [applied], keep_going=False):
+            notes.give_back()
+            yield outcome._replace(message=outcome.message and message)
 
     def __reduce_ex__(self, protocol: object) -> Any:
         """Return what ``pickle`` keeps: neither the login nor an open socket.
@@ -69,12 +151,12 @@ class HostMixin(BaseEmailBackend):
                 "a DSN, for its login would be in the pickle; pass the key of the host, and "
                 "call get_connection(key) where the message is sent"
             )
-        return hosts.get_connection, (self.pickled_key,)
+        return import_string("email_hosts.backends.get_connection"), (self.pickled_key,)
 
     def __copy__(self) -> Any:
         """Return another connection with the same options."""
         other = object.__new__(type(self))
-        vars(other).update(vars(self))
+        vars(other).update(vars(self), refused_recipients={})
         return other
 
     def __deepcopy__(self, memo: object) -> Any:
@@ -84,256 +166,28 @@ class HostMixin(BaseEmailBackend):
         """
         return self
 
-    def apply_host(self, message: EmailMessage) -> EmailMessage:
-        """Return the message as this host sends it.
 
-        A message that the host must change is copied first. The caller's message stays as it
-        was, and a backend that keeps messages (an outbox, a queue) keeps them as they are
-        sent. Raises ``InvalidEmailHost`` for a message that cannot be redirected.
-        """
-        changes = self._additions(message)
-        if self.redirect_to and not self.is_outbox:
-            refuse_to_go_past(
-                lambda name: getattr(message, name, None), "the message", self.alias
-            )
-            headers = changes.get("extra_headers", message.extra_headers)
-            changes |= redirected(message, headers, self.redirect_to, self.allowed_recipients)
-        if changes:
-            message = copy.copy(message)
-            for name, value in changes.items():
-                setattr(message, name, value)
-        return message
-
-    def take_host_options(self, options: dict[str, Any]) -> None:
-        """Move the host options from these options to attributes of this backend.
-
-        Raises ``InvalidEmailHost`` for a value that is not valid.
-        """
-        try:
-            checked = checked_host_options(options)
-        except ValueError as error:
-            raise InvalidEmailHost(str(error)) from None
-        for name in HOST_OPTION_NAMES:
-            options.pop(name, None)
-        for name, value in checked.items():
-            setattr(self, name, value)
-
-    def _additions(self, message: EmailMessage) -> dict[str, Any]:
-        """Return the attributes of the message that this host sets, except its recipients."""
-        changes: dict[str, Any] = {}
-        present = {name.lower() for name in message.extra_headers}
-        sender = self._sender_for(message)
-        if sender:
-            changes["from_email"] = sender
-        if self.reply_to and not message.reply_to and "reply-to" not in present:
-            changes["reply_to"] = [self.reply_to]
-        headers = missing_headers(self.headers, present)
-        own = getattr(message, "envelope_sender", None)  # Anymail's name for it
-        envelope = own if own and isinstance(own, str) else self.envelope_from
-        sender = sender or message.from_email
-        if not envelope or "from" in present:
-            pass  # Django: with a From header, from_email is the envelope sender
-        elif sender and isinstance(self, EmailBackend):  # or the wrapped backend is one
-            changes["from_email"], headers["From"] = envelope, sender
-        elif envelope != own:
-            changes["envelope_sender"] = envelope
-        if headers:
-            changes["extra_headers"] = {**message.extra_headers, **headers}
-        return changes
-
-    def _sender_for(self, message: EmailMessage) -> str:
-        from_email = message.from_email
-        if from_email is None and getattr(message, "template_id", None):
-            return ""  # Anymail: the sender of the template
-        default_from_email, server_email = conf.project_senders()
-        if self.default_from_email and from_email in ("", None, default_from_email):
-            return self.default_from_email
-        if self.server_email and from_email == server_email:
-            return self.server_email
-        return ""
+@contextmanager
+def _noted(backend: BaseEmailBackend) -> Iterator[None]:
+    token = _sending.set((*_sending.get(), backend))
+    try:
+        yield
+    finally:
+        _sending.reset(token)
 
 
-def refuse_unknown(backend: type, options: dict[str, Any], *more: str) -> None:
-    """Raise ``InvalidEmailHost`` for options that a backend does not have.
+def outcomes_of(
+    connection: Backend, messages: Iterable[EmailMessage], *, keep_going: bool
+) -> Iterator[Outcome]:
+    """Yield what becomes of messages at a host that another one sends through.
 
-    It has the options that its constructor names, and ``more``.
+    It counts as sending itself, because a message may hold it, or know who has it.
     """
-    # Private: what Django 6.1's own get_connection() wants a backend to ignore.
-    unknown = options.keys() - options.pop("_ignore_unknown_kwargs", set())
-    if unknown:
-        name = min(unknown)
-        if name in HOST_OPTION_NAMES:
-            hint = "; write the mailer as a HostBackend, with this backend in its OPTIONS"
-        else:
-            own = inspect.signature(backend).parameters.keys() - {"others"}
-            hint = did_you_mean(name, [*sorted(own), *more])
-        raise InvalidEmailHost(f"unknown option {name!r}{hint}")
-
-
-class HostBackend(HostMixin):
-    """Makes any other backend a host, by wrapping it.
-
-    ``backend`` is the backend itself, or its path, with its own options among ``options``. You
-    can read and set its attributes here, and ``isinstance()`` sees its class.
-    """
-
-    wrapped: Any = None
-
-    @clear_frames
-    @names_mailer
-    def __init__(
-        self,
-        backend: str | BaseEmailBackend = "",
-        *,
-        alias: str | None = None,
-        **options: Any,
-    ) -> None:
-        # No super().__init__(): it sets ``fail_silently``, which the wrapped backend has.
-        self.take_host_options(options)
-        if isinstance(backend, str):
-            backend = _construct(backend, alias, options)
-        self.wrapped = backend
-        self.alias = self.wrapped.alias = alias or None
-        if self.redirect_to:
-            defaults = getattr(self.wrapped, "send_defaults", {})
-            refuse_to_go_past(defaults.get, "SEND_DEFAULTS", self.alias, *FIELDS)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.wrapped, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if self._has(name):
-            super().__setattr__(name, value)
-        else:
-            setattr(self.wrapped, name, value)
-
-    def __delattr__(self, name: str) -> None:
-        if self._has(name):
-            super().__delattr__(name)
-        else:
-            delattr(self.wrapped, name)
-
-    def _has(self, name: str) -> bool:
-        """Whether an attribute is the host's own, and not one of the wrapped backend."""
-        # A subclass may set its attributes before there is a wrapped backend.
-        return hasattr(type(self), name) or name in vars(self) or self.wrapped is None
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:
-        """The class of the wrapped backend, for ``isinstance()``."""
-        return type(self.wrapped)
-
-    @property
-    def fail_silently(self) -> bool:
-        """Whether the wrapped backend swallows errors."""
-        # Not every backend has it. Reading it from one without it warns in Django 6.1.
-        return bool(vars(self.wrapped).get("fail_silently", False))
-
-    @fail_silently.setter
-    def fail_silently(self, value: bool) -> None:
-        self.wrapped.fail_silently = value
-
-    def __copy__(self) -> Any:
-        """Return another connection with the same options."""
-        other = super().__copy__()
-        other.wrapped = copy.copy(self.wrapped)
-        return other
-
-    @clear_frames
-    def open(self) -> bool | None:
-        """Open the wrapped backend; return what it returns."""
-        try:
-            opened: bool | None = self.wrapped.open()
-        except Exception as error:  # whatever its class, nothing has been sent
-            mark(error, body_was_sent=False)
-            self._redact(error)
-            raise
-        return opened
-
-    def close(self) -> None:
-        """Close the wrapped backend."""
-        self.wrapped.close()
-
-    def _redact(self, error: Exception) -> None:
-        """Remove the login from what a server replied to Django's SMTP backend."""
-        if isinstance(self.wrapped, EmailBackend) and isinstance(error, OSError):
-            username, password = self.wrapped.username, self.wrapped.password
-            Redactor(username or "", password or "").redact_error(error)
-
-    @clear_frames
-    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Send the messages through the wrapped backend. Return how many it took.
-
-        What the backend sets on a message, such as Anymail's ``anymail_status``, is
-        copied to the caller's message.
-        """
-        if not isinstance(email_messages, (list, tuple)):
-            return self._send_one_by_one(iter(email_messages))
-        messages = list(email_messages)
-        batch = list(map(self._applied, messages))
-        try:
-            sent = self._send(messages, batch)
-        except Exception as error:
-            self._redact(error)
-            self._tell_failed(messages, error)
-            raise
-        self._tell_sent(messages, sent)
-        return sent
-
-    def _applied(self, message: EmailMessage) -> EmailMessage:
-        try:
-            return self.apply_host(message)
-        except Exception as error:
-            signals.tell(self, message, error)
-            raise
-
-    def _send(self, messages: list[EmailMessage], batch: list[EmailMessage]) -> int:
-        before = [dict(vars(sent)) for sent in batch]
-        tells_itself = hosts.is_host(self.wrapped)
-        try:
-            with signals.on_behalf_of(messages, batch) if tells_itself else nullcontext():
-                # A copy, because the backend may change the list.
-                return int(self.wrapped.send_messages(list(batch)) or 0)
-        finally:
-            for message, sent, old in zip(messages, batch, before, strict=True):
-                if sent is not message:
-                    _copy_changes(old, vars(sent), message)
-
-    def _tell_sent(self, messages: list[EmailMessage], number: int) -> None:
-        """Send the signals for a batch. The backend took this many of its messages."""
-        if not signals.are_received() or hosts.is_host(self.wrapped):  # sends its own
-            return
-        with_recipients = [message for message in messages if message.recipients()]
-        if number < len(with_recipients):
-            self._tell_failed(messages, None)
-        else:
-            for message in with_recipients:
-                signals.tell(self, message)
-
-    def _tell_failed(self, messages: list[EmailMessage], error: Exception | None) -> None:
-        """Send one signal for a batch if it is not known which messages were sent."""
-        if not hosts.is_host(self.wrapped):
-            message = messages[0] if len(messages) == 1 else None
-            signals.tell_failed(self, message, error, alias=self.alias)
-
-    def _send_one_by_one(self, coming: Iterator[EmailMessage]) -> int:
-        """Send each message before the next one is asked for, over one connection.
-
-        A generator may wait for its next message, or hold more than fits into memory.
-        """
-        first = next(coming, None)
-        if first is None:
-            return 0
-        try:
-            opened = self.open()
-        except Exception as error:
-            self._tell_failed([first], error)
-            raise
-        try:
-            return sum(self.send_messages([message]) for message in chain([first], coming))
-        finally:
-            if opened:
-                self.close()
+    with (
+        _noted(connection),
+        closing(connection.outcomes(messages, keep_going=keep_going)) as all_of,  # type: ignore[type-var]
+    ):
+        yield from all_of
 
 
 def close_quietly(connection: BaseEmailBackend) -> None:
@@ -342,57 +196,35 @@ def close_quietly(connection: BaseEmailBackend) -> None:
         connection.close()
 
 
-def _construct(path: str, alias: str | None, options: dict[str, Any]) -> Any:
-    """Return the backend of a path, without the settings of the project's mail server."""
-    if not path:
-        raise InvalidEmailHost("option 'backend' must name the backend to wrap")
-    backend_class: Any = hosts.import_backend(path)
-    # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
-    # Django 6.1 they take no alias. Remove the condition once we require 6.1.
-    named = {"alias": alias or ""} if conf.DJANGO_HAS_MAILERS else {}
-    _refuse_misspelt_redirect(backend_class, options)
-    if not issubclass(backend_class, EmailBackend):
-        return backend_class(**named, **options)
-    # Checked here, because Django raises ValueError in a frame that holds the password.
-    port = default_port(options.get("use_ssl"), options.get("use_tls"))
-    # The credentials of the project's mail server are not meant for another one. The
-    # constructor of a subclass may not take all of these, or set some itself.
-    transport = {"use_ssl": False, "use_tls": False}
-    empty = dict.fromkeys(("username", "password", "ssl_keyfile", "ssl_certfile"), "")
-    try:
-        backend = backend_class(**named, **{**transport, **empty, **options})
-    except TypeError:
-        backend = backend_class(**named, **options)
-    defaults = {**transport, "port": port, "timeout": DEFAULT_TIMEOUT}
-    for option, value in conf.global_smtp_options().items():
-        if not options.get(option) and getattr(backend, option, None) in (value, None):
-            setattr(backend, option, defaults.get(option, ""))
-    if not backend.host:
-        raise InvalidEmailHost("option 'host' is missing")
-    return backend
+class Connections:
+    """The connections that one call uses. Each is opened once, and closed at the end."""
 
+    def __init__(self) -> None:
+        self._known: dict[object, Backend] = {}
+        self._to_close: dict[object, Backend] = {}
 
-def _refuse_misspelt_redirect(backend_class: type, options: Iterable[str]) -> None:
-    """Refuse an option that was probably meant to redirect.
+    def __enter__(self) -> Connections:
+        return self
 
-    Before Django 6.1, backends ignore unknown options, and your customers would get the mail.
-    """
-    for name in options:
-        hint = _hint_at_redirect(name)
-        if hint and name not in inspect.signature(backend_class).parameters:
-            raise InvalidEmailHost(f"unknown option {name!r}{hint}")
+    def __exit__(self, *exc_info: object) -> None:
+        for connection in self._to_close.values():
+            close_quietly(connection)
 
+    def get(self, key: object) -> Backend | None:
+        """Return the open connection of this key, if there is one."""
+        return self._known.get(key)
 
-@lru_cache(maxsize=1024)
-def _hint_at_redirect(name: str) -> str:
-    return did_you_mean(name, OF_REDIRECT, cutoff=0.8)
+    def open(self, key: object, connection: Backend, *, is_new: bool = True) -> None:
+        """Open a connection, and keep it as the one of this key.
 
+        One that is not new is closed at the end only if it was not open before.
+        """
+        if connection.open() or is_new:
+            self._to_close[key] = connection
+        self._known[key] = connection
 
-def _copy_changes(old: dict[str, Any], new: dict[str, Any], message: EmailMessage) -> None:
-    """Set on the caller's message what a backend has set on its copy.
-
-    This leaves out what a host sets, because another thread may be sending the same message.
-    """
-    for name, value in new.items():
-        if name not in OF_HOST and value is not old.get(name, old):
-            setattr(message, name, value)
+    def drop(self, key: object) -> None:
+        """Close the connection of this key after an error, so that the next one is new."""
+        self._known.pop(key, None)
+        if connection := self._to_close.pop(key, None):
+            close_quietly(connection)

@@ -6,23 +6,21 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
-from django.core.mail.backends.base import BaseEmailBackend
 
-from .. import hosts, signals
-from ..dsn import keys_of
-from ..exceptions import AllHostsFailed, InvalidEmailHost, shown, summarize
-from ..keyword_options import checked, names_mailer
+from .. import conf
+from ..boundary import boundary, name_host
+from ..delivery import Outcome
+from ..exceptions import AllHostsFailed, shown, summarize
+from ..host import FAILOVER_BACKEND, Host, from_python
+from ..hosts import find_host
 from ..log import warn
-from ..options import boolean, seconds
-from ..retry import may_be_tried_elsewhere
-from ..smtp.errors import body_was_sent
-from ..tracebacks import clear_frames
-from .base import HostMixin, close_quietly, refuse_unknown
+from ..retry import NOT_SENT, may_be_tried_elsewhere, set_delivery
+from .base import Backend, Connections
 
 clock = time.monotonic
 
@@ -31,7 +29,7 @@ clock = time.monotonic
 UNUSABLE = (OSError, ValueError, TypeError, ImportError, ImproperlyConfigured)
 
 
-class FailoverBackend(HostMixin):
+class FailoverBackend(Backend):
     """Sends each message through the first of its hosts that takes it.
 
     ``hosts`` are keys. A host that has just failed comes last for ``retry`` seconds. With
@@ -42,101 +40,82 @@ class FailoverBackend(HostMixin):
     that are not valid.
     """
 
-    has_members = True
+    hosts: tuple[str, ...]
+    retry: float
+    rotate: bool
 
-    @clear_frames
-    @names_mailer
-    @checked({"retry": seconds, "rotate": boolean})
+    @boundary
     def __init__(
         self,
-        hosts: Iterable[str] = (),
-        retry: float = 60,
-        rotate: bool = False,
+        hosts: str | Iterable[str] = (),
         *,
         alias: str | None = None,
         fail_silently: bool = False,
-        **others: Any,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        # Without an alias it is EMAIL_BACKEND, and callers pass it the options of Django's
-        # backends.
-        if alias is not None:
-            refuse_unknown(FailoverBackend, others)
-        self.hosts = keys_of(hosts)
-        if not self.hosts:
-            raise InvalidEmailHost("option 'hosts' must name hosts")
-        self.retry = retry
-        self.rotate = rotate
-        self.alias = alias
+        by_hand = Host(alias, FAILOVER_BACKEND, {}, setting="MAILERS")
+        is_default = alias is None  # EMAIL_BACKEND
+        known = conf.without_ignored(options, by_hand.table, ignore_unknown=is_default)
+        self.take(from_python(by_hand, {"hosts": hosts, **known}))
         self.fail_silently = fail_silently
 
-    @clear_frames
-    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Send the messages. Return how many were accepted."""
-        sent = 0
-        health = _healths.setdefault((self.alias, self.hosts), _HostHealth())
-        connections: dict[str, BaseEmailBackend] = {}
-        try:
-            for message in email_messages:
-                try:
-                    sent += self._send(message, health, connections)
-                except Exception as error:
-                    if not self.fail_silently:
-                        raise
-                    warn("%s: %s, ignored by fail_silently", self._name, summarize(error))
-        finally:
-            for connection in connections.values():
-                close_quietly(connection)
-        return sent
-
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """How messages for people name it."""
         return f'host "{shown(self.alias or ",".join(self.hosts))}"'
 
-    def _send(
-        self,
-        message: EmailMessage,
-        health: _HostHealth,
-        connections: dict[str, BaseEmailBackend],
-    ) -> int:
+    def outcomes(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of each message at each host that it is offered to."""
+        health = _healths.setdefault((self.alias, tuple(self.hosts)), _HostHealth())
+        with Connections() as connections:
+            for message in messages:
+                for outcome in self._offer(message, health, connections):
+                    yield outcome
+                    if outcome.ends(keep_going=keep_going):
+                        return
+
+    def _offer(
+        self, message: EmailMessage, health: _HostHealth, connections: Connections
+    ) -> Iterator[Outcome]:
         errors: dict[str, Exception] = {}
-        for key in health.order(self.hosts, rotate=self.rotate):
-            is_open = key in connections
-            try:
-                if not is_open:
-                    connections[key] = self._open(key, message)
-                    is_open = True
-                sent = connections[key].send_messages([message])
-            except Exception as error:
-                if is_open:
-                    close_quietly(connections.pop(key))
-                if not _next_host_gets_it(error, was_open=is_open):
-                    raise
-                errors[key] = error
-            else:
+        for key in health.order(tuple(self.hosts), rotate=self.rotate):
+            last = None
+            for last in self._ask(key, message, connections):
+                if not last.is_final:  # of a host of several
+                    yield last
+            if last is None or last.error is None:
                 health.succeeded(key)
-                return sent or 0
+                yield from filter(None, [last])
+                return
+            connections.drop(key)
+            if not last.is_of_mail or not may_be_tried_elsewhere(last.error):
+                yield last
+                return
+            yield last._replace(is_final=False)
+            errors[key] = last.error
             health.failed(key, self.retry)
-            failed, reason = shown(key), summarize(errors[key])
-            warn('%s: host "%s" failed: %s', self._name, failed, reason)
-        raise AllHostsFailed(errors, alias=self.alias)
+            warn('%s: host "%s" failed: %s', self.name, shown(key), summarize(last.error))
+        yield self.failed(message, AllHostsFailed(errors, alias=self.alias))
 
-    def _open(self, key: str, message: EmailMessage) -> BaseEmailBackend:
-        """Return an open connection to a host, for this message and those after it."""
+    def _ask(
+        self, key: str, message: EmailMessage, connections: Connections
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of a message at one host."""
+        connection = connections.get(key)
         try:
-            connection = hosts.get_host(key)
-            connection.open()
+            if connection is None:
+                connection = find_host(key)
+                connections.open(key, connection)
         except Exception as error:
-            signals.tell_failed(self, message, error, alias=key)
-            raise
-        return connection
-
-
-def _next_host_gets_it(error: Exception, *, was_open: bool) -> bool:
-    """Whether the next host gets the message: only if certainly nobody has it yet."""
-    if was_open:
-        return may_be_tried_elsewhere(error)
-    return isinstance(error, UNUSABLE) or not body_was_sent(error)
+            set_delivery(error, NOT_SENT)
+            name_host(error, f'host "{shown(key)}"')
+            failed = (connection or self).failed(message, error)
+            is_unusable = failed.is_of_mail or isinstance(error, UNUSABLE)
+            yield failed._replace(alias=key, is_of_mail=is_unusable)
+        else:
+            yield from self.through(connection, message)
 
 
 class _HostHealth:

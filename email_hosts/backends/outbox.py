@@ -2,50 +2,53 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 
-from .. import signals
-from ..keyword_options import names_mailer
-from .base import HostMixin
+from ..delivery import Outcome
+from ..host import Host, from_python
+from ..rules import BEFORE_REDIRECT, copied
+from .base import Backend
+
+OUTBOX_BACKEND = f"{__name__}.OutboxBackend"
 
 
-class OutboxBackend(HostMixin, EmailBackend):
+class OutboxBackend(Backend, EmailBackend):
     """Delivers messages to ``mail.outbox`` as a host would send them.
 
-    Only a redirect is not applied. The host's options are attributes, so a test can look at
-    them.
+    Only a redirect is not applied, so that a test sees the original recipients. The host's
+    options are attributes, so that a test can look at them.
     """
 
-    is_outbox = True
+    rules = BEFORE_REDIRECT
 
-    @names_mailer
     def __init__(self, *, alias: str | None = None, **options: Any) -> None:
-        super().__init__()
-        self.alias = alias
-        self.take_host_options(options)
-        vars(self).update(options)
+        self.take(from_python(Host(alias, OUTBOX_BACKEND, {}, setting="MAILERS"), options))
 
-    def send_messages(self, messages: Iterable[EmailMessage]) -> int:
-        """Put the messages into ``mail.outbox``. Return how many there were."""
-        return sum(map(self._send, messages))
+    def take(self, host: Host) -> None:
+        """Set the options of a host as attributes of this backend."""
+        EmailBackend.__init__(self)
+        super().take(host)
+        vars(self).update(host.options)
 
-    def _send(self, message: EmailMessage) -> int:
-        """Put a message there, and send its signal, so that you can test your receivers."""
-        try:
-            sent = super().send_messages([self._marked(message)])
-        except Exception as error:
-            signals.tell(self, message, error)
-            raise
-        signals.tell(self, message)
-        return sent
-
-    def _marked(self, message: EmailMessage) -> EmailMessage:
-        marked = copy.copy(self.apply_host(message))
-        # Since Django 6.1, the in-memory backend sets this. Remove once we require 6.1.
-        marked.sent_using = self.alias  # type: ignore[attr-defined, unused-ignore]
-        return marked
+    def outcomes(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool
+    ) -> Iterator[Outcome]:
+        """Put the messages into ``mail.outbox``."""
+        for message in messages:
+            try:
+                marked = copied(self.apply_host(message))
+                # Django's in-memory backend sets it since 6.1. Remove once we require that.
+                marked.sent_using = self.alias  # type: ignore[attr-defined, unused-ignore]
+                # Django's, and not ours: that would ask for outcomes again.
+                EmailBackend.send_messages(self, [marked])
+            except Exception as error:
+                outcome = self.failed(message, error)
+            else:
+                outcome = Outcome(message, self.alias)
+            yield outcome
+            if outcome.ends(keep_going=keep_going):
+                return

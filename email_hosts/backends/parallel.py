@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from contextvars import copy_context
 from itertools import islice
@@ -16,209 +16,176 @@ from django.core.mail import EmailMessage
 from django.db import connections
 from django.utils import timezone, translation
 
-from .. import signals
+from ..delivery import Outcome
 from ..retry import may_be_tried_elsewhere
-from ..smtp.connection import Reply, is_closed
 
 # How many messages for each connection are taken from a generator at a time.
 PIECE = 25
 
+# After an interruption: seconds until we look again whether all threads have ended.
+POLL = 0.1
 
-def send_in_parallel(backend: Any, messages: Iterable[EmailMessage]) -> int:
-    """Send the messages over up to ``backend.parallel`` connections, in any order.
 
-    Return how many were accepted. After the first error, no further message is begun.
-    The error has the attributes ``sent`` and ``unsent``, lists of these messages (of a
-    generator, those of the last piece). A message that failed is in ``unsent``. If
-    several failed, and one of them may have been delivered, its error is raised.
+def outcomes(
+    backend: Any, messages: Iterable[EmailMessage], *, keep_going: bool
+) -> Iterator[Outcome]:
+    """Yield what becomes of messages that go over up to ``backend.parallel`` connections.
+
+    The order is any. Without ``keep_going``, no message is begun after the first error. What
+    is under way ends first, also after an interruption. Errors come last, and first among
+    them those after which a message may have been delivered.
     """
-    is_at_hand = isinstance(messages, (list, tuple))
-    size = len(messages) if is_at_hand else PIECE * backend.parallel  # type: ignore[arg-type]
+    is_list = isinstance(messages, (list, tuple))
+    size = len(messages) if is_list else PIECE * backend.parallel  # type: ignore[arg-type]
     coming = iter(messages)
-    sent = 0
-    while piece := list(islice(coming, size)):
-        sent += _Spread(backend, piece).send()
-    return sent
+    while taken := list(islice(coming, size)):
+        piece = _Piece(backend, taken, keep_going=keep_going)
+        piece.send()
+        yield from sorted(piece.done, key=_rank)
+        if piece.interruption:
+            raise piece.interruption
+        if any(outcome.ends(keep_going=keep_going) for outcome in piece.done):
+            return
 
 
-class _Spread:
-    """The messages of one call. Each connection takes the next one when it is free."""
+def _rank(outcome: Outcome) -> int:
+    if outcome.error is None:
+        return 0
+    return 2 if may_be_tried_elsewhere(outcome.error) else 1
 
-    def __init__(self, backend: Any, messages: list[EmailMessage]) -> None:
+
+class _Piece:
+    """Some messages. Each connection takes the next one when it is free."""
+
+    def __init__(
+        self, backend: Any, messages: list[EmailMessage], *, keep_going: bool
+    ) -> None:
+        self.done: list[Outcome] = []
+        self.interruption: BaseException | None = None
         self._backend = backend
-        self._messages = messages
+        self._keep_going = keep_going
+        self._number = min(backend.parallel, len(messages))
         self._waiting = deque(messages)
-        self._sent: list[EmailMessage] = []
-        self._errors: list[BaseException] = []
-        self._refusals: list[OSError] = []
-        self._ignored: list[OSError] = []  # the same, with fail_silently
-        # Results for which the caller's thread sends signals, and None from each thread that
-        # ends.
-        self._results: SimpleQueue[tuple[Any, ...] | None] = SimpleQueue()
+        self._refusals: list[Exception] = []  # of connections that could not be opened
         self._was_open = False  # whether any connection was
+        # For threads. It is written in C: a signal handler that raises while this thread
+        # uses it leaves it in order, unlike Lock, Event or Future.
+        self._ends: SimpleQueue[None] = SimpleQueue()  # an item for each thread that ends
+        self._running: set[int] = set()
+        self._is_over = False
         # asgiref hides these from other threads, even in a copy of the context.
         self._language = translation.get_language()
         self._timezone = timezone.get_current_timezone()
-        self._refused: dict[str, Reply] = backend.refused_recipients
-        self._is_over = False
 
-    def send(self) -> int:
-        """Send the messages, or raise the error that stopped it."""
-        number = min(self._backend.parallel, len(self._messages))
-        if number > 1:
-            self._start_and_wait(number)
-        if number == 1 or self._was_open:
-            self._refusals.clear()
-            self._work(self._backend)  # after the threads: what they have not sent
-        if self._waiting:
-            for error in [*self._refusals, *self._ignored][: not self._errors]:
-                self._results.put((self._waiting[0], error))
-            self._errors += self._refusals[:1]
-        self._tell_the_rest()
-        if self._errors:
-            raise self._error()
-        return len(self._sent)
+    def send(self) -> None:
+        """Send the messages, until ``done`` has their outcomes."""
+        try:
+            if self._number > 1:
+                self._work_in_threads()
+            if self._was_open or not self._refusals:
+                # What the threads have left, and all of it if none could start.
+                self._refusals.clear()
+                self._work(self._backend)
+        except BaseException as error:
+            self.interruption = error
+        if self._waiting and self._refusals and not self.interruption:
+            self.done.append(self._backend.failed(self._waiting[0], self._refusals[0]))
 
-    def _start_and_wait(self, number: int) -> None:
-        """Work over this number of connections, each in a thread.
+    def _work_in_threads(self) -> None:
+        """Work over several connections, each in a thread.
 
         This thread waits, so that a signal handler that raises (Ctrl-C, the time limit of a
-        task queue) interrupts no message. It also calls the receivers of signals.
+        task queue) interrupts no message.
         """
-        others = [copy.copy(self._backend) for _ in range(number - 1)]
-        threads = [
-            _Thread(self._help, backend, self._results) for backend in (self._backend, *others)
-        ]
+        others = [copy.copy(self._backend) for _ in range(self._number - 1)]
+        executor = ThreadPoolExecutor(self._number)
         try:
-            for thread in threads:
-                thread.start()
-            for _ in threads:
-                for result in iter(self._results.get, None):
-                    self._tell(*result)
-        except BaseException as error:
-            self._is_over = True
-            self._errors.insert(0, error)
-            for thread in threads:
-                thread.wait_for_its_end()
+            for _ in range(self._start(executor, [self._backend, *others])):
+                self._ends.get()
+        except BaseException:
+            self._stop()
+            executor.shutdown(wait=False)
+            raise
+        executor.shutdown()
+
+    def _start(self, executor: ThreadPoolExecutor, backends: Iterable[Any]) -> int:
+        """Start a thread for each of these, as far as that is possible. Return how many."""
+        started = 0
+        for backend in backends:
+            try:
+                executor.submit(copy_context().run, self._help, backend)
+            except RuntimeError as error:  # at a limit of the system, or when Python exits
+                if type(error) is not RuntimeError:
+                    raise
+                break
+            started += 1
+        return started
+
+    def _stop(self) -> None:
+        """Let no message be begun, and wait for those under way, whatever handlers raise.
+
+        A thread that was interrupted while it started is not known to its executor.
+        """
+        while self._running or not self._is_over:
+            with suppress(BaseException):
+                self._is_over = True
+                self._ends.get(timeout=POLL)
 
     def _help(self, backend: Any) -> None:
         """Work in a thread, with the time zone and the language of the caller's thread."""
-        is_same = translation.get_language() == self._language
+        # Noted before it looks whether all is over. _stop() does it the other way round.
+        self._running.add(id(backend))
         try:
+            is_same = translation.get_language() == self._language
             with (
                 nullcontext() if is_same else translation.override(self._language),
                 timezone.override(self._timezone),
             ):
                 self._work(backend)
+        except BaseException as error:  # of code that makes a message
+            self.interruption = error
+            self._is_over = True
         finally:
             connections.close_all()  # Django does not close a thread's own
+            self._running.discard(id(backend))
+            self._ends.put(None)
 
     def _work(self, backend: Any) -> None:
         """Send what is waiting over one connection, and over the next one if that breaks."""
-        has_broken = True
-        while has_broken and self._waiting and not self._is_over:
-            has_broken = False
-            taken: deque[EmailMessage] = deque()
-            try:
-                results = backend.deliver(self._take(), taken, can_look_ahead=True)
-                with closing(results):
-                    for result in results:
-                        self._was_open = True
-                        self._results.put(result)
-                        if result.error is None:
-                            self._sent.append(result.message)
-                        elif not backend.fail_silently:
-                            self._fail(result.error)
-                            break
-                        else:
-                            backend.log_failure(result.error)
-                            has_broken = is_closed(backend.connection)
-                            if has_broken:
-                                break
-                if taken and backend.ignored:
-                    self._ignored.append(backend.ignored)
-            except OSError as error:  # from opening: the others do its work
-                self._refusals.append(error)
-            except BaseException as error:  # from making a message
-                self._fail(error)
-                for message in islice(taken, 1):
-                    self._results.put((message, error))
+        if not self._waiting or self._is_over:
+            return
+        try:
+            opened = backend.open_loudly()
+        except Exception as error:  # the others do its work
+            self._refusals.append(error)
+            return
+        self._was_open = True
+        taken: deque[EmailMessage] = deque()
+        try:
+            all_of = backend.outcomes_in_turn(
+                self._take(taken), keep_going=self._keep_going, at_hand=True
+            )
+            with closing(all_of):
+                for outcome in all_of:
+                    while taken and taken.popleft() is not outcome.message:
+                        pass  # it has no recipients
+                    self.done.append(outcome)
+                    if outcome.ends(keep_going=self._keep_going):
+                        self._is_over = True
+                        return
+            # What its host has not been offered.
             self._waiting.extendleft(reversed(taken))
+        finally:
+            if opened:
+                backend.close()
 
-    def _take(self) -> Iterator[EmailMessage]:
+    def _take(self, taken: deque[EmailMessage]) -> Iterator[EmailMessage]:
         """Yield what is waiting."""
         while not self._is_over:
             try:
                 message = self._waiting.popleft()
             except IndexError:
+                taken.clear()  # those that are left have no recipients
                 return
-            if message.recipients():
-                yield message
-
-    def _fail(self, error: BaseException) -> None:
-        self._errors.append(error)
-        self._is_over = True
-
-    def _tell_the_rest(self) -> None:
-        """Send the signals that are left: of this thread, or after an interruption."""
-        try:
-            while not self._results.empty():
-                if result := self._results.get():
-                    self._tell(*result)
-        except BaseException as error:  # from a receiver
-            self._errors.insert(0, error)
-
-    def _tell(
-        self, message: EmailMessage, error: Any, refused: Mapping[str, Reply] = signals.NOBODY
-    ) -> None:
-        """Send the signal of a result. Keep its refused recipients.
-
-        A receiver may send over this backend, too, and so replace them.
-        """
-        self._refused.update(refused)
-        try:
-            signals.tell(self._backend, message, error, refused)
-        finally:
-            self._backend.refused_recipients = self._refused
-
-    def _error(self) -> BaseException:
-        """Return the error to raise, with what was sent and what was not."""
-        doubtful = (each for each in self._errors if not may_be_tried_elsewhere(each))
-        error: Any = next(doubtful, self._errors[0])
-        sent = Counter(map(id, self._sent))
-        error.sent, error.unsent = [], []
-        for message in self._messages:
-            (error.sent if sent[id(message)] > 0 else error.unsent).append(message)
-            sent[id(message)] -= 1
-        return error  # type: ignore[no-any-return]
-
-
-class _Thread(threading.Thread):
-    """Calls a function with this argument, in a copy of the context.
-
-    At the end, it puts ``None`` into ``results``.
-    """
-
-    def __init__(
-        self, function: Callable[[Any], None], argument: Any, results: SimpleQueue[Any]
-    ) -> None:
-        super().__init__(target=copy_context().run, args=[function, argument])
-        self._results = results
-        self.has_ended = threading.Event()
-
-    def run(self) -> None:
-        """Call the function."""
-        try:
-            super().run()
-        finally:
-            self.has_ended.set()
-            self._results.put(None)
-
-    def wait_for_its_end(self) -> None:
-        """Wait, whatever signal handlers raise. An unstarted thread sends nothing.
-
-        Not with ``join()``: before Python 3.13, an error in it marks the thread as ended.
-        """
-        while self.ident is not None and not self.has_ended.is_set():
-            with suppress(BaseException):  # the first one is raised in the end
-                self.has_ended.wait()
+            taken.append(message)
+            yield message

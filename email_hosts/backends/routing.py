@@ -2,219 +2,174 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from itertools import islice
 from typing import Any
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
-from django.core.mail.backends.locmem import EmailBackend as LocmemBackend
 
-from .. import conf, host_lookup, hosts, signals
-from ..dsn import checked_key
-from ..exceptions import InvalidEmailHost, summarize
-from ..keyword_options import names_mailer
-from ..log import warn
-from ..options import HOST_OPTION_NAMES
-from ..testing import capture
-from ..tracebacks import clear_frames
-from .base import HostMixin, close_quietly, refuse_unknown
-from .failover import FailoverBackend
-from .outbox import OutboxBackend
-
-MAX_BATCH = 100  # messages
+from .. import conf
+from ..boundary import boundary, name_host
+from ..delivery import Outcome
+from ..exceptions import InvalidEmailHost, checked_key, shown
+from ..host import ROUTING_BACKEND, Host, from_python
+from ..hosts import adopt, find_host
+from ..registry import host_of_sender
+from ..rules import Notes
+from .base import Backend, Connections, outcomes_of
 
 _is_asking_router: ContextVar[bool] = ContextVar("is_asking_router", default=False)
 
 
-class RoutingBackend(HostMixin):
+class RoutingBackend(Backend):
     """The default backend of a project, which sends each message through one of its hosts.
 
     ``EMAIL_HOSTS_ROUTER`` picks the host. It is a callable or its path: ``router(message)``
-    returns a key, a connection, or ``None``. Without one, ``host_of_sender`` picks the host. A
-    message without a host goes to the host ``"default"``. If there is none,
-    ``EmailHostDoesNotExist`` is raised.
+    returns a key, a connection, or ``None``. Without one, the host is the one whose
+    ``_default_from_email`` matches the sender. A message without a host goes to the host
+    ``"default"``. If there is none, ``EmailHostDoesNotExist`` is raised.
+
+    Of a list, each message is tried, whatever happens to the others. At the end, the first
+    error is raised.
     """
 
-    asks_router = True
-
-    @clear_frames
-    @names_mailer
+    @boundary
     def __init__(
-        self,
-        *,
-        alias: str | None = None,
-        fail_silently: bool = False,
-        **others: Any,
+        self, *, alias: str | None = None, fail_silently: bool = False, **options: Any
     ) -> None:
-        super().__init__()
-        if alias is not None:
-            refuse_unknown(RoutingBackend, others)
-        # Without an alias it is EMAIL_BACKEND. Callers such as send_mail() pass it options
-        # that Django's backends ignore if they do not know them. No host may get these.
-        self.alias = alias
+        by_hand = Host(alias, ROUTING_BACKEND, {}, setting="MAILERS")
+        is_default = alias is None  # EMAIL_BACKEND
+        known = conf.without_ignored(options, by_hand.table, ignore_unknown=is_default)
+        self.take(from_python(by_hand, known))
         self.fail_silently = fail_silently
 
-    @clear_frames
-    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Send the messages. Return how many were accepted.
+    @property
+    def name(self) -> str:
+        """How messages for people name it."""
+        return super().name if self.alias is not None else "router"
 
-        Each host gets its messages in batches, over one connection. An error of one host does
-        not hold back the mail of the others: the first error is raised at the end.
+    @property
+    def full_name(self) -> str:
+        """Nothing: what the router raises is about no host."""
+        return ""
 
-        A connection that the router returns is closed after its batch if it was not open
-        before.
+    def outcomes(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of each message at the host that the router picks.
+
+        Each host gets its messages in batches, over one connection. A connection that the
+        router returns is closed at the end if it was not open before.
         """
-        connections: dict[str, BaseEmailBackend] = {}
-        first: Exception | None = None
-        sent = 0
-        try:
-            for batch in _batches(email_messages):
-                accepted, errors = self._send_batch(batch, connections)
-                sent += accepted
-                if errors and not (first or self.fail_silently):
-                    first = errors.pop(0)
-                _log_ignored(errors)
-        except BaseException:  # from the iterable, and raised in place of the first
-            _log_ignored([first] if first else [])
-            raise
-        finally:
-            for connection in connections.values():
-                close_quietly(connection)
-        if first:
-            raise first
-        return sent
+        is_list = isinstance(messages, (list, tuple))
+        with Connections() as connections:
+            batches = [messages] if is_list else ([message] for message in messages)
+            for batch in batches:
+                for outcome in self._send_batch(batch, connections):
+                    yield outcome
+                    if outcome.ends(keep_going=is_list or keep_going):
+                        return
 
     def _send_batch(
-        self, batch: list[EmailMessage], connections: dict[str, BaseEmailBackend]
-    ) -> tuple[int, list[Exception]]:
-        """Return how many messages were accepted, and the errors of the others."""
-        errors: list[Exception] = []
+        self, batch: Iterable[EmailMessage], connections: Connections
+    ) -> Iterator[Outcome]:
         # Connections are told apart by identity, because a class may define equality.
         by_host: dict[str | int, tuple[str | BaseEmailBackend, list[EmailMessage]]] = {}
         for message in batch:
             try:
-                host = _ask_router(message)
+                host = self._ask_router(message)
             except Exception as error:
-                signals.tell_failed(self, message, error, alias=None)
-                errors.append(error)
+                yield _collected(self.failed(message, error))
             else:
                 name = host if isinstance(host, str) else id(host)
                 by_host.setdefault(name, (host, []))[1].append(message)
-        sent = 0
         for host, messages in by_host.values():
-            try:
-                sent += self._send_to(host, messages, connections)
-            except Exception as error:
-                errors.append(error)
-        return sent, errors
+            yield from self._send_to(host, messages, connections)
 
     def _send_to(
         self,
         host: str | BaseEmailBackend,
-        messages: list[EmailMessage],
-        connections: dict[str, BaseEmailBackend],
-    ) -> int:
-        """Send the messages through a host, or over a connection from the router.
-
-        A connection that was closed is closed again, because the router may return a new one
-        for each message.
-        """
-        opened = None
+        messages: Sequence[EmailMessage],
+        connections: Connections,
+    ) -> Iterator[Outcome]:
+        is_new = isinstance(host, str)
+        name = host if is_new else id(host)
+        connection = connections.get(name)
         try:
-            if isinstance(host, str):
-                connection = self._connection(host, connections)
-            else:
-                connection = _captured(host) if _goes_to_outbox(host) else host
-                opened = connection.open()
+            if connection is None:
+                connection = self._connection(host)
+                connections.open(name, connection, is_new=is_new)
         except Exception as error:
             alias = host if isinstance(host, str) else getattr(host, "alias", None)
-            signals.tell_failed(self, messages[0], error, alias=alias)
-            raise
+            if isinstance(host, str):
+                name_host(error, f'host "{shown(host)}"')
+            failed = (connection or self).failed(messages[0], error)
+            yield _collected(failed._replace(alias=alias))
+            return
         try:
-            return connection.send_messages(messages) or 0
+            yield from self._through(connection, messages)
         finally:
-            if opened:
-                close_quietly(connection)
+            if not is_new:  # the router may return a new one for each message
+                connections.drop(name)
 
-    def _connection(
-        self, key: str, connections: dict[str, BaseEmailBackend]
-    ) -> BaseEmailBackend:
-        """Return the open connection to this host. Open it the first time."""
-        if key not in connections:
-            connection = hosts.get_host(key, fail_silently=self.fail_silently)
-            connection.open()
-            connections[key] = connection
-        return connections[key]
+    def _connection(self, host: str | BaseEmailBackend) -> Backend:
+        connection: Backend = find_host(host) if isinstance(host, str) else adopt(host)
+        return connection
+
+    def _through(
+        self, connection: Backend, messages: Sequence[EmailMessage]
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of these messages at a host, which gets this mailer's copies."""
+        notes = {}
+        copies = []
+        for message in messages:
+            try:
+                applied = self.apply_host(message)
+            except Exception as error:
+                yield _collected(self.failed(message, error))
+            else:
+                copies.append(applied)
+                notes[id(applied)] = message, Notes(message, applied)
+        for outcome in outcomes_of(connection, copies, keep_going=True):
+            if outcome.message is not None:
+                message, note = notes[id(outcome.message)]
+                note.give_back()
+                outcome = outcome._replace(message=message)
+            yield _collected(outcome)
+
+    def _ask_router(self, message: EmailMessage) -> str | BaseEmailBackend:
+        """Return the key of the host for a message, or the connection that the router returns.
+
+        Raises ``InvalidEmailHost`` if the router returns a DSN or a ``RoutingBackend``, or
+        sends mail that asks the router again, and ``TypeError`` for any other result.
+        """
+        if _is_asking_router.get():
+            raise InvalidEmailHost("the router sends mail through itself")
+        token = _is_asking_router.set(True)
+        try:
+            router = conf.router() or host_of_sender
+            host = router(message)
+        finally:
+            _is_asking_router.reset(token)
+        if isinstance(host, RoutingBackend):
+            raise InvalidEmailHost(
+                f"{_name_of(router)} returned a connection that asks it again"
+            )
+        if isinstance(host, BaseEmailBackend):
+            return host
+        if isinstance(host, str | None):
+            return checked_key(host or "default")
+        raise TypeError(
+            f"{_name_of(router)} must return the key of a host, a connection or None, not "
+            f"{type(host).__name__}"
+        )
 
 
-def _goes_to_outbox(connection: BaseEmailBackend) -> bool:
-    """Whether tests capture the mail of a connection that the router itself has made.
-
-    A failover is not captured as a whole, because its hosts are captured.
-    """
-    if isinstance(connection, LocmemBackend | FailoverBackend):
-        return False
-    return capture.captures_mail() and not capture.is_real()
-
-
-def _captured(connection: Any) -> OutboxBackend:
-    """Return an outbox that changes a message as this connection does."""
-    options = {}
-    if hosts.is_host(connection):
-        options = {name: getattr(connection, name) for name in HOST_OPTION_NAMES}
-    return OutboxBackend(alias=getattr(connection, "alias", None), **options)
-
-
-def _log_ignored(errors: list[Exception]) -> None:
-    for error in errors:
-        warn("router: %s, ignored", summarize(error))
-
-
-def _batches(messages: Iterable[EmailMessage]) -> Iterator[list[EmailMessage]]:
-    """Yield a list in pieces, and the messages of any other iterable one by one.
-
-    A generator may wait for its next message, or hold more than fits into memory.
-    """
-    size = MAX_BATCH if isinstance(messages, (list, tuple)) else 1
-    coming = iter(messages)
-    while batch := list(islice(coming, size)):
-        yield batch
-
-
-def host_of_sender(message: EmailMessage) -> str | None:
-    """Return the key of the host whose ``_default_from_email`` matches the sender.
-
-    A host with the same address comes first, then the first host with the same domain.
-    """
-    return host_lookup.current().host_of(message.from_email)
-
-
-def _ask_router(message: EmailMessage) -> str | BaseEmailBackend:
-    """Return the key of the host for a message, or the connection that the router returns.
-
-    Raises ``InvalidEmailHost`` if the router returns a DSN or a ``RoutingBackend``, or
-    sends mail that asks the router again, and ``TypeError`` for any other result.
-    """
-    if _is_asking_router.get():
-        raise InvalidEmailHost("the router sends mail through itself")
-    token = _is_asking_router.set(True)
-    try:
-        router = conf.router() or host_of_sender
-        host = router(message)
-    finally:
-        _is_asking_router.reset(token)
-    if isinstance(host, RoutingBackend):
-        raise InvalidEmailHost(f"{_name_of(router)} returned a connection that asks it again")
-    if isinstance(host, BaseEmailBackend):
-        return host
-    if isinstance(host, str | None):
-        return checked_key(host or "default")
-    raise TypeError(
-        f"{_name_of(router)} must return the key of a host, a connection or None, not "
-        f"{type(host).__name__}"
-    )
+def _collected(outcome: Outcome) -> Outcome:
+    """Let one host that is not valid not hold back the mail of the others."""
+    is_invalid = isinstance(outcome.error, InvalidEmailHost)
+    return outcome._replace(is_of_mail=outcome.is_of_mail or is_invalid)
 
 
 def _name_of(router: Any) -> str:

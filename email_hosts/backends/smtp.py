@@ -2,150 +2,128 @@
 
 from __future__ import annotations
 
+import smtplib
+import ssl
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import cached_property, partial
 from itertools import chain
-from typing import Any
+from operator import attrgetter
+from typing import Any, cast
 
-from django.core.mail import EmailMessage
+from django.core.mail import DNS_NAME, EmailMessage
+from django.core.mail.backends.smtp import EmailBackend
+from django.utils.module_loading import import_string
 
-from .. import signals
-from ..dsn import default_port
-from ..exceptions import InvalidEmailHost, shown, summarize
-from ..keyword_options import checked, names_mailer
-from ..log import warn
-from ..oauth2.token_sources import source_of
-from ..options import HOST_OPTION_NAMES, OAUTH2_OPTIONS, SMTP_OPTIONS
-from ..smtp import pipelining
-from ..smtp.connection import (
-    Allow,
-    Reply,
-    can_pipeline,
-    is_closed,
-)
-from ..smtp.errors import has_given_up, mark, mark_unless_known
-from ..smtp.pipelining import PLAIN_ADDRESS, Envelope, RecordingConnection
-from ..smtp.pool import PooledConnection, pool
-from ..tracebacks import clear_frames
-from .base import DEFAULT_TIMEOUT, HostMixin, refuse_unknown
-from .parallel import send_in_parallel
-from .smtp_connector import SMTPConnector
+from .. import conf
+from ..boundary import boundary, name_host
+from ..delivery import Outcome
+from ..exceptions import InvalidEmailHost, summarize
+from ..host import SMTP_BACKEND, Host, default_port, from_python
+from ..hosts import Allow
+from ..log import debug, warn
+from ..options import OF_SMTP
+from ..retry import NOT_SENT, PERHAPS, set_delivery
+from ..rules import SMTP_RULES
+from ..smtp.connection import CLASSES, can_pipeline, connect, is_closed
+from ..smtp.login import log_in
+from ..smtp.pipelining import PLAIN_ADDRESS, Result, Transmission
+from ..smtp.pool import PooledConnection, PoolKey, pool
+from ..smtp.redaction import Redactor
+from ..smtp.tls import new_context, shared_context
+from .base import Backend
+from .envelopes import envelopes_of
 
-# source_of() checks the others. They are secrets, or callables.
-PLAIN_OPTIONS = {
-    name: converter for name, converter in SMTP_OPTIONS.items() if name not in OAUTH2_OPTIONS
-}
+DEFAULT_TIMEOUT = 60  # seconds
 
-# Attributes that hold the state of a send and of its connection.
-OF_A_SEND = ("connection", "_pooled", "_token", "refused_recipients", "ignored")
+# Two connections are interchangeable if these options are equal.
+pooled_by = attrgetter(*(option.name for option in OF_SMTP if option.is_pooled))
+
+REFUSED_LOGIN = 535  # RFC 4954, 6: "authentication credentials invalid"
 
 
-class EmailHostsBackend(HostMixin, SMTPConnector):
+class EmailHostsBackend(Backend, EmailBackend):
     """Sends through one SMTP host.
 
-    An option that is not given does not fall back to a setting such as
-    ``EMAIL_HOST_USER``, so no credential reaches a server that it was not meant for.
-    ``timeout`` is in seconds, for each network step. ``others`` are host options.
-    Raises ``InvalidEmailHost`` for options that are not valid.
+    An option that is not given does not fall back to a setting such as ``EMAIL_HOST_USER``, so
+    no credential reaches a server that it was not meant for. The README has a table of the
+    options. Raises ``InvalidEmailHost`` for options that are not valid.
     """
 
+    rules = SMTP_RULES
+    host: str
+    port: int
+    timeout: float
+    ssl_cafile: str
+    local_hostname: str
+    conn_max_age: float | None
+    conn_max_messages: int
+    conn_max_idle: int
+    parallel: int
+    oauth2: Any
+    allow: Allow | None = None
     connection: Any  # smtplib.SMTP while open, else None. You may set it, as in Django.
     _pooled: PooledConnection | None = None  # what the pool knows about it
+    _tokens_from: Any = None  # where the tokens of OAuth 2.0 come from
+    _token = ""  # for the current login
+    _is_loud = False  # whether open() raises although fail_silently is set
 
-    @clear_frames
-    @names_mailer
-    @checked(PLAIN_OPTIONS)
+    @boundary
     def __init__(
         self,
         host: str | None = None,
         port: int | None = None,
         username: str | None = None,
         password: str | None = None,
-        use_tls: bool | None = None,
-        fail_silently: bool = False,
-        use_ssl: bool | None = None,
-        timeout: float | None = None,
-        ssl_keyfile: str | None = None,
-        ssl_certfile: str | None = None,
         *,
-        ssl_cafile: str | None = None,
-        local_hostname: str | None = None,
-        conn_max_age: float | None = None,
-        conn_max_messages: int = 100,
-        conn_max_idle: int = 10,
-        parallel: int = 1,
-        oauth2: str | Callable[..., str] | None = None,
-        oauth2_token_url: str | None = None,
-        oauth2_client_id: str | None = None,
-        oauth2_client_secret: str | None = None,
-        oauth2_scope: str | None = None,
-        oauth2_refresh_token: str | None = None,
-        allow: Allow | None = None,
         alias: str | None = None,
-        **others: Any,
+        fail_silently: bool = False,
+        **options: Any,
     ) -> None:
-        self.take_host_options(others)
-        refuse_unknown(EmailHostsBackend, others, *HOST_OPTION_NAMES)
-        for name, value in {"host": host, "username": username, "password": password}.items():
-            if value and not isinstance(value, str):
-                problem = f"option '{name}' must be text, not {type(value).__name__}"
-                raise InvalidEmailHost(problem)
-        if not host:
-            raise InvalidEmailHost("option 'host' is missing")
-        port_of_transport = default_port(use_ssl, use_tls)
-        port = port or port_of_transport
-        self.oauth2 = source_of(
-            {
-                "username": username,
-                "password": password,
-                "use_tls": use_tls,
-                "use_ssl": use_ssl,
-                "oauth2": oauth2,
-                "oauth2_token_url": oauth2_token_url,
-                "oauth2_client_id": oauth2_client_id,
-                "oauth2_client_secret": oauth2_client_secret,
-                "oauth2_scope": oauth2_scope,
-                "oauth2_refresh_token": oauth2_refresh_token,
-            }
+        given = {"host": host, "port": port, "username": username, "password": password}
+        by_hand = Host(alias, SMTP_BACKEND, {}, setting="MAILERS")
+        self.take(
+            from_python(by_hand, {**given, **conf.without_ignored(options, by_hand.table)})
         )
-        if allow and allow(host, port) is not True:
-            raise InvalidEmailHost("the server is not allowed")
+        self.fail_silently = fail_silently
+
+    def take(self, host: Host) -> None:
+        """Set the options of a host as attributes of this backend."""
         # Never None: for that, Django's backend may read a setting.
-        super().__init__(
-            host=host,
-            port=port,
-            username=username or "",
-            password=password or "",
-            use_tls=bool(use_tls),
-            fail_silently=fail_silently,
-            use_ssl=bool(use_ssl),
-            timeout=timeout or DEFAULT_TIMEOUT,
-            ssl_keyfile=ssl_keyfile or "",
-            ssl_certfile=ssl_certfile or "",
-            alias=alias or "",
-        )
-        self.alias = alias
-        self.ssl_cafile = ssl_cafile or ""
-        self.local_hostname = local_hostname or ""
-        self.conn_max_age = conn_max_age
-        self.conn_max_messages = conn_max_messages
-        self.conn_max_idle = conn_max_idle
-        self.parallel = parallel
-        self.allow = allow
-        self.refused_recipients: dict[str, Reply] = {}
-        self.ignored: OSError | None = None  # why it is not open, with fail_silently
+        nothing: dict[str, Any] = dict.fromkeys(conf.SMTP_SETTINGS, "")
+        EmailBackend.__init__(self, **nothing, alias="")
+        super().take(host)
+        self.port = self.port or default_port(host.options)
+        self.timeout = self.timeout or conf.default_timeout() or DEFAULT_TIMEOUT
+        if self.oauth2:
+            # By its path: nobody else needs the modules that it imports.
+            source_of = import_string("email_hosts.oauth2.source_of")
+            self._tokens_from = source_of(host.options)
 
     def __copy__(self) -> EmailHostsBackend:
         """Return another connection with the same options, closed as a new one is."""
         other: EmailHostsBackend = super().__copy__()
-        other.connection = None
-        other.refused_recipients = {}
+        other.connection = other._pooled = None
         other._lock = threading.RLock()  # Private: the lock of Django's backend
         return other
 
-    @clear_frames
+    @property
+    def name(self) -> str:
+        """How messages for people name it."""
+        return self.server if self.alias is None else super().name
+
+    @property
+    def full_name(self) -> str:
+        """Its name on errors."""
+        return self.name if self.alias is None else f"{self.name} ({self.server})"
+
+    @property
+    def server(self) -> str:
+        """The host and its port."""
+        return f"{self.host}:{self.port}"
+
+    @boundary
     def open(self) -> bool | None:
         """Connect and log in, unless it is open. Return whether that was needed.
 
@@ -155,10 +133,13 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         ``fail_silently``, for a certificate or a login that cannot be used.
         """
         with self._lock:
-            if self.connection:
-                return False
-            parked = pool.take(self._pool_key) if self.conn_max_age else None
-            return self._use(parked)
+            try:
+                return self._open()
+            except OSError as error:
+                if self._is_loud or not self.fail_silently:
+                    raise
+                warn("%s: %s, ignored by fail_silently", self.name, summarize(error))
+                return None
 
     def close(self) -> None:
         """Park the connection if it can be used again, else send QUIT and disconnect.
@@ -174,121 +155,135 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
         else:
             pool.park(pooled, max_idle=self.conn_max_idle)
 
-    @clear_frames
-    def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:
-        """Send the messages from the host's sender. Return how many were accepted.
+    def outcomes(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of each message, over one connection or several."""
+        is_foreign = bool(self.connection) and not can_pipeline(self.connection)
+        if self.parallel > 1 and not is_foreign:
+            # By its path: nobody else needs the modules that it imports.
+            in_parallel = import_string("email_hosts.backends.parallel.outcomes")
+            return cast(
+                "Iterator[Outcome]", in_parallel(self, messages, keep_going=keep_going)
+            )
+        return self.outcomes_in_turn(messages, keep_going=keep_going)
 
-        ``refused_recipients`` has the server's replies to recipients who do not get a
-        message that others get. smtplib returns these, and Django drops them. Raises what
-        ``open`` raises, and smtplib's errors. With ``fail_silently``, these are logged.
-        """
-        self.refused_recipients = {}
-        self.ignored = None
-        try:
-            if self.parallel > 1 and not self._has_foreign_connection():
-                return send_in_parallel(self, email_messages)
-            return self._send_in_turn(email_messages)
-        except Exception as error:
-            mark_unless_known(error)
-            raise
-
-    def _send_in_turn(self, email_messages: Iterable[EmailMessage]) -> int:
-        # A generator may wait for its next message, or hold more than fits into memory.
-        is_at_hand = isinstance(email_messages, (list, tuple))
-        sent = 0
-        in_turn: deque[EmailMessage] = deque()
-        try:
-            results = self.deliver(email_messages, in_turn, can_look_ahead=is_at_hand)
-            with closing(results):
-                for result in results:
-                    if result.error is None:
-                        sent += 1
-                    elif self.fail_silently:
-                        self.log_failure(result.error)
-                    else:
-                        in_turn.appendleft(result.message)
-                        raise result.error
-                    self._tell(*result)
-        except Exception as error:
-            if in_turn:  # otherwise the iterable raised it
-                self._tell(in_turn[0], error)
-            raise
-        if in_turn and self.ignored:
-            self._tell(in_turn[0], self.ignored)
-        return sent
-
-    def deliver(
+    def outcomes_in_turn(
         self,
         messages: Iterable[EmailMessage],
-        in_turn: deque[EmailMessage],
         *,
-        can_look_ahead: bool,
-    ) -> Generator[signals.Result, None, None]:
-        """Yield the result of each message that has recipients, as it is sent.
+        keep_going: bool,
+        at_hand: bool | None = None,
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of each message, over one connection.
 
-        ``in_turn`` holds messages that have been taken but not yet yielded, also after
-        an error. ``can_look_ahead`` allows making messages before their turn. Raises
-        what ``open`` raises.
+        ``at_hand`` says whether a message may be made before its turn.
         """
-        coming = _noted(messages, in_turn)
+        if at_hand is None:
+            at_hand = isinstance(messages, (list, tuple))
+        coming = iter(messages)
         first = next(coming, None)
         if first is None:
             return
         with self._lock:
-            opened = self.open()
-            if opened is None:
-                return
-            envelopes = pipelining.Envelopes(
-                self._envelopes(chain([first], coming), in_turn), can_look_ahead=can_look_ahead
-            )
             try:
-                while pooled := self._in_use():
-                    outcomes = pipelining.send(pooled.connection, envelopes, self._server)
-                    with closing(outcomes):
-                        for refused, error, offer_again in outcomes:
-                            pooled.messages += 1
-                            pooled.has_given_up = has_given_up(error)
-                            if offer_again or (pooled.was_parked and pooled.has_given_up):
-                                break
-                            refused = self._note_refused(refused)
-                            if error is not None:
-                                self._redactor.redact_error(error)
-                            yield signals.Result(in_turn.popleft(), error, refused)
-                        else:
-                            return
-                    pooled.discard("it ended before it took the message")
-                    self._use(None)
+                opened = self.open_loudly()
+            except Exception as error:
+                yield self.failed(first, error)
+                return
+            if opened is None or not self.connection:  # a subclass has its own open()
+                return
+            envelopes = envelopes_of(self, chain([first], coming))
+            transmission = Transmission(envelopes, self.server, look_ahead=at_hand)
+            try:
+                yield from self._outcomes_of(transmission, keep_going=keep_going)
             finally:
                 if opened or is_closed(self.connection):
                     self.close()
 
-    def _use(self, parked: PooledConnection | None) -> bool | None:
-        """Use a parked connection or a new one. Return what ``open`` returns."""
-        self.connection = self._pooled = None
-        try:
-            pooled = parked or self.connect()
-        except OSError as error:
+    def _outcomes_of(
+        self, transmission: Transmission, *, keep_going: bool
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of each message, over as many connections as that takes."""
+        while pooled := self._in_use():
+            results = transmission.over(pooled.connection, was_parked=pooled.was_parked)
+            with closing(results):
+                try:
+                    for result in results:
+                        pooled.messages += 1
+                        outcome = self._outcome_of(result)
+                        yield outcome
+                        if outcome.ends(keep_going=keep_going):
+                            return
+                    if transmission.is_over:
+                        return
+                    pooled.discard("it takes no more messages")
+                    self.connection = self._pooled = None
+                    self._use(self._connect())
+                except Exception as error:
+                    if transmission.current is None:
+                        raise  # the iterable has raised it
+                    # A signal handler may have raised it: nobody knows.
+                    set_delivery(error, PERHAPS, unless_known=True)
+                    yield self.failed(transmission.current.message, error)
+                    return
+
+    def _outcome_of(self, result: Result) -> Outcome:
+        message, error = result.envelope.message, result.error
+        # A mock returns another mock.
+        is_known = result.refused and isinstance(result.refused, dict)
+        refused = self._redactor.redact(result.refused) if is_known else {}
+        if error is None:
+            return Outcome(message, self.alias, refused=refused, name=self.name)
+        if isinstance(error, OSError):
             self._redactor.redact_error(error)
-            mark(error, body_was_sent=False)
-            if not self.fail_silently:
-                raise
-            self.log_failure(error)
-            self.ignored = error
-            return None
-        self.connection, self._pooled, self._token = pooled.connection, pooled, pooled.token
+        return self.failed(message, error)._replace(refused=refused)
+
+    def prep_address(  # pragma: prep-address-only
+        self, address: str, force_ascii: bool = True
+    ) -> str:
+        """Return the address without a display name. Django 6.0 and later call this.
+
+        Nearly all addresses are plain, and Django's parser takes 50 microseconds for each.
+        """
+        address = str(address)  # it may be a lazy object
+        if PLAIN_ADDRESS.fullmatch(address):
+            return address
+        return super().prep_address(address, force_ascii)
+
+    def open_loudly(self) -> bool | None:
+        """Open it, and raise errors even with ``fail_silently``: ``delivery`` ignores them."""
+        with self._lock:
+            self._is_loud = True
+            try:
+                return self.open()
+            finally:
+                self._is_loud = False
+
+    def _open(self) -> bool:
+        if self._in_use():
+            return False
+        parked = pool.take(self._pool_key) if self.conn_max_age else None
+        self._use(parked or self._connect())
         return True
 
+    def _use(self, pooled: PooledConnection) -> None:
+        self.connection, self._pooled, self._token = pooled.connection, pooled, pooled.token
+
     def _in_use(self) -> PooledConnection | None:
-        """Return the open connection, also one that was set from outside."""
+        """Return the open connection, also one that was set from outside.
+
+        In a forked child, that of the parent counts as closed.
+        """
         if not self.connection:
             return None
         if self._pooled is None or self._pooled.connection is not self.connection:
-            self._pooled = PooledConnection(self.connection, self._server)
-        return self._pooled
-
-    def _has_foreign_connection(self) -> bool:
-        """Whether the open connection is a mock or the like, which must send it all."""
-        return bool(self.connection) and not can_pipeline(self.connection)
+            self._pooled = PooledConnection(self.connection, self.server)
+        if self._pooled.is_of_this_process():
+            return self._pooled
+        self._pooled.discard("it belongs to another process")
+        self.connection = self._pooled = None
+        return None
 
     def _reason_not_to_park(self, pooled: PooledConnection) -> str:
         """Return why a connection cannot be used again, or ``""`` if it can."""
@@ -298,81 +293,116 @@ class EmailHostsBackend(HostMixin, SMTPConnector):
             return "an option has changed, or it was set from outside"
         if pooled.messages >= self.conn_max_messages:
             return "conn_max_messages is reached"
-        if pooled.has_given_up:
-            return "the server has given up"
         if not can_pipeline(pooled.connection):
             return "its class has methods of its own"
         return pooled.problem()
 
-    def _envelopes(
-        self, messages: Iterable[EmailMessage], in_turn: deque[EmailMessage]
-    ) -> Iterator[Envelope]:
-        """Yield the envelopes.
-
-        A message without recipients has none, and is removed from ``in_turn``.
-        """
-        for message in messages:
-            connection, recording = self.connection, RecordingConnection()
-            self.connection = recording
-            try:
-                # Private: _send(). Only it encodes a message as this version of Django does.
-                super()._send(self.apply_host(message))  # type: ignore[misc]
-            finally:
-                self.connection = connection
-            if not recording.envelopes:
-                in_turn.pop()
-            yield from recording.envelopes
-
-    def prep_address(  # pragma: prep-address-only
-        self, address: str, force_ascii: bool = True
-    ) -> str:
-        """Return the address without a display name. Django 6.0 and later call this.
-
-        Nearly all addresses are plain, and Django's parser takes 50 microseconds for each.
-        """
-        if isinstance(address, str) and PLAIN_ADDRESS.fullmatch(address):
-            return address
-        return super().prep_address(address, force_ascii)
-
-    def _note_refused(self, refused: dict[str, Reply]) -> dict[str, Reply]:
-        """Note and log the refused recipients. Return them without the login."""
-        if not refused or not isinstance(refused, dict):  # a mock returns another mock
-            return {}
-        redacted: dict[str, Reply] = self._redactor.redact(refused)
-        self.refused_recipients.update(redacted)
-        codes = sorted({code for code, _ in refused.values()})
-        warn("%s: refused recipients: %d %s", self._name, len(refused), codes)
-        return redacted
-
-    def _tell(self, *result: Any) -> None:
-        """Send the signal of a result.
-
-        A receiver may send mail over this object, but must not disturb the current
-        send. So the object looks closed to it.
-        """
-        if not signals.are_received():
-            return
-        with self._lock:
-            aside = {name: getattr(self, name) for name in OF_A_SEND}
-            self.connection = self._pooled = None
-            try:
-                signals.tell(self, *result)
-            finally:
-                self.close()
-                vars(self).update(aside)
-
-    def log_failure(self, error: OSError) -> None:
-        """Log an error that ``fail_silently`` ignores."""
-        warn("%s: %s, ignored by fail_silently", self._name, summarize(error))
+    # Connecting
 
     @property
-    def _name(self) -> str:
-        return self._server if self.alias is None else f'host "{shown(self.alias)}"'
+    def connection_class(self) -> type[smtplib.SMTP]:
+        """The class of the connection that ``open`` makes."""
+        chosen = super().connection_class
+        return CLASSES.get(chosen, chosen)
 
+    @cached_property
+    def ssl_context(self) -> ssl.SSLContext:
+        """The TLS context of this connection only. You can change or replace it.
 
-def _noted(
-    messages: Iterable[EmailMessage], in_turn: deque[EmailMessage]
-) -> Iterator[EmailMessage]:
-    for message in messages:
-        in_turn.append(message)
-        yield message
+        Raises ``InvalidEmailHost`` if a file of the host cannot be loaded.
+        """
+        return self._load_ssl_context(new_context)
+
+    @boundary  # a receiver of a signal may get an error that the caller does not
+    def _connect(self) -> PooledConnection:
+        """Return a new connection. A token that is refused is renewed, once."""
+        try:
+            if self._tokens_from is None:
+                return self._connect_once()
+            return self._connect_with_token()
+        except OSError as error:
+            self._redactor.redact_error(error)
+            set_delivery(error, NOT_SENT)
+            name_host(error, self.full_name)
+            raise
+
+    def _connect_with_token(self) -> PooledConnection:
+        tokens = import_string("email_hosts.oauth2.tokens")
+        get = partial(
+            tokens.get, self._tokens_from, self.username, timeout=float(self.timeout)
+        )
+        self._token = get()
+        try:
+            return self._connect_once()
+        except smtplib.SMTPAuthenticationError as error:
+            self._redactor.redact_error(error)
+            renewed = get(refused=self._token) if error.smtp_code == REFUSED_LOGIN else None
+            if renewed in (None, self._token):
+                raise
+            self._token = renewed
+        return self._connect_once()  # a new connection: the server may have ended the first
+
+    def _connect_once(self) -> PooledConnection:
+        if not (self.username + self.password).isascii():
+            raise InvalidEmailHost(
+                "the user name and the password must be ASCII: smtplib cannot send another "
+                "character",
+                alias=self.alias,
+            )
+        opened_at = pool.clock()
+        params: dict[str, Any] = {
+            "local_hostname": self.local_hostname or DNS_NAME.get_fqdn(),
+            "timeout": self.timeout,
+        }
+        if self.use_ssl:
+            params["context"] = self._context_in_use
+        if self.use_tls:
+            params["starttls"] = self._context_in_use
+        if self.allow:
+            params["allow"] = self.allow
+        connection = connect(self.connection_class, self.host, self.port, **params)
+        try:
+            if self.username and (self.password or self._token):
+                log_in(connection, self.username, password=self.password, token=self._token)
+        except BaseException:
+            connection.close()
+            raise
+        expires_at = opened_at + (self.conn_max_age or 0)
+        pooled = PooledConnection(connection, self.server, self._pool_key, expires_at)
+        pooled.token = self._token
+        debug("%r: opened", pooled)
+        return pooled
+
+    @property
+    def _own_ssl_context(self) -> ssl.SSLContext | None:
+        """``ssl_context``, if somebody has read, set or overridden it. Else one is shared."""
+        if type(self).ssl_context is not EmailHostsBackend.ssl_context:
+            return self.ssl_context
+        return vars(self).get("ssl_context")
+
+    @property
+    def _context_in_use(self) -> ssl.SSLContext:
+        return self._own_ssl_context or self._load_ssl_context(shared_context)
+
+    def _load_ssl_context(self, load: Any) -> ssl.SSLContext:
+        options = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
+        files = [str(getattr(self, option)) for option in options]
+        try:
+            context: ssl.SSLContext = load(*files)
+        except OSError as error:
+            given = [option for option, file in zip(options, files, strict=True) if file]
+            reason = f"cannot load {', '.join(given)}: {error}"
+        else:
+            return context
+        raise InvalidEmailHost(reason, alias=self.alias)
+
+    @property
+    def _pool_key(self) -> PoolKey:
+        # ``allow`` may not be hashable. The connection keeps it alive, so its id stays
+        # unique.
+        own = (self._own_ssl_context, self._tokens_from, id(self.allow))
+        return PoolKey((*pooled_by(self), *own))
+
+    @property
+    def _redactor(self) -> Redactor:
+        return Redactor(self.username, self.password or self._token)

@@ -30,7 +30,7 @@ def concurrently(
                 answer.set_exception(error)
 
     for _ in range(min(len(answers), MAX_THREADS)):
-        # Daemons: Ctrl-C should not wait for them, as it does for those of an executor.
+        # Daemons: after Ctrl-C, Python waits for the threads of an executor before it ends.
         threading.Thread(target=work, daemon=True).start()
     for answer in as_completed(answers) if as_they_finish else answers:
         yield answers[answer], answer.result()

@@ -4,50 +4,35 @@ from __future__ import annotations
 
 import smtplib
 import ssl
-from collections.abc import Iterable
+from typing import Any
 
-from django.core.management.base import CommandError
+from ..exceptions import InvalidEmailHost, OAuth2Error, printable
 
-from ..exceptions import InvalidEmailHost, OAuth2Error, looks_like_a_dsn, printable, shown
-from ..smtp.login import MECHANISM
+NOT_TLS = "the server does not begin with TLS; submission:// is for STARTTLS"
+
+# A class, a part of the error's text, and what explains it. OpenSSL's name for an answer that
+# is not TLS depends on its version.
+EXPLANATIONS = (
+    (
+        smtplib.SMTPNotSupportedError,
+        "STARTTLS extension",
+        "the server offers no STARTTLS; submissions:// is for TLS from the first byte, "
+        "smtp:// for none",
+    ),
+    (
+        smtplib.SMTPNotSupportedError,
+        "AUTH extension",
+        "the server offers no login, or none without TLS",
+    ),
+    (ssl.SSLError, "WRONG_VERSION_NUMBER", NOT_TLS),
+    (ssl.SSLError, "RECORD_LAYER_FAILURE", NOT_TLS),
+    (ssl.SSLError, "UNKNOWN_PROTOCOL", NOT_TLS),
+)
 
 
 def explain(error: Exception) -> str:
     """Return what went wrong, and where to look if that is not obvious."""
-    if isinstance(error, InvalidEmailHost):
-        text = error.reason
-    elif isinstance(error, smtplib.SMTPRecipientsRefused):
-        text = f"recipients refused: {explain_refusals(error.recipients)}"
-    elif isinstance(error, OAuth2Error):
-        text = error.reason
-    elif isinstance(error, smtplib.SMTPResponseException):
-        text = _reply(error.smtp_code, error.smtp_error)
-    elif isinstance(error, smtplib.SMTPNotSupportedError) and "STARTTLS" in str(error):
-        text = (
-            "the server offers no STARTTLS; submissions:// is for TLS from the first byte, "
-            "smtp:// for none"
-        )
-    elif isinstance(error, smtplib.SMTPNotSupportedError) and MECHANISM in str(error):
-        text = str(error)
-    elif isinstance(error, smtplib.SMTPNotSupportedError) and "AUTH" in str(error):
-        text = "the server offers no login, or none without TLS"
-    elif isinstance(error, ssl.SSLCertVerificationError):
-        text = (
-            f"certificate not trusted: {error.verify_message} (option ssl_cafile names your "
-            "own certificate authority)"
-        )
-    elif isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        text = "the server does not begin with TLS; submission:// is for STARTTLS"
-    elif isinstance(error, TimeoutError) or "timed out" in str(error):
-        _, separator, hint = str(error).partition("; ")
-        text = f"no answer in time{separator}{hint}"
-    elif isinstance(error, OSError) and error.strerror:
-        text = error.strerror
-    elif isinstance(error, (OSError, ValueError)):
-        text = str(error) or type(error).__name__
-    else:  # from a backend that is not ours
-        text = f"{type(error).__name__}: {error}"
-    return _on_one_line(text)
+    return _on_one_line(_explanation(error))
 
 
 def explain_refusals(replies: dict[str, tuple[int, bytes]]) -> str:
@@ -56,11 +41,28 @@ def explain_refusals(replies: dict[str, tuple[int, bytes]]) -> str:
     return _on_one_line("; ".join(sorted(texts)))
 
 
-def no_such_host(key: str, known: Iterable[str]) -> CommandError:
-    """Return the error for a key that is not one of these."""
-    name = "such host" if looks_like_a_dsn(key) else f"host '{shown(key)}'"
-    listed = ", ".join(map(shown, known)) or "none"
-    return CommandError(f"There is no {name}. Known hosts: {listed}.")
+def _explanation(error: Any) -> str:
+    text = str(error)
+    for kind, part, explanation in EXPLANATIONS:
+        if isinstance(error, kind) and part in text:
+            return explanation
+    if isinstance(error, (InvalidEmailHost, OAuth2Error)):
+        return error.reason
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return f"recipients refused: {explain_refusals(error.recipients)}"
+    if isinstance(error, smtplib.SMTPResponseException):
+        return _reply(error.smtp_code, error.smtp_error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"certificate not trusted: {error.verify_message} (a host has an option for a "
+            "certificate authority of your own)"
+        )
+    if "timed out" in text:
+        _, separator, hint = text.partition("; ")
+        return f"no answer in time{separator}{hint}"
+    if isinstance(error, (OSError, ValueError)):
+        return getattr(error, "strerror", None) or text or type(error).__name__
+    return f"{type(error).__name__}: {text}"  # from a backend that is not ours
 
 
 def _reply(code: int, text: bytes | str) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-import select
 import smtplib
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..exceptions import InvalidEmailHost
 
@@ -19,8 +18,12 @@ clock = time.monotonic
 
 Reply = tuple[int, bytes]
 
-# Whether this server may be used: a host name or an IP address, and a port.
-Allow = Callable[[str, int], bool]
+# After these, no further reply can be trusted: 421 and 221 are goodbyes, and -1 is smtplib's
+# code for a line that is not a reply.
+ENDS = {421, 221, -1}
+
+# What a server that knows no EHLO answers. To HELO, it says what it really means.
+NOT_IMPLEMENTED = {500, 502, 504}
 
 # In seconds. A client should wait for the reply to QUIT (RFC 5321, 4.1.1.10), but not
 # long, because the reply changes nothing.
@@ -34,12 +37,9 @@ MAX_REPLY = 65536
 # once, but must be told before each read.
 QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 
-# A server that expects TLS from the first byte waits for the client.
-NO_GREETING = "the server sent no greeting; if its port is for TLS, use submissions://"
-
-# The methods that we bypass by writing commands directly. smtplib's are read at import,
-# because a test may replace them with mocks later.
-METHODS = {"sendmail", "mail", "rcpt", "data", "docmd", "rset", "quit"}
+# The methods that we bypass. smtplib's are read at import, because a test may replace them
+# with mocks later.
+METHODS = {"login", "sendmail", "mail", "rcpt", "data", "docmd", "rset", "quit"}
 methods_of = attrgetter(*METHODS)
 METHODS_OF_SMTPLIB = methods_of(smtplib.SMTP)
 
@@ -53,9 +53,16 @@ class SMTP(smtplib.SMTP):
 
     With ``allow`` it connects only to IP addresses that are allowed. Raises
     ``InvalidEmailHost`` if there is none.
+
+    ``is_clean`` tells whether EHLO or HELO was accepted, and the last transaction was complete
+    and clean. Another session must not be used again.
     """
 
-    def __init__(self, *args: Any, allow: Allow | None = None, **kwargs: Any) -> None:
+    is_clean = True  # nothing has happened yet
+
+    def __init__(
+        self, *args: Any, allow: Callable[[str, int], bool] | None = None, **kwargs: Any
+    ) -> None:
         self._allow = allow
         super().__init__(*args, **kwargs)
 
@@ -64,35 +71,54 @@ class SMTP(smtplib.SMTP):
         # is not enough, because the name may resolve to another address next time.
         if self._allow is None:
             return super()._get_socket(host, port, timeout)  # type: ignore[misc]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [str(address[0]) for *_, address in found]
+        allowed = [each for each in addresses if self._allow(each, port) is True]
         # ``timeout`` is for all addresses together: a name may have many.
         deadline = clock() + timeout
         failure: Exception = InvalidEmailHost("no address of the server is allowed")
-        for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-            address = str(info[4][0])
-            remaining = deadline - clock()
-            if remaining <= 0:
+        for left, address in zip(range(len(allowed), 0, -1), allowed, strict=True):
+            share = (deadline - clock()) / left  # one that is silent leaves time for others
+            if share <= 0:
                 break
-            if self._allow(address, port) is True:
-                try:
-                    sock = super()._get_socket(address, port, remaining)  # type: ignore[misc]
-                except OSError as error:
-                    failure = error
-                else:
-                    sock.settimeout(timeout)
-                    return sock
+            try:
+                sock = super()._get_socket(address, port, share)  # type: ignore[misc]
+            except OSError as error:
+                failure = error
+            else:
+                sock.settimeout(timeout)
+                return sock
         raise failure
+
+    def ehlo_or_helo_if_needed(self) -> None:
+        """Say EHLO, or HELO if that is refused. Raises ``SMTPHeloError``.
+
+        smtplib loses the reply to EHLO, which says why a server then ends the connection, and
+        takes a greeting that was refused twice for done.
+        """
+        if self.ehlo_resp is not None or self.helo_resp is not None:
+            return
+        refusal = code, _ = self.ehlo()
+        if 200 <= code <= 299:
+            return
+        try:
+            if code in ENDS:
+                self.close()
+            else:
+                helo = self.helo()
+                if 200 <= helo[0] <= 299:
+                    return
+                refusal = helo if code in NOT_IMPLEMENTED else refusal
+        except smtplib.SMTPServerDisconnected:
+            pass  # the server has said why
+        self.is_clean = False
+        self.ehlo_resp = self.helo_resp = None
+        raise smtplib.SMTPHeloError(*refusal)
 
     def getreply(self) -> Reply:
         """Return code and text of the next reply."""
-        sock = open_socket(self)
-        if self.file is None:
-            self.file = io.BufferedReader(LimitedReader(sock))
-        replies: LimitedReader = self.file.raw
-        replies.begin()
-        try:
+        with replies_of(self).raw.one_reply():
             return super().getreply()
-        finally:
-            replies.end()
 
 
 class SMTP_SSL(SMTP, smtplib.SMTP_SSL):  # noqa: N801
@@ -122,11 +148,14 @@ def connect(
     try:
         connection = connection_class(host, port, **params)
     except smtplib.SMTPServerDisconnected as error:
+        # A server that expects TLS from the first byte waits for the client.
         if "timed out" in str(error) and "context" not in params:
-            error.args = (f"{error}; {NO_GREETING}",)
+            hint = "the server sent no greeting; if its port is for TLS, use submissions://"
+            error.args = (f"{error}; {hint}",)
         raise
     try:
-        disable_nagle(connection)
+        if can_pipeline(connection):  # each write goes out at once, without Nagle's algorithm
+            open_socket(connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if starttls:
             connection.starttls(context=starttls)
     except BaseException:
@@ -136,34 +165,32 @@ def connect(
 
 
 class LimitedReader(io.RawIOBase):
-    """Reads from a socket, and limits the reply between ``begin`` and ``end``."""
+    """Reads from a socket, and limits each reply."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self.can_wait = True
-        self.has_ended = False
-
-    def begin(self) -> None:
-        """Start the clock."""
-        self._timeout = self._sock.gettimeout()
-        self._deadline = self._timeout and clock() + self._timeout
+        self._deadline: float | None = None
         self._size = 0
 
-    def end(self) -> None:
-        """Restore the timeout of the socket."""
-        if self._deadline and self._size:
+    @contextmanager
+    def one_reply(self) -> Iterator[None]:
+        """Start the clock, and restore the timeout of the socket afterwards."""
+        timeout = self._sock.gettimeout()
+        self._deadline = timeout and clock() + timeout
+        self._size = 0
+        try:
+            yield
+        finally:
+            self._deadline = None
             with suppress(OSError):  # it may be closed
-                self._sock.settimeout(self._timeout)
-        self._deadline = None
+                self._sock.settimeout(timeout)
 
     def readable(self) -> bool:
         """Return true, as ``BufferedReader`` requires."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        """Read what comes next. Raises ``OSError`` at a limit."""
-        if not self.can_wait:
-            return self._read_what_is_there(buffer)
+        """Read what comes next, or return ``None``. Raises ``OSError`` at a limit."""
         if self._deadline and self._size:
             remaining = self._deadline - clock()
             if remaining <= 0:
@@ -174,37 +201,15 @@ class LimitedReader(io.RawIOBase):
         if QUICKACK is not None:
             with suppress(OSError):  # not a TCP socket
                 self._sock.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
-        size = self._sock.recv_into(buffer)
+        try:
+            size = self._sock.recv_into(buffer)
+        except (BlockingIOError, ssl.SSLWantReadError):  # nothing is there: see _at_once()
+            return None
         self._size += size
         return size
 
-    def _read_what_is_there(self, buffer: Any) -> int | None:
-        """Read without waiting. Return ``None`` if there is nothing."""
-        pending = getattr(self._sock, "pending", int)  # left over from a TLS record
-        if not _is_readable(self._sock) and not pending():
-            return None
-        timeout = self._sock.gettimeout()
-        self._sock.settimeout(0)
-        try:
-            size = self._sock.recv_into(buffer)
-        except (BlockingIOError, ssl.SSLWantReadError):  # a message of TLS itself
-            return None
-        finally:
-            self._sock.settimeout(timeout)
-        self.has_ended = size == 0
-        return size
 
-
-def _is_readable(sock: socket.socket) -> bool:
-    if not hasattr(select, "poll"):  # Windows, where select() takes any socket
-        return bool(select.select([sock], [], [], 0)[0])
-    # Unlike epoll, it needs no descriptor. Unlike select(), it takes those above 1,023.
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-def can_pipeline(connection: smtplib.SMTP) -> bool:
+def can_pipeline(connection: smtplib.SMTP) -> TypeGuard[SMTP]:
     """Whether commands may be written to its socket directly.
 
     For a mock, or a class with its own ``sendmail()`` or the like, call that instead.
@@ -216,15 +221,9 @@ def can_pipeline(connection: smtplib.SMTP) -> bool:
     )
 
 
-def disable_nagle(connection: smtplib.SMTP) -> None:
-    """Send each write at once, without waiting for the acknowledgement of the last one."""
-    if can_pipeline(connection):
-        open_socket(connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 def is_closed(connection: smtplib.SMTP) -> bool:
     """Whether the connection was lost, or closed after an error."""
-    return getattr(connection, "sock", "unknown") is None and can_pipeline(connection)
+    return can_pipeline(connection) and connection.sock is None
 
 
 def quit_quietly(connection: smtplib.SMTP, *, wait: bool = True) -> None:
@@ -244,30 +243,42 @@ def quit_quietly(connection: smtplib.SMTP, *, wait: bool = True) -> None:
 def is_idle(connection: smtplib.SMTP) -> bool:
     """Whether the server has sent nothing, and has not ended the connection."""
     try:
-        return not has_unread_data(connection)
+        with _at_once(connection) as replies:
+            # Of silence, read() makes None, and of the end b"". peek() does not tell.
+            return not replies.peek(1) and replies.read(1) is None
     except (OSError, ValueError):
         return False
 
 
-def has_unread_data(connection: smtplib.SMTP) -> bool:
-    """Whether the server has sent something that answers no command.
+def reply_that_is_there(connection: smtplib.SMTP) -> Reply | None:
+    """Return the next reply if it has arrived, without waiting. Raises nothing of its own.
 
-    Raises ``OSError`` if the connection was lost.
+    After a write that failed: the server may have said why it ends the connection.
     """
-    open_socket(connection)
-    file: Any = connection.file
-    if file is None:  # no reply has been read since STARTTLS
-        return False
-    replies: LimitedReader = file.raw
-    replies.can_wait = False
     try:
-        if file.peek(1):
-            return True
+        with _at_once(connection):
+            return connection.getreply()
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def _at_once(connection: smtplib.SMTP) -> Iterator[Any]:
+    """Return the file of the replies. Reading from it does not wait."""
+    sock = open_socket(connection)
+    timeout = sock.gettimeout()
+    sock.settimeout(0)
+    try:
+        yield replies_of(connection)
     finally:
-        replies.can_wait = True
-    if replies.has_ended:
-        raise smtplib.SMTPServerDisconnected("the server has ended the connection")
-    return False
+        sock.settimeout(timeout)
+
+
+def replies_of(connection: smtplib.SMTP) -> Any:
+    """Return the file that the replies of a connection are read from."""
+    if connection.file is None:
+        connection.file = io.BufferedReader(LimitedReader(open_socket(connection)))
+    return connection.file
 
 
 def open_socket(connection: smtplib.SMTP) -> socket.socket:

@@ -8,9 +8,9 @@ import os
 import smtplib
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.signals import request_finished
@@ -32,11 +32,7 @@ class PooledConnection:
     messages: int = 0  # how many it has been used for
     was_parked: bool = False
     token: str = ""  # the OAuth 2.0 token that it has logged in with
-    has_given_up: bool = False  # whether the server no longer wants this session
-
-    def __post_init__(self) -> None:
-        """Note which process has opened it."""
-        self.process = os.getpid()
+    process: int = field(default_factory=lambda: os.getpid())  # which has opened it
 
     def __repr__(self) -> str:
         # A connection that was set from outside may be an object of any class.
@@ -45,19 +41,22 @@ class PooledConnection:
 
     def problem(self) -> str:
         """Return why it cannot be used again, or ``""`` if it can."""
-        if not self._is_of_this_process():
+        if not self.is_of_this_process():
             return "it belongs to another process"
+        if not getattr(self.connection, "is_clean", True):
+            return "its last transaction was not clean"
         return "" if is_idle(self.connection) else "the server has ended it"
 
     def discard(self, reason: str, *, wait: bool = False) -> None:
         """Close it. ``wait`` gives the server a moment to answer QUIT."""
         debug("%r: discarded, %s", self, reason)
-        if self._is_of_this_process():
+        if self.is_of_this_process():
             quit_quietly(self.connection, wait=wait)
         else:  # without QUIT, because the parent still uses it
             self.connection.close()
 
-    def _is_of_this_process(self) -> bool:
+    def is_of_this_process(self) -> bool:
+        """Whether this process has opened it, and not its parent."""
         # uWSGI forks in C. Python then does not call what is registered for a fork.
         return self.process == os.getpid()
 
@@ -136,11 +135,11 @@ class Pool:
         """Close the connections that have become too old."""
         now = self.clock()
         if now >= self._next_expiry:
-            self._close(lambda pooled: pooled.expires_at <= now, "conn_max_age is over")
+            self._close("conn_max_age is over", due_by=now)
 
     def close_all(self) -> None:
         """Close all connections."""
-        self._close(lambda pooled: True, "the process ends")
+        self._close("the process ends", due_by=math.inf)
 
     def forget(self) -> None:
         """Drop all connections without QUIT: in a forked child, they are the parent's."""
@@ -163,9 +162,11 @@ class Pool:
         self._parked.pop(pooled, None)
         return pooled
 
-    def _close(self, is_due: Callable[[PooledConnection], bool], reason: str) -> None:
+    def _close(self, reason: str, *, due_by: float) -> None:
         with self._lock:
-            due = [self._remove(pooled) for pooled in filter(is_due, list(self._parked))]
+            due = [pooled for pooled in self._parked if pooled.expires_at <= due_by]
+            for pooled in due:
+                self._remove(pooled)
             expiries = (pooled.expires_at for pooled in self._parked)
             self._next_expiry = min(expiries, default=math.inf)
         for pooled in due:

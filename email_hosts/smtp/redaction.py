@@ -6,7 +6,6 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import quote_plus
 
 STARS = "*****"
 NOTHING = "(?!)"  # the pattern that matches nothing
@@ -16,24 +15,22 @@ BASE64 = "[A-Za-z0-9+/]"
 class Redactor:
     """Replaces one user name and one password with stars, also as AUTH encodes them.
 
-    The password may be a token. ``others`` are further secrets.
+    The password may be a token.
     """
 
-    def __init__(self, username: str, password: str, *others: str) -> None:
-        # The request to a token endpoint has them percent-encoded.
-        words = [*others, *map(quote_plus, others)]
-        encoded = list(others)
-        if username:
-            words += [username, password]
-            encoded += _sent_by_auth(username, password)
+    def __init__(self, username: str, password: str) -> None:
+        self._secrets = NOTHING
+        if not username:
+            return
+        words = [username, password]
+        # What AUTH sends in base64: these, PLAIN (RFC 4616), CRAM-MD5 up to its digest
+        # (RFC 2195), and XOAUTH2 up to its token.
+        sent = [*words, f"\0{username}\0{password}", f"{username} ", f"user={username}\1"]
         # smtplib shows some replies as repr() does, which escapes some characters.
         quoted = [repr(f'{word}"')[1:-2] for word in words]
         words += [*quoted, *(word.replace(r"\'", "'") for word in quoted)]
-        patterns = (
-            f"(?i:{_any_of(words)})",
-            f"(?<!{BASE64})(?:{_any_of(map(_start_in_base64, encoded))}){BASE64}*=*",
-        )
-        self._secrets = "|".join(patterns) if words else NOTHING
+        encoded = _any_of(map(_start_in_base64, sent))
+        self._secrets = f"(?i:{_any_of(words)})|(?<!{BASE64})(?:{encoded}){BASE64}*=*"
 
     def redact_error(self, error: OSError) -> None:
         """Remove the login from an error of smtplib."""
@@ -54,15 +51,6 @@ class Redactor:
         if isinstance(reply, str):
             return re.sub(self._secrets, STARS, reply)
         return reply
-
-
-def _sent_by_auth(username: str, password: str) -> tuple[str, ...]:
-    """Return what AUTH sends in base64.
-
-    PLAIN (RFC 4616), CRAM-MD5 up to its digest (RFC 2195), and XOAUTH2 up to its token.
-    """
-    xoauth2 = f"user={username}\1"
-    return username, password, f"\0{username}\0{password}", f"{username} ", xoauth2
 
 
 def _any_of(words: Iterable[str]) -> str:

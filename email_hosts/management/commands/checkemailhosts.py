@@ -1,34 +1,31 @@
-"""``manage.py checkemailhosts [--connect] [HOST...]``"""
+"""``manage.py checkemailhosts [--connect | --from-settings] [HOST...]``"""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from time import perf_counter
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from django.core.checks import ERROR, CheckMessage
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from ... import conf, hosts
-from ...checks import check_host, check_mailer
-from ...dsn import (
-    SMTP_BACKEND,
-    Mailer,
-    default_port,
-    is_empty,
-    parse,
-    scheme_of,
-)
+from ... import hosts
+from ...boundary import boundary
+from ...checks.host import check_entry, entries, is_shadowed
 from ...exceptions import InvalidEmailHost, named, printable, shown
-from ...mailer import backend_of, is_router, members
-from ...oauth2.validation import origin
-from ...options import checked_host_options
-from ...tracebacks import clear_frames
+from ...host import SMTP_BACKEND, Host, default_port
+from ...options import HOST_OPTIONS
+from ...values import OAUTH2_GRANTS
 from ..concurrently import concurrently
-from ..explain_errors import explain, no_such_host
+from ..explain_errors import explain
+from ..from_settings import dsn_of_settings
 
 HEADER = ("HOST", "SCHEME", "SERVER", "SECURITY", "USER", "SENDER")
-NONE = "-"
+NONE, HIDDEN = "-", "*****"
+
+# The option that has a column of its own.
+SENDER = "default_from_email"
 
 # Django's styles, from good to bad.
 WORKS, WARNS, FAILS = "SUCCESS", "WARNING", "ERROR"
@@ -43,53 +40,14 @@ class Status(NamedTuple):
     text: str
 
 
-class Host(NamedTuple):
-    """A host as it is shown. It has no mailer if it is empty or not valid."""
+class Row(NamedTuple):
+    """An entry as it is shown. Without a host it is empty or not valid."""
 
-    key: Any
-    scheme: str
-    mailer: Mailer | None
+    host: Host | None
     status: Status  # what the system checks say
 
 
-class Hosts(dict[Any, Host]):
-    """The hosts by their keys. Each one is checked when it is first needed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        mailers = hosts.own_mailers().items()
-        self._mailers = {key: mailer for key, mailer in mailers if not is_router(mailer)}
-        self.configured: dict[Any, Any] = {**conf.email_hosts(), **self._mailers}
-        self._known = set(hosts.known_keys())
-        self._acyclic: set[str] = set()
-
-    def __missing__(self, key: Any) -> Host:
-        """Check a host."""
-        source = self.configured[key]
-        if entry := self._mailers.get(key):  # pragma: mailers-only
-            messages = list(check_mailer(key, entry, self._known, self._acyclic))
-            status = _status(messages, named(str(key), "MAILERS"))
-            is_valid = status.style != FAILS
-            scheme, mailer = ("MAILERS", entry) if is_valid else (NONE, None)
-        else:
-            messages = list(check_host(key, source, self._known, self._acyclic))
-            status = _status(messages, named(str(key)))
-            scheme, mailer = NONE, None
-            if not is_empty(source):
-                with suppress(InvalidEmailHost):
-                    mailer = parse(source, alias=key)
-                    scheme = scheme_of(source)
-        self[key] = Host(key, scheme, mailer, status)
-        return self[key]
-
-
-def _status(messages: list[CheckMessage], name: str) -> Status:
-    """Return what the system checks say: the first error, or else the first warning."""
-    if not messages:
-        return Status(WORKS, "valid")
-    worst = max(messages, key=lambda each: each.level)
-    text = printable(worst.msg.removeprefix(name).lstrip(": "))
-    return Status(FAILS if worst.level >= ERROR else WARNS, text)
+Rows = Mapping[Any, Row]
 
 
 class Command(BaseCommand):
@@ -103,47 +61,65 @@ class Command(BaseCommand):
     requires_system_checks = ()  # the command shows which hosts are not valid
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Add the hosts and ``--connect``."""
-        parser.add_argument(
+        """Add the hosts and the options."""
+        add = parser.add_argument
+        add(
             "keys",
             nargs="*",
             metavar="HOST",
-            help="Key of a host. If you give none, all are shown.",
+            help="Key of a host. Without any, all are shown.",
         )
-        parser.add_argument(
-            "--connect",
+        add("--connect", action="store_true", help="Connect to each, with TLS and login.")
+        add(
+            "--from-settings",
             action="store_true",
-            help="Connect to each, with TLS and login, and show how long that took.",
+            help="Show only the DSN that stands for EMAIL_HOST, EMAIL_PORT and the like.",
+        )
+        add(
+            "--show-password",
+            action="store_true",
+            help="With --from-settings: show the user name and the password in it, too.",
         )
 
-    @clear_frames
+    @boundary
     def handle(self, *, keys: list[str], connect: bool, **options: Any) -> None:
         """Print a line for each host. Raises ``CommandError`` if one of them failed."""
         try:
-            found = Hosts()
+            if options["from_settings"]:
+                dsn = dsn_of_settings(show_login=options["show_password"])
+                self.stdout.write(dsn)
+                return
+            known = entries()
         except InvalidEmailHost as error:
             raise CommandError(str(error)) from None
+        # System checks run here. Only connections are made in other threads.
+        rows = {key: _row(key, found) for key, found in known.items() if not _routes(found)}
         for key in keys:
-            if key not in found.configured:
-                raise no_such_host(key, map(str, found.configured))
-        if not found.configured:
+            if key not in rows:
+                listed = ", ".join(map(shown, rows)) or "none"
+                raise CommandError(f"There is no host '{shown(key)}'. Known hosts: {listed}.")
+        if not rows:
             self.stdout.write("EMAIL_HOSTS names no host.")
             return
-        keys = keys or list(found.configured)
-        rows = _aligned([HEADER, *(_cells(found[key]) for key in keys)])
-        heading, row_of = rows[0], dict(zip(keys, rows[1:], strict=True))
+        self._show(keys or list(rows), rows, connect=connect)
+
+    def _show(self, keys: list[Any], rows: Rows, *, connect: bool) -> None:
+        cells = [HEADER, *(_cells(key, rows[key].host) for key in keys)]
+        heading, *lines = _aligned(cells)
+        line_of = dict(zip(keys, lines, strict=True))
         self.stdout.write(self.style.MIGRATE_HEADING(heading + "STATUS"))
         is_watched = connect and self.stdout.isatty()
         pending, failed = len(keys), []
+        statuses: Iterator[tuple[Any, Status]] = ((key, rows[key].status) for key in keys)
+        if connect:
+            statuses = concurrently(
+                lambda key: _connect(key, rows), keys, as_they_finish=is_watched
+            )
         try:
-            for key, status in concurrently(
-                lambda key: _connect(key, found) if connect else found[key].status,
-                keys,
-                as_they_finish=is_watched,
-            ):
+            for key, status in statuses:
                 text = getattr(self.style, status.style)(status.text)
-                self.stdout.write(row_of[key] + text)
-                for line in _details(found[key]):
+                self.stdout.write(line_of[key] + text)
+                for line in _details(rows[key].host):
                     self.stdout.write(f"    {line}")
                 if status.style == FAILS:
                     failed.append(shown(str(key)))
@@ -156,78 +132,97 @@ class Command(BaseCommand):
             raise CommandError(f"{len(failed)} of {len(keys)} failed: {', '.join(failed)}")
 
 
+def _routes(found: Host | CheckMessage) -> bool:
+    """Whether it is a mailer that asks the router, and no host."""
+    return isinstance(found, Host) and found.setting == "MAILERS" and found.routes
+
+
+def _row(key: Any, found: Host | CheckMessage) -> Row:
+    """Return an entry with the first error of the system checks, or else the first warning."""
+    host = found if isinstance(found, Host) else None
+    messages = check_entry(found)
+    if not messages:
+        return Row(host, Status(WORKS, "valid"))
+    worst = max(messages, key=lambda each: each.level)
+    text = worst.msg
+    for setting in ("EMAIL_HOSTS", "MAILERS"):
+        text = text.removeprefix(named(key, setting)).lstrip(": ")
+    return Row(host, Status(FAILS if worst.level >= ERROR else WARNS, printable(text)))
+
+
 def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Return a line for each row, with each column as wide as its widest cell."""
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
     return ["".join(map(str.ljust, cells, widths)) for cells in rows]
 
 
-def _cells(host: Host) -> tuple[str, ...]:
-    name = shown(str(host.key))
-    if host.mailer is None:
+def _cells(key: Any, host: Host | None) -> tuple[str, ...]:
+    name = shown(key)
+    if host is None:
         return name, NONE, NONE, NONE, NONE, NONE
-    options = host.mailer.get("OPTIONS", {})
-    sender = printable(str(options.get("default_from_email", NONE)))
-    if backend_of(host.mailer) != SMTP_BACKEND or "host" not in options:
-        path = printable(str(options.get("file_path", NONE)))
-        server = ", ".join(map(shown, members(host.mailer))) or path
-        return name, host.scheme, server, NONE, NONE, sender
-    address = f"[{options['host']}]" if ":" in options["host"] else options["host"]
+    scheme = host.scheme or host.setting
+    sender = printable(str(host.options.get(SENDER, NONE)))
+    if host.is_smtp:
+        return name, scheme, *_server(host.options), sender
+    path = printable(str(host.options.get("file_path", NONE)))
+    return name, scheme, ", ".join(map(shown, host.members)) or path, NONE, NONE, sender
+
+
+def _server(options: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return address, security and user. The user has no name here."""
+    host = options["host"]
+    address = f"[{host}]" if ":" in host else host
+    port = options.get("port") or default_port(options)
     use_ssl, use_tls = options.get("use_ssl"), options.get("use_tls")
-    port = options.get("port") or default_port(use_ssl, use_tls)
-    security = "TLS" if use_ssl else "STARTTLS" if use_tls else "none"
-    user = "*****" if options.get("username") else NONE
-    if options.get("oauth2"):
-        user += f" (oauth2: {origin(options)})"
-    return name, host.scheme, f"{address}:{port}", security, user, sender
+    user = HIDDEN if options.get("username") else NONE
+    if source := options.get("oauth2"):
+        if callable(source):  # pragma: mailers-only (its repr() may hold a secret)
+            source = "a callable"
+        elif source in OAUTH2_GRANTS:
+            source = urlsplit(options["oauth2_token_url"]).hostname
+        user += f" (oauth2: {source})"
+    return f"{address}:{port}", "TLS" if use_ssl else "STARTTLS" if use_tls else "none", user
 
 
-def _details(host: Host) -> list[str]:
-    """Return what a host does to messages, besides their sender, and to whom it sends them.
+def _details(host: Host | None) -> Iterator[str]:
+    """Yield what a host does to messages, besides their sender, in the order of the table.
 
-    The values of headers are not shown: a provider's token may be one.
+    Of headers, only names are shown: a provider's token may be one.
     """
-    options = checked_host_options(host.mailer.get("OPTIONS", {}) if host.mailer else {})
-    found = {
-        "reply-to": options.get("reply_to"),
-        "envelope from": options.get("envelope_from"),
-        "headers": ", ".join(options.get("headers", ())),
-        "redirects to": options.get("redirect_to"),
-        "except for": ", ".join(options.get("allowed_recipients", ())),
-    }
-    return [f"{name}: {printable(value)}" for name, value in found.items() if value]
+    given = host.options if host else {}
+    for name in HOST_OPTIONS:
+        value = given.get(name)
+        if value and name != SENDER:
+            text = value if isinstance(value, str) else ", ".join(value)
+            yield f"{name.replace('_', ' ')}: {printable(text)}"
 
 
-def _connect(key: str, found: Hosts) -> Status:
+def _connect(key: str, rows: Rows) -> Status:
     """Return whether the host can be reached, if the checks find no error."""
-    host = found[key]
-    if host.status.style == FAILS or host.mailer is None:
-        return host.status
-    if hosts.is_shadowed(key, host.mailer):  # pragma: mailers-only
-        return host.status
-    if members(host.mailer):
-        return _connect_members(members(host.mailer), found)
+    if key not in rows:  # pragma: mailers-only
+        return Status(WARNS, "not tried, it is in MAILERS only")
+    host, status = rows[key]
+    if host is None or status.style == FAILS or is_shadowed(host):
+        return status
+    if host.members:
+        return _connect_members(host.members, rows)
     try:
-        connection = hosts.get_connection(key)
-        if backend_of(host.mailer) != SMTP_BACKEND:
+        connection: Any = hosts.get_connection(key)
+        if not host.is_a(SMTP_BACKEND):
             return Status(WORKS, "OK, no server to connect to")
         start = perf_counter()
-        connection.open()
-        milliseconds = (perf_counter() - start) * 1000
+        with connection:
+            if session := getattr(connection, "connection", None):  # an outbox has none
+                session.ehlo_or_helo_if_needed()  # TLS and login have done so
+            milliseconds = 1000 * (perf_counter() - start)
     except Exception as error:  # the other hosts are still checked
         return Status(FAILS, explain(error))
-    connection.close()
     return Status(WORKS, f"OK {milliseconds:.0f} ms")
 
 
-def _connect_members(keys: tuple[str, ...], found: Hosts) -> Status:
+def _connect_members(keys: tuple[str, ...], rows: Rows) -> Status:
     """Return the statuses of the members. One that works is enough for the whole."""
-    statuses = {
-        key: _connect(key, found)
-        if key in found.configured
-        else Status(WARNS, "not tried, it is in MAILERS only")
-        for key in keys
-    }
+    statuses = {key: _connect(key, rows) for key in keys}
     text = "; ".join(f"{shown(key)}: {status.text}" for key, status in statuses.items())
     failures = [key for key, status in statuses.items() if status.style == FAILS]
     if not failures:

@@ -9,11 +9,12 @@ from django.core.mail import EmailMessage
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from ... import conf, hosts
-from ...exceptions import InvalidEmailHost, shown
-from ...tracebacks import clear_frames
+from ... import hosts
+from ...addresses import email_address
+from ...boundary import boundary
+from ...exceptions import shown
 from ..concurrently import concurrently
-from ..explain_errors import explain, explain_refusals, no_such_host
+from ..explain_errors import explain, explain_refusals
 
 
 class Command(BaseCommand):
@@ -28,31 +29,24 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the host and the recipients."""
-        parser.add_argument(
-            "host",
-            metavar="HOST",
-            help="Key of the host, or the keys of several: shop,club",
-        )
-        parser.add_argument(
-            "email", nargs="+", metavar="EMAIL", help="Recipient of the message."
-        )
+        help_of_host = "Key of the host, or the keys of several: shop,club"
+        parser.add_argument("host", metavar="HOST", help=help_of_host)
+        help_of_email = "Recipient of the message."
+        parser.add_argument("email", nargs="+", metavar="EMAIL", help=help_of_email)
 
-    @clear_frames
+    @boundary
     def handle(self, *, host: str, email: list[str], **options: Any) -> None:
         """Send a message through each host. Raises ``CommandError`` if one failed."""
-        try:
-            known = hosts.known_keys()
-        except InvalidEmailHost as error:
-            raise CommandError(str(error)) from None
+        for each in email:
+            try:
+                email_address(each)
+            except ValueError as error:
+                raise CommandError(f"Recipient '{shown(each)}' {error}.") from None
         keys = [key.strip() for key in host.split(",")]
-        for key in keys:
-            if key in conf.email_hosts() and key not in known:
-                raise CommandError(f"Host '{shown(key)}' is empty: it is not configured.")
-            if key not in known:
-                raise no_such_host(key, known)
+        is_watched = self.stdout.isatty()
         failed = {}
         for key, (accepted, problem) in concurrently(
-            lambda key: _send(key, email), keys, as_they_finish=self.stdout.isatty()
+            lambda key: _send(key, email), keys, as_they_finish=is_watched
         ):
             if accepted:
                 done = f"Sent a test message through {shown(key)} to {', '.join(accepted)}"
@@ -77,16 +71,14 @@ def _send(key: str, email: list[str]) -> tuple[list[str], str]:
         to=email,
     )
     try:
-        connection: Any = hosts.get_connection(key)
+        connection = hosts.find_host(key)
         recipients = connection.apply_host(message).recipients()
         sent = connection.send_messages([message])
-    except InvalidEmailHost as error:
-        return [], str(error)
     except Exception as error:  # a backend that is not ours may raise anything
         return [], f"{name}: not sent: {explain(error)}"
     if not sent:
         return [], f"{name}: not sent: the backend took no message"
-    refused = getattr(connection, "refused_recipients", {})
+    refused = connection.refused_recipients
     # Before Django 6.0, refused recipients have display names. Remove _address() once
     # we require 6.0.
     not_accepted = set(map(_address, refused))

@@ -7,7 +7,7 @@ message says who would get it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from functools import lru_cache, partial
 from numbers import Number
@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from django.core.mail import EmailMessage
 from django.utils.functional import Promise
 
+from ..addresses import LOCAL_PART, spellings
 from ..exceptions import InvalidEmailHost, printable
-from ..options import LOCAL_PART, spellings
 
 FIELDS = ("to", "cc", "bcc")
 ORIGINAL = "X-Original-To"
@@ -68,27 +68,26 @@ class Allowed(NamedTuple):
         )
 
 
-def redirected(
-    message: EmailMessage,
-    headers: Mapping[str, Any],
-    redirect_to: str,
-    recipients: Iterable[str],
-) -> dict[str, Any]:
-    """Return the attributes with which a message reaches only allowed recipients.
+def recipients(message: EmailMessage, host: Any) -> dict[str, Any]:
+    """The host's ``redirect_to`` takes the place of recipients who are not allowed.
 
-    ``headers`` are those of the message. ``recipients`` are the allowed addresses and domains.
-    ``redirect_to`` takes the place of the first recipient who is not allowed, and the others
-    are left out.
+    It stands where the first of them stood, once. Raises ``InvalidEmailHost`` for a message
+    that Anymail may send to others.
     """
-    allowed = _allowed(redirect_to, tuple(recipients))
+    if not host.redirect_to:
+        return {}
+    refuse_to_go_past(lambda name: getattr(message, name, None), "the message", host.alias)
+    allowed = _allowed(host.redirect_to, tuple(host.allowed_recipients))
     people = [(str(each), _address(str(each))) for each in message.recipients()]
     staying = {address: text for text, address in people if allowed.allows(address)}
     others = [text for text, address in people if address not in staying]
-    stand_in = [redirect_to] if others and _address(redirect_to) not in staying else []
+    stand_in = [host.redirect_to] if others else []
+    if _address(host.redirect_to) in staying:
+        stand_in = []
     changes: dict[str, Any] = {}
     for field in FIELDS:
         changes[field] = []
-        for text in map(str, filter(None, getattr(message, field) or ())):
+        for text in map(str, filter(None, getattr(message, field, ()) or ())):
             if _address(text) in staying:
                 changes[field].append(text)
             elif stand_in:
@@ -101,12 +100,30 @@ def redirected(
         list, [text for field in FIELDS for text in changes[field]]
     )
     left_out = {*RECIPIENT_HEADERS, ORIGINAL.lower()} if others else RECIPIENT_HEADERS
+    headers = getattr(message, "extra_headers", {})
     changes["extra_headers"] = {
         name: value for name, value in headers.items() if name.strip().lower() not in left_out
     }
     if others:
         changes["extra_headers"][ORIGINAL] = ", ".join(printable(text) for text, _ in people)
     return changes
+
+
+def nobody_else(message: EmailMessage, host: Any) -> dict[str, Any]:
+    """Whatever a subclass does, the message goes to nobody who is not allowed."""
+    if host.redirect_to:
+        allowed = _allowed(host.redirect_to, tuple(host.allowed_recipients))
+        own = [
+            text for field in FIELDS for text in map(str, getattr(message, field, ()) or ())
+        ]
+        for text in [*map(str, message.recipients()), *own]:
+            if not allowed.allows(_address(text)) and text != host.redirect_to:
+                raise InvalidEmailHost(
+                    "option '_redirect_to' does not go with a message that does not let its "
+                    "recipients be replaced",
+                    alias=host.alias,
+                )
+    return {}
 
 
 def refuse_to_go_past(

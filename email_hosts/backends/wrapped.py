@@ -1,0 +1,238 @@
+"""Makes any other backend a host."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail.backends.smtp import EmailBackend
+
+from .. import conf
+from ..boundary import boundary, name_host
+from ..delivery import Outcome, is_of_mail
+from ..exceptions import InvalidEmailHost, summarize
+from ..host import Host, class_at, default_port, from_python
+from ..log import warn
+from ..options import HOST_OPTIONS, did_you_mean
+from ..retry import NOT_SENT, set_delivery
+from ..rules import RULES, SMTP_RULES, Notes, applied
+from ..rules.redirect import FIELDS, refuse_to_go_past
+from ..smtp.redaction import Redactor
+from .base import Backend
+from .smtp import DEFAULT_TIMEOUT
+
+
+class HostBackend(Backend):
+    """Makes any other backend a host, by wrapping it.
+
+    ``backend`` is the backend itself, or its path, with its own options among ``options``. You
+    can read the attributes of the wrapped backend here. To set them, use ``wrapped``.
+    """
+
+    wrapped: Any = None
+
+    @boundary
+    def __init__(
+        self,
+        backend: str | BaseEmailBackend = "",
+        *,
+        alias: str | None = None,
+        fail_silently: bool = False,
+        **options: Any,
+    ) -> None:
+        path = backend if isinstance(backend, str) else class_path(backend)
+        given = {name for name, value in options.items() if value is not None}
+        options = conf.without_ignored(options, given)
+        by_hand = from_python(Host(alias, path, {}, setting="MAILERS"), options)
+        self.take(by_hand, None if isinstance(backend, str) else backend)
+        self.fail_silently = fail_silently
+
+    def take(self, host: Host, wrapped: BaseEmailBackend | None = None) -> None:
+        """Set the options of a host, and make the backend that it wraps unless it is given."""
+        super().take(host)
+        is_made_here = wrapped is None
+        self.wrapped = _construct(host) if is_made_here else wrapped
+        is_smtp = isinstance(self.wrapped, EmailBackend)
+        self._rules = SMTP_RULES if is_smtp else RULES
+        if is_made_here or host.key:
+            self.wrapped.alias = host.key  # None without a key, and not ""
+        if self.redirect_to:
+            defaults = getattr(self.wrapped, "send_defaults", {})
+            refuse_to_go_past(defaults.get, "SEND_DEFAULTS", self.alias, *FIELDS)
+
+    @property
+    def name(self) -> str:
+        """How messages for people name it."""
+        return super().name if self.alias is not None else class_path(self.wrapped)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapped, name)
+
+    def __copy__(self) -> Any:
+        """Return another connection with the same options."""
+        other = super().__copy__()
+        other.wrapped = copy.copy(self.wrapped)
+        return other
+
+    @boundary
+    def open(self) -> bool | None:
+        """Open the wrapped backend; return what it returns.
+
+        ``None`` may also mean an error of mail that ``fail_silently`` ignores and logs.
+        """
+        try:
+            return self._open()
+        except Exception as error:
+            if not (self.fail_silently and self._is_of_mail(error)):
+                raise
+            warn("%s: %s, ignored by fail_silently", self.name, summarize(error))
+            return None
+
+    def close(self) -> None:
+        """Close the wrapped backend."""
+        self.wrapped.close()
+
+    def apply_host(self, message: EmailMessage) -> EmailMessage:
+        """Return the message as this host sends it. Yours stays as it was."""
+        return applied(message, self, self._rules)
+
+    def outcomes(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of the messages.
+
+        A list is one call of the wrapped backend. After its error, nobody knows which messages
+        were sent: to go on, each message has a call of its own.
+        """
+        if isinstance(messages, (list, tuple)) and not keep_going and not self._wraps_ours:
+            yield from self._send(messages)
+            return
+        opened = None
+        try:
+            for number, message in enumerate(messages):
+                if number == 0:
+                    try:
+                        opened = self._open()
+                    except Exception as error:
+                        yield self.failed(message, error)
+                        return
+                for outcome in self._send_one(message):
+                    yield outcome
+                    if outcome.ends(keep_going=keep_going):
+                        return
+        finally:
+            if opened:
+                self.close()
+
+    @property
+    def _wraps_ours(self) -> bool:
+        return isinstance(self.wrapped, Backend)
+
+    def _send_one(self, message: EmailMessage) -> Iterator[Outcome]:
+        if self._wraps_ours:
+            return self.through(self.wrapped, message)
+        return self._send([message])
+
+    def _send(self, messages: Sequence[EmailMessage]) -> Iterator[Outcome]:
+        copies = []
+        for message in messages:
+            try:
+                copies.append(self.apply_host(message))
+            except Exception as error:
+                yield self.failed(message, error)
+                return
+        notes = list(map(Notes, messages, copies))
+        try:
+            taken = self._call(list(copies))  # the backend may change the list
+        except Exception as error:
+            self._redact(error)
+            yield self.failed(messages[0] if len(messages) == 1 else None, error)
+            return
+        finally:
+            for note in notes:
+                note.give_back()
+        sent = [message for message in messages if message.recipients()]
+        # What queues return (a list of tasks, True, None) says nothing about numbers.
+        if isinstance(taken, int) and taken is not True and taken < len(sent):
+            yield Outcome(None, self.alias, number=taken)
+            return
+        for message in sent:
+            yield Outcome(message, self.alias)
+
+    @boundary  # a receiver of a signal may get an error that the caller does not
+    def _open(self) -> bool | None:
+        try:
+            opened: bool | None = self.wrapped.open()
+        except Exception as error:
+            set_delivery(error, NOT_SENT)  # whatever its class
+            self._redact(error)
+            name_host(error, self.name)
+            raise
+        return opened
+
+    @boundary
+    def _call(self, messages: list[EmailMessage]) -> Any:
+        return self.wrapped.send_messages(messages)
+
+    def _is_of_mail(self, error: Exception) -> bool:
+        return is_of_mail(error, type(self.wrapped).__module__.partition(".")[0])
+
+    def _redact(self, error: Exception) -> None:
+        """Remove the login from what a server replied to Django's SMTP backend."""
+        if isinstance(self.wrapped, EmailBackend) and isinstance(error, OSError):
+            username, password = self.wrapped.username, self.wrapped.password
+            Redactor(username or "", password or "").redact_error(error)
+
+
+def class_path(backend: BaseEmailBackend) -> str:
+    """Return the path of the class of a backend."""
+    return f"{type(backend).__module__}.{type(backend).__qualname__}"
+
+
+def _construct(host: Host) -> Any:
+    """Return the backend of a host, without the settings of the project's mail server."""
+    backend_class: Any = class_at(host.backend)
+    options = {name: value for name, value in host.options.items() if name not in HOST_OPTIONS}
+    _refuse_misspelt_redirect(backend_class, options)
+    # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
+    # Django 6.1 they take no alias. Remove the condition once we require 6.1.
+    named = {"alias": host.key or ""} if conf.DJANGO_HAS_MAILERS else {}
+    if not issubclass(backend_class, EmailBackend):
+        return backend_class(**named, **options)
+    # The credentials of the project's mail server are not meant for another one. The
+    # constructor of a subclass may not take all of these, or set some itself.
+    transport = {"use_ssl": False, "use_tls": False}
+    empty = dict.fromkeys(("username", "password", "ssl_keyfile", "ssl_certfile"), "")
+    try:
+        backend = backend_class(**named, **{**transport, **empty, **options})
+    except TypeError:
+        backend = backend_class(**named, **options)
+    defaults = {**transport, "port": default_port(options), "timeout": DEFAULT_TIMEOUT}
+    for option, value in conf.global_smtp_options().items():
+        if not options.get(option) and getattr(backend, option, None) in (value, None):
+            setattr(backend, option, defaults.get(option, ""))
+    if not backend.host:
+        raise InvalidEmailHost("option 'host' is missing")
+    return backend
+
+
+def _refuse_misspelt_redirect(backend_class: type, options: Iterable[str]) -> None:
+    """Refuse an option that was probably meant to redirect.
+
+    Before Django 6.1, backends ignore unknown options, and your customers would get the mail.
+    """
+    for name in options:
+        hint = _hint_at_redirect(name)
+        if hint and name not in inspect.signature(backend_class).parameters:
+            raise InvalidEmailHost(f"unknown option {name!r}{hint}")
+
+
+@lru_cache(maxsize=1024)
+def _hint_at_redirect(name: str) -> str:
+    of_redirect = [name for name, each in HOST_OPTIONS.items() if not each.can_be_removed]
+    return did_you_mean(name, of_redirect, cutoff=0.8)

@@ -1,0 +1,266 @@
+"""System checks: each host is built as it will be at run time, and nothing is sent.
+
+Here are the checks of settings: a check is a function in one of the tuples below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+from django.apps import AppConfig
+from django.core import checks
+from django.core.checks import CheckMessage
+from django.core.exceptions import ImproperlyConfigured
+
+from .. import conf, debug
+from ..boundary import boundary
+from ..exceptions import InvalidEmailHost, named, shown
+from ..host import ROUTING_BACKEND, Host, class_at
+from ..options import did_you_mean
+from ..registry import is_ours, registry, with_first_member
+from ..schemes import DJANGO_SMTP_BACKEND
+from ..testmode import is_in_memory, test_mode
+from .host import (
+    MAILERS_HINT,
+    OF_DEPLOYED_HOST,
+    SENDS_NOTHING,
+    TAG,
+    Found,
+    check_entry,
+    default_routes,
+    entries,
+    invalid,
+    is_host,
+    is_shadowed,
+    listed,
+    message,
+)
+
+__all__ = ["TAG", "check_deployment", "check_hosts", "register"]
+
+# How near another name is to that of a setting of ours (``difflib``).
+NEAR = 0.9
+
+
+def register() -> None:
+    """Register the checks with Django."""
+    checks.register(check_hosts, TAG)
+    checks.register(check_deployment, TAG, deploy=True)
+
+
+@boundary
+def check_hosts(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Return what is wrong with the hosts, and with the settings that are about them."""
+    try:
+        found = [each for entry in entries().values() for each in check_entry(entry)]
+    except InvalidEmailHost as problem:  # a setting is no dict
+        return [invalid(problem, "E001")]
+    return [*found, *(each for check in OF_SETTINGS for each in check())]
+
+
+@boundary
+def check_deployment(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Return why the hosts are not fit for production."""
+    found: list[CheckMessage] = []
+    with suppress(InvalidEmailHost):  # check_hosts() reports it
+        for host in entries().values():
+            if isinstance(host, Host) and not is_shadowed(host):
+                found += (each for check in OF_DEPLOYED_HOST for each in check(host))
+        found += (each for check in OF_DEPLOYED_SETTINGS for each in check())
+    return found
+
+
+def _router() -> Found:
+    try:
+        router = conf.router()
+    except ImproperlyConfigured as refusal:
+        hint = 'Write EMAIL_HOSTS_ROUTER = "shop.mail.router", or remove it.'
+        yield message("E005", str(refusal), hint)
+        return
+    if router or not default_routes():
+        return
+    if not is_host("default"):
+        yield message(
+            "W006",
+            'The default backend is RoutingBackend, and there is no host "default": a '
+            "message whose sender has no host is an error.",
+            'Add a host "default" to EMAIL_HOSTS.',
+        )
+    yield from _senders()
+
+
+def _strict() -> Found:
+    strict = conf.strict()
+    if not isinstance(strict, bool):
+        yield message(
+            "E006",
+            f"EMAIL_HOSTS_STRICT must be True or False, not {type(strict).__name__}.",
+            'A variable of the environment is text: write os.environ["STRICT"] == "1".',
+        )
+
+
+def _default_backend() -> Found:
+    """``MAILERS`` is checked host by host. ``EMAIL_BACKEND`` gets no options."""
+    default = conf.default_mailer()
+    if conf.has_mailers() or default is None or not is_ours(default):
+        return
+    try:
+        class_at(default["BACKEND"])()
+    except Exception as problem:  # a class of the project may raise anything
+        yield message(
+            "E002",
+            f"EMAIL_BACKEND, {default['BACKEND']}, is no host without options: {problem}",
+            f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", and add a host "default" to '
+            "EMAIL_HOSTS. Since Django 6.1, MAILERS can have a backend with options.",
+        )
+
+
+def _default_host() -> Found:
+    """Django's own mail does not go to a host only because its key is ``default``."""
+    host, default = _of_dsn("default"), conf.default_mailer()
+    if host is None or (conf.has_mailers() and default is not None):
+        return  # if it is not used, W005 says so
+    if default is not None and (
+        default_routes() or default == host.mailer or test_mode.has_replaced(default)
+    ):
+        return
+    instead = "EMAIL_BACKEND" if default else 'MAILERS, which has no "default"'
+    yield message(
+        "W013",
+        f"{host.name} is not the default of Django: send_mail() and the like go to {instead}.",
+        f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", or MAILERS = mailers(EMAIL_HOSTS) since '
+        "Django 6.1. Or rename the host.",
+    )
+
+
+def _hosts_without_mailers() -> Found:
+    known, mailers = list(_hosts_of_dsns()), registry().mailers
+    is_one_known = (
+        any(host.key in mailers and not is_shadowed(host) for host in known)
+        or any(registry().own_mailers())
+        or any(map(is_in_memory, mailers.values()))  # those of tests
+    )
+    if conf.has_mailers() and known and not is_one_known:  # pragma: mailers-only
+        yield message(
+            "W014",
+            "MAILERS has no host of EMAIL_HOSTS, so that "
+            f'using="{shown(known[0].key)}" is an error.',
+            MAILERS_HINT,
+        )
+
+
+def _similar_settings() -> Found:
+    for name in conf.foreign_settings():
+        if hint := did_you_mean(name, conf.own_settings_not_set(), cutoff=NEAR):
+            yield message(
+                "W015",
+                f"The setting {name} has no effect{hint}",
+                "Correct its name. If it is yours, choose another one.",
+            )
+
+
+def _senders() -> Found:
+    """Of two hosts with one sender, the router picks the first, unless they are one group."""
+    groups = [_group(str(host.key)) for host in _hosts_of_dsns() if host.members]
+    others: dict[str, list[str]] = {}  # by the key of the first host with their sender
+    for host in _hosts_of_dsns():
+        sender = with_first_member(host).options.get("default_from_email", "")
+        first = registry().host_of(sender) if sender else None
+        if first in (None, host.key) or any({first, host.key} <= group for group in groups):
+            continue
+        others.setdefault(str(first), []).append(host.name)
+    for first, names in others.items():
+        yield message(
+            "W012",
+            f"{named(first)} gets all mail from its sender, which others have, too: "
+            f"{listed(names)}.",
+            "Give each a sender of its own, make them one host (failover:a,b), or write a "
+            "router.",
+        )
+
+
+def _group(key: str) -> set[str]:
+    """Return the keys that a host of several stands for, its own among them."""
+    group = [key]
+    for each in group:  # it grows, because a member may have members
+        host = _of_dsn(each)
+        group += [member for member in (host.members if host else ()) if member not in group]
+    return set(group)
+
+
+def _redirects() -> Found:
+    redirecting, others = [], []
+    for key in list(registry().keys()):
+        with suppress(InvalidEmailHost):
+            host = registry().find(key)
+            if host is None:
+                continue  # its key is no string
+            if host.options.get("redirect_to"):
+                redirecting.append(host.name)
+            # These have a server of their own, which a failover has not.
+            elif host.is_a(DJANGO_SMTP_BACKEND) or host.backend.startswith("anymail."):
+                others.append(host.name)
+    if redirecting and others:
+        yield message(
+            "W010",
+            f"{redirecting[0]} redirects its mail, and others do not: {listed(others)}.",
+            "Outside of production, let each host redirect. In production, let none.",
+        )
+
+
+OF_SETTINGS: tuple[Callable[[], Found], ...] = (
+    _router,
+    _strict,
+    _default_backend,
+    _default_host,
+    _hosts_without_mailers,
+    _similar_settings,
+    _redirects,
+)
+
+
+# Whether they are fit for production
+
+
+def _default_sends_nothing() -> Found:
+    default, host = conf.default_mailer(), _of_dsn("default")
+    is_host = host is not None and host.mailer == default  # it is told of the host
+    if default is None or is_host or test_mode.has_replaced(default):
+        return
+    if backend := SENDS_NOTHING.get(default.get("BACKEND", "")):
+        setting = 'MAILERS["default"]' if conf.has_mailers() else "EMAIL_BACKEND"
+        yield message(
+            "W004",
+            f"The default mailer sends nothing: it is Django's {backend} backend.",
+            f"In production, let {setting} be one that sends.",
+        )
+
+
+def _reporter_filter() -> Found:
+    if not debug.is_installed():
+        yield message(
+            "W003",
+            "The exception reporter filter of the project shows the passwords in EMAIL_HOSTS.",
+            f"Let the class in DEFAULT_EXCEPTION_REPORTER_FILTER inherit from {debug.FILTER}.",
+        )
+
+
+OF_DEPLOYED_SETTINGS = (_default_sends_nothing, _reporter_filter)
+
+
+# What the checks above ask
+
+
+def _of_dsn(key: str) -> Host | None:
+    """Return the host of this key in ``EMAIL_HOSTS``, if there is a valid one."""
+    with suppress(InvalidEmailHost):
+        return registry().of_dsn(key)
+    return None
+
+
+def _hosts_of_dsns() -> Iterator[Host]:
+    return filter(None, map(_of_dsn, registry().dsns))

@@ -1,0 +1,259 @@
+"""What is wrong with one host: a check is a function in one of the tuples below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from django.core import checks
+from django.core.checks import CheckMessage
+
+from .. import conf, hosts
+from ..addresses import is_loopback
+from ..exceptions import InvalidEmailHost, checked_key, named, shown
+from ..host import SMTP_BACKEND, Host, dict_of_mailer
+from ..registry import find_cycle, is_ours, registry
+from ..schemes import (
+    BUILTIN_SCHEMES,
+    DJANGO_BACKENDS,
+    FILE_BACKEND,
+    IMPLICIT_TLS_PORT,
+    SMTP_PORT,
+    SUBMISSION_PORT,
+)
+
+TAG = "email_hosts"
+
+Found = Iterator[CheckMessage]
+
+MAILERS_HINT = (
+    "Write MAILERS = {**mailers(EMAIL_HOSTS)}, with your other mailers among them, after "
+    "'from email_hosts import mailers'."
+)
+HOSTS_HINT = 'Write EMAIL_HOSTS = {"shop": "smtp://mail.example.com"}.'
+
+# How it begins where the class of a backend cannot be imported.
+NO_BACKEND = "backend '"
+
+# A part of what is wrong, and what helps. The first that fits is shown.
+HINTS = (
+    ("entry of MAILERS must", MAILERS_HINT),
+    ("MAILERS must be a dict", MAILERS_HINT),
+    ("EMAIL_HOSTS must be a dict", HOSTS_HINT),
+    ("the key of a host must", HOSTS_HINT),
+    ("DSN string, not dict", "That is an entry of MAILERS: write it there, or a DSN here."),
+    ("DSN string, not tuple", "A comma after the DSN makes it a tuple. Remove the comma."),
+    ("percent-encode", 'In Python, urllib.parse.quote(password, safe="") does that.'),
+    ("quotation marks", "Look where the DSN is set: in the environment, or in an .env file."),
+    (NO_BACKEND, "Install the package that has this backend, or correct its name."),
+    ("option 'oauth2'", "Name a callable, token(username, *, renew). The README has recipes."),
+    (
+        "",
+        "The README of django-email-hosts has a table of DSNs and options. Those of another "
+        "backend are in its own documentation.",
+    ),
+)
+
+# Servers of Microsoft 365 and Outlook.
+WITHOUT_PASSWORDS = {"smtp.office365.com", "smtp-mail.outlook.com"}
+
+# What they are called in messages.
+SENDS_NOTHING = {
+    **{f"{DJANGO_BACKENDS}.{name}.EmailBackend": name for name in BUILTIN_SCHEMES},
+    FILE_BACKEND: "file",
+}
+
+
+def message(number: str, problem: str, hint: str) -> CheckMessage:
+    """Return an error, such as ``E001``, or a warning. ``hint`` says what to write instead."""
+    kind = checks.Error if number.startswith("E") else checks.Warning
+    return kind(problem, hint=hint, id=f"{TAG}.{number}")
+
+
+def invalid(problem: InvalidEmailHost, number: str = "E002") -> CheckMessage:
+    """Return an error for a host or a setting that is not valid, with the hint that fits."""
+    hint = next(hint for part, hint in HINTS if part in str(problem))
+    return message(number, str(problem), hint)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first of these names. There may be thousands."""
+    more = " and others" if len(names) > hosts.MAX_KEYS_SHOWN else ""
+    return ", ".join(names[: hosts.MAX_KEYS_SHOWN]) + more
+
+
+def entries() -> dict[Any, Host | CheckMessage]:
+    """Return the host of each entry, or the message that says why it is none.
+
+    Entries are those of ``EMAIL_HOSTS``, and those of ``MAILERS`` with a backend of this app.
+    Raises ``InvalidEmailHost`` if a setting or a mailer is no dict.
+    """
+    known = registry()
+    mailers: Any = known.mailers
+    if not isinstance(mailers, Mapping):  # pragma: mailers-only
+        raise InvalidEmailHost(f"MAILERS must be a dict, not {type(mailers).__name__}")
+    for mailer in mailers.values():  # pragma: mailers-only
+        dict_of_mailer(mailer)
+    return {
+        **{key: _host_of(key, "EMAIL_HOSTS", known.of_dsn) for key in known.dsns},
+        **{key: _host_of(key, "MAILERS", known.of_mailer) for key in known.own_mailers()},
+    }
+
+
+def check_entry(found: Host | CheckMessage) -> list[CheckMessage]:
+    """Return what is wrong with one of these entries."""
+    if not isinstance(found, Host):
+        return [found]
+    return [each for check in OF_HOST for each in check(found)]
+
+
+def _host_of(
+    key: Any, setting: str, find: Callable[[str], Host | None]
+) -> Host | CheckMessage:
+    try:
+        checked_key(key)
+    except InvalidEmailHost as refusal:
+        refusal.name(str(key), setting)
+        return invalid(refusal, "E001")
+    try:
+        host = find(key)
+    except InvalidEmailHost as refusal:
+        return invalid(refusal)
+    problem = f"{named(key, setting)} is empty, as if there were no such host."
+    return host or message("W001", problem, "Give it a DSN, or remove the key.")
+
+
+def is_shadowed(host: Host) -> bool:
+    """Whether another entry of ``MAILERS`` is used instead of a host of ``EMAIL_HOSTS``."""
+    key = str(host.key)
+    mailer = registry().mailers.get(key)
+    if host.setting == "MAILERS" or mailer is None or mailer == host.mailer:
+        return False
+    with suppress(InvalidEmailHost):  # pragma: mailers-only
+        return registry().find(key) is not host
+    return True  # pragma: mailers-only
+
+
+def default_routes() -> bool:
+    """Whether mail of Django and other apps asks the router."""
+    default = conf.default_mailer()
+    return default is not None and Host(None, default.get("BACKEND", ""), {}).routes
+
+
+def _backend(host: Host) -> Found:
+    if host.is_a(FILE_BACKEND):
+        return  # it would create its folder
+    try:
+        hosts.build_real(host)
+    except InvalidEmailHost as refusal:
+        yield invalid(refusal, "E003" if refusal.reason.startswith(NO_BACKEND) else "E002")
+    except Exception as failure:  # a backend that is not ours may raise anything
+        reason = f"the backend raised {type(failure).__name__}: {failure}"
+        yield invalid(InvalidEmailHost(reason, alias=host.key, setting=host.setting))
+
+
+def _members(host: Host) -> Found:
+    missing = [f'"{shown(member)}"' for member in host.members if not is_host(member)]
+    cycle = find_cycle(str(host.key)) if host.members else ()
+    if host.routes and host.setting == "EMAIL_HOSTS":
+        problem = "sends through the router, which picks a host"
+    elif cycle and cycle[0] == host.key:
+        problem = f"leads back to itself: {' -> '.join(map(shown, cycle))}"
+    elif missing:
+        problem = f"names hosts that do not exist: {', '.join(missing)}"
+    else:
+        return
+    hint = "Name hosts that have a server of their own."
+    yield message("E004", f"{host.name} {problem}.", hint)
+
+
+def is_host(key: str) -> bool:
+    """Whether a host may name this one as a member."""
+    try:
+        host = registry().find(key)
+    except InvalidEmailHost:  # it is reported itself
+        return True
+    return host is not None and not (host.routes and host.setting == "MAILERS")
+
+
+def _port(host: Host) -> Found:
+    port, is_implicit = host.options.get("port"), host.options.get("use_ssl")
+    if port == IMPLICIT_TLS_PORT and not is_implicit:
+        expects, scheme = "expects", "submissions://"
+    elif port in (SUBMISSION_PORT, SMTP_PORT) and is_implicit:
+        expects, scheme = "does not expect", "submission:// (STARTTLS)"
+    else:
+        return
+    if host.is_a(SMTP_BACKEND):
+        problem = f"has port {port}, where a server {expects} TLS from the first byte"
+        hint = f"Use {scheme} there, or another port."
+        yield message("W007", f"{host.name} {problem} (RFC 8314).", hint)
+
+
+def _password(host: Host) -> Found:
+    server = str(host.options.get("host", "")).lower()
+    is_smtp = host.is_a(SMTP_BACKEND)
+    if is_smtp and server in WITHOUT_PASSWORDS and host.options.get("password"):
+        yield message(
+            "W008",
+            f"{host.name} has a password for {server}. Microsoft switches password logins for "
+            "SMTP off, for existing tenants by default at the end of December 2026.",
+            "Log in with OAuth 2.0. The README of django-email-hosts says how.",
+        )
+
+
+def _shadowed(host: Host) -> Found:
+    if is_shadowed(host):  # pragma: mailers-only
+        yield message(
+            "W005",
+            f"{host.name} is not used: {named(host.key, 'MAILERS')} comes first.",
+            "Rename one of them, or write MAILERS = {**mailers(EMAIL_HOSTS)}.",
+        )
+        if is_ours(registry().mailers[str(host.key)]):
+            yield from check_entry(_host_of(host.key, "MAILERS", registry().of_mailer))
+
+
+OF_HOST: tuple[Callable[[Host], Found], ...] = (
+    _backend,
+    _members,
+    _port,
+    _password,
+    _shadowed,
+)
+
+
+# Whether it is fit for production
+
+
+def _redirected(host: Host) -> Found:
+    if host.options.get("redirect_to"):
+        yield message(
+            "W009",
+            f"{host.name} redirects its mail: people do not get what is theirs.",
+            "In production, remove that option.",
+        )
+
+
+def _login_without_tls(host: Host) -> Found:
+    options = host.options
+    is_encrypted = options.get("use_tls") or options.get("use_ssl")
+    is_local = is_loopback(str(options.get("host", "")))
+    if options.get("username") and not is_encrypted and not is_local:
+        yield message(
+            "W002",
+            f"{host.name} sends its user name and password without TLS.",
+            "Use submission:// (STARTTLS) or submissions:// (TLS from the first byte).",
+        )
+
+
+def _sends_nothing(host: Host) -> Found:
+    if scheme := SENDS_NOTHING.get(host.backend):
+        yield message(
+            "W004",
+            f"{host.name} sends nothing: it is a {scheme} host.",
+            "In production, give it the DSN of a mail server.",
+        )
+
+
+OF_DEPLOYED_HOST = (_redirected, _login_without_tls, _sends_nothing)

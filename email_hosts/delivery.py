@@ -1,0 +1,122 @@
+"""What became of a message, and what is made of it: count, signal, log, raise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from django.core.mail import EmailMessage
+
+from . import signals
+from .exceptions import AllHostsFailed, shown, summarize
+from .log import warn
+
+Refused = Mapping[str, tuple[int, bytes]]
+
+NOBODY: Refused = MappingProxyType({})
+
+# Packages whose errors are those of a provider. By name, because none is a dependency.
+OF_PROVIDERS = {"anymail", "botocore", "httpcore", "httpx", "requests", "urllib3"}
+
+
+class Outcome(NamedTuple):
+    """What became of a message, the caller's own object.
+
+    ``message`` is ``None`` for several of which nobody knows which were accepted. ``alias`` is
+    the key of the host that was asked. ``refused`` are the server's replies to recipients
+    who do not get it.
+    """
+
+    message: EmailMessage | None
+    alias: str | None
+    error: Exception | None = None
+    refused: Refused = NOBODY
+    is_final: bool = True  # false: another host gets the message next
+    is_of_mail: bool = True  # false: the error ends the send
+    number: int = 1  # how many messages were accepted, without an error
+    name: str = ""  # how the log names a host without a key
+
+    def ends(self, *, keep_going: bool) -> bool:
+        """Whether nothing more is sent after it."""
+        if self.error is None or not self.is_final:
+            return False
+        return not (keep_going and self.is_of_mail)
+
+
+class Report:
+    """Takes in the outcomes of one call: counts, logs, signals, and raises the first error."""
+
+    def __init__(self, backend: Any, messages: Iterable[EmailMessage]) -> None:
+        self.sent = 0
+        # What is known of each message is kept for a list. A generator may have no end.
+        self.messages = messages if isinstance(messages, (list, tuple)) else None
+        self.refused: dict[str, tuple[int, bytes]] = {}
+        self._backend = backend
+        self._fail_silently = bool(backend.fail_silently)
+        self.error: BaseException | None = None  # to raise at the end
+        self._is_known = True  # which messages were sent
+        self._sent: list[Outcome] = []
+        self._news: list[Outcome] = []
+
+    def add(self, outcome: Outcome) -> None:
+        """Take in an outcome."""
+        self._news.append(outcome)
+        self._is_known = self._is_known and outcome.message is not None
+        self.refused.update(outcome.refused)
+        error = outcome.error
+        if error is None:
+            self.sent += outcome.number
+            if self.messages is not None:
+                self._sent.append(outcome)
+        elif outcome.is_final and not outcome.is_of_mail:
+            self.error = error  # whatever happened before
+        elif outcome.is_final and not self._fail_silently:
+            self.error = self.error or error
+
+    def tell(self) -> None:
+        """Log and signal what is new. No reply of a server may be outstanding."""
+        news, self._news = self._news, []
+        for outcome in news:
+            self._log(outcome)
+            if outcome.message is None and outcome.error is None:
+                continue  # nobody knows which messages were accepted
+            if not isinstance(outcome.error, AllHostsFailed):  # its hosts have told already
+                signals.tell(type(self._backend), outcome)
+
+    def note_sent_and_unsent(self) -> None:
+        """Set ``sent`` and ``unsent`` on the error: lists of the messages of a list.
+
+        Not if nobody knows which of them were sent.
+        """
+        number = Counter(id(outcome.message) for outcome in self._sent)
+        error: Any = self.error
+        if self.messages is None or not self._is_known:
+            return
+        error.sent, error.unsent = [], []
+        for message in self.messages:
+            (error.sent if number[id(message)] > 0 else error.unsent).append(message)
+            number[id(message)] -= 1
+
+    def _log(self, outcome: Outcome) -> None:
+        name = outcome.name or self._backend.name
+        if outcome.alias is not None:
+            name = f'host "{shown(outcome.alias)}"'
+        if outcome.refused:
+            codes = sorted({code for code, _ in outcome.refused.values()})
+            warn("%s: refused recipients: %d %s", name, len(outcome.refused), codes)
+        error = outcome.error
+        if error and outcome.is_final and error is not self.error:
+            ignored = "ignored by fail_silently" if self._fail_silently else "not the first"
+            warn("%s: %s, %s", name, summarize(error), ignored)
+
+
+def is_of_mail(error: Exception, package: str = "") -> bool:
+    """Whether an error is one of sending mail. Any other, like a time limit, ends a send.
+
+    ``package`` is that of a backend that is not ours, which may have errors of its own.
+    """
+    if isinstance(error, OSError):
+        return True
+    return type(error).__module__.partition(".")[0] in {package, *OF_PROVIDERS}

@@ -1,0 +1,251 @@
+"""A host: one immutable value, made and checked here and nowhere else.
+
+Whoever has a ``Host`` checks nothing again. It may come from ``EMAIL_HOSTS``, ``MAILERS``, a
+DSN from elsewhere, or the options of a call.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict, cast
+
+import django
+from django.utils.module_loading import import_string
+
+from .exceptions import InvalidEmailHost, named
+from .options import HOST_OPTIONS, SEVERAL_OPTIONS, SMTP_OPTIONS, Table, checked, did_you_mean
+from .schemes import ANYMAIL, IMPLICIT_TLS_PORT, PROVIDERS, SMTP_PORT, SUBMISSION_PORT
+from .values import OAUTH2_GRANTS, keys_in_python
+
+SMTP_BACKEND = "email_hosts.backends.EmailHostsBackend"
+FAILOVER_BACKEND = "email_hosts.backends.FailoverBackend"
+ROUTING_BACKEND = "email_hosts.backends.RoutingBackend"
+HOST_BACKEND = "email_hosts.backends.HostBackend"
+
+TABLES: Mapping[str, Table] = {
+    SMTP_BACKEND: SMTP_OPTIONS,
+    FAILOVER_BACKEND: SEVERAL_OPTIONS,
+    ROUTING_BACKEND: HOST_OPTIONS,
+}
+
+STANDARD_PORTS = {SMTP_PORT, SUBMISSION_PORT, IMPLICIT_TLS_PORT}
+
+
+class Mailer(TypedDict):
+    """An entry of Django's ``MAILERS``."""
+
+    BACKEND: str
+    OPTIONS: dict[str, Any]
+
+
+@dataclass(frozen=True, repr=False)
+class Host:
+    """A host: its key, its backend and its options.
+
+    ``backend`` is the path of the class that sends. ``options`` have their names in Python.
+    You must not change them.
+    """
+
+    key: str | None
+    backend: str
+    options: Mapping[str, Any]
+    setting: str = "EMAIL_HOSTS"
+    scheme: str = ""  # of the DSN; "" in MAILERS
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}>"
+
+    @property
+    def name(self) -> str:
+        """How messages name it: ``EMAIL_HOSTS["shop"]``."""
+        return named(self.key, self.setting)
+
+    @property
+    def table(self) -> Table:
+        """The options that it may have. A backend that is not ours has others, too."""
+        return TABLES.get(self.backend, HOST_OPTIONS)
+
+    @property
+    def is_smtp(self) -> bool:
+        """Whether its backend is our SMTP backend, and no subclass of it."""
+        return self.backend == SMTP_BACKEND
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The keys of the hosts that a failover or round robin consists of."""
+        hosts = self.options.get("hosts")
+        return keys_in_python(hosts) if hosts and self.is_a(FAILOVER_BACKEND) else ()
+
+    @property
+    def routes(self) -> bool:
+        """Whether it asks the router for a host."""
+        return self.is_a(ROUTING_BACKEND)
+
+    def is_a(self, backend: str) -> bool:
+        """Whether its backend is this class or inherits from it."""
+        if self.backend == backend:
+            return True
+        try:
+            found = import_string(self.backend)
+            return isinstance(found, type) and issubclass(found, import_string(backend))
+        except Exception:  # its module may raise anything; reported where it is built
+            return False
+
+    @property
+    def mailer(self) -> Mailer:
+        """The entry of ``MAILERS`` that stands for it. You may change it."""
+        options = copy.deepcopy(dict(self.options))
+        if self.backend in TABLES or self.table.keys().isdisjoint(options):
+            return {"BACKEND": self.backend, "OPTIONS": options}
+        return {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": self.backend, **options}}
+
+    def but(self, **given: Any) -> Host:
+        """Return this host with other options. ``None`` removes one, but no redirect.
+
+        As in a DSN, TLS from the first byte and STARTTLS switch each other off, and the
+        former has a port of its own. Raises ``InvalidEmailHost``.
+        """
+        options = dict(self.options)
+        for name in given:
+            option = self.table.get(name)
+            if option is None or option.can_be_removed:
+                options.pop(name, None)
+        if self.is_smtp and given.get("use_ssl"):
+            given = {"use_tls": False, **given}
+            if options.get("port") in STANDARD_PORTS:
+                given.setdefault("port", IMPLICIT_TLS_PORT)
+        elif self.is_smtp and given.get("use_tls"):
+            given = {"use_ssl": False, **given}
+        return from_python(replace(self, options=options), given)
+
+
+def from_python(host: Host, given: Mapping[str, Any]) -> Host:
+    """Return the host with these options, too, which were given in Python.
+
+    Raises ``InvalidEmailHost``.
+    """
+    try:
+        found = checked(given, host.table, others=host.backend not in TABLES)
+        return from_values(replace(host, options={**host.options, **found}))
+    except InvalidEmailHost as error:
+        if host.key is not None:
+            error.name(host.key, host.setting)
+        raise
+
+
+def from_values(host: Host, *, spelled: Callable[[str], str] = str) -> Host:
+    """Return the host if its options, which have been checked one by one, go together.
+
+    ``spelled`` returns what messages call an option. Raises ``InvalidEmailHost``.
+    """
+    options = host.options
+    if not host.backend:
+        raise InvalidEmailHost("option 'backend' must name the backend to wrap")
+    if host.is_smtp and not options.get("host"):
+        raise InvalidEmailHost("option 'host' is missing")
+    if host.backend == FAILOVER_BACKEND and not options.get("hosts"):
+        raise InvalidEmailHost("option 'hosts' must name hosts")
+    if options.get("use_ssl") and options.get("use_tls"):
+        raise InvalidEmailHost(
+            f"options '{spelled('use_ssl')}' and '{spelled('use_tls')}' are mutually "
+            "exclusive: the first is TLS from the first byte, the second is STARTTLS"
+        )
+    if problem := host.is_smtp and options.get("oauth2") and _problem_with_token(options):
+        raise InvalidEmailHost(problem)
+    for name, option in host.table.items():
+        if options.get(name) and option.needs and not options.get(option.needs):
+            raise InvalidEmailHost(
+                f"option '{spelled(name)}' needs '{spelled(option.needs)}' beside it"
+            )
+    return host
+
+
+def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
+    """Return these hosts, or raise ``InvalidEmailHost`` if they are not a dict."""
+    if isinstance(hosts, Mapping):
+        return hosts
+    raise InvalidEmailHost(
+        f"EMAIL_HOSTS must be a dict of DSN strings, not {type(hosts).__name__}"
+    )
+
+
+def dict_of_mailer(mailer: Any) -> Mailer:
+    """Return an entry of ``MAILERS``, or raise ``InvalidEmailHost`` if it is a DSN."""
+    if isinstance(mailer, dict):
+        return cast("Mailer", mailer)
+    raise InvalidEmailHost(
+        f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "
+        "MAILERS = mailers(EMAIL_HOSTS), which makes entries of DSNs"
+    )
+
+
+def backend_of(mailer: Any) -> Host:
+    """Return an entry of ``MAILERS`` without its options, to ask what its backend is.
+
+    Raises ``InvalidEmailHost`` if it is a DSN.
+    """
+    return Host(None, dict_of_mailer(mailer).get("BACKEND", ""), {})
+
+
+def default_port(options: Mapping[str, Any]) -> int:
+    """Return the port for a transport."""
+    if options.get("use_ssl"):
+        return IMPLICIT_TLS_PORT
+    return SUBMISSION_PORT if options.get("use_tls") else SMTP_PORT
+
+
+def class_at(path: str) -> Any:
+    """Return the class of a backend. Raises ``InvalidEmailHost``, which names no host."""
+    try:
+        return import_string(path)
+    except Exception as error:  # its module may raise anything
+        problem = f"backend '{path}' cannot be imported: {error}"
+    anymail = re.fullmatch(r"anymail\.backends\.(\w+)\.EmailBackend", path)
+    provider = anymail[1].replace("_", "-") if anymail else ""
+    if provider in PROVIDERS:
+        # Pins Django to the installed version, because pip may replace it otherwise.
+        version = ".".join(map(str, django.VERSION[:2]))
+        problem += (
+            f"; python -m pip install 'django-anymail[{provider}]' 'Django~={version}.0'"
+        )
+    elif provider:
+        known = [ANYMAIL + each for each in PROVIDERS]
+        problem += did_you_mean(ANYMAIL + provider, known, cutoff=0.8)
+    raise InvalidEmailHost(problem)
+
+
+def _problem_with_token(options: Mapping[str, Any]) -> str:
+    """Return why a host cannot log in with a token, or ``""``."""
+    username = options.get("username", "")
+    if options.get("password"):
+        return "option 'oauth2' takes the place of the password; remove the password"
+    if not username:
+        return (
+            "option 'oauth2' needs a user name; write "
+            "submission://me%40example.com@smtp.example.com"
+        )
+    if not (username.isascii() and username.isprintable()):
+        return "with 'oauth2', the user name must be printable ASCII"
+    if not (options.get("use_tls") or options.get("use_ssl")):
+        return (
+            "option 'oauth2' needs TLS; write submission:// (STARTTLS) or submissions:// (TLS "
+            "from the first byte)"
+        )
+    return _problem_with_grant(options)
+
+
+def _problem_with_grant(options: Mapping[str, Any]) -> str:
+    """Return which details of a way to get tokens are missing or out of place, or ``""``."""
+    grant = options["oauth2"] if options["oauth2"] in OAUTH2_GRANTS else ""
+    missing = []
+    for name, option in SMTP_OPTIONS.items():
+        takers = {*option.needed_for, *option.taken_by}
+        if takers and options.get(name) and grant not in takers:
+            ways = " and ".join(f"oauth2={each}" for each in OAUTH2_GRANTS if each in takers)
+            return f"option '{name}' is for {ways}, and for nothing else"
+        if grant in option.needed_for and not options.get(name):
+            missing.append(f"'{name}'")
+    return f"oauth2={grant} needs {' and '.join(missing)} beside it" if missing else ""

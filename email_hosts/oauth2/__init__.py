@@ -1,1 +1,0 @@
-"""OAuth 2.0: gets the tokens with which an SMTP host logs in."""

@@ -1,0 +1,192 @@
+"""The hosts of the settings: by their keys, and by their senders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from django.core.mail import EmailMessage
+
+from . import conf
+from .addresses import address_and_domain
+from .dsn import is_empty, parse
+from .exceptions import InvalidEmailHost, checked_key
+from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python
+from .options import HOST_OPTIONS, missing_headers
+from .schemes import DJANGO_SMTP_BACKEND
+from .testmode import test_mode
+
+BASE = "email_hosts.backends.base.Backend"
+
+
+class Registry:
+    """The hosts of ``EMAIL_HOSTS`` and ``MAILERS``, for as long as these are the same objects.
+
+    Finding one of ten thousand hosts costs as much as finding one of ten.
+    """
+
+    def __init__(self, dsns: Mapping[str, Any], mailers: Mapping[str, Mailer]) -> None:
+        self.dsns = dsns
+        self.mailers = mailers
+        self._hosts: dict[tuple[str, str], tuple[Any, Host]] = {}
+
+    def of_dsn(self, key: str) -> Host | None:
+        """Return the host of ``EMAIL_HOSTS``. Raises ``InvalidEmailHost``."""
+        dsn = self.dsns.get(key)
+        if is_empty(dsn):
+            return None
+        return self._made("EMAIL_HOSTS", key, dsn, lambda: parse(dsn, key))
+
+    def of_mailer(self, key: str) -> Host | None:
+        """Return the host of ``MAILERS``. Raises ``InvalidEmailHost``."""
+        mailer = self.mailers.get(key)
+        if mailer is None:
+            return None
+        entry = {**dict_of_mailer(mailer), "OPTIONS": dict(mailer.get("OPTIONS", {}))}
+        return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
+
+    def _made(self, setting: str, key: str, entry: object, make: Callable[[], Host]) -> Host:
+        """Return the host of an entry, made anew if the entry has changed in place."""
+        known, host = self._hosts.get((setting, key), (None, None))
+        if host is None or known != entry:
+            host = make()
+            self._hosts[setting, key] = entry, host
+        return host
+
+    def find(self, key: str) -> Host | None:
+        """Return the host of this key, or ``None`` if it has none of its own.
+
+        Raises ``InvalidEmailHost`` if it is not valid.
+        """
+        host = self.of_dsn(checked_key(key))
+        mailer = self.mailers.get(key)
+        if host and (mailer is None or test_mode.replaces(mailer, host)):
+            return host
+        found = self.of_mailer(key)
+        # A router in MAILERS may pick the host that has the router's own key.
+        return host if host and found and found.routes else found
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys that have a host of their own, in the order of the settings."""
+        for key, dsn in self.dsns.items():
+            if not is_empty(dsn):
+                yield str(key)
+        for key, mailer in self.mailers.items():  # pragma: mailers-only
+            if is_empty(self.dsns.get(key)) and not backend_of(mailer).routes:
+                yield key
+
+    def own_mailers(self) -> Iterator[str]:
+        """Yield the keys in ``MAILERS`` that have our backends, and no host of that key.
+
+        Raises ``InvalidEmailHost`` if an entry is a DSN.
+        """
+        for key, mailer in self.mailers.items():
+            if is_empty(self.dsns.get(key)) and is_ours(mailer):
+                yield key
+
+    def host_of(self, sender: str) -> str | None:
+        """Return the key of the host of ``EMAIL_HOSTS`` that has this sender.
+
+        A host with the same address comes first, then the first host with the same domain.
+        A host of several has the sender of its first member, and comes before its members.
+        """
+        address, domain = address_and_domain(sender)
+        by_address, by_domain = self._senders
+        return by_address.get(address) or by_domain.get(domain)
+
+    @cached_property
+    def _senders(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the key of the host for each address and for each domain."""
+        by_address: dict[str, str] = {}
+        by_domain: dict[str, str] = {}
+        hosts: list[Host] = []
+        for key in self.dsns:
+            with suppress(InvalidEmailHost):
+                hosts += filter(None, [self.of_dsn(key)])
+        # Several hosts come before their members, which may be several, too.
+        of_several = {key for host in hosts for key in host.members}
+        several = sorted(
+            (host for host in hosts if host.members), key=lambda host: host.key in of_several
+        )
+        for host in [*several, *hosts]:
+            if sender := with_first_member(host).options.get("default_from_email"):
+                address, domain = address_and_domain(sender)
+                by_address.setdefault(address, str(host.key))
+                by_domain.setdefault(domain, str(host.key))
+        return by_address, by_domain
+
+
+_registry = Registry({}, {})
+
+
+def registry() -> Registry:
+    """Return the hosts of the settings. Raises ``InvalidEmailHost`` if these are no dicts."""
+    global _registry
+    current, dsns, mailers = _registry, conf.email_hosts(), conf.mailers()
+    if current.dsns is not dsns or current.mailers is not mailers:
+        current = _registry = Registry(dsns, mailers)
+    return current
+
+
+def host_of_sender(message: EmailMessage) -> str | None:
+    """Return the key of the host with the sender of a message: the default router."""
+    return registry().host_of(message.from_email)
+
+
+def host_of_mailer(key: str, mailer: Any) -> Host:
+    """Return the host of an entry of ``MAILERS``. Raises ``InvalidEmailHost``."""
+    path = dict_of_mailer(mailer).get("BACKEND", DJANGO_SMTP_BACKEND)
+    options = dict(mailer.get("OPTIONS", {}))
+    if path == HOST_BACKEND:
+        path = str(options.pop("backend", ""))
+    return from_python(Host(key, path, {}, setting="MAILERS"), options)
+
+
+def is_ours(mailer: Mailer) -> bool:  # pragma: mailers-only
+    """Whether a mailer has a backend of this app, or one that inherits from it."""
+    return backend_of(mailer).is_a(BASE)
+
+
+def find_cycle(
+    key: str, path: tuple[str, ...] = (), acyclic: set[str] | None = None
+) -> tuple[str, ...]:
+    """Return the hosts that name each other in a cycle: ``("a", "b", "a")``, or ``()``.
+
+    The host of this key is one of them, or leads to them.
+    """
+    acyclic = set() if acyclic is None else acyclic
+    if key in path:
+        return (*path[path.index(key) :], key)
+    if key not in acyclic:
+        host = None
+        with suppress(InvalidEmailHost):  # reported where the host is used
+            host = registry().find(key)
+        for member in host.members if host else ():
+            if cycle := find_cycle(member, (*path, key), acyclic):
+                return cycle
+        acyclic.add(key)
+    return ()
+
+
+def with_first_member(host: Host, above: tuple[str, ...] = ()) -> Host:
+    """Return a host of several with what its first member does to a message.
+
+    A member may have members itself. ``above`` holds the keys on the path to it,
+    because these may form a cycle.
+    """
+    members = host.members
+    if not members or members[0] in above:
+        return host
+    member = None
+    with suppress(InvalidEmailHost):  # reported where the host is used
+        member = registry().of_dsn(members[0])
+    if member is None:
+        return host
+    below = with_first_member(member, (*above, members[0])).options
+    of_member = {name: below[name] for name in HOST_OPTIONS if name in below}
+    headers = host.options.get("headers", {})
+    headers = {**headers, **missing_headers(of_member.get("headers", {}), headers)}
+    return replace(host, options={**of_member, **host.options, "headers": headers})

@@ -1,0 +1,174 @@
+"""What the values of options must be: converters, for the text of a DSN and for Python.
+
+Each returns the value. A ``ValueError`` says what it must be.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import unicodedata
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.utils.functional import Promise
+
+from .addresses import is_host_name, is_ipv6, is_loopback, recipients
+from .exceptions import checked_key
+
+# Converts the text of a DSN. A ValueError says what the value must be.
+Converter = Callable[[str], Any]
+
+# The grant types that we use to get an OAuth 2.0 token (RFC 6749, 4.4 and 6).
+CLIENT_CREDENTIALS, REFRESH_TOKEN = "client_credentials", "refresh_token"
+OAUTH2_GRANTS = (CLIENT_CREDENTIALS, REFRESH_TOKEN)
+
+# Options of other backends whose values are text, also if they look like numbers.
+KEYS_AND_NAMES = "(key|token|secret|password|user|account|name|id)$"
+# As in JSON, without exponents, and no more digits than a float can hold.
+NUMBER = r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?"
+
+# In characters, for a dotted path. A token may have dots, too, but is longer.
+MAX_PATH = 100
+
+
+def without_control_characters(text: str) -> str:
+    """Return the text, or raise ``ValueError`` if it has a line break or the like."""
+    if text.isascii() and text.isprintable():  # nearly all, and the quickest test
+        return text
+    # Cc: control characters, with most line breaks; Zl, Zp: the others; Cs: surrogates.
+    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text):
+        raise ValueError("has a control character; remove it (a line break?)")
+    return text
+
+
+def text(value: Any) -> str:
+    """Return a value given in Python, or raise ``ValueError`` if it is not text."""
+    if isinstance(value, Promise):  # a lazy string
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"must be text, not {type(value).__name__}")
+    return without_control_characters(value)
+
+
+def as_given(name: str, value: str) -> Any:
+    """Return the value of an option for a backend that is not ours, with its type in Python.
+
+    A boolean, a number, and JSON for what starts with a brace or a quotation mark. All else
+    is text, and so are numbers in options whose names say that they are keys or names.
+    """
+    if value.startswith(("{", '"')):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError(
+                "starts with a brace or a quotation mark, and must be JSON then"
+            ) from None
+    if value in {"true", "false"}:
+        return value == "true"
+    if re.search(KEYS_AND_NAMES, name) or not re.fullmatch(NUMBER, value):
+        return value
+    return float(value) if "." in value else int(value)
+
+
+def boolean(value: str) -> bool:
+    """Return whether the option is switched on."""
+    if value.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if value.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError("must be 1, true, yes or on, or 0, false, no or off")
+
+
+def seconds(value: str) -> float:
+    """Return a positive number of seconds."""
+    # A socket takes TIMEOUT_MAX at most.
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value) and 0 < float(value) <= threading.TIMEOUT_MAX:
+        return int(value) if value.isdigit() else float(value)
+    raise ValueError("must be a positive number of seconds, like 10 or 2.5")
+
+
+def whole_number(value: str, maximum: int = 999_999_999) -> int:
+    """Return a whole number from 1 to the maximum."""
+    if re.fullmatch("0*[1-9][0-9]{0,8}", value) and int(value) <= maximum:
+        return int(value)
+    raise ValueError(f"must be a whole number from 1 to {maximum}")
+
+
+def not_empty(value: str) -> str:
+    """Return the text, unless there is none."""
+    if not value:
+        raise ValueError("must have a value")
+    return value
+
+
+def oauth2(value: str) -> str:
+    """Return the way to get a token: a grant type, or the path of a callable."""
+    is_path = len(value) <= MAX_PATH and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value)
+    if value in OAUTH2_GRANTS or is_path:
+        return value
+    raise ValueError(
+        f"must be {', '.join(OAUTH2_GRANTS)}, or the dotted path of a callable, like "
+        "shop.mail.token"
+    )
+
+
+def token_url(value: str) -> str:
+    """Return a URL to which a secret may be sent. RFC 6749, 3.2 requires TLS."""
+    with suppress(ValueError):
+        url = urlsplit(value)
+        host, _ = url.hostname or "", url.port  # a bad port is an error here
+        is_secure = url.scheme == "https" or (url.scheme == "http" and is_loopback(host))
+        is_plain = re.fullmatch('[!"$-~]+', value) and "@" not in url.netloc  # nor a hash
+        if is_secure and is_plain and (is_host_name(host) or is_ipv6(host)):
+            return value
+    raise ValueError(
+        "must be a URL that starts with https://, without user name and fragment (http:// is "
+        "for this machine alone)"
+    )
+
+
+# Converters of values in Python, where these differ from the text of a DSN.
+
+
+def boolean_in_python(value: Any) -> bool:
+    """Return a boolean. 1 and 0 count, as they do for Django."""
+    if isinstance(value, (bool, int)) and value in (0, 1):
+        return bool(value)
+    raise ValueError("must be True or False")
+
+
+def number_in_python(convert: Converter) -> Callable[[Any], float]:
+    """Return a converter of numbers, for those that this one allows in a DSN."""
+
+    def converted(value: Any) -> float:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        number: float = convert(str(value) if is_number else repr(value))
+        return number
+
+    return converted
+
+
+def oauth2_in_python(value: Any) -> Any:
+    """Return the way to get a token, which may be the callable itself."""
+    return value if callable(value) else oauth2(text(value))
+
+
+def recipients_in_python(value: Any) -> list[str]:
+    """Return addresses and domains, from a list of them or from text."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(one, str) for one in texts):
+        raise ValueError("must be text, or a list of texts")
+    return recipients(text(",".join(texts))) if texts else []  # nobody is allowed
+
+
+def keys_in_python(value: Any) -> tuple[str, ...]:
+    """Return the keys of hosts, from a list of them or from text."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, Iterable) or isinstance(names, dict):
+        raise ValueError(f"must be a list of keys, not {type(value).__name__}")
+    keys = tuple(checked_key(name).strip() for name in names)
+    return tuple(key for key in keys if key)
