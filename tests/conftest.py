@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import os
 import socket
@@ -14,17 +15,17 @@ import hypothesis
 import pytest
 import trustme
 from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
 from scripted import ScriptedServer
 from servers import SMTPServer, server_context
 from token_server import TokenServer
 
 from email_hosts import conf, hosts
-from email_hosts.backends import EmailHostsBackend, failover, get_connection
-from email_hosts.oauth2.tokens import tokens
-from email_hosts.smtp import pipelining
+from email_hosts.backends import EmailHostsBackend, HostBackend, failover, get_connection
+from email_hosts.oauth2 import tokens
+from email_hosts.smtp.pace import pace_of
 from email_hosts.smtp.pool import pool
-from email_hosts.testing import capture
 
 needs_mailers = pytest.mark.skipif(not conf.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
 
@@ -120,12 +121,47 @@ def closed_port():
 def nothing_is_left_behind():
     """Close what a test has parked, and forget what it has learned and logged."""
     hosts._warn_of_default.cache_clear()
-    capture._warn_of_outbox.cache_clear()
     yield
     pool.close_all()
     failover._healths.clear()
     tokens.forget()
-    pipelining._without_writing_ahead.clear()
+    pace_of.cache_clear()
+
+
+class Recorder(BaseEmailBackend):
+    """Notes what it gets, and what Anymail would note on a message. May fail."""
+
+    failure = None
+    answer: object = ...  # the number of messages
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.options = options
+        self.calls = []
+        self.got = []
+
+    def open(self):
+        self.calls.append("open")
+        return True
+
+    def close(self):
+        self.calls.append("close")
+
+    def send_messages(self, email_messages):
+        self.calls.append(len(email_messages))
+        sent = len(email_messages)
+        while email_messages:  # as a backend may do with what is its own
+            message = email_messages.pop(0)
+            message.anymail_status = "queued"
+            self.got.append(message)
+        if self.failure:
+            raise self.failure
+        return sent if self.answer is ... else self.answer
+
+
+def wrapped(**options):
+    """Make a host of such a backend."""
+    return HostBackend("conftest.Recorder", alias="shop", **options)
 
 
 @pytest.fixture
@@ -143,6 +179,14 @@ def new_message():
         return EmailMessage(**given)
 
     return make
+
+
+@pytest.fixture
+def limit():
+    """End the run where a test hangs, with a traceback of each thread."""
+    faulthandler.dump_traceback_later(60, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 TESTS = Path(__file__).parent
@@ -210,7 +254,7 @@ def start_worker(server, folder, command, **options):
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "settings"}
 
 
-def run_python(*arguments, cwd=TESTS, environment=SETTINGS, exit_code=0) -> str:
+def run_python(*arguments, cwd=TESTS, environment=SETTINGS, exit_code=0, timeout=None) -> str:
     """Run Python in this environment, and ours; return what it prints."""
     run = subprocess.run(
         [sys.executable, *arguments],
@@ -219,6 +263,7 @@ def run_python(*arguments, cwd=TESTS, environment=SETTINGS, exit_code=0) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        timeout=timeout,
     )
     assert run.returncode == exit_code, run.stdout
     return run.stdout

@@ -1,4 +1,4 @@
-"""SMTP servers with the manners of real ones, with what is written ahead above all."""
+"""SMTP servers with the manners of real ones: what they make of commands in a group."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 from roundtrips import Watch
-from scripted import BODY, CLOSE, TAKEN, Dialogue, ScriptedServer, shut
+from scripted import BODY, CLOSE, RESET, TAKEN, Dialogue, ScriptedServer, shut
 
 WAIT = 20  # seconds that nobody should need
 
@@ -98,13 +98,17 @@ class Session(Dialogue):
             right = self.reply(step, argument) or right
         return super().answer(step, argument, right)
 
-    def end_of_body(self, right: str) -> bool:
+    def read_all(self) -> bytes:
+        """Read all that the client has written, and return what follows this command."""
         end = self.size - len(self.received)
         self.flush()
         written = self.server.clients.written(self.peer, at_least=end)
         while self.size < written:
             assert self.fill()
-        if self.received:
+        return self.received
+
+    def end_of_body(self, right: str) -> bool:
+        if self.read_all():
             self.server.groups.append(self.received)
         self.messages += 1
         return self.body_with(right) if self.received else super().answer(BODY, "", right)
@@ -119,7 +123,8 @@ class Session(Dialogue):
 class Server(ScriptedServer):
     """Treats each connection as this kind of session does.
 
-    ``groups`` are what was written ahead, each time.
+    ``groups`` are what was written ahead, each time. ``refused`` are what followed a command
+    that had to be alone.
     """
 
     def __init__(self, clients, kind=Session, *, tls=None, **options):
@@ -128,6 +133,7 @@ class Server(ScriptedServer):
         self.kind = kind
         self.tls = tls
         self.groups: list[bytes] = []
+        self.refused: list[bytes] = []
         self.secured: list[socket.socket] = []
         if tls:
             self.extensions.append("STARTTLS")
@@ -204,6 +210,95 @@ class DropsAfter(Session):
         super().body_with(right)
         self.flush()
         return False
+
+
+class Alone(Session):
+    """Offers PIPELINING, and takes the first command of a group. VPOP3 drops the rest.
+
+    Others do something else.
+    """
+
+    def step(self, step: str, argument: str) -> bool:
+        if step in {"MAIL", "RCPT", "DATA"} and self.read_all():
+            group, self.received = self.received, b""
+            self.server.refused.append(group)
+            return self.group(step, argument, group.count(b"\r\n"))
+        return super().step(step, argument)
+
+    def group(self, step: str, argument: str, others: int) -> bool:
+        return super().step(step, argument)
+
+
+class Proxy(Alone):
+    """Answers to all of it once: the server behind it cannot do what it offers."""
+
+    refusal = "500 5.5.1 Invalid command: Pipelining not supported"
+    goes_on = True
+
+    def group(self, step: str, argument: str, others: int) -> bool:
+        goes_on = self.answer(step, argument, self.refusal) and self.goes_on
+        self.flush()
+        return goes_on
+
+
+class SyntaxProxy(Proxy):
+    """Takes it for one command with bad arguments."""
+
+    refusal = "501 5.5.4 Syntax error in parameters"
+
+
+class Synchronizes(Proxy):
+    """Ends the connection, as Exim does for whom it does not let pipeline."""
+
+    refusal = "554 SMTP synchronization error"
+    goes_on = False
+
+
+class SaysGoodbye(Proxy):
+    """The same with a goodbye."""
+
+    refusal = "421 4.7.0 bye"
+    goes_on = False
+
+
+class Closes(Proxy):
+    """Ends the connection without a word."""
+
+    refusal = CLOSE
+
+
+class Resets(Proxy):
+    """Breaks it."""
+
+    refusal = RESET
+
+
+class RefusesTheRest(Alone):
+    """Takes the first command, and refuses each of the others."""
+
+    refusal = b"503 5.5.1 bad sequence of commands\r\n"
+
+    def group(self, step: str, argument: str, others: int) -> bool:
+        goes_on = super().group(step, argument, others)
+        self.replies.extend([self.refusal] * others)
+        return goes_on
+
+
+class HasNoRest(RefusesTheRest):
+    """The same with another code."""
+
+    refusal = b"502 not implemented\r\n"
+
+
+class LosesTheRefusal(Session):
+    """Refuses one recipient, and leaves: the reset destroys the reply, if DATA is unread."""
+
+    def step(self, step: str, argument: str) -> bool:
+        if step == "RCPT" and "<2@" in argument:
+            self.answer(step, argument, RESET if self.read_all() else "550 5.1.1 no user")
+            self.flush()
+            return False
+        return super().step(step, argument)
 
 
 class Tires(Session):

@@ -14,6 +14,7 @@ CLOSE = "close"  # end the connection, as a server does that has had enough
 RESET = "reset"  # break it, as a crash does
 HANG = "hang"  # say nothing more, and do not go away either
 TAKEN = "taken"  # at BODY: take the message, and break the connection without a word
+AND_CLOSE = " (and then it closes)"  # at the end of a reply
 BODY = "BODY"  # the step after the final dot
 
 # What to do at a step with this argument: a reply, one of the above, or None for what is
@@ -164,6 +165,8 @@ class Dialogue:
 
     def body(self) -> bool:
         if (fault := self.server.script("CONTENT", "")) is not None:
+            if fault.endswith(AND_CLOSE):  # in the middle of it
+                self.fill()
             return self.answer("CONTENT", "", fault)
         content = b"" if self.peek(b".\r\n") else self.read_until(b"\r\n.\r\n")
         if content is None:
@@ -191,9 +194,10 @@ class Dialogue:
             self.flush()
             return False
         self.replies.append(self.last.encode("latin-1") + b"\r\n")
-        if step == "QUIT":
+        is_last = self.last.endswith(AND_CLOSE)
+        if step == "QUIT" or is_last:
             self.flush()
-        return True
+        return not is_last
 
     def peek(self, start: bytes) -> bool:
         while len(self.received) < len(start):
@@ -238,6 +242,10 @@ def shut(one: socket.socket) -> None:
 def at(step: str, *replies: str | None) -> Script:
     coming = deque(replies)
     return lambda name, argument: coming.popleft() if name == step and coming else None
+
+
+def always(step: str, reply: str) -> Script:
+    return lambda name, argument: reply if name == step else None
 
 
 def to(recipient: str, reply: str) -> Script:

@@ -11,14 +11,18 @@ from django.test import override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
 
 from email_hosts import mailers
-from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
+from email_hosts.backends import (
+    EmailHostsBackend,
+    FailoverBackend,
+    connection_from_dsn,
+    get_connection,
+)
 from email_hosts.backends.outbox import OutboxBackend
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.testing import real_hosts
 
 LOCMEM = {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
 SMTP = {"BACKEND": "django.core.mail.backends.smtp.EmailBackend", "OPTIONS": {"host": "h"}}
-FAILOVER = "email_hosts.backends.FailoverBackend"
 OF_FILE = django_settings.EMAIL_HOSTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
@@ -29,6 +33,10 @@ def no_network():
     """Let each attempt to connect fail."""
     with mock.patch("socket.create_connection", side_effect=AssertionError):
         yield
+
+
+class Several(FailoverBackend):
+    """A failover of the project."""
 
 
 class Subclass(locmem.EmailBackend):
@@ -104,20 +112,22 @@ def test_every_host_is_real_where_a_test_says_so():
         ("failover:club,shop", "club@example.org"),
         ("failover:club,shop?_default_from_email=own@example.com", "own@example.com"),
         ("failover:missing,shop", "project@example.com"),
-        ("failover:own,shop", "project@example.com"),
         ("roundrobin:inner,shop", "club@example.org"),
-        (f"backend://{FAILOVER}?hosts=club,shop", "club@example.org"),
+        (f"backend://{__name__}.Several?hosts=club,shop", "club@example.org"),
     ],
 )
 def test_several_hosts_as_one_send_as_the_first(dsn, sender, message, monkeypatch, mailoutbox):
     monkeypatch.setitem(OF_FILE, "inner", "failover:club,shop")
-    monkeypatch.setitem(OF_FILE, "own", "failover:own")
     monkeypatch.setitem(OF_FILE, "safe", dsn)
     get_connection("safe").send_messages([message])
     assert [(sent.from_email, sent.sent_using) for sent in mailoutbox] == [(sender, "safe")]
 
 
-def test_option_that_does_not_fit_does_not_wait_for_production():
+@pytest.mark.parametrize("dsn", ["smtp://h", "failover:shop", "console:", "anymail+brevo:"])
+def test_option_that_does_not_fit_does_not_wait_for_production(dsn, monkeypatch):
+    monkeypatch.setitem(OF_FILE, "x", dsn)
+    with pytest.raises(InvalidEmailHost, match="option 'reply_to' must be text, not int"):
+        get_connection("x", reply_to=5)
     with pytest.raises(InvalidEmailHost, match="unknown option 'timout'"):
         get_connection("shop", timout=5)
 
@@ -145,7 +155,7 @@ def test_mock_of_smtplib_sees_the_whole_conversation(message, caplog):
 
 
 class TestOutsideOfTests:
-    """The default backend alone tells where mail goes."""
+    """Each host is real."""
 
     @pytest.fixture(autouse=True)
     def outside_of_tests(self):
@@ -153,26 +163,12 @@ class TestOutsideOfTests:
         yield
         setup_test_environment()
 
-    @pytest.mark.parametrize("backend", DEFAULTS)
+    @pytest.mark.parametrize("backend", [*DEFAULTS, LOCMEM["BACKEND"]])
     @EACH_SETTING
-    def test_hosts_are_real_unless_it_is_in_memory(self, backend, setting):
+    def test_hosts_are_real_whatever_the_default_backend_is(self, backend, setting, caplog):
         with override_default(setting, backend):
-            is_in_memory = backend.endswith("Subclass")
-            assert real("shop") == ([] if is_in_memory else ["shop", "dsn"])
-
-    @EACH_SETTING
-    def test_in_memory_backend_is_logged_once(self, setting, caplog):
-        with override_default(setting, LOCMEM["BACKEND"]):
-            assert real("shop", "club") == []
-        assert caplog.messages == [
-            "The default mailer is Django's in-memory backend, and so every host delivers to "
-            "mail.outbox: nothing is sent. That is meant for tests."
-        ]
-
-    @needs_mailers
-    @override_settings(MAILERS=mailers({"default": "locmem:?_server_email=a@example.com"}))
-    def test_in_memory_host_is_an_in_memory_backend(self):  # pragma: mailers-only
-        assert real("shop") == []
+            assert real("shop", "club") == ["shop", "club", "dsn"]
+        assert caplog.messages == []
 
 
 @needs_mailers

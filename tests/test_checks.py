@@ -1,22 +1,24 @@
 """System checks, one by one and through manage.py."""
 
+import re
 from typing import Any
 
 import pytest
-import speckenv_django
 from conftest import needs_mailers
+from django.conf import settings as django_settings
 from django.core.checks import run_checks
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 from django.views.debug import SafeExceptionReporterFilter
 
-from email_hosts import checks, mailers
-from email_hosts.backends import get_connection
+from email_hosts import checks, conf, mailers
+from email_hosts.backends import EmailHostsBackend, FailoverBackend, get_connection
 from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.debug import EmailHostsReporterFilter
-from email_hosts.dsn import SMTP_BACKEND
 from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.host import HOST_BACKEND, SMTP_BACKEND
+from email_hosts.testmode import test_mode
 
 DSN = "smtp://Kx7vQz9:Wj4bYt2@h"
 FAILOVER = "email_hosts.backends.FailoverBackend"
@@ -26,7 +28,16 @@ ROUTED: dict[str, Any] = (
     if DJANGO_HAS_MAILERS
     else {"EMAIL_BACKEND": ROUTER}
 )
-Found = list[tuple[str, str]]
+DJANGO = "django.core.mail.backends"
+SENDER = "?_default_from_email=s@example.com"
+
+pytestmark = pytest.mark.filterwarnings("ignore:The EMAIL_[A-Z]+ setting is deprecated")
+
+
+@pytest.fixture
+def outside_of_tests(monkeypatch):
+    """No test environment is set up."""
+    monkeypatch.setattr(conf, "tests_are_running", lambda: False)
 
 
 class Subclass(EmailHostsReporterFilter):
@@ -65,15 +76,17 @@ def test_e001_no_dict(hosts):
 @pytest.mark.parametrize(
     ("key", "problem"),
     [
-        (1, "Each key of EMAIL_HOSTS must be a string, not 1."),
-        (DSN.encode(), "Each key of EMAIL_HOSTS must be a string, not (a DSN)."),
-        ((DSN,), "Each key of EMAIL_HOSTS must be a string, not (a DSN)."),
-        (DSN, "EMAIL_HOSTS has a DSN as a key, and it may hold a password."),
+        (1, '"1"]: the key of a host must be a string, not int'),
+        (DSN.encode(), '"(a DSN)"]: the key of a host must be a string, not bytes'),
+        ((DSN,), '"(a DSN)"]: the key of a host must be a string, not tuple'),
+        (DSN, '"(a DSN)"]: a DSN stands where the key of a host must stand; give the DSN '),
     ],
 )
 def test_e001_key_that_is_no_key(key, problem):
     hosts = {key: "smtp://u:p@localhost", "shop": "smtp://h"}
-    assert found(hosts, deploy=True) == [("E001", problem)]
+    ((number, text),) = found(hosts, deploy=True)
+    assert number == "E001"
+    assert text.startswith(f"EMAIL_HOSTS[{problem}")
 
 
 def test_e002_each_invalid_host_at_once():
@@ -97,6 +110,20 @@ class AnyOption(BaseEmailBackend):
         super().__init__()
 
 
+class Several(FailoverBackend):
+    pass
+
+
+class HasItsOwnServer(EmailHostsBackend):
+    def __init__(self, **options):
+        super().__init__("smtp.example.com", **options)
+
+
+class HasARegion(EmailHostsBackend):
+    def __init__(self, region, **options):
+        super().__init__(f"smtp.{region}.example.com", **options)
+
+
 CHOOSY = f"backend://{__name__}.Choosy"
 
 
@@ -108,7 +135,7 @@ CHOOSY = f"backend://{__name__}.Choosy"
         (f"{CHOOSY}?color=red&size=5", "'size'"),
         (f"{CHOOSY}?color={{}}", "the backend raised AttributeError: 'dict' object"),
         ("anymail+mailgun://?sender_domain=example.com", "api_key"),
-        (f"backend://{FAILOVER}", "'hosts'"),
+        (f"backend://{FAILOVER}", "write failover:shop,spare or roundrobin:shop,spare"),
     ],
 )
 def test_e002_option_that_a_backend_refuses(dsn, reason):
@@ -117,6 +144,11 @@ def test_e002_option_that_a_backend_refuses(dsn, reason):
     assert text.startswith('EMAIL_HOSTS["shop"]: ')
     assert reason in text.lower() or reason in text
     assert found({"shop": f"{CHOOSY}?color=red"}) == []
+
+
+def test_host_that_tests_capture_is_built_too(monkeypatch):
+    monkeypatch.setattr(test_mode, "captures", lambda host: True)
+    assert ids(found({"shop": CHOOSY})) == ["E002"]
 
 
 @pytest.mark.parametrize(
@@ -142,24 +174,16 @@ def test_e003_provider_that_is_not_installed():
     assert "; python -m pip install 'django-anymail[amazon-ses]' 'Django~=" in text
 
 
-@pytest.mark.parametrize("query", ["&", "_server_email=a@example.com"])
-def test_e003_backend_of_a_scheme_that_is_not_there(query, monkeypatch):
-    monkeypatch.setitem(speckenv_django.INTERESTING_MAIL_BACKENDS, "dummy", "no.such.Backend")
-    ((name, text),) = found({"shop": f"dummy://?{query}"})
-    assert name == "E003"
-    assert "backend 'no.such.Backend' cannot be imported" in text
-
-
 @pytest.mark.parametrize(
     ("hosts", "problem"),
     [
-        ({"all": "failover:nobody"}, 'names "nobody", and there is no such host.'),
-        ({"all": "failover:a", "a": ""}, 'names "a", and there is no such host.'),
-        ({"all": "failover:a,b"}, 'names "a" and "b", and there are no such hosts.'),
+        ({"all": "failover:nobody"}, 'names hosts that do not exist: "nobody".'),
+        ({"all": "failover:a", "a": ""}, 'names hosts that do not exist: "a".'),
+        ({"all": "failover:a,b"}, 'names hosts that do not exist: "a", "b".'),
         ({"all": "failover:all"}, "leads back to itself: all -> all."),
         (
-            {"all": f"backend://{FAILOVER}?hosts=nobody"},
-            'names "nobody", and there is no such',
+            {"all": f"backend://{__name__}.Several?hosts=nobody"},
+            'names hosts that do not exist: "nobody".',
         ),
         ({"all": f"backend://{ROUTER}"}, "sends through the router"),
         ({"all": f"backend://{ROUTER}?_server_email=a@b"}, "sends through the router"),
@@ -201,19 +225,15 @@ def test_e005_router_that_cannot_be_imported_or_called(router, problem):
     assert text.startswith(problem)
 
 
-@pytest.mark.parametrize("router", [found, "email_hosts.backends.routing.host_of_sender"])
+@pytest.mark.parametrize("router", [found, "email_hosts.registry.host_of_sender"])
 def test_router_that_can_be_called_is_no_news(router):
     assert found({}, EMAIL_HOSTS_ROUTER=router) == []
 
 
 @pytest.mark.parametrize("empty", ["", None])
-@pytest.mark.parametrize(
-    ("strict", "consequence"),
-    [(False, "its mail goes to the default backend"), (True, "using it is an error")],
-)
-def test_w001_empty_host(empty, strict, consequence):
-    assert found({"shop": empty}, EMAIL_HOSTS_STRICT=strict) == [
-        ("W001", f'EMAIL_HOSTS["shop"] is empty: {consequence}.')
+def test_w001_empty_host(empty):
+    assert found({"shop": empty}) == [
+        ("W001", 'EMAIL_HOSTS["shop"] is empty, as if there were no such host.')
     ]
 
 
@@ -280,7 +300,7 @@ def test_w009_host_that_redirects(dsn):
         (
             {"BACKEND": FAILOVER, "hosts": "a"},
             "E004",
-            ' names "a", and there is no such host.',
+            ' names hosts that do not exist: "a".',
         ),
         ({"BACKEND": FAILOVER, "hosts": "m"}, "E004", " leads back to itself: m -> m."),
         ({"BACKEND": ROUTER, "hosts": "a"}, "E002", ": unknown option 'hosts'"),
@@ -357,7 +377,7 @@ def test_w009_and_w010_in_mailers_too():  # pragma: mailers-only
         ({"b": "submission://h", "c": f"smtp://h?{REDIRECTS}", "d": "smtps://h"}, ["b", "d"]),
         ({"b": "anymail+mailgun://?api_key=K&sender_domain=x"}, ["b"]),
         ({"b": "anymail+mailgun://?api_key=K&sender_domain=x&_reply_to=a@b.example"}, ["b"]),
-        ({"b": "backend://django.core.mail.backends.smtp.EmailBackend?host=h"}, ["b"]),
+        ({"b": f"backend://{__name__}.HasItsOwnServer"}, ["b"]),
         ({"b": f"smtp://h?{REDIRECTS}&_allowed_recipients=example.org"}, []),
         ({"b": "console:", "c": "file:out", "d": "dummy:", "e": "locmem:"}, []),
         ({"b": "failover:a", "c": ""}, []),
@@ -389,7 +409,6 @@ def test_w005_host_that_a_mailer_hides():  # pragma: mailers-only
     ]
 
 
-@pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
 class TestW006:
     """The default backend routes, and not all mail has a way to go."""
 
@@ -403,10 +422,7 @@ class TestW006:
         assert found({}, EMAIL_HOSTS_ROUTER=found, **ROUTED) == []
 
     def test_default_that_is_empty(self):
-        assert found({"default": ""}, **ROUTED)[0] == (
-            "W001",
-            'EMAIL_HOSTS["default"] is empty: using it is an error.',
-        )
+        assert "W006" in ids(found({"default": ""}, **ROUTED))
 
 
 @pytest.mark.parametrize(
@@ -417,10 +433,13 @@ class TestW006:
         ("submissions://h", []),
         ("submission://h:465?ssl", []),
         ("submission://h:2465", []),
+        ("smtps://h:587", ["W007"]),
+        ("smtp://h:25?ssl", ["W007"]),
+        ("submissions://h:2587", []),
         (f"backend://{__name__}.AnyOption?port=465", []),
     ],
 )
-def test_w007_port_for_tls_from_the_first_byte(dsn, expected):
+def test_w007_port_and_tls_that_do_not_go_together(dsn, expected):
     assert ids(found({"shop": dsn})) == expected
 
 
@@ -430,7 +449,7 @@ def test_w007_port_for_tls_from_the_first_byte(dsn, expected):
         ("submission://u:p@smtp.office365.com", ["W008"]),
         ("submission://u:p@SMTP.Office365.com.", ["W008"]),
         ("submission://u:p@smtp-mail.outlook.com", ["W008"]),
-        ("backend://django.core.mail.backends.smtp.EmailBackend?host=smtp.office365.com", []),
+        (f"backend://{__name__}.AnyOption?host=smtp.office365.com&password=p", []),
         ("submission://u@smtp.office365.com?oauth2=email_hosts.backends.get_connection", []),
         ("submission://smtp.office365.com", []),
         ("submission://u:p@smtp.example.com", []),
@@ -456,3 +475,242 @@ def test_manage_py_check_shows_them(capsys):
     with override_settings(EMAIL_HOSTS={"b": "smtp://u:p@h"}):
         call_command("check", deploy=True)
     assert "email_hosts.W002" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strict", ["False", 1, None])
+def test_e006_strict_that_is_no_boolean(strict):
+    name = type(strict).__name__
+    assert found({}, EMAIL_HOSTS_STRICT=strict) == [
+        ("E006", f"EMAIL_HOSTS_STRICT must be True or False, not {name}.")
+    ]
+
+
+def hint(hosts, **settings):
+    with override_settings(EMAIL_HOSTS=hosts, **settings):
+        return run_checks(tags=[checks.TAG])[0].hint
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [
+        (["smtp://h"], "Write EMAIL_HOSTS = {"),
+        ({"a": {"BACKEND": SMTP_BACKEND}}, "That is an entry of MAILERS: write it there"),
+        ({"a": ("smtp://h",)}, "Remove the comma."),
+        ({"a": "smtp://u:p/q@h"}, "urllib.parse.quote(password"),
+        ({"a": "'smtp://h'"}, ".env file"),
+        ({"a": "smpt://h"}, "a table of DSNs"),
+        ({"a": f"{CHOOSY}"}, "Those of another backend are in its own doc"),
+        ({"a": "submission://u@h?oauth2=no.such"}, "Name a callable, token(username"),
+    ],
+)
+def test_hint_says_what_to_write(hosts, expected):
+    assert expected in hint(hosts)
+
+
+@needs_mailers
+@pytest.mark.parametrize(
+    ("mailers", "expected"),
+    [
+        ({"a": "smtp://h"}, "Write MAILERS = {**mailers(EMAIL_HOSTS)}"),
+        ([], "Write MAILERS = {**mailers(EMAIL_HOSTS)}"),
+        ({"a": {"BACKEND": SMTP_BACKEND}}, "a table of DSNs and options"),
+    ],
+)
+def test_hint_for_mailers(mailers, expected):  # pragma: mailers-only
+    assert expected in hint({"a": "smtp://h"} if "a" not in mailers else {}, MAILERS=mailers)
+
+
+@needs_mailers
+def test_e002_mailer_that_hides_a_host_is_checked_itself():  # pragma: mailers-only
+    mailers = {"a": {"BACKEND": SMTP_BACKEND}, "b": {"OPTIONS": {"_x": 1}}}
+    messages = found({"a": "smtp://h", "b": "console:"}, MAILERS=mailers, deploy=True)
+    assert messages == [
+        ("W005", 'EMAIL_HOSTS["a"] is not used: MAILERS["a"] comes first.'),
+        ("E002", "MAILERS[\"a\"]: option 'host' is missing"),
+        ("W005", 'EMAIL_HOSTS["b"] is not used: MAILERS["b"] comes first.'),
+        ("W014", 'MAILERS has no host of EMAIL_HOSTS, so that using="a" is an error.'),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        (SMTP_BACKEND, "option 'host' is missing"),
+        (FAILOVER, "option 'hosts' must name hosts"),
+        (HOST_BACKEND, "option 'backend' must name the backend to wrap"),
+        (f"{__name__}.Several", "option 'hosts' must name hosts"),
+        (f"{__name__}.HasARegion", "HasARegion.__init__() missing 1 required"),
+        (f"{__name__}.HasItsOwnServer", ""),
+        (ROUTER, ""),
+        (f"{DJANGO}.smtp.EmailBackend", ""),
+    ],
+)
+def test_e002_email_backend_of_ours_without_a_host(backend, reason):
+    messages = found({"default": "smtp://h"}, EMAIL_BACKEND=backend)
+    errors = [text for name, text in messages if name == "E002"]
+    assert len(errors) == bool(reason)
+    for text in errors:
+        start = f"EMAIL_BACKEND, {backend}, is no host without options: "
+        assert text.startswith(start + reason)
+
+
+class TestDefault:
+    """W004 and W013: what Django sends its own mail with."""
+
+    @pytest.mark.parametrize(
+        ("name", "backend"),
+        [
+            ("console", "console"),
+            ("dummy", "dummy"),
+            ("locmem", "locmem"),
+            ("filebased", "file"),
+            ("smtp", ""),
+        ],
+    )
+    def test_w004_sends_nothing(self, name, backend, outside_of_tests):
+        default = f"{DJANGO}.{name}.EmailBackend"
+        text = f"The default mailer sends nothing: it is Django's {backend} backend."
+        expected = [("W004", text)] if backend else []
+        assert found({}, deploy=True, EMAIL_BACKEND=default) == expected
+        assert found({}, EMAIL_BACKEND=default) == []
+
+    @needs_mailers
+    def test_w004_default_of_mailers_sends_nothing(self):  # pragma: mailers-only
+        mailers = {"default": {"BACKEND": f"{DJANGO}.console.EmailBackend"}}
+        assert ids(found({}, deploy=True, MAILERS=mailers)) == ["W004"]
+
+    def test_is_that_of_the_tests(self):
+        locmem = f"{DJANGO}.locmem.EmailBackend"
+        assert found({"default": "smtp://h"}, deploy=True, EMAIL_BACKEND=locmem) == []
+
+    @needs_mailers
+    def test_w004_is_told_once(self):  # pragma: mailers-only
+        hosts = {"default": "console:"}
+        assert found(hosts, MAILERS=mailers(hosts), deploy=True) == [
+            ("W004", 'EMAIL_HOSTS["default"] sends nothing: it is a console host.')
+        ]
+        wrapped = mailers({"default": f"console:{SENDER}"})
+        assert found({}, MAILERS=wrapped, deploy=True) == [
+            ("W004", 'MAILERS["default"] sends nothing: it is a console host.')
+        ]
+        assert found({}, MAILERS={}, deploy=True) == []
+
+    @pytest.mark.parametrize("backend", [f"{DJANGO}.smtp.EmailBackend", CHOOSY[10:]])
+    def test_w013_is_not_the_host_default(self, backend):
+        assert found({"default": "smtp://h"}, EMAIL_BACKEND=backend) == [
+            (
+                "W013",
+                'EMAIL_HOSTS["default"] is not the default of Django: send_mail() and the '
+                "like go to EMAIL_BACKEND.",
+            )
+        ]
+
+    def test_is_the_host_default(self):
+        console = f"{DJANGO}.console.EmailBackend"
+        assert found({"default": "console:"}, EMAIL_BACKEND=console) == []
+        messages = found({"default": "console:"}, EMAIL_BACKEND=console, deploy=True)
+        assert messages == [
+            ("W004", 'EMAIL_HOSTS["default"] sends nothing: it is a console host.')
+        ]
+        assert found({"default": "smtp://h"}, EMAIL_BACKEND=ROUTER) == []
+        assert ids(found({"default": "smpt://h"}, EMAIL_BACKEND=console)) == ["E002"]
+
+    @needs_mailers
+    def test_w013_with_mailers(self):  # pragma: mailers-only
+        hosts = {"default": "smtp://h", "shop": "smtp://h"}
+        only_shop = mailers({"shop": hosts["shop"]})
+        ((name, text),) = found(hosts, MAILERS=only_shop)
+        assert name == "W013"
+        assert text.endswith('go to MAILERS, which has no "default".')
+        assert found(hosts, MAILERS=mailers(hosts)) == []
+        assert found(hosts, **ROUTED) == []
+
+
+@needs_mailers
+@pytest.mark.parametrize(
+    ("hosts", "mailers", "expected"),
+    [
+        ({"a": "smtp://h"}, {"default": {}}, ["W014"]),
+        ({"a": "smtp://h"}, {}, ["W014"]),
+        ({"a": "smtp://h"}, {"a": {}}, ["W005", "W014"]),
+        ({"a": "smtp://h"}, {**mailers({"a": "smtp://h"}), "default": {}}, []),
+        ({"a": "smtp://h"}, {"own": {"BACKEND": FAILOVER, "OPTIONS": {"hosts": ["a"]}}}, []),
+        ({"a": "smtp://h"}, {"x": {"BACKEND": f"{DJANGO}.locmem.EmailBackend"}}, []),
+        ({"a": ""}, {"default": {}}, ["W001"]),
+        ({}, {"default": {}}, []),
+    ],
+)
+def test_w014_mailers_without_a_host(hosts, mailers, expected):  # pragma: mailers-only
+    assert ids(found(hosts, MAILERS=mailers)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("EMAIL_HOST_STRICT", "EMAIL_HOSTS_STRICT"),
+        ("EMAIL_HOSTS_ROUTERS", "EMAIL_HOSTS_ROUTER"),
+        ("EMAIL_HOSTS_ROOTER", "EMAIL_HOSTS_ROUTER"),
+        ("EMAIL_HOST", ""),  # Django's
+        ("EMAILS_HOSTS", ""),  # there is EMAIL_HOSTS
+        ("EMAIL_HOSTS_OF_THE_SHOP", ""),
+    ],
+)
+def test_w015_setting_that_is_nearly_ours(name, meant):
+    expected = f"The setting {name} has no effect; did you mean '{meant}'?"
+    assert found({}, **{name: True}) == ([("W015", expected)] if meant else [])
+
+
+@pytest.mark.parametrize("name", ["EMAILS_HOSTS", "EMIAL_HOSTS"])
+def test_w015_hosts_in_another_setting(name):
+    with override_settings(**{name: {}}):
+        del django_settings.EMAIL_HOSTS
+        (message,) = run_checks(tags=[checks.TAG])
+    assert message.msg == f"The setting {name} has no effect; did you mean 'EMAIL_HOSTS'?"
+
+
+class TestW012:
+    """Two hosts have one sender, and the default backend routes."""
+
+    def others(self, hosts, **settings):
+        """Return the keys of the hosts that W012 names: the first one, and the others."""
+        messages = found({"default": "smtp://h", **hosts}, **ROUTED, **settings)
+        return [
+            re.findall('EMAIL_HOSTS."([^"]*)"', text)
+            for name, text in messages
+            if name == "W012"
+        ]
+
+    @pytest.mark.parametrize(
+        ("hosts", "expected"),
+        [
+            ({"a": "smtp://h", "b": "smtp://h"}, [["a", "b"]]),
+            ({"a": "smtp://h", "b": "smtp://h", "c": "console:"}, [["a", "b", "c"]]),
+            ({"a": "smtp://h", "b": "smtp://h", "all": "failover:b,a"}, []),
+            (
+                {"a": "smtp://h", "b": "smtp://h", "all": "failover:a,x", "x": ""},
+                [["all", "b"]],
+            ),
+            ({"all": "failover:inner", "inner": "failover:b,a", "a": "smtp://h"}, []),
+            ({"a": "failover:b", "b": "failover:a"}, []),
+        ],
+    )
+    def test_names_who_gets_the_mail(self, hosts, expected):
+        hosts = {
+            key: dsn + SENDER if dsn and "failover" not in dsn else dsn
+            for key, dsn in hosts.items()
+        }
+        assert self.others(hosts) == expected
+
+    def test_spelling_makes_no_difference(self):
+        b = "smtp://h?_default_from_email=Shop <S@EXAMPLE.com>"
+        assert self.others({"a": f"smtp://h{SENDER}", "b": b}) == [["a", "b"]]
+
+    def test_same_domain_is_no_news(self):
+        b = "smtp://h?_default_from_email=other@example.com"
+        assert self.others({"a": f"smtp://h{SENDER}", "b": b}) == []
+
+    def test_only_the_default_router_compares_senders(self):
+        hosts = dict.fromkeys("ab", f"smtp://h{SENDER}")
+        assert self.others(hosts, EMAIL_HOSTS_ROUTER=found) == []
+        assert self.others(hosts, EMAIL_HOSTS_ROUTER="no.such") == []
+        assert found(hosts) == []

@@ -1,22 +1,31 @@
 """sendtestemailhosts and checkemailhosts, against real servers."""
 
+import queue
 import re
 import signal
 import smtplib
+import ssl
+import sys
 import threading
+from contextlib import suppress
+from functools import partial
 from io import StringIO
 from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import needs_mailers
+from conftest import needs_mailers, start_worker
 from django.core.mail.backends.dummy import EmailBackend as DummyBackend
+from django.core.mail.backends.smtp import EmailBackend as DjangoBackend
 from django.core.management import CommandError, ManagementUtility, call_command
 from django.core.management.color import color_style
 from django.test import override_settings
-from scripted import HANG, at
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted import HANG, any_of, at
 
-from email_hosts.dsn import FAILOVER_BACKEND, HOST_BACKEND, SMTP_BACKEND
+from email_hosts.backends import get_connection
+from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND, SMTP_BACKEND
 from email_hosts.management.concurrently import MAX_THREADS, concurrently
 from email_hosts.management.explain_errors import explain, explain_refusals
 
@@ -61,6 +70,10 @@ class Hosted(DummyBackend):
 
     def __init__(self, host, alias=""):
         super().__init__()
+
+
+def token(username, *, renew):
+    """Nobody asks for it here."""
 
 
 class Terminal(StringIO):
@@ -110,23 +123,24 @@ class TestSend:
     def test_unknown_host_lists_the_known(self, known):
         hosts = {key: "smtp://h" for key in known.split(", ") if key != "none"}
         assert error("sendtestemailhosts", "x", "a@example.net", hosts=hosts) == (
-            f"There is no host 'x'. Known hosts: {known}."
+            f"x: not sent: there is no such host; known hosts: {known}"
         )
 
     @pytest.mark.parametrize(
         ("hosts", "reason"),
         [
-            ({"shop": "smpt://u:Kx7vQz9@h"}, "EMAIL_HOSTS[\"shop\"]: unknown scheme 'smpt'"),
+            ({"shop": "smpt://u:Kx7vQz9@h"}, "unknown scheme 'smpt'"),
             (["smtp://h"], "EMAIL_HOSTS must be a dict of DSN strings, not list"),
-            ({"shop": ""}, "Host 'shop' is empty: it is not configured."),
+            ({"shop": ""}, "the host is empty; known hosts: none"),
             (
                 {"shop": "smtps://h?ssl_cafile=/no/such"},
-                'EMAIL_HOSTS["shop"]: cannot load ssl_cafile: ',
+                "cannot load ssl_cafile: ",
             ),
         ],
     )
     def test_invalid_host_says_why(self, hosts, reason):
-        assert error("sendtestemailhosts", "shop", "a@x.net", hosts=hosts).startswith(reason)
+        message = error("sendtestemailhosts", "shop", "a@x.net", hosts=hosts)
+        assert message.startswith(f"shop: not sent: {reason}")
 
     def test_unreachable_host_says_why(self, closed_port):
         assert send_error(f"smtp://127.0.0.1:{closed_port}") == (
@@ -155,9 +169,8 @@ class TestSend:
 
     @pytest.mark.parametrize("dsn", [f"smtp://{LOGIN}@h", f"{LOGIN}@h", f"mailgun:k={LOGIN}"])
     def test_dsn_in_the_place_of_a_host_is_not_repeated(self, dsn):
-        assert error("sendtestemailhosts", dsn, "a@example.net", hosts={}) == (
-            "There is no such host. Known hosts: none."
-        )
+        message = error("sendtestemailhosts", dsn, "a@example.net", hosts={})
+        assert message.startswith("(a DSN): not sent: a DSN stands where the key of a host ")
 
     def test_tls_on_a_port_without_it_says_so(self, start_server):
         dsn = f"submissions://127.0.0.1:{start_server().port}"
@@ -172,9 +185,18 @@ class TestSend:
             "for TLS, use submissions://"
         )
 
-    def test_bad_address_says_so(self, start_server):
-        dsn = f"smtp://127.0.0.1:{start_server().port}"
-        assert "nvalid address" in send_error(dsn, "a@b\nc@d")
+    @pytest.mark.parametrize(
+        ("recipient", "name"),
+        [
+            ("me", "me"),
+            ("a@b\nc@d", r"a@b\nc@d"),
+            ("a@x.net,b@x.net", "a@x.net,b@x.net"),
+            (f"smtp://{LOGIN}@h", "(a DSN)"),
+        ],
+    )
+    def test_recipient_that_is_no_address_says_so(self, recipient, name):
+        message = send_error("smtp://127.0.0.1:1", "b@x.net", recipient)
+        assert message.startswith(f"Recipient '{name}' must be one email address, ")
 
     @pytest.mark.parametrize(
         ("outcome", "reason"),
@@ -212,6 +234,15 @@ class TestSend:
         assert len(list(tmp_path.iterdir())) == 1
 
 
+# Ctrl-C is ignored where the tests run in the background.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from django.core.management import execute_from_command_line
+execute_from_command_line({})
+"""
+
+
 @pytest.fixture
 def interruptible():
     """Let Ctrl-C interrupt also where the tests run in the background, which ignores it."""
@@ -238,7 +269,7 @@ newsletter  smtps       [2001:db8::25]:465    TLS       -      -              va
 local       smtp        localhost:25          none      -      -              valid
 folder      file        mail/out              -         -      f@example.com  valid
 debug       console     -                     -         -      -              valid
-empty       -           -                     -         -      -              is empty: its mail goes to the default backend.
+empty       -           -                     -         -      -              is empty, as if there were no such host.
 """  # noqa: E501
 
     @pytest.fixture(autouse=True)
@@ -258,13 +289,39 @@ empty       -           -                     -         -      -              is
         hosts = {"a": dsn, "b": f"{dsn}&_allowed_recipients=example.org, c@d.example"}
         lines = run("checkemailhosts", hosts=hosts).splitlines()
         assert lines[2:6] == [
-            "    reply-to: Help <help@example.com>",
+            "    reply to: Help <help@example.com>",
             "    envelope from: b@example.com",
             "    headers: X-Shop, X-Mark",
-            "    redirects to: qa@example.com",
+            "    redirect to: qa@example.com",
         ]
         assert lines[6].startswith("b ")
-        assert lines[7:] == [*lines[2:6], "    except for: example.org, c@d.example"]
+        assert lines[7:] == [*lines[2:6], "    allowed recipients: example.org, c@d.example"]
+
+    def test_shows_where_tokens_come_from(self):
+        grant = (
+            "oauth2=client_credentials&oauth2_token_url=https://login.example.com/token"
+            f"&oauth2_client_id=id&oauth2_client_secret={SECRETS[0]}"
+        )
+        hosts = {
+            "a": f"submission://{SECRETS[1]}@h?{grant}",
+            "b": f"submission://{SECRETS[1]}@h?oauth2={__name__}.token",
+        }
+        lines = run("checkemailhosts", hosts=hosts).splitlines()
+        assert "  ***** (oauth2: login.example.com)  " in lines[1]
+        assert f"  ***** (oauth2: {__name__}.token)  " in lines[2]
+
+    @needs_mailers
+    @pytest.mark.parametrize("source", [token, partial(token, SECRETS[0])])
+    def test_shows_no_more_of_a_callable(self, source):  # pragma: mailers-only
+        options = {"host": "h", "username": SECRETS[1], "use_tls": True, "oauth2": source}
+        with override_settings(MAILERS={"a": {"BACKEND": SMTP_BACKEND, "OPTIONS": options}}):
+            line = run("checkemailhosts", hosts={}).splitlines()[1]
+        assert "  ***** (oauth2: a callable)  " in line
+
+    def test_host_that_tests_capture_is_not_connected_to(self):
+        out = StringIO()
+        call_command("checkemailhosts", connect=True, stdout=out)
+        assert len(re.findall("  OK [0-9]+ ms", out.getvalue())) == 2
 
     def test_shows_the_hosts_asked_for(self):
         lines = run("checkemailhosts", "local", "debug", hosts=self.HOSTS).splitlines()
@@ -292,16 +349,16 @@ empty       -           -                     -         -      -              is
                 "shop",
                 "failover:a,b",
                 "shop",
-                'names "a" and "b", and there are no such hosts.',
+                'names hosts that do not exist: "a", "b".',
             ),
             ("shop", "anymail+mailgum:", "shop", "did you mean 'anymail+mailgun'?"),
-            (7, "smtp://h", "7", "Each key of EMAIL_HOSTS must be a string, not 7."),
-            (f"smtp://{LOGIN}@h".encode(), "smtp://h", "(a DSN)", "a string, not (a DSN)."),
+            (7, "smtp://h", "7", "the key of a host must be a string, not int"),
+            (f"smtp://{LOGIN}@h".encode(), "smtp://h", "(a DSN)", "a string, not bytes"),
             (
                 f"smtp://{LOGIN}@h",
                 "smtp://h",
                 "(a DSN)",
-                "a DSN as a key, and it may hold a password.",
+                "or pass it to connection_from_dsn()",
             ),
             ("a", {"BACKEND": SMTP_BACKEND}, "a", "must be a DSN string, not dict"),
             ("a\n\x1b[2J", "smpt://h", r"a\n\x1b[2J", "did you mean 'smtp'?"),
@@ -322,7 +379,6 @@ empty       -           -                     -         -      -              is
                 False,
                 "has port 465, where a server expects TLS from the first byte (RFC 8314).",
             ),
-            ("", True, "is empty: using it is an error."),
         ],
     )
     def test_warning_is_no_failure(self, dsn, strict, status):
@@ -360,12 +416,12 @@ empty       -           -                     -         -      -              is
         assert message == "1 of 5 failed: odd"
         assert [line.split()[:4] for line in lines[1:]] == [
             ["shop", "MAILERS", f"127.0.0.1:{server['port']}", "none"],
-            ["redirects", "to:", "qa@example.com"],
+            ["redirect", "to:", "qa@example.com"],
             ["tls", "MAILERS", "[::1]:587", "STARTTLS"],
             ["odd", "-", "-", "-"],
             ["all", "MAILERS", "shop", "-"],
             ["own", "MAILERS", "-", "-"],
-            ["redirects", "to:", "qa@example.com"],
+            ["redirect", "to:", "qa@example.com"],
         ]
         assert lines[4].endswith("  option 'host' must be text, not int")
         assert re.search("  shop: OK [0-9]+ ms\n$", tried)
@@ -418,9 +474,21 @@ empty       -           -                     -         -      -              is
         assert "  cannot load ssl_cafile: " in unreadable
         assert folder.endswith("  OK, no server to connect to")
         assert provider.endswith("  OK, no server to connect to")
-        assert empty.endswith("  is empty: its mail goes to the default backend.")
+        assert empty.endswith("  is empty, as if there were no such host.")
         assert list((tmp_path / "out").iterdir()) == []
         assert server.received == []
+
+    @pytest.mark.parametrize(
+        ("ehlo", "status"),
+        [("250 h", "OK "), ("421 4.7.0 Try again later", "421 4.7.0 Try again later")],
+    )
+    def test_connecting_includes_the_greetings_of_both_sides(self, ehlo, status, serve):
+        server = serve(any_of(at("EHLO", ehlo), at("HELO", ehlo)))
+        hosts = {"a": f"smtp://127.0.0.1:{server.port}"}
+        out = StringIO()
+        with override_settings(EMAIL_HOSTS=hosts), suppress(CommandError):
+            call_command("checkemailhosts", connect=True, stdout=out)
+        assert f"  {status}" in out.getvalue()
 
     def test_tries_the_hosts_side_by_side(self, serve):
         together = threading.Barrier(3)
@@ -447,6 +515,20 @@ empty       -           -                     -         -      -              is
             call_command("checkemailhosts", connect=True, stdout=StringIO())
         assert caught.value.returncode == 130
 
+    def test_ctrl_c_does_not_wait_for_a_host_that_does_not_answer(self, serve, tmp_path):
+        processes: queue.Queue[Any] = queue.Queue()
+
+        def press_ctrl_c(step, argument):
+            processes.get().send_signal(signal.SIGINT)
+            return HANG
+
+        code = INTERRUPTIBLE.format(["", "checkemailhosts", "--connect"])
+        server = serve(press_ctrl_c)
+        with start_worker(server, tmp_path, [sys.executable, "-c", code]) as process:
+            processes.put(process)
+            assert process.wait(timeout=30) == 130  # the timeout of the host is 60
+            assert "Interrupted. 1 pending." in process.stdout.read()
+
     @override_settings(EMAIL_HOSTS={"good": "smtp://h", "none": "", "bad": "smpt://h"})
     def test_has_colours_that_can_be_switched_off(self):
         shown = {}
@@ -462,6 +544,123 @@ empty       -           -                     -         -      -              is
         assert style.ERROR("unknown scheme")[:-4] in shown["force_color"]
         assert "\x1b" not in shown["no_color"]
         assert re.sub(r"\x1b\[[0-9;]*m", "", shown["force_color"]) == shown["no_color"]
+
+
+# Without control characters, which neither a DSN nor SMTP can have.
+PRINTABLE = st.text(st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1)
+
+
+def connection_to(dsn):
+    with override_settings(EMAIL_HOSTS={"one": dsn}):
+        return get_connection("one")
+
+
+SMTP_SETTINGS: dict[str, Any] = {
+    "EMAIL_HOST": "smtp.example.com",
+    "EMAIL_PORT": 25,
+    "EMAIL_HOST_USER": "",
+    "EMAIL_HOST_PASSWORD": "",
+    "EMAIL_USE_TLS": False,
+    "EMAIL_USE_SSL": False,
+    "EMAIL_TIMEOUT": None,
+    "EMAIL_SSL_CERTFILE": None,
+    "EMAIL_SSL_KEYFILE": None,
+}
+WITH_LOGIN = {"EMAIL_HOST_USER": SECRETS[0], "EMAIL_HOST_PASSWORD": SECRETS[1]}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The EMAIL_[A-Z_]+ setting is deprecated",
+    "ignore:Directly creating EmailBackend instances is deprecated",
+)
+class TestFromSettings:
+    """checkemailhosts --from-settings [--show-password]"""
+
+    def shown(self, *options, **settings):
+        out = StringIO()
+        with override_settings(**{**SMTP_SETTINGS, **settings}):
+            call_command("checkemailhosts", "--from-settings", *options, stdout=out)
+        return out.getvalue().removesuffix("\n")
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({}, "smtp://smtp.example.com"),
+            ({"EMAIL_PORT": 587, "EMAIL_USE_TLS": True}, "submission://smtp.example.com"),
+            ({"EMAIL_PORT": "465", "EMAIL_USE_SSL": True}, "submissions://smtp.example.com"),
+            ({"EMAIL_USE_TLS": True}, "submission://smtp.example.com:25"),
+            ({"EMAIL_HOST": "::1", "EMAIL_PORT": 2525}, "smtp://[::1]:2525"),
+            ({"EMAIL_HOST": "fe80::1%eth0"}, "smtp://[fe80::1%25eth0]"),
+            ({"EMAIL_HOST": "localhost."}, "smtp://localhost"),
+            ({"EMAIL_TIMEOUT": 2.5}, "smtp://smtp.example.com?timeout=2.5"),
+            (
+                {"EMAIL_SSL_CERTFILE": "/etc/a b.pem", "EMAIL_SSL_KEYFILE": "/etc/k&.pem"},
+                "smtp://smtp.example.com?ssl_certfile=/etc/a%20b.pem&ssl_keyfile=/etc/k%26.pem",
+            ),
+            (WITH_LOGIN, "smtp://*****:*****@smtp.example.com"),
+            ({"EMAIL_HOST_USER": SECRETS[0]}, "smtp://smtp.example.com"),
+        ],
+    )
+    def test_shows_the_dsn(self, settings, expected):
+        assert self.shown(**settings) == expected
+
+    def test_shows_the_login_if_asked(self):
+        login = {"EMAIL_HOST_USER": "me@example.com", "EMAIL_HOST_PASSWORD": "p/a#s+%"}
+        assert self.shown("--show-password", **login) == (
+            "smtp://me%40example.com:p%2Fa%23s%2B%25@smtp.example.com"
+        )
+
+    @pytest.mark.fuzz
+    @given(
+        st.fixed_dictionaries(
+            {
+                "EMAIL_HOST": st.sampled_from(["localhost", "192.0.2.1", "::1"]),
+                "EMAIL_PORT": st.integers(1, 65535) | st.sampled_from([25, 465, 587]),
+                "EMAIL_HOST_USER": st.just("") | PRINTABLE,
+                "EMAIL_HOST_PASSWORD": st.just("") | PRINTABLE,
+                "EMAIL_TIMEOUT": st.none() | st.integers(1, 3600) | st.just(0.5),
+                "EMAIL_SSL_CERTFILE": st.none() | PRINTABLE,
+            }
+        ),
+        st.sampled_from([(False, False), (False, True), (True, False)]),
+    )
+    def test_stands_for_the_same_backend(self, settings, flags):
+        settings |= dict(zip(("EMAIL_USE_SSL", "EMAIL_USE_TLS"), flags, strict=True))
+        dsn = self.shown("--show-password", **settings)
+        ours = connection_to(dsn)
+        with override_settings(**{**SMTP_SETTINGS, **settings}):
+            django = DjangoBackend()
+        if not (django.username and django.password):
+            django.username = django.password = ""  # it does not log in then
+        for name in ("host", "port", "username", "password", "use_tls", "use_ssl"):
+            assert getattr(ours, name) == getattr(django, name)
+        assert ours.timeout == (django.timeout or 60)
+        assert ours.ssl_certfile == (django.ssl_certfile or "")
+
+    @pytest.mark.parametrize(
+        ("settings", "reason"),
+        [
+            ({"EMAIL_USE_SSL": True, "EMAIL_USE_TLS": True}, "are mutually exclusive"),
+            ({"EMAIL_HOST": ""}, "EMAIL_HOST must be a host name or an IP address"),
+            ({"EMAIL_HOST": "https://h", **WITH_LOGIN}, "EMAIL_HOST must be a host name"),
+            ({"EMAIL_PORT": None}, "EMAIL_PORT must be a whole number"),
+            ({"EMAIL_TIMEOUT": 0}, "EMAIL_TIMEOUT must be a positive number"),
+            ({"EMAIL_SSL_KEYFILE": "/k.pem"}, "option 'ssl_keyfile' needs 'ssl_certfile'"),
+            ({"EMAIL_HOST_USER": "a\nb", "EMAIL_HOST_PASSWORD": "p"}, "a control character"),
+        ],
+    )
+    def test_settings_that_no_dsn_stands_for_say_why(self, settings, reason):
+        with pytest.raises(CommandError, match=reason) as caught:
+            self.shown(**settings)
+        assert not any(secret in str(caught.value) for secret in SECRETS)
+
+    @needs_mailers
+    def test_mailers_take_their_place(self):  # pragma: mailers-only
+        with (
+            override_settings(MAILERS={}),
+            pytest.raises(CommandError, match="MAILERS is set"),
+        ):
+            call_command("checkemailhosts", "--from-settings")
 
 
 @pytest.mark.parametrize(
@@ -490,9 +689,20 @@ def test_on_a_terminal_a_host_is_shown_as_soon_as_it_is_done(
     assert shown.count("1 pending \r") == is_counted
 
 
+def tls_error(reason):
+    error = ssl.SSLError(1, f"[SSL: {reason}]")
+    error.reason = reason
+    return error
+
+
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [
+        (
+            tls_error("RECORD_LAYER_FAILURE"),
+            "the server does not begin with TLS; submission:// is for STARTTLS",
+        ),
+        (tls_error("BAD_RECORD"), "[SSL: BAD_RECORD]"),
         (smtplib.SMTPServerDisconnected("Connection\nclosed"), "Connection closed"),
         (smtplib.SMTPConnectError(554, "text"), "554 text"),
         (smtplib.SMTPDataError(554, b"bytes \xff"), "554 bytes \\xff"),

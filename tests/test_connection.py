@@ -1,27 +1,21 @@
 """One connection: no reply is waited for too long, and what one can tell of it."""
 
 import os
-import select
 import smtplib
 import socket
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from unittest import mock
 
 import pytest
-from scripted import at
+from django.core.mail import EmailMessage
+from scripted import AND_CLOSE, CLOSE, always, any_of, at
 
-from email_hosts.backends import EmailHostsBackend
+from email_hosts.backends import EmailHostsBackend, can_be_retried
 from email_hosts.smtp import connection
-from email_hosts.smtp.connection import (
-    MAX_REPLY,
-    SMTP,
-    has_unread_data,
-    is_idle,
-    open_socket,
-)
+from email_hosts.smtp.connection import MAX_REPLY, SMTP, is_idle, open_socket
 
 TIMEOUT = 5
 
@@ -98,25 +92,105 @@ def test_backend_connects_with_these_limits(implicit, start_server, tls, cafile)
         assert isinstance(backend.connection, SMTP)
 
 
-class TestUnreadData:
-    """It is a line that answers nothing, or the end of the connection."""
+class TestGreeting:
+    """EHLO, and HELO where that is refused."""
 
-    @pytest.mark.parametrize("has_poll", [True, False])
-    def test_is_told_from_silence_and_from_the_end(self, has_poll, serve, monkeypatch):
-        if not has_poll:  # as on Windows
-            monkeypatch.delattr(select, "poll")
+    @pytest.mark.parametrize(
+        ("ehlo", "helo", "told"),
+        [
+            ("421 4.7.0 later" + AND_CLOSE, None, 421),
+            ("421 4.7.0 later", "250 fine", 421),
+            ("550 5.7.1 listed" + AND_CLOSE, None, 550),
+            ("550 5.7.1 listed", CLOSE, 550),
+            ("550 5.7.1 listed", "503 twice", 550),
+            ("502 what?", "550 5.7.1 listed", 550),
+            ("502 what?", CLOSE, 502),
+        ],
+    )
+    def test_that_is_refused_is_told_with_the_reason(self, ehlo, helo, told, serve):
+        server = serve(any_of(always("EHLO", ehlo), *[always("HELO", helo)] * bool(helo)))
+        with closing(SMTP("127.0.0.1", server.port, timeout=20)) as client:
+            with pytest.raises(smtplib.SMTPHeloError) as caught:
+                client.ehlo_or_helo_if_needed()
+            assert caught.value.smtp_code == told
+            assert not client.is_clean
+
+    def test_is_said_again_after_it_was_refused(self, serve):
+        server = serve(any_of(at("EHLO", "502 what?"), at("HELO", "450 later")))
+        with SMTP("127.0.0.1", server.port, timeout=20) as client:
+            with pytest.raises(smtplib.SMTPHeloError):
+                client.ehlo_or_helo_if_needed()
+            client.ehlo_or_helo_if_needed()
+            client.ehlo_or_helo_if_needed()
+        assert server.commands[:3].count(f"ehlo {client.local_hostname}") == 2
+
+    def test_may_be_helo(self, serve):
+        server = serve(always("EHLO", "502 what?"))
+        with SMTP("127.0.0.1", server.port, timeout=20) as client:
+            client.ehlo_or_helo_if_needed()
+            assert client.is_clean
+
+    def test_with_which_the_server_leaves_is_the_error_of_a_send(self, serve):
+        """As that of Gmail's relay, for a network that it does not know."""
+        reply = "421 4.7.0 Try again later, closing connection. (EHLO)"
+        server = serve(always("EHLO", reply + AND_CLOSE))
+        message = EmailMessage("Hello", "World", "a@example.com", ["b@example.net"])
+        for login in ("", "user"):
+            backend = EmailHostsBackend("127.0.0.1", server.port, login, login, timeout=20)
+            with pytest.raises(smtplib.SMTPHeloError, match="Try again later") as caught:
+                backend.send_messages([message])
+            assert can_be_retried(caught.value)
+
+
+class TestAddresses:
+    """With ``allow``, each address of a name gets its share of the time that is left."""
+
+    def test_that_is_silent_leaves_time_for_the_others(self, serve, monkeypatch):
+        server = serve()
+        found = [(2, 1, 6, "", (f"127.0.0.{number}", server.port)) for number in (9, 8, 1)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+        given = []
+        connect = socket.create_connection
+
+        def create_connection(address, timeout, *args):
+            given.append(timeout)
+            if address[0] == "127.0.0.1":
+                return connect(address, timeout, *args)
+            now[0] += timeout
+            raise TimeoutError("timed out")
+
+        now = [100.0]
+        monkeypatch.setattr(connection, "clock", lambda: now[0])
+        monkeypatch.setattr(socket, "create_connection", create_connection)
+        client = SMTP("many.example", server.port, timeout=12, allow=lambda *address: True)
+        with client:
+            assert open_socket(client).gettimeout() == 12
+        assert given == [4, 4, 4]
+
+    def test_that_is_not_allowed_gets_none(self, serve, monkeypatch):
+        server = serve()
+        found = [(2, 1, 6, "", (f"127.0.0.{number}", server.port)) for number in (9, 1)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+        allow = lambda host, port: host == "127.0.0.1"  # noqa: E731
+        with SMTP("many.example", server.port, timeout=12, allow=allow) as client:
+            assert client.noop()[0] == 250
+
+
+class TestIdle:
+    """The server has sent no line that answers nothing, and has not ended the connection."""
+
+    def test_is_told_from_an_unread_line_and_from_the_end(self, serve):
         server = serve(at("NOOP", "250 fine\r\n421 bye"))
         with SMTP("127.0.0.1", server.port, timeout=20) as client:
-            assert (has_unread_data(client), is_idle(client)) == (False, True)
+            assert is_idle(client)
             client.noop()
-            assert (has_unread_data(client), is_idle(client)) == (True, False)
-            client.getreply()
+            assert not is_idle(client)
+            assert client.getreply() == (421, b"bye")
+            assert is_idle(client)
             open_socket(client).shutdown(socket.SHUT_RD)
-            with pytest.raises(smtplib.SMTPServerDisconnected, match="ended the connection"):
-                has_unread_data(client)
             assert not is_idle(client)
 
-    def test_is_not_what_tls_says_to_itself(self, tls, cafile):
+    def test_is_not_ended_by_what_tls_says_to_itself(self, tls, cafile):
         ours, theirs = socket.socketpair()
         context = ssl.create_default_context(cafile=cafile)
         with ThreadPoolExecutor(1) as executor, SMTP() as client:
@@ -130,5 +204,5 @@ class TestUnreadData:
                 assert is_idle(client)
                 client.close()
 
-    def test_of_a_closed_connection_is_none_and_yet_it_is_not_idle(self):
+    def test_is_no_closed_connection(self):
         assert not is_idle(SMTP())

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from benchmarks.reports import PAGES
@@ -263,10 +264,34 @@ class TestVariable:
             ((VALID, 5), (STARS, 5)),
             ({"a": VALID, "b": "x", 3: None}, {"a": STARS, "b": "x", 3: None}),
             (MAILERS["shop"], {"BACKEND": MAILERS["shop"]["BACKEND"], "OPTIONS": STARS}),
+            ({"shop": VALID}.items(), [("shop", STARS)]),
+            ({"shop": VALID}.values(), [STARS]),
+            ({VALID: "shop"}.keys(), [STARS]),
+            ({VALID: "shop"}, {STARS: "shop"}),
+            ([("shop", VALID), ("club", "x")], [("shop", STARS), ("club", "x")]),
+            ({"mail": {"hosts": [VALID]}}, {"mail": {"hosts": [STARS]}}),
+            ({"all": MAILERS}, {"all": dict.fromkeys(MAILERS, ANY)}),
+            # Nobody has looked at the rest.
+            ([VALID, *range(debug.MAX_ITEMS)], STARS),
+            ([[VALID], [*range(debug.MAX_ITEMS)], [VALID]], STARS),
         ],
     )
-    def test_dsn_is_starred_alone_and_in_a_list_or_dict(self, value, expected):
-        assert variables_of(value=value, other="x") == {"value": expected, "other": "x"}
+    def test_dsn_is_starred_alone_and_in_plain_containers(self, value, expected):
+        found = variables_of(value=value, other="x")
+        assert found == {"value": expected, "other": "x"}
+        assert PASSWORD not in str(found)
+
+    @pytest.mark.parametrize("make", [lambda dsns: {"mail": dsns}, lambda dsns: [("x", dsns)]])
+    def test_setting_is_starred_inside_of_a_container(self, make, settings):
+        settings.EMAIL_HOSTS = {f"shop-{number}": VALID for number in range(2000)}
+        found = str(variables_of(value=make(settings.EMAIL_HOSTS)))
+        assert (VALID in found, "shop-7" in found) == (False, True)
+
+    @pytest.mark.parametrize("view", [dict.items, dict.values])
+    def test_view_of_a_long_setting_is_starred_as_a_whole(self, view, settings):
+        numbers = range(debug.MAX_ITEMS + 1)
+        settings.EMAIL_HOSTS = {f"shop-{number}": VALID for number in numbers}
+        assert variables_of(value=view(settings.EMAIL_HOSTS)) == {"value": STARS}
 
     @pytest.mark.parametrize("size", [debug.MAX_ITEMS + 1, 100_000])
     @pytest.mark.parametrize("kind", [list, tuple, dict.fromkeys])
@@ -274,7 +299,7 @@ class TestVariable:
         value = kind(range(size))
         assert variables_of(value=value)["value"] is value
 
-    @pytest.mark.parametrize("value", [f"see {VALID}", VALID.encode(), [[VALID]], {VALID}])
+    @pytest.mark.parametrize("value", [f"see {VALID}", VALID.encode(), [[[[VALID]]]], {VALID}])
     def test_what_merely_contains_a_dsn_is_left_alone(self, value):
         assert variables_of(value=value) == {"value": value}
 
@@ -288,8 +313,10 @@ class TestVariable:
         settings.EMAIL_HOSTS = None
         assert variables_of(value=None) == {"value": None}
 
-    @pytest.mark.parametrize("module", ["email_hosts", "email_hosts.backends.smtp"])
-    def test_our_own_frames_show_no_value(self, module):
+    @pytest.mark.parametrize(
+        "module", ["email_hosts", "email_hosts.backends.smtp", "django.core.mail.handler"]
+    )
+    def test_our_frames_and_those_that_make_a_mailer_show_no_value(self, module):
         code = compile("def f(a):\n  b = a\n  1 / 0", "f.py", "exec")
         frame_globals: dict[str, Any] = {"__name__": module}
         exec(code, frame_globals)
@@ -516,9 +543,8 @@ class TestInstall:
         debug.install()
         assert type(in_force()) is Filter
 
-    @pytest.mark.parametrize("chosen", ["no.such.Filter", "builtins.print"])
-    def test_is_not_done_with_what_is_no_class(self, chosen):
-        with override_settings(**{NAME: chosen}):
+    def test_is_not_done_with_what_is_no_class(self):
+        with override_settings(**{NAME: "builtins.print"}):
             assert not debug.is_installed()
 
 

@@ -16,7 +16,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends import locmem
 from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
-from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, any_of, at, to
+from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, always, any_of, at, to
 
 from email_hosts import mailers
 from email_hosts.backends import (
@@ -28,7 +28,7 @@ from email_hosts.backends import (
     smtp,
 )
 from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
-from email_hosts.smtp import pipelining
+from email_hosts.smtp import pipelining, transaction
 from email_hosts.smtp.pool import pool
 
 ROUTER = "email_hosts.backends.RoutingBackend"
@@ -110,12 +110,13 @@ def serve_auth(serve):
 
 @pytest.mark.parametrize(("step", "action", "outcome"), list(faults()))
 @pytest.mark.parametrize("pipelining", [True, False], ids=["pipelining", "stepwise"])
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("before", [0, 1], ids=["first of two", "second of three"])
+@pytest.mark.parametrize(
+    ("before", "size"), [(0, 1), (1, 3)], ids=["first of two", "second of three"]
+)
 def test_message_reaches_one_host_or_the_caller_gets_an_error(
     step, action, outcome, pipelining, size, before, serve_auth, closed_port
 ):
-    faulty = serve_auth(at(step, action), pipelining=pipelining)
+    faulty = serve_auth(always(step, action), pipelining=pipelining)
     servers = [closed_port] * before + [faulty, serve_auth()]
     expected = [f"m{i}@example.net" for i in range(size)]
     try:
@@ -184,6 +185,26 @@ def test_fault_in_a_batch_moves_the_rest_to_the_next(serve_auth):
         *((f"m{i}@example.net", "h1@example.com") for i in (1, 2, 3)),
     ]
     assert [server.connections for server in servers] == [1, 1]
+
+
+@pytest.mark.parametrize("key", ["h0", "all", "nested"])
+def test_error_for_a_list_tells_what_was_sent(key, serve_auth):
+    servers = [serve_auth(to("m2@", "550 no")), serve_auth()]
+    batch = messages(4)
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+        send({**dsns(servers), "nested": "failover:all"}, batch, key)
+    error: Any = caught.value
+    assert (error.sent, error.unsent) == (batch[:2], batch[2:])
+
+
+def test_error_of_all_hosts_tells_what_was_sent(serve_auth):
+    """The same message may be in a list twice."""
+    servers = [serve_auth(to("m1@", "451 later")), serve_auth(to("m1@", "451 later"))]
+    first, second = messages(2)
+    with pytest.raises(AllHostsFailed) as caught:
+        send(dsns(servers), [first, first, second, first])
+    error: Any = caught.value
+    assert (error.sent, error.unsent) == ([first, first], [second, first])
 
 
 def test_error_of_the_caller_does_not_mark_the_host_as_down(serve_auth):
@@ -318,7 +339,6 @@ class Unopened(BaseEmailBackend):
     [
         ("nobody", 'EMAIL_HOSTS["nobody"]: there is no such host; known hosts: '),
         ("empty", 'EMAIL_HOSTS["empty"]: the host is empty; known hosts: '),
-        ("itself", "hosts name each other in a cycle: itself -> itself"),
         ("router", "it sends through the router, which picks a host"),
         ("router2", "it sends through the router, which picks a host"),
         ("invalid", "unknown scheme 'smpt'"),
@@ -330,7 +350,6 @@ def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, s
     spare = serve()
     hosts = {
         "empty": "",
-        "itself": "failover:itself",
         "router": f"backend://{ROUTER}",
         "router2": f"backend://{ROUTER}?_server_email=a@example.com",
         "invalid": "smpt://h",
@@ -351,20 +370,32 @@ def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, s
         ({}, "option 'hosts' must name hosts"),
         ({"hosts": "a", "retry": 0}, "option 'retry' must be a positive number of seconds"),
         ({"hosts": "a", "retry": -1}, "option 'retry' must be a positive number of seconds"),
-        ({"hosts": "a", "rotate": "maybe"}, "option 'rotate' must be 1, true, yes or on"),
+        ({"hosts": "a", "rotate": "maybe"}, "option 'rotate' must be True or False"),
         (
             {"hosts": "a", "rety": 5, "alias": "x"},
             "unknown option 'rety'; did you mean 'retry'",
-        ),
-        (
-            {"hosts": "a", "redirect_to": "a@example.com", "alias": "x"},
-            "unknown option 'redirect_to'; write the mailer as a HostBackend",
         ),
     ],
 )
 def test_option_that_does_not_fit_is_refused(options, reason):
     with pytest.raises(InvalidEmailHost, match=reason):
         FailoverBackend(**options)
+
+
+@pytest.mark.parametrize("key", ["below", "itself"])
+def test_cycle_is_refused_at_each_host_above_it(key):
+    hosts = {"itself": "failover:itself", "below": "failover:itself,h", "h": "smtp://h"}
+    with override_settings(EMAIL_HOSTS=hosts), pytest.raises(InvalidEmailHost) as caught:
+        get_connection(key)
+    reason = "hosts name each other in a cycle: itself -> itself"
+    assert str(caught.value) == f'EMAIL_HOSTS["{key}"]: {reason}'
+
+
+def test_has_options_of_any_host(message, mailoutbox):
+    backend = FailoverBackend("h", default_from_email="all@example.com")
+    with override_settings(EMAIL_HOSTS={"h": "locmem:?_default_from_email=h@example.com"}):
+        backend.send_messages([message])
+    assert mailoutbox[0].from_email == "all@example.com"
 
 
 def test_options_of_one_connection():
@@ -567,7 +598,7 @@ def test_error_of_a_signal_handler_at_any_call_sends_nothing_twice(
             with suppress(Exception):
                 send(settings, [message])
 
-        code = (pipelining, smtp, parallel)
+        code = (pipelining, transaction, smtp, parallel)
         times = interrupted_at_each_call(send_another, *code, make_error=make_error)
         for _ in times:
             pool.close_all()

@@ -2,10 +2,12 @@
 
 import logging
 from typing import Any
+from unittest import mock
 
 import pytest
 from conftest import needs_mailers, run_python
 from django.core import mail
+from django.core.mail import EmailMessage
 from django.core.mail.backends import console, locmem, smtp
 from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
@@ -13,11 +15,14 @@ from django.test import override_settings
 from email_hosts import mailers
 from email_hosts.backends import (
     EmailHostsBackend,
+    FailoverBackend,
     HostBackend,
     connection_from_dsn,
     get_connection,
 )
+from email_hosts.dsn import parse
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
+from email_hosts.registry import host_of_sender
 from email_hosts.testing import real_hosts
 
 DJANGO_SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -52,22 +57,25 @@ def test_host_becomes_djangos_smtp_backend_with_its_options():
 
 
 @pytest.mark.parametrize(
-    ("dsn", "backend", "djangos"),
-    [
-        ("smtp://h?", EmailHostsBackend, smtp.EmailBackend),
-        ("console://?", HostBackend, console.EmailBackend),
-        ("locmem://?", HostBackend, locmem.EmailBackend),
-    ],
+    ("dsn", "backend"),
+    [("smtp://h?", EmailHostsBackend), ("console://?", HostBackend)],
 )
 @pytest.mark.parametrize(
     ("query", "senders"), [("", ("", "")), (SENDERS, ("a@example.com", "b@example.com"))]
 )
-def test_connection_carries_key_and_senders(dsn, backend, djangos, query, senders):
+def test_connection_carries_key_and_senders(dsn, backend, query, senders):
     connection = connect(dsn + query)
     assert isinstance(connection, backend)
-    assert isinstance(connection, djangos)
     assert connection.alias == "shop"
     assert (connection.default_from_email, connection.server_email) == senders
+
+
+def test_another_backend_is_wrapped_and_its_attributes_can_be_read():
+    connection = connect(f"console:?{SENDERS}")
+    assert type(connection.wrapped) is console.EmailBackend
+    assert connection.stream is connection.wrapped.stream
+    connection.stream = None  # of the wrapper alone
+    assert connection.wrapped.stream is not None
 
 
 @override_settings(EMAIL_HOSTS={"shop": "smtp://h"})
@@ -94,19 +102,15 @@ def test_options_replace_the_hosts_own_for_one_connection():
 @pytest.mark.parametrize(
     ("dsn", "options", "reason"),
     [
-        ("smtp://h", {"timout": 5}, "unknown option 'timout'; did you mean 'timeout'?"),
-        ("smtp://h", {"host": ""}, "option 'host' is missing"),
-        ("submission://h", {"use_ssl": True}, "'use_ssl' and 'use_tls' exclude each other"),
-        (
-            "backend://django.core.mail.backends.smtp.EmailBackend?host=h&use_tls=true",
-            {"use_ssl": True},
-            "'use_ssl' and 'use_tls' exclude each other",
-        ),
         ("file:out", {"file_path": __file__}, "not a directory"),  # in Django's words
-        ("failover:a", {"retyr": 5}, "retyr"),
+        (f"backend://{__name__}.Smtp", {}, "host"),
+        (f"backend://{__name__}.Smtp?host=h&use_tls=true", {"use_ssl": True}, "exclusive"),
+        (f"backend://{__name__}.Several?hosts=a&retyr=5", {}, "unknown option 'retyr'"),
+        pytest.param("dummy:", {"foo": "bar"}, "Unknown options 'foo'", marks=needs_mailers),
+        ("backend://email_hosts.backends.RoutingBackend", {"foo": 1}, "unknown option 'foo'"),
     ],
 )
-def test_option_that_does_not_fit_names_the_host(dsn, options, reason):
+def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reason):
     with pytest.raises(InvalidEmailHost) as caught:
         connect(dsn, **options)
     assert str(caught.value).startswith('EMAIL_HOSTS["shop"]: ')
@@ -124,6 +128,10 @@ class Smtp(smtp.EmailBackend):
     """One of a project."""
 
 
+class Several(FailoverBackend):
+    """Another one."""
+
+
 @override_settings(
     EMAIL_HOST="global",
     EMAIL_PORT=1,
@@ -133,9 +141,7 @@ class Smtp(smtp.EmailBackend):
     EMAIL_SSL_CERTFILE="global.pem",
     EMAIL_SSL_KEYFILE="global.pem",
 )
-@pytest.mark.parametrize(
-    "dsn", ["smtp://h", f"backend://{DJANGO_SMTP}?host=h", f"backend://{__name__}.Smtp?host=h"]
-)
+@pytest.mark.parametrize("dsn", ["smtp://h", f"backend://{__name__}.Smtp?host=h"])
 def test_host_is_complete_and_falls_back_to_no_setting(dsn):
     connection = connect(dsn)
     backend = getattr(connection, "wrapped", connection)
@@ -173,11 +179,11 @@ def test_invalid_host_names_its_key():
     [
         ({"a": "failover:a"}, "a -> a"),
         ({"a": "failover:b", "b": "failover:c", "c": "roundrobin:a"}, "a -> b -> c -> a"),
-        ({"a": f"backend://{FAILOVER}?hosts=h,a", "h": "smtp://h"}, "a -> a"),
-        ({"a": "failover:b,c", "b": "failover:c", "c": "failover:a"}, "a -> c -> a"),
-        # Another cycle beside it, which the search meets first or last.
-        ({"a": "failover:b,c", "b": "failover:b", "c": "failover:a"}, "a -> c -> a"),
-        ({"a": "failover:c,b", "b": "failover:b", "c": "failover:a"}, "a -> c -> a"),
+        ({"a": f"backend://{__name__}.Several?hosts=h,a", "h": "smtp://h"}, "a -> a"),
+        ({"a": "failover:b,c", "b": "failover:c", "c": "failover:a"}, "a -> b -> c -> a"),
+        ({"a": "failover:b,c", "b": "smtp://h", "c": "failover:b,a"}, "a -> c -> a"),
+        # Below it: what it needs is not there, either.
+        ({"a": "failover:b", "b": "failover:c", "c": "failover:b"}, "b -> c -> b"),
     ],
 )
 @pytest.mark.parametrize("fail_silently", [False, True])
@@ -199,12 +205,11 @@ class Options(BaseEmailBackend):
 class TestUnknownKey:
     """A key without a host gets the default backend."""
 
-    def test_gets_the_default_backend(self):
+    def test_gets_the_very_default_backend(self):
         connection: Any = get_connection("shpo", fail_silently=True)
-        assert connection.alias == "shpo"
-        assert (connection.default_from_email, connection.server_email) == ("", "")
+        assert type(connection) is locmem.EmailBackend
         assert connection.fail_silently is True
-        assert isinstance(connection, locmem.EmailBackend)
+        assert getattr(connection, "alias", None) != "shpo"
 
     def test_is_logged_once(self, caplog):
         for key in ("shpo", "shpo", "other"):
@@ -212,8 +217,8 @@ class TestUnknownKey:
         assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
             (
                 logging.WARNING,
-                f'EMAIL_HOSTS["{key}"]: there is no such host, its mail goes to the default '
-                "backend; known hosts: shop, club",
+                f'EMAIL_HOSTS["{key}"]: there is no such host, so its mail goes to the '
+                "default backend; known hosts: shop, club",
             )
             for key in ("shpo", "other")
         ]
@@ -223,7 +228,7 @@ class TestUnknownKey:
     def test_is_one_with_an_empty_host(self, empty, caplog):
         with override_settings(EMAIL_HOSTS={"shop": empty, "club": "smtp://h"}):
             assert isinstance(get_connection("shop"), locmem.EmailBackend)
-        assert caplog.messages[0].startswith('EMAIL_HOSTS["shop"]: the host is empty, its')
+        assert caplog.messages[0].startswith('EMAIL_HOSTS["shop"]: the host is empty, so its')
         assert "known hosts: club" in caplog.text
 
     @pytest.mark.parametrize("empty", [{}, {"shop": ""}])
@@ -255,6 +260,11 @@ class TestUnknownKey:
         connection: Any = get_connection("shpo", password="secret")
         assert isinstance(connection, Options)
         assert "password" not in connection.options
+
+    @pytest.mark.parametrize("key", [None, 5, b"shop"])
+    def test_that_is_no_string_is_an_error(self, key):
+        with pytest.raises(InvalidEmailHost, match="key of a host must be a string, not"):
+            get_connection(key)
 
     @pytest.mark.parametrize("known", [{"club": "smtp://h"}, {}])
     def test_is_an_error_if_the_project_wants_that(self, known):
@@ -289,11 +299,12 @@ class TestMailers:  # pragma: mailers-only
         connection: Any = get_connection("shop")
         assert (connection.host, connection.timeout, connection.alias) == ("mailer", 3, "shop")
         assert (connection.default_from_email, connection.server_email) == ("", "")
-        assert isinstance(connection, smtp.EmailBackend)
+        assert type(connection.wrapped) is smtp.EmailBackend
 
     @override_settings(MAILERS={"default": {}, "shop": {"OPTIONS": {"host": "mailer"}}})
     def test_mailer_without_backend_is_djangos_smtp(self):
-        assert isinstance(get_connection("shop"), smtp.EmailBackend)
+        connection: Any = get_connection("shop")
+        assert type(connection.wrapped) is smtp.EmailBackend
 
     @pytest.mark.parametrize(
         ("mailer", "reason"),
@@ -317,7 +328,7 @@ class TestMailers:  # pragma: mailers-only
 
     def test_unknown_key_gets_the_default_mailer(self):
         connection: Any = get_connection("unknown")
-        assert (connection.host, connection.alias) == ("default", "unknown")
+        assert (connection.host, connection.alias) == ("default", "default")
 
     @override_settings(MAILERS={"mailer": {}})
     def test_unknown_key_without_a_default_mailer_is_an_error(self):
@@ -365,27 +376,172 @@ class TestConnectionFromDSN:
         assert connection.fail_silently is True
 
     def test_may_have_the_schemes_that_the_caller_allows(self):
-        connection = connection_from_dsn("console://", schemes={"console"})
-        assert isinstance(connection, console.EmailBackend)
+        connection: Any = connection_from_dsn("console://", schemes={"console"})
+        assert isinstance(connection.wrapped, console.EmailBackend)
         with pytest.raises(InvalidEmailHost, match="'smtp' is not allowed here; allowed: con"):
             connection_from_dsn("smtp://h", schemes="console")
-
-    def test_limits_are_of_smtp_alone(self):
-        dsn = f"backend://{__name__}.Options?timeout=9000"
-        connection: Any = connection_from_dsn(dsn, schemes=["backend"])
-        assert connection.options["timeout"] == "9000"
 
     @pytest.mark.parametrize(
         "dsn", [f"backend://{__name__}.Options", "failover:shop", "anymail+postmark://"]
     )
-    def test_allow_cannot_be_asked_about_another_backend(self, dsn):
+    @pytest.mark.parametrize("others", [[], ["smtp"]])
+    def test_may_have_no_scheme_with_credentials_of_the_project(self, dsn, others):
         scheme = dsn.partition(":")[0]
-        with pytest.raises(InvalidEmailHost, match="allow= cannot be asked about a"):
-            connection_from_dsn(dsn, schemes=[scheme], allow=lambda *_: True)
-        connection_from_dsn("console://", schemes=["console"], allow=lambda *_: False)
+        with pytest.raises(InvalidEmailHost) as caught:
+            connection_from_dsn(dsn, schemes=[scheme, *others])
+        assert str(caught.value).startswith(f"scheme '{scheme}' cannot be allowed in a DSN fr")
+
+    def test_allow_is_not_asked_where_nothing_leaves_the_machine(self):
+        connection_from_dsn("console:", schemes=["console"], allow=lambda *_: False)
 
     @pytest.mark.parametrize("dsn", ["", None, "smtp://u:Kx7vQz9@h?timout=5"])
     def test_is_refused_without_a_key(self, dsn):
         with pytest.raises(InvalidEmailHost) as caught:
             connection_from_dsn(dsn)
         assert "EMAIL_HOSTS" not in str(caught.value)
+
+
+def message(from_email=None):
+    return EmailMessage("Hello", "World", from_email, ["someone@example.net"])
+
+
+class TestChanges:
+    """What is known is what the setting says now."""
+
+    def test_mistake_in_the_same_dict(self, settings):
+        settings.EMAIL_HOSTS_STRICT = True
+        settings.EMAIL_HOSTS = configured = {"shop": "smtp://a"}
+        get_connection("shop")
+        configured["shop"] = "smtp://a?timout=5"
+        for _ in range(2):
+            with pytest.raises(InvalidEmailHost, match="timout"):
+                get_connection("shop")
+        configured["shop"] = ""
+        with pytest.raises(EmailHostDoesNotExist, match="the host is empty"):
+            get_connection("shop")
+        del configured["shop"]
+        with pytest.raises(EmailHostDoesNotExist, match="there is no such host"):
+            get_connection("shop")
+
+    def test_other_dict(self):
+        for host, other in ("ab", "ba"):
+            dsn = f"smtp://{host}?_default_from_email={host}@{host}.example"
+            with override_settings(EMAIL_HOSTS={host: dsn}):
+                assert host_of_sender(message(f"x@{host}.example")) == host
+                assert host_of_sender(message(f"x@{other}.example")) is None
+        assert host_of_sender(message("shop@example.com")) == "shop"
+
+
+class TestManyHosts:
+    """A host costs the same among ten and among hundreds: counted, not timed."""
+
+    @pytest.fixture(params=[10, 300])
+    def number(self, request):
+        return request.param
+
+    @pytest.fixture(autouse=True)
+    def parses(self, number, settings, monkeypatch):
+        """So many hosts, with a spy on the parser."""
+        settings.EMAIL_HOSTS = {
+            f"{i}": f"submission://u:p{i}@smtp.example.com?_default_from_email=shop@{i}.example"
+            for i in range(number)
+        } | {"all": "failover:1,2"}
+        parses = mock.Mock(wraps=parse)
+        monkeypatch.setattr("email_hosts.registry.parse", parses)
+        return parses
+
+    @pytest.mark.parametrize("options", [{}, {"timeout": 5}])
+    def test_each_is_parsed_when_it_is_first_used(self, options, number, parses):
+        for _ in range(3):
+            for i in range(number):
+                get_connection(f"{i}", **options)
+            assert parses.call_count == number
+
+    def test_of_a_failover_are_parsed_alone(self, parses):
+        for _ in range(3):
+            get_connection("all")
+        assert [call.args[1] for call in parses.call_args_list] == ["all", "1", "2"]
+
+    def test_all_are_parsed_once_to_find_senders(self, number, parses):
+        for i in range(number):
+            assert host_of_sender(message(f"shop@{i}.example")) in (f"{i}", "all")
+            assert host_of_sender(message(f"shop@nobody-{i}.example")) is None
+        assert parses.call_count == number + 1
+
+    def test_none_is_parsed_for_an_unknown_key(self, parses):
+        for i in range(5):
+            get_connection(f"unknown-{i}")
+        assert parses.call_count == 0
+
+    @pytest.mark.parametrize("is_strict", [True, False])
+    def test_unknown_key_names_ten_of_them(self, is_strict, settings, caplog):
+        settings.EMAIL_HOSTS_STRICT = is_strict
+        try:
+            get_connection("nobody")
+            text = caplog.messages[-1]
+        except EmailHostDoesNotExist as error:
+            text = str(error)
+        ten = ", ".join(map(str, range(10)))
+        assert text.partition("known hosts: ")[2] == f"{ten} and others"
+
+    @needs_mailers
+    def test_in_mailers_are_parsed_once(self, parses, settings):  # pragma: mailers-only
+        settings.MAILERS = mailers(settings.EMAIL_HOSTS)
+        for _ in range(5):
+            get_connection("3")
+        assert parses.call_count <= 1
+
+
+class TestSenders:
+    """The same address first, then the first host with the same domain."""
+
+    HOSTS = {
+        "empty": "",
+        "none": None,
+        "broken": "smpt://h?_default_from_email=first@example.com",
+        "plain": "smtp://h",
+        "first": "smtp://h?_default_from_email=The First <First@Example.com>",
+        "again": "smtp://h?_default_from_email=first@example.com",
+        "second": "smtp://h?_default_from_email=second@example.com",
+        "idn": "smtp://h?_default_from_email=info@bücher.example",
+        "console": "console:?_default_from_email=c@console.example",
+        "server": "smtp://h?_server_email=s@server.example",
+        # Routing to a member would go past the failover.
+        "member": "smtp://h?_default_from_email=m@member.example",
+        "inner": "roundrobin:member,first",
+        "outer": "failover:inner,second",
+        "own": "failover:second?_default_from_email=own@own.example",
+        "cycle": "failover:cycle",
+        "lost": "failover:missing",
+        "bad": "failover:broken",
+    }
+
+    @pytest.mark.parametrize(
+        ("sender", "key"),
+        [
+            ("first@example.com", "first"),
+            ("FIRST@EXAMPLE.COM", "first"),
+            ("Somebody <first@example.com>", "first"),
+            ("second@example.com", "second"),
+            ("third@example.com", "first"),
+            ("x@bücher.example", "idn"),
+            ("info@xn--bcher-kva.example", "idn"),
+            ("x@BÜCHER.example", "idn"),
+            ("c@console.example", "console"),
+            ("s@server.example", None),
+            ("x@sub.example.com", None),
+            ("nonsense", None),
+            ("", None),
+            (None, None),
+            ("a@" + "x" * 500, None),
+            ("a@b..example", None),
+            ("m@member.example", "outer"),
+            ("x@member.example", "outer"),
+            ("own@own.example", "own"),
+        ],
+    )
+    def test_pick_the_host(self, sender, key):
+        one = message("x@y.example")
+        one.from_email = sender
+        with override_settings(EMAIL_HOSTS=self.HOSTS):
+            assert host_of_sender(one) == key

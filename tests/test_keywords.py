@@ -7,18 +7,10 @@ from django.core.mail import EmailMessage
 from django.test import override_settings
 
 from email_hosts import mailers
-from email_hosts.backends import (
-    FailoverBackend,
-    RoutingBackend,
-    connection_from_dsn,
-    get_connection,
-)
+from email_hosts.backends import FailoverBackend, RoutingBackend
 from email_hosts.exceptions import InvalidEmailHost
-from email_hosts.testing import real_hosts
 
 ROUTING = "email_hosts.backends.RoutingBackend"
-SMTP = "django.core.mail.backends.smtp.EmailBackend"
-LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
 FAILOVER = "email_hosts.backends.FailoverBackend"
 
 # Django 6.1 deprecates each of these ways.
@@ -114,28 +106,6 @@ def test_of_the_setting_itself_are_an_error(default, hosts):  # pragma: mailers-
         mail.mailers["default"]
 
 
-@pytest.mark.parametrize(
-    "dsn",
-    [
-        "smtp://127.0.0.1?timout=5",
-        "failover:shop?retyr=5",
-        pytest.param(f"backend://{LOCMEM}?foo=bar", marks=needs_mailers),
-        "backend://email_hosts.backends.RoutingBackend?foo=bar",
-    ],
-)
-def test_of_a_host_itself_are_an_error(dsn, hosts, settings):
-    settings.EMAIL_HOSTS = {**hosts, "typo": dsn}
-    with pytest.raises(InvalidEmailHost, match=r'EMAIL_HOSTS\["typo"\]: .*(timout|retyr|foo)'):
-        get_connection("typo")
-
-
-@pytest.mark.parametrize("key", ["shop", "all"])
-def test_of_one_call_are_an_error(key, hosts, settings):
-    settings.EMAIL_HOSTS = {**hosts, "all": "failover:shop"}
-    with pytest.raises(InvalidEmailHost, match=f'EMAIL_HOSTS\\["{key}"\\]: .*timout'):
-        get_connection(key, timout=5)
-
-
 def test_are_not_passed_on_to_the_host(server, hosts):
     """A login is not meant for whatever host the router picks."""
     backend = RoutingBackend(username="me", password="Kx7vQz9", timeout=0.001)
@@ -143,27 +113,3 @@ def test_are_not_passed_on_to_the_host(server, hosts):
         backend.send_messages([EmailMessage("Hello", to=["a@example.net"])])
     assert not any(command.startswith("AUTH") for command in server.commands)
     assert "Kx7vQz9" not in str(vars(backend))
-
-
-@pytest.mark.parametrize(
-    "dsn",
-    [
-        pytest.param(f"backend://{LOCMEM}?foo=bar", marks=needs_mailers),
-        pytest.param(f"backend://{SMTP}?host=h&foo=bar", marks=needs_mailers),
-        f"backend://{SMTP}",
-        pytest.param(
-            f"backend://{SMTP}?host=h&use_tls=true&use_ssl=true", marks=needs_mailers
-        ),
-        "backend://django.core.mail.backends.filebased.EmailBackend",
-        "backend://django.core.mail.backends.filebased.EmailBackend?file_path=/dev/null/x",
-        "backend://email_hosts.backends.FailoverBackend?foo=bar",
-        "backend://no.such.Backend",
-        "failover:shop?retyr=5",
-    ],
-)
-def test_error_of_a_dsn_names_no_mailer(dsn):
-    """Django 6.1 names the one that it has been told of, and there is none."""
-    with real_hosts(), pytest.raises(InvalidEmailHost) as caught:
-        connection_from_dsn(dsn, schemes=["backend", "failover"])
-    assert "MAILERS" not in str(caught.value)
-    assert caught.value.alias is None

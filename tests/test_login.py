@@ -1,14 +1,15 @@
-"""The login with a token: the exchange of XOAUTH2, with servers that misbehave, too."""
+"""The login with a token or a password, with servers that misbehave, too."""
 
 from __future__ import annotations
 
+import hmac
 import smtplib
 from base64 import b64encode
 from contextlib import closing
 from unittest import mock
 
 import pytest
-from scripted import CLOSE
+from scripted import AND_CLOSE, CLOSE, RESET
 
 from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.login import log_in
@@ -22,17 +23,17 @@ def challenge(text):
     return f"334 {b64encode(text).decode()}"
 
 
-def exchange(serve, *replies, extensions=OFFERED):
+def exchange(serve, *replies, extensions=OFFERED, **secret):
     """Log in to a server with these replies to AUTH and to what follows; return the rest."""
     coming = iter(replies)
 
     def script(step, argument):
-        return next(coming, None) if step in ("AUTH", "") else None
+        return None if step in ("banner", "EHLO", "QUIT") else next(coming, None)
 
     server = serve(script, extensions=extensions)
     with closing(SMTP("127.0.0.1", server.port, timeout=20)) as connection:
         connection.ehlo()
-        log_in(connection, USERNAME, token=TOKEN)
+        log_in(connection, USERNAME, **(secret or {"token": TOKEN}))
     server.wait_for_clients_to_go()
     commands: list[str] = server.commands
     return commands[1:]
@@ -112,7 +113,7 @@ def test_lost_connection_is_told(serve):
     [
         (["AUTH PLAIN LOGIN"], "it offers PLAIN LOGIN"),
         (["AUTH XOAUTH2-PLUS"], "it offers XOAUTH2-PLUS"),
-        ([], "it offers no AUTH at all"),
+        ([], "AUTH extension not supported by server."),
     ],
 )
 def test_server_without_it_gets_no_token(extensions, offered, serve):
@@ -122,9 +123,7 @@ def test_server_without_it_gets_no_token(extensions, offered, serve):
         pytest.raises(smtplib.SMTPNotSupportedError) as caught,
     ):
         log_in(connection, USERNAME, token=TOKEN)
-    assert str(caught.value) == (
-        f"the server does not offer XOAUTH2, which 'oauth2' needs; {offered}"
-    )
+    assert str(caught.value).endswith(offered)
     server.wait_for_clients_to_go()
     assert not any("AUTH" in command for command in server.commands)
 
@@ -134,3 +133,128 @@ def test_mock_of_smtplib_sees_the_login():
         log_in(mocked.return_value, USERNAME, token=TOKEN)
     ((mechanism, respond), _) = mocked.return_value.auth.call_args
     assert (mechanism, respond()) == ("XOAUTH2", f"user={USERNAME}\1auth=Bearer {TOKEN}\1\1")
+
+
+class TestLongToken:
+    """A command line has 512 octets at most (RFC 4954, 4). A line that answers has more."""
+
+    def initial(self, length):
+        """Return a token with a command line of this length, and its base64."""
+        start = f"user={USERNAME}\1auth=Bearer "
+        size = (length - len("AUTH XOAUTH2 \r\n")) // 4 * 3
+        token = "x" * (size - len(start) - 2)
+        return token, b64encode(f"{start}{token}\1\1".encode()).decode()
+
+    def test_of_the_limit_travels_with_the_command(self, serve):
+        token, initial = self.initial(512)
+        (command,) = exchange(serve, "235 welcome", token=token)
+        assert command == f"AUTH XOAUTH2 {initial}"
+        assert 508 < len(command) + 2 <= 512
+
+    def test_beyond_the_limit_travels_behind_it(self, serve):
+        token, initial = self.initial(516)
+        commands = exchange(serve, "334 ", "235 welcome", token=token)
+        assert commands == ["AUTH XOAUTH2", initial]
+
+    def test_beyond_the_limit_is_refused_with_a_reason_as_well(self, serve):
+        token, _ = self.initial(4000)
+        error = refusal(serve, "334 ", challenge(b"expired"), "535 no", token=token)
+        assert (error.smtp_code, error.smtp_error) == (535, b"no; expired")
+
+
+def test_reason_that_comes_before_the_end_is_told(serve):
+    error = refusal(serve, challenge(b"expired") + AND_CLOSE)
+    assert error.smtp_code == 535
+    assert error.smtp_error == b"the server has ended the connection; expired"
+
+
+PASSWORD = {"password": "secret"}
+
+
+class TestPassword:
+    """The mechanisms that smtplib knows are tried in its order."""
+
+    PLAIN_AND_LOGIN = {"extensions": ["AUTH LOGIN PLAIN"], **PASSWORD}
+
+    def test_of_one_mechanism(self, serve):
+        credentials = b64encode(f"\0{USERNAME}\0secret".encode()).decode()
+        commands = exchange(serve, "235 welcome", **self.PLAIN_AND_LOGIN)
+        assert commands == [f"AUTH PLAIN {credentials}"]
+
+    def test_that_is_refused_is_tried_another_way(self, serve):
+        replies = ["535 no", challenge(b"Password:"), "235 welcome"]
+        commands = exchange(serve, *replies, **self.PLAIN_AND_LOGIN)
+        assert [command.split()[:2] for command in commands[:2]] == [
+            ["AUTH", "PLAIN"],
+            ["AUTH", "LOGIN"],
+        ]
+
+    @pytest.mark.parametrize(
+        "replies",
+        [
+            ["535 5.7.8 first" + AND_CLOSE],
+            ["535 5.7.8 first", CLOSE],
+            ["535 5.7.8 first", RESET],
+            ["535 5.7.8 first", "535 5.7.8 second"],
+            ["535 5.7.8 first", "454 4.7.0 second"],
+            ["535 5.7.8 first", "334 x", "535 5.7.8 second"],
+        ],
+    )
+    def test_that_is_refused_twice_is_told_with_the_first_reply(self, replies, serve):
+        """Also if the second "refusal" is the end of the connection, or makes no sense."""
+        error = refusal(serve, *replies, **self.PLAIN_AND_LOGIN)
+        assert type(error) is smtplib.SMTPAuthenticationError
+        assert error.smtp_code == 535
+        assert b"5.7.8 first" in error.smtp_error
+
+    def test_goodbye_is_told(self, serve):
+        error = refusal(serve, "421 4.7.0 too many" + AND_CLOSE, **self.PLAIN_AND_LOGIN)
+        assert error.smtp_code == 421
+
+    @pytest.mark.parametrize(
+        ("reply", "problem"),
+        [(CLOSE, "unexpectedly closed"), ("334 x", "the server's challenge makes no sense")],
+    )
+    def test_what_is_no_refusal_is_told_as_it_is(self, reply, problem, serve):
+        error = refusal(serve, reply, extensions=["AUTH CRAM-MD5 LOGIN"], **PASSWORD)
+        assert problem in str(error)
+
+    @pytest.mark.parametrize(
+        ("extensions", "problem"),
+        [
+            (["AUTH NTLM"], "no way to log in with a password; it offers NTLM"),
+            (["AUTH NTLM GSSAPI"], "no way to log in with a password; it offers NTLM GSSAPI"),
+            (["AUTH"], "no way to log in with a password; it offers nothing"),
+            ([], "AUTH extension not supported"),
+        ],
+    )
+    def test_server_without_a_way_is_told(self, extensions, problem, serve):
+        error = refusal(serve, extensions=extensions, **PASSWORD)
+        assert isinstance(error, smtplib.SMTPNotSupportedError)
+        assert problem in str(error)
+
+    def test_replaced_login_of_smtplib_is_called(self, serve):
+        with mock.patch.object(smtplib.SMTP, "login") as login:
+            assert exchange(serve, **self.PLAIN_AND_LOGIN) == []
+        assert login.call_count == 1
+
+
+class TestWithoutMD5:
+    """A system in FIPS mode forbids it. That is no fault of the server."""
+
+    @pytest.fixture(autouse=True)
+    def fips(self, monkeypatch):
+        error = ValueError("unsupported hash type md5")
+        monkeypatch.setattr(hmac, "HMAC", mock.Mock(side_effect=error))
+
+    def test_another_mechanism_is_taken(self, serve):
+        extensions = ["AUTH CRAM-MD5 PLAIN"]
+        (command,) = exchange(serve, "235 welcome", extensions=extensions, **PASSWORD)
+        assert command.startswith("AUTH PLAIN ")
+
+    def test_without_another_it_is_told(self, serve):
+        error = refusal(serve, extensions=["AUTH CRAM-MD5 NTLM"], **PASSWORD)
+        assert str(error) == (
+            "the server offers no way to log in with a password without MD5, "
+            "which this Python lacks; it offers CRAM-MD5 NTLM"
+        )

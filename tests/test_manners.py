@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import manners
 import pytest
 from django.core.mail import EmailMessage
+from django.core.mail.backends.smtp import EmailBackend
 from django.test import override_settings
 from scripted import ScriptedServer
 
 from email_hosts.backends import RoutingBackend, can_be_retried, get_connection
-from email_hosts.smtp import pipelining
+from email_hosts.smtp.pace import Pace
 from email_hosts.smtp.pool import pool
+from email_hosts.smtp.transaction import PATIENCE
 
 STEPWISE = ("SIZE 10000000",)
 COUNT = 6  # messages of a way to send
@@ -25,7 +27,8 @@ GROUP = b"MAIL FROM:<s@example.com> size=999\r\nRCPT TO:<1@example.net>\r\nDATA\
 @pytest.fixture(autouse=True)
 def patience_is_short(monkeypatch):
     """What is swallowed is waited for."""
-    monkeypatch.setattr(pipelining, "AHEAD_TIMEOUT", 0.05)
+    for pace in (Pace.GROUPED, Pace.AHEAD):
+        monkeypatch.setitem(PATIENCE, pace, 0.05)
 
 
 @pytest.fixture
@@ -145,10 +148,20 @@ MANNERS = {
     "tires": (manners.Tires, {}),
     "defers": (manners.Defers, {}),
     "no pipelining": (manners.Session, {"extensions": STEPWISE}),
+    "takes the first": (manners.Alone, {}),
+    "proxy": (manners.Proxy, {}),
+    "syntax": (manners.SyntaxProxy, {}),
+    "synchronizes": (manners.Synchronizes, {}),
+    "goodbye": (manners.SaysGoodbye, {}),
+    "closes": (manners.Closes, {}),
+    "resets": (manners.Resets, {}),
+    "refuses the rest": (manners.RefusesTheRest, {}),
+    "has no rest": (manners.HasNoRest, {}),
 }
+ALONE = [name for name, (kind, _) in MANNERS.items() if issubclass(kind, manners.Alone)]
 NOT_AHEAD = ["refuses", "refuses once", "swallows", "drops after"]
 # They cost nobody a message. Neither do the others where nothing is written ahead.
-FREE = ["none", *NOT_AHEAD, "swallows in the clear", "no pipelining"]
+FREE = ["none", *NOT_AHEAD, "swallows in the clear", "no pipelining", *ALONE]
 UNSURE = ["drops before", "drops untaken"]
 
 
@@ -159,9 +172,9 @@ def start(clients):
 
     def start(kind, **options):
         servers.extend([manners.Server(clients, kind, **options), ScriptedServer()])
-        for server in servers:
+        for server in servers[-2:]:
             server.__enter__()
-        return Site(*servers)
+        return Site(*servers[-2:])
 
     yield start
     for server in servers:
@@ -205,6 +218,54 @@ def test_nothing_is_written_ahead_again_to_a_server_that_does_not_take_it(manner
     assert (site.server.groups, site.errors) == (groups, [])
 
 
+@pytest.mark.parametrize("manner", MANNERS)
+def test_as_many_are_delivered_as_by_djangos_backend(manner, start):
+    """Or more. It sends one command at a time."""
+    kind, options = MANNERS[manner]
+    theirs, ours = start(kind, **options), start(kind, **options)
+    backend = EmailBackend(
+        host="127.0.0.1", port=theirs.server.port, timeout=20, fail_silently=True, alias="x"
+    )
+    backend.send_messages(numbered(range(COUNT)))
+    WAYS["silently"](ours)
+    missing = {"drops before": 1, "drops untaken": 1}.get(manner, 0)
+    assert len(ours.accepted()) >= len(theirs.accepted()) - missing
+
+
+@pytest.mark.parametrize("way", ["list", "singly", "kept_singly", "generator", "parallel"])
+@pytest.mark.parametrize("manner", ALONE)
+def test_server_that_cannot_pipeline_costs_one_connection_once(manner, way, start):
+    kind, options = MANNERS[manner]
+    site, good = start(kind, **options), start(manners.Session)
+    for each in (site, good):
+        WAYS[way](each)
+    in_parallel = way == "parallel"  # each of three connections may find out by itself
+    found_out = len(site.server.refused)
+    assert 1 <= found_out <= (3 if in_parallel else 1)
+    if not in_parallel:  # otherwise, it depends on who is faster
+        assert site.server.connections == good.server.connections + 1
+    WAYS[way](site)
+    assert (len(site.server.refused), site.errors) == (found_out, [])
+
+
+@pytest.mark.parametrize("way", ["list", "singly", "generator", "kept", "parallel"])
+def test_refusal_that_a_reset_destroys_is_found_out(way, start, caplog):
+    """The recipient is refused for good, which "connection lost" would not tell."""
+    site = start(manners.LosesTheRefusal)
+    WAYS[way](site)
+    (error,) = site.errors
+    assert isinstance(error, smtplib.SMTPRecipientsRefused)
+    assert error.recipients == {"2@example.net": (550, b"5.1.1 no user")}
+    assert not can_be_retried(error)
+
+
+@pytest.mark.parametrize("way", ["silently", "parallel_silently"])
+def test_refusal_that_a_reset_destroys_ends_no_list(way, start):
+    site = start(manners.LosesTheRefusal)
+    WAYS[way](site)
+    assert (sorted(site.accepted()), site.sent) == ([0, 1, 3, 4, 5], COUNT - 1)
+
+
 @pytest.mark.parametrize("kind", [manners.Breaks, manners.SwallowsSome])
 @pytest.mark.parametrize(
     ("at", "way"),
@@ -236,7 +297,7 @@ def test_server_that_swallows_only_in_the_clear(
     with_tls, groups, start, tls, cafile, monkeypatch
 ):
     """With TLS, each write is a record of its own."""
-    monkeypatch.setattr(pipelining, "AHEAD_TIMEOUT", 20 if with_tls else 0.05)
+    monkeypatch.setitem(PATIENCE, Pace.AHEAD, 20 if with_tls else 0.05)
     site = start(manners.SwallowsInTheClear, tls=tls if with_tls else None)
     with site.settings(**({"ssl_cafile": cafile} if with_tls else {})):
         site.send(numbered(range(COUNT)))

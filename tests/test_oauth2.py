@@ -264,7 +264,7 @@ class TestFailure:
         with pytest.raises(smtplib.SMTPAuthenticationError) as caught:
             get_connection("shop").send_messages([message])
         assert str(caught.value) == (
-            "no OAuth 2.0 token from 127.0.0.1: invalid_client: AADSTS7000215: Invalid"
+            "no OAuth 2.0 token from 127.0.0.1: invalid_client: AADSTS7000215"
         )
         assert can_be_retried(caught.value)
 
@@ -290,7 +290,7 @@ class TestFailure:
     def test_is_logged_by_fail_silently(self, failing, settings, message, caplog):
         settings.EMAIL_HOSTS = {"shop": failing}
         assert get_connection("shop", fail_silently=True).send_messages([message]) == 0
-        assert "AADSTS7000215: Invalid, ignored by fail_silently" in caplog.text
+        assert "AADSTS7000215, ignored by fail_silently" in caplog.text
 
     def test_server_without_xoauth2_is_the_next_hosts_turn(
         self, start_server, tls, backend, message
@@ -418,8 +418,7 @@ class TestCommands:
         if command == ["send"]:
             command = ["sendtestemailhosts", "shop", "a@example.net"]
         text = self.shown(*command)
-        reason = "no OAuth 2.0 token from 127.0.0.1: invalid_client: no ***** for *****"
-        assert f" {reason}" in text
+        assert " no OAuth 2.0 token from 127.0.0.1: invalid_client" in text
         assert " 454 " not in text
 
     def test_tell_that_there_is_no_xoauth2(self, start_server, tls, host, settings):
@@ -537,7 +536,7 @@ def test_connection_of_a_receiver_has_a_token_of_its_own(serve, tls, backend, me
     message_sent.connect(send_another)
     try:
         with pytest.raises(smtplib.SMTPSenderRefused, match=r"no \*\*\*\*\*"):
-            connection.send_messages([message, message])
+            connection.send_messages(iter([message, message]))
     finally:
         message_sent.disconnect(send_another)
     assert server.connections == 2

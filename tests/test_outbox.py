@@ -51,7 +51,7 @@ DSN = (
         ("shop", {"X-Shop": "news"}),
         ("all", {"X-Shop": "news"}),
         ("more", {"x-shop": "more", "X-More": "1"}),
-        ("router", {"X-Shop": "news"}),
+        ("router", {"x-shop": "more", "X-More": "1"}),  # it has the sender of its first
     ],
 )
 def test_what_a_host_adds_is_there_and_its_recipients_are_the_messages(

@@ -75,11 +75,6 @@ def test_message_takes_the_key_along(message):
     assert isinstance(connection, OutboxBackend)
 
 
-@pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer")
-def test_unknown_key_travels_too():
-    assert pickle.loads(pickle.dumps(get_connection("nowhere"))).alias == "nowhere"
-
-
 def made_by_django():  # pragma: mailers-only
     """Return a connection of ``using="smtp"``."""
     with override_settings(MAILERS=mailers(HOSTS)):

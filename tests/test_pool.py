@@ -1,6 +1,5 @@
 """Connections that are kept from one send to the next."""
 
-import inspect
 import logging
 import os
 import smtplib
@@ -16,10 +15,10 @@ from django.core.mail import EmailMessage
 from django.core.signals import request_finished
 from django.test import override_settings
 from roundtrips import RoundTrips
-from scripted import BODY, CLOSE, HANG, RESET, at, to
+from scripted import BODY, CLOSE, HANG, RESET, always, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend, get_connection
-from email_hosts.options import HOST_OPTION_NAMES, OAUTH2_OPTIONS
+from email_hosts.options import HOST_OPTIONS, SMTP_OPTIONS
 from email_hosts.smtp import pool as module
 from email_hosts.smtp.pool import pool
 
@@ -125,23 +124,27 @@ class TestKey:
         "ssl_cafile local_hostname conn_max_age conn_max_messages allow"
     ).split()
     NUMBERS = ("conn_max_age", "conn_max_messages", "conn_max_idle", "parallel")
-    OTHERS = ("conn_max_idle", "parallel", "fail_silently", "alias", *HOST_OPTION_NAMES)
+    OTHERS = ("conn_max_idle", "parallel", "fail_silently", "alias", *HOST_OPTIONS)
 
     def key(self, other=None, ssl_context=None):
         """Return what the pool is asked for. One option may have another value."""
         options: dict[str, Any] = {"host": "smtp.example.com", "conn_max_age": 60}
+        options["ssl_certfile"] = "needed for a key"
         if other:
             values = {
-                **dict.fromkeys(HOST_OPTION_NAMES, "a@example.com"),
+                **dict.fromkeys(HOST_OPTIONS, "a@example.com"),
                 "headers": {"X-Shop": "news"},
                 **dict.fromkeys(("use_tls", "use_ssl"), True),
                 **dict.fromkeys(("timeout", *self.NUMBERS), 2),
-                "local_hostname": "other.example.com",
+                **dict.fromkeys(("host", "local_hostname"), "other.example.com"),
+                "port": 2525,
                 "allow": lambda host, port: True,
             }
             options |= {"redirect_to": "a@example.com"} if "allowed" in other else {}
             options[other] = values.get(other, f"other {other}")
+        allow = options.pop("allow", None)
         backend = EmailHostsBackend(**options)
+        backend.allow = allow
         if ssl_context:
             backend.ssl_context = ssl_context
         with mock.patch.object(pool, "take") as take:
@@ -149,10 +152,10 @@ class TestKey:
         return take.call_args.args[0]
 
     def test_forgets_no_option(self):
-        known = inspect.signature(EmailHostsBackend).parameters
         # test_oauth2.py has those that need each other.
-        others = {*self.OTHERS, *OAUTH2_OPTIONS}
-        assert {*self.OPTIONS, *others} == {*known, *HOST_OPTION_NAMES} - {"others"}
+        known = {name for name in SMTP_OPTIONS if not name.startswith("oauth2")}
+        of_a_call = {"fail_silently", "alias", "allow"}
+        assert {*self.OPTIONS, *self.OTHERS} == known | of_a_call
 
     @pytest.mark.parametrize("name", OPTIONS)
     def test_is_another_for_another_option(self, name):
@@ -194,7 +197,7 @@ class TestParking:
     @pytest.mark.parametrize(
         "script",
         [
-            *[at(BODY, CLOSE), at(BODY, HANG), at("MAIL", "421 later")],
+            *[at(BODY, CLOSE), at(BODY, HANG), always("MAIL", "421 later")],
             # The server has given up on this session.
             *[at("MAIL", "451 later"), to("@", "450 later"), at("DATA", "451 later")],
         ],
@@ -203,6 +206,20 @@ class TestParking:
         with pytest.raises(smtplib.SMTPException):
             send(serve(script), timeout=0.5)
         assert parked() == 0
+
+    @pytest.mark.parametrize("login", [{}, {"username": "u", "password": "p"}])
+    def test_does_not_follow_a_refused_greeting(self, login, serve):
+        """Later commands would be answered with "503 send HELO first"."""
+        server = serve(any_of(at("EHLO", "550 no"), at("HELO", "550 no")))
+        with pytest.raises(smtplib.SMTPException):
+            send(server, **login)
+        assert parked() == 0
+
+    def test_follows_a_transaction_after_one_that_was_delayed(self, serve):
+        server = serve(at("MAIL", "451 later"))
+        backend = host(server, fail_silently=True)
+        assert backend.send_messages([message(), message()]) == 1
+        assert (server.connections, parked()) == (1, 1)
 
     def test_does_not_follow_a_line_that_nobody_asked_for(self, serve):
         assert send(serve(at(BODY, "250 accepted\r\n421 and that was it"))) == 1
@@ -266,7 +283,9 @@ class TestDeath:
         assert host(server).send_messages(map(message, batch)) == len(batch)
         assert [one.recipients for one in server.accepted[1:]] == [(one,) for one in batch]
 
-    @pytest.mark.parametrize("fault", [CLOSE, RESET, HANG, "421 too many", "451 too many"])
+    @pytest.mark.parametrize(
+        "fault", [CLOSE, RESET, HANG, "421 too many", "221 Idle timeout", "451 too many"]
+    )
     @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
     @pytest.mark.parametrize(
         "extensions", [["PIPELINING"], []], ids=["pipelining", "stepwise"]
@@ -286,12 +305,13 @@ class TestDeath:
         assert host(server).send_messages([message(), message()]) == 2
         assert len(server.accepted) == 3
 
-    def test_of_the_next_connection_is_an_error(self, serve):
-        server = serve(at("MAIL", None, CLOSE, CLOSE))
+    def test_of_the_next_connections_is_an_error(self, serve):
+        """The next one writes a group, too. So one command at a time gets a chance."""
+        server = serve(at("MAIL", None, *9 * [CLOSE]))
         send(server)
         with pytest.raises(smtplib.SMTPServerDisconnected):
             send(server)
-        assert server.connections == 2
+        assert server.connections == 3
 
     @pytest.mark.parametrize("fault", [CLOSE, RESET, HANG])
     def test_after_the_body_is_an_error(self, fault, serve):
@@ -391,7 +411,7 @@ class TestLog:
             (replace_a_method, "its class has methods of its own"),
             (fork_in_c, "it belongs to another process"),
             (lambda server, clock: server.disconnect(), "the server has ended it"),
-            (lambda server, clock: send(server), "it ended before it took the message"),
+            (lambda server, clock: send(server), "it takes no more messages"),
             (lambda server, clock: setattr(clock, "now", 9999), "conn_max_age is over"),
             (lambda server, clock: pool.close_all(), "the process ends"),
             (crowd, "enough others are parked"),
@@ -455,12 +475,29 @@ assert descriptors() == before, (before, descriptors())
 
 @needs_fork
 class TestFork:
-    """Parked connections are the parent's alone."""
+    """The parent's connections are the parent's alone."""
+
+    @pytest.mark.parametrize("use", ["send", "open"])
+    @pytest.mark.parametrize("query", ["", "conn_max_age=60"])
+    def test_finds_an_open_connection_closed_in_the_child(
+        self, query, use, start_server, tls, cafile
+    ):
+        server = start_server(context=tls)
+        dsn = f"submission://127.0.0.1:{server.port}?{query}"
+        run_python("-c", FORKS_WHILE_OPEN, dsn, str(cafile), use)
+        subjects = [mail.message["Subject"] for mail in server.received]
+        assert sorted(subjects) == ["child"] * 2 + ["parent"] * 2
+
+    def test_leaves_an_open_connection_that_the_child_closes(self, start_server, tls, cafile):
+        server = start_server(context=tls)
+        dsn = f"submission://127.0.0.1:{server.port}"
+        run_python("-c", FORKS_WHILE_OPEN, dsn, str(cafile), "close")
+        assert len(server.received) == 2
 
     def test_leaves_parent_and_child_sending(self, start_server, tls, cafile):
         server = start_server(context=tls, login=("user", "secret"))
         dsn = f"submission://user:secret@127.0.0.1:{server.port}"
-        run_python("-c", FORKS, f"{dsn}?conn_max_age=60&ssl_cafile={cafile}")
+        run_python("-c", FORKS, f"{dsn}?conn_max_age=60", str(cafile))
         senders = [mail.message["Subject"] for mail in server.received]
         assert sorted(senders) == ["child"] * 3 + ["parent"] * 4
         # The parent needed one connection, the child one of its own, and aiosmtpd another.
@@ -527,7 +564,7 @@ django.setup()
 
 def send(name):
     message = EmailMessage(name, "Hello", "a@example.com", ["b@example.net"])
-    connection_from_dsn(sys.argv[1], file_options=["ssl_cafile"]).send_messages([message])
+    connection_from_dsn(sys.argv[1], ssl_cafile=sys.argv[2]).send_messages([message])
 
 send("parent")
 child = os.fork()
@@ -541,6 +578,37 @@ if not child:
         os._exit(status)
 assert os.waitpid(child, 0)[1] == 0
 for _ in range(3): send("parent")
+"""
+
+FORKS_WHILE_OPEN = """
+import os, sys
+import django
+from django.core.mail import EmailMessage
+from email_hosts.backends import connection_from_dsn
+django.setup()
+
+def send(name):
+    message = EmailMessage(name, "Hello", "a@example.com", ["b@example.net"])
+    return connection.send_messages([message])
+
+connection = connection_from_dsn(sys.argv[1], ssl_cafile=sys.argv[2])
+connection.open()
+send("parent")
+child = os.fork()
+if not child:
+    status = 1
+    try:
+        if sys.argv[3] == "open":
+            assert connection.open() is True
+        if sys.argv[3] != "close":
+            send("child"), send("child")
+        connection.close()
+        status = 0
+    finally:
+        os._exit(status)
+assert os.waitpid(child, 0)[1] == 0
+send("parent")
+connection.close()
 """
 
 FORKS_WITH_A_LOCK = """

@@ -4,6 +4,7 @@ import email
 import pickle
 import smtplib
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from decimal import Decimal
 from email import policy
@@ -14,14 +15,15 @@ from unittest import mock
 
 import pytest
 from django.core.mail import EmailMessage
+from django.core.mail.backends.smtp import EmailBackend
 from django.utils.functional import SimpleLazyObject
 from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from email_hosts.backends import EmailHostsBackend, HostBackend, get_connection
-from email_hosts.backends.redirect import ORIGINAL
 from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.rules.redirect import ORIGINAL
 
 QA = "qa@example.com"
 OPTIONS: dict[str, Any] = {
@@ -30,6 +32,10 @@ OPTIONS: dict[str, Any] = {
 }
 QUERY = f"_redirect_to={QA}&_allowed_recipients=example.org,boss@example.net"
 LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
+
+
+class Relay(EmailBackend):
+    """A project's own."""
 
 
 def host(**options: Any) -> Any:
@@ -276,6 +282,90 @@ class TestOverriddenRecipients:
         assert pickle.loads(pickle.dumps(redirected)).recipients() == redirected.recipients()
 
 
+class ReadOnly(EmailMessage):
+    """Has its recipients from elsewhere, and lets nobody set them."""
+
+    to = property(lambda self: ["a@x.example"])
+
+    def __init__(self, *args, **options):
+        EmailMessage.__init__(self, *args, **options)
+
+    def __setattr__(self, name, value):
+        if name != "to":
+            super().__setattr__(name, value)
+
+
+class ReadOnlyProperty(EmailMessage):
+    """Raises an error where somebody sets them."""
+
+    recipients = property(lambda self: lambda: ["a@x.example"])
+
+
+class Ignoring(EmailMessage):
+    """Keeps what it was made with."""
+
+    def __setattr__(self, name, value):
+        vars(self).setdefault(name, value)
+
+
+class Slotted(Suppressing):
+    """Has a slot that shadows what is set."""
+
+    @property
+    def recipients(self):
+        return lambda: ["a@x.example"]
+
+    @recipients.setter
+    def recipients(self, value):
+        pass
+
+
+class TwoFaced(str):
+    """An address that is another one when it is looked at again."""
+
+    looks = 0
+    limit = 1
+
+    def __str__(self):
+        self.looks += 1
+        return "me@example.org" if self.looks < self.limit else "a@x.example"
+
+    def __new__(cls, limit):
+        self = super().__new__(cls, "a@x.example")
+        self.limit = limit
+        return self
+
+
+class TestStubbornMessage:
+    """One whose recipients cannot be replaced is refused, and goes to nobody."""
+
+    @pytest.mark.parametrize("kind", [ReadOnly, ReadOnlyProperty, Ignoring, Slotted])
+    def test_is_refused(self, kind, serve):
+        server = serve()
+        backend = EmailHostsBackend("127.0.0.1", server.port, alias="shop", **OPTIONS)
+        with pytest.raises(InvalidEmailHost, match=r'MAILERS\["shop"\]|EMAIL_HOSTS\["shop"\]'):
+            backend.send_messages([kind("Hello", to=["a@x.example"])])
+        assert server.accepted == []
+
+    @pytest.mark.parametrize("kind", [ReadOnly, ReadOnlyProperty, Ignoring, Slotted])
+    def test_is_sent_where_nothing_is_redirected(self, kind, serve):
+        server = serve()
+        backend = EmailHostsBackend("127.0.0.1", server.port)
+        assert backend.send_messages([kind("Hello", to=["a@x.example"])]) == 1
+
+    @pytest.mark.parametrize("limit", range(1, 9))
+    def test_address_that_changes_goes_to_nobody_else(self, limit, serve):
+        server = serve()
+        backend = EmailHostsBackend("127.0.0.1", server.port, **OPTIONS)
+        message = EmailMessage("Hello", to=[TwoFaced(limit)])
+        with suppress(InvalidEmailHost):
+            backend.send_messages([message])
+        told = {recipient for one in server.accepted for recipient in one.recipients}
+        assert told <= {QA, "me@example.org"}
+        headers = [line for one in server.accepted for line in one.content.splitlines()]
+        assert b"To: a@x.example" not in headers
+
+
 @pytest.fixture
 def send(serve, settings) -> Callable[..., Any]:
     """Send messages through SMTP, and return what the server got."""
@@ -286,8 +376,7 @@ def send(serve, settings) -> Callable[..., Any]:
         settings.EMAIL_HOSTS = {
             "shop": address + QUERY,
             "spare": f"{address}_redirect_to=spare@example.com",
-            "django": "backend://django.core.mail.backends.smtp.EmailBackend?host=127.0.0.1"
-            f"&port={server.port}&{QUERY}",
+            "django": f"backend://{__name__}.Relay?host=127.0.0.1&port={server.port}&{QUERY}",
             "all": "failover:shop,spare",
             "outer": f"failover:bare?{QUERY}",
             "bare": address,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scripted import shut
 
 from email_hosts.backends import EmailHostsBackend
-from email_hosts.smtp.errors import body_was_sent
+from email_hosts.retry import NOT_SENT, delivery_of
 from email_hosts.smtp.pool import pool
 
 pytestmark = pytest.mark.fuzz
@@ -129,7 +129,7 @@ def test_send_ends_in_success_or_an_oserror(server, conversation, options):
         assert END in server.received
         backend.send_messages([message])  # over what was parked, if it was
     except OSError as error:
-        if not body_was_sent(error):
+        if delivery_of(error) == NOT_SENT:
             assert not server.received.endswith(END)
     finally:
         pool.close_all()

@@ -2,6 +2,7 @@
 
 import smtplib
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.core.mail.backends.base import BaseEmailBackend
@@ -10,10 +11,17 @@ from scripted import BODY, CLOSE, any_of, at
 
 from email_hosts.backends import EmailHostsBackend, HostBackend, can_be_retried
 from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
+from email_hosts.retry import NOT_SENT, PERHAPS, delivery_of, set_delivery
+from email_hosts.smtp.pipelining import Envelope, Transmission
 
 
 def caused(error, cause):
     error.__cause__ = cause
+    return error
+
+
+def noted(error, delivery):
+    set_delivery(error, delivery)
     return error
 
 
@@ -67,6 +75,12 @@ TOO_LARGE = smtplib.SMTPSenderRefused(552, b"", "a")
         (smtplib.SMTPDataError(500, b""), False),
         (smtplib.SMTPDataError(354, b""), False),
         (smtplib.SMTPServerDisconnected("who knows when"), False),
+        (noted(smtplib.SMTPServerDisconnected("early"), NOT_SENT), True),
+        (noted(smtplib.SMTPServerDisconnected("late"), PERHAPS), False),
+        (noted(ConnectionRefusedError(), PERHAPS), False),
+        (noted(smtplib.SMTPSenderRefused(450, b"", "a"), PERHAPS), False),
+        (noted(smtplib.SMTPDataError(554, b""), NOT_SENT), False),
+        (noted(TimeoutError(), NOT_SENT), True),
         (ConnectionRefusedError(), True),
         (ConnectionResetError(), False),
         (TimeoutError(), False),
@@ -132,6 +146,32 @@ def test_error_that_the_caller_is_handling_says_nothing():
         except TimeoutError as error:
             assert error.__context__ is not None
             assert not can_be_retried(error)
+
+
+def test_what_is_known_of_an_error_is_not_overwritten():
+    error = noted(TimeoutError(), NOT_SENT)
+    set_delivery(error, PERHAPS, unless_known=True)
+    assert delivery_of(error) == NOT_SENT
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (smtplib.SMTPDataError(451, b""), NOT_SENT),
+        (smtplib.SMTPDataError(250, b""), PERHAPS),
+        (smtplib.SMTPRecipientsRefused({}), NOT_SENT),
+        (smtplib.SMTPNotSupportedError("SMTPUTF8"), NOT_SENT),
+        (smtplib.SMTPServerDisconnected("lost"), PERHAPS),
+    ],
+)
+def test_errors_of_a_mocked_smtplib_tell_by_their_class(error, expected):
+    connection = mock.Mock(sendmail=mock.Mock(side_effect=error))
+    envelope = Envelope("a@example.com", ["b@example.net"], b"")
+    sending = Transmission(iter([envelope]), "server", look_ahead=True)
+    (result,) = sending.over(connection)
+    caught: Any = result.error
+    assert caught is error
+    assert delivery_of(caught) == expected
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import logging
 import smtplib
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends import locmem, smtp
 from django.test import override_settings
 from django.utils.log import AdminEmailHandler
-from scripted import at
+from scripted import at, to
 
 from email_hosts import mailers
 from email_hosts.backends import (
@@ -192,10 +193,51 @@ def test_failure_of_one_host_does_not_keep_the_others_mail_back(site, caplog):
     for key in ("shop", "club"):
         site.servers[key].script = at("MAIL", "550 no")
     senders = ["shop@example.com", "club@bücher.example", "x@y.example"]
-    with pytest.raises(smtplib.SMTPSenderRefused):
-        RoutingBackend().send_messages(map(message, senders))
+    batch = list(map(message, senders))
+    with pytest.raises(smtplib.SMTPSenderRefused) as caught:
+        RoutingBackend().send_messages(batch)
+    error: Any = caught.value
+    assert error.sent == [batch[2]]
+    assert error.unsent == batch[:2]
     assert list(site.recipients()) == ["default"]
-    assert caplog.messages == ["router: SMTPSenderRefused 550, ignored"]
+    assert caplog.messages == ['host "club": SMTPSenderRefused 550, not the first']
+
+
+def test_each_message_of_a_list_is_tried(site):
+    """However many there are of one host, and whichever is refused."""
+    site.servers["shop"].script = to("2@", "550 no")
+    batch = [message("shop@example.com", f"{i}@example.net") for i in range(250)]
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+        RoutingBackend().send_messages(batch)
+    error: Any = caught.value
+    assert len(site.servers["shop"].accepted) == len(error.sent) == 225
+    assert error.unsent == [each for each in batch if each.to[0].endswith("2@example.net")]
+    assert site.servers["shop"].connections == 1
+
+
+def test_generator_ends_at_its_first_error(site):
+    site.servers["shop"].script = to("2@", "550 no")
+    batch = (message("shop@example.com", f"{i}@example.net") for i in range(9))
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
+        RoutingBackend().send_messages(batch)
+    assert len(site.servers["shop"].accepted) == 2
+    assert len(list(batch)) == 6
+    assert not hasattr(caught.value, "sent")
+
+
+def test_rest_of_a_host_that_cannot_be_reached_is_unsent(site, closed_port):
+    hosts = {**site.hosts, "down": f"smtp://127.0.0.1:{closed_port}"}
+    batch = [message("x@y.example", f"{i}@example.net") for i in range(4)]
+    router = {"0": "down", "1": "club", "2": "down", "3": "shop"}
+    with (
+        override_settings(
+            EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=lambda each: router[each.to[0][0]]
+        ),
+        pytest.raises(ConnectionRefusedError) as caught,
+    ):
+        RoutingBackend().send_messages(batch)
+    error: Any = caught.value
+    assert (error.sent, error.unsent) == (batch[1::2], batch[::2])
 
 
 def test_failure_may_be_ignored(site, no_default, caplog):
@@ -205,8 +247,35 @@ def test_failure_may_be_ignored(site, no_default, caplog):
     assert backend.send_messages([*batch, message("x@y.example")]) == 2
     assert caplog.messages == [
         'host "shop": SMTPSenderRefused 550, ignored by fail_silently',
-        'router: EmailHostDoesNotExist: EMAIL_HOSTS["default"]: there is no such host; known '
-        "hosts: shop, club, ignored",
+        'host "default": EmailHostDoesNotExist: EMAIL_HOSTS["default"]: there is no such '
+        "host; known hosts: shop, club, ignored by fail_silently",
+    ]
+
+
+def test_message_that_cannot_be_redirected_does_not_keep_the_others_back(site):
+    redirected: Any = message("shop@example.com", "a@example.net")
+    redirected.merge_data = {"a@example.net": {}}
+    batch = [redirected, message("shop@example.com", "b@example.net")]
+    with pytest.raises(InvalidEmailHost, match="merge_data") as caught:
+        RoutingBackend(redirect_to="qa@example.com").send_messages(batch)
+    error: Any = caught.value
+    assert (error.sent, error.unsent) == (batch[1:], batch[:1])
+    assert site.recipients() == {"shop": ["qa@example.com"]}
+
+
+@pytest.mark.parametrize("fail_silently", [False, True])
+def test_host_that_is_not_valid_does_not_keep_the_others_mail_back(
+    fail_silently, site, caplog
+):
+    hosts = {**site.hosts, "default": "smpt://h"}
+    batch = [message("x@y.example"), message("shop@example.com")]
+    backend = RoutingBackend(fail_silently=fail_silently)
+    caught = nullcontext() if fail_silently else pytest.raises(InvalidEmailHost)
+    with override_settings(EMAIL_HOSTS=hosts), caught:
+        assert backend.send_messages(batch) == 1
+    assert list(site.recipients()) == ["shop"]
+    assert [text.partition(": EMAIL")[0] for text in caplog.messages] == fail_silently * [
+        'host "default": InvalidEmailHost'
     ]
 
 
@@ -216,13 +285,18 @@ def test_no_host_is_an_error_after_the_others_mail(site, no_default):
     assert list(site.recipients()) == ["shop"]
 
 
-def test_error_of_the_router_is_raised_after_the_others_mail(site):
+@pytest.mark.parametrize("fail_silently", [False, True])
+def test_error_of_the_router_that_is_not_of_mail_ends_the_send(fail_silently, site):
     def router(message: EmailMessage) -> str:
         return {"shop@example.com": "shop"}[message.from_email]
 
-    with override_settings(EMAIL_HOSTS_ROUTER=router), pytest.raises(KeyError):
-        RoutingBackend().send_messages([message("x@y.example"), message("shop@example.com")])
-    assert list(site.recipients()) == ["shop"]
+    backend = RoutingBackend(fail_silently=fail_silently)
+    batch = [message("x@y.example"), message("shop@example.com")]
+    with override_settings(EMAIL_HOSTS_ROUTER=router), pytest.raises(KeyError) as caught:
+        backend.send_messages(batch)
+    error: Any = caught.value
+    assert (error.sent, error.unsent) == ([], batch)
+    assert site.recipients() == {}
 
 
 class TestConnectionOfTheRouter:
@@ -289,6 +363,14 @@ class TestConnectionOfTheRouter:
         assert silent.send_messages(self.batch("a@example.net")) == sent
         assert bool(tenant.connection) is is_open
         tenant.close()
+
+    def test_has_the_name_of_its_server_in_the_log(self, serve, route, caplog):
+        server = serve(to("b@", "550 no"))
+        route({"a@example.net": self.tenant(server)})
+        (one,) = self.batch("a@example.net")
+        one.cc = ["b@example.net"]
+        assert RoutingBackend().send_messages([one]) == 1
+        assert caplog.messages == [f"127.0.0.1:{server.port}: refused recipients: 1 [550]"]
 
     def test_failure_does_not_keep_the_others_mail_back(self, serve, route, closed_port):
         servers = [serve(), serve(at("MAIL", "550 no")), serve()]

@@ -18,8 +18,9 @@ from django.core.mail.backends.smtp import EmailBackend
 from django.utils.translation import gettext_lazy
 from scripted import BODY, HANG, any_of, at, to
 
-from email_hosts.backends import EmailHostsBackend
+from email_hosts.backends import EmailHostsBackend, connection_from_dsn
 from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.testing import real_hosts
 
 LOGIN = ("me@example.com", "p/a?s#s+")
 ENCODED_LOGIN = "me%40example.com:p%2Fa%3Fs%23s+"
@@ -446,13 +447,13 @@ class TestAllow:
 
     def test_is_asked_before_anything_else(self):
         with pytest.raises(InvalidEmailHost, match="the server is not allowed"):
-            EmailHostsBackend("smtp.example.com", allow=lambda host, port: port != 25)
+            connection_from_dsn("smtp://smtp.example.com", allow=lambda host, port: port != 25)
 
     @pytest.mark.parametrize("fail_silently", [True, False])
+    @real_hosts()
     def test_of_no_address_is_an_error(self, fail_silently):
-        backend = EmailHostsBackend(
-            "localhost",
-            1,
+        backend = connection_from_dsn(
+            "smtp://localhost:1",
             allow=lambda host, port: host == "localhost",
             fail_silently=fail_silently,
         )
@@ -472,7 +473,7 @@ def test_backend_without_a_dsn_has_the_port_of_its_transport(options, port):
     ("options", "problem"),
     [
         ({}, r'^MAILERS\["shop"\]: option \'host\' is missing'),
-        ({"host": "h", "use_ssl": True, "use_tls": True}, "exclude each other"),
+        ({"host": "h", "use_ssl": True, "use_tls": True}, "mutually exclusive"),
         ({"host": "h", "parallel": 0}, "'parallel' must be a whole number from 1 to 50"),
         ({"host": "h", "parallel": 51}, "'parallel' must be a whole number from 1 to 50"),
         ({"host": "h", "timout": 5}, "unknown option 'timout'; did you mean 'timeout'"),

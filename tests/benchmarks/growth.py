@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import subprocess
 import sys
 import time
 import tracemalloc
@@ -27,8 +28,8 @@ from django.test import override_settings
 
 from email_hosts import mailers
 from email_hosts.backends import get_connection
-from email_hosts.backends.routing import host_of_sender
 from email_hosts.dsn import _parse
+from email_hosts.registry import host_of_sender
 from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import PooledConnection, pool
 
@@ -72,6 +73,7 @@ def main() -> None:
     django.setup()
     print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {effort}\n")
     print(f"{'':52}{'ratio (min - max)':24}wanted")
+    compare_imports(effort)
     compare_hosts(effort)
     with servers([0, arguments.milliseconds]) as at:
         near, far = at[0], at[arguments.milliseconds]
@@ -82,6 +84,35 @@ def main() -> None:
         for name, offered in (("PIPELINING", nullcontext()), ("no PIPELINING", stepwise())):
             with offered:
                 compare_parallel(f"{arguments.milliseconds:g} ms, {name}", far, effort)
+
+
+IMPORTS = """
+import sys, time
+start = time.perf_counter()
+import django
+from django.conf import settings
+settings.configure()
+django.setup()
+import django.core.mail.backends.smtp
+middle, before = time.perf_counter(), len(sys.modules)
+import email_hosts.backends
+end = time.perf_counter()
+print(end - middle, middle - start, len(sys.modules) - before)
+"""
+
+
+def compare_imports(effort: Effort) -> None:
+    """Print what importing the app costs, compared with Django and its mail."""
+    command = [sys.executable, "-W", "ignore", "-c", IMPORTS]
+    outputs = [subprocess.check_output(command, text=True) for _ in range(effort.rounds + 1)]
+    rows = [[float(number) for number in output.split()] for output in outputs[1:]]
+    ours, theirs, modules = map(list, zip(*rows, strict=True))
+    show(
+        "import email_hosts.backends, to django.setup()",
+        ratios(ours, theirs),
+        "0.2",
+        f"{median(ours) * 1000:.1f} ms, {modules[0]:.0f} modules",
+    )
 
 
 def hosts(number: int) -> dict[str, str]:

@@ -1,61 +1,20 @@
-"""What a host does to a message, and how it wraps a backend that is not ours."""
+"""What a host does to a message. The caller's own stays as it was."""
 
 import copy
 from email import message_from_bytes
 from io import StringIO
 from typing import Any
-from unittest import mock
 
 import pytest
-from conftest import needs_mailers
+from conftest import needs_mailers, wrapped
 from django.core import mail
 from django.core.mail import EmailMessage
-from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend
 from django.test import override_settings
 
-from email_hosts.backends import (
-    EmailHostsBackend,
-    HostBackend,
-    can_be_retried,
-    get_connection,
-)
-from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.backends import EmailHostsBackend, RoutingBackend, get_connection
 
 SENDERS = "_default_from_email=Shop <shop@example.com>&_server_email=alert@example.com"
-
-
-class Recorder(BaseEmailBackend):
-    """Notes what it gets, and what Anymail would note on a message. May fail."""
-
-    failure = None
-
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.calls = []
-        self.got = []
-
-    def open(self):
-        self.calls.append("open")
-        return True
-
-    def close(self):
-        self.calls.append("close")
-
-    def send_messages(self, email_messages):
-        self.calls.append(len(email_messages))
-        sent = len(email_messages)
-        while email_messages:  # as a backend may do with what is its own
-            message = email_messages.pop(0)
-            message.anymail_status = "queued"
-            self.got.append(message)
-        if self.failure:
-            raise self.failure
-        return sent
-
-
-def wrapped(**options):
-    return HostBackend(f"{__name__}.Recorder", alias="shop", **options)
 
 
 DEFAULT = {"default_from_email": "Shop <shop@example.com>"}
@@ -405,6 +364,29 @@ class TestCallersMessage:
         host.send_messages([message])
         assert vars(message) == before
 
+    def test_has_what_the_backend_adds_to_its_headers(self, host, message):
+        """django-ses puts the provider's id there."""
+        host = wrapped(**DEFAULT, headers=HEADERS, redirect_to="qa@example.com")
+
+        def note(messages):
+            messages[0].extra_headers["message_id"] = "1"
+            return 1
+
+        message.extra_headers["X-Own"] = "1"
+        host.wrapped.send_messages = note
+        host.send_messages([message])
+        assert message.extra_headers == {"X-Own": "1", "message_id": "1"}
+
+    @pytest.mark.parametrize("key", ["all", "router"])
+    def test_has_what_the_backend_notes_through_other_hosts(self, key, message, settings):
+        dsn = "backend://conftest.Recorder?_header-X-Shop=1"
+        settings.EMAIL_HOSTS = {"default": dsn, "all": "failover:default?_header-X-All=1"}
+        router = RoutingBackend(headers={"X-Router": "1"})
+        connection = router if key == "router" else get_connection(key)
+        connection.send_messages([message])
+        assert message.anymail_status == "queued"
+        assert message.extra_headers == {}
+
     def test_may_have_a_property_for_its_sender(self, host):
         class Stored(EmailMessage):
             @property
@@ -432,146 +414,5 @@ class TestCallersMessage:
         assert [host.got[0].from_email for host in hosts] == ["a@example.com", "b@example.com"]
 
 
-class TestWrappedBackend:
-    """It shows through."""
-
-    def test_must_be_named(self):
-        with pytest.raises(InvalidEmailHost, match="option 'backend' must name the backend"):
-            HostBackend()
-
-    def test_gets_a_list_as_it_is(self, host, new_message):
-        assert host.send_messages([new_message() for _ in range(3)]) == 3
-        assert host.send_messages([]) == 0
-        assert host.calls == [3, 0]
-
-    def test_gets_what_comes_from_a_generator_as_it_comes(self, host, new_message):
-        """Each message before the next is asked for, over one connection."""
-        taken = []
-
-        def messages():
-            for _ in range(3):
-                taken.append(len(host.got))
-                yield new_message()
-
-        assert host.send_messages(messages()) == 3
-        assert host.send_messages(iter(())) == 0
-        assert taken == [0, 1, 2]
-        assert host.calls == ["open", 1, 1, 1, "close"]
-
-    def test_stays_open_after_a_generator_if_it_was(self, host, new_message, monkeypatch):
-        monkeypatch.setattr(host.wrapped, "open", lambda: False)
-        assert host.send_messages(iter([new_message()])) == 1
-        assert host.calls == [1]
-
-    def test_is_opened_and_closed(self, host):
-        with host as connection:
-            assert connection is host
-        assert host.open() is True
-        assert host.calls == ["open", "close", "open"]
-
-    def test_that_cannot_be_opened_has_sent_nothing(self, host, monkeypatch):
-        def fail():
-            raise ValueError("no key")
-
-        monkeypatch.setattr(host.wrapped, "open", fail)
-        with pytest.raises(ValueError, match="no key") as caught:
-            host.open()
-        assert can_be_retried(caught.value)
-
-    def test_has_fail_silently(self, host):
-        host.fail_silently = True
-        assert host.fail_silently is True
-        assert vars(host.wrapped)["fail_silently"] is True
-        smtp = "email_hosts.backends.EmailHostsBackend"
-        assert HostBackend(smtp, host="smtp.example.com", fail_silently=True).fail_silently
-
-    def test_has_its_attributes_and_its_class(self, host):
-        assert host.failure is None
-        with pytest.raises(AttributeError, match="missing"):
-            _ = host.missing
-        assert isinstance(host, Recorder)
-
-    def test_has_what_is_set_on_the_host(self, host):
-        """A connection of the caller's own, say, or a mock in its tests."""
-        host.connection = connection = object()
-        assert host.wrapped.connection is connection
-        with mock.patch.object(host, "connection", None):
-            assert host.wrapped.connection is None
-        assert host.wrapped.connection is connection
-
-    def test_has_no_attribute_of_the_host(self, host):
-        with mock.patch.object(host, "open", return_value=False) as opened:
-            assert host.open() is False
-        opened.assert_called_once_with()
-        assert host.open() is True
-        assert host.calls == ["open"]
-
-    def test_may_come_after_the_attributes_of_a_subclass(self):
-        class Subclass(HostBackend):
-            def __init__(self):
-                self.shop = 1
-                super().__init__(Recorder())
-                self.shop = 2
-
-        host = Subclass()
-        assert host.shop == 2
-        assert not hasattr(host.wrapped, "shop")
-
-    def test_is_missing_in_a_frame_that_has_only_begun_to_make_it(self):
-        """Whatever shows the frame asks for the class of ``self``."""
-        assert not isinstance(HostBackend.__new__(HostBackend), Recorder)
-
-    def test_of_a_copy_is_a_copy(self, host, message):
-        other = copy.copy(host)
-        other.fail_silently = True
-        assert other.wrapped is not host.wrapped
-        assert host.fail_silently is False
-
-
 class Relay(EmailBackend):
     """A project's own."""
-
-
-@pytest.mark.filterwarnings("ignore:The EMAIL_.* setting is deprecated")
-@pytest.mark.parametrize(
-    "path", ["django.core.mail.backends.smtp.EmailBackend", f"{__name__}.Relay"]
-)
-class TestDjangosSMTPBackend:
-    """Its values are complete: no credential of the project goes to another server."""
-
-    GLOBAL = {
-        "EMAIL_HOST": "global.example.com",
-        "EMAIL_PORT": 2525,
-        "EMAIL_HOST_USER": "global-user",
-        "EMAIL_HOST_PASSWORD": "global-password",
-        "EMAIL_USE_TLS": True,
-        "EMAIL_TIMEOUT": 7,
-        "EMAIL_SSL_CERTFILE": "global.pem",
-        "EMAIL_SSL_KEYFILE": "global.pem",
-    }
-
-    @pytest.mark.parametrize(
-        ("options", "expected"),
-        [
-            ({}, {"port": 25, "username": "", "use_tls": False, "timeout": 60}),
-            ({"use_tls": True}, {"port": 587, "use_tls": True, "use_ssl": False}),
-            ({"use_ssl": True}, {"port": 465, "use_tls": False, "use_ssl": True}),
-            ({"username": "u", "password": "p"}, {"username": "u", "password": "p"}),
-            ({"username": "global-user"}, {"username": "global-user", "password": ""}),
-        ],
-    )
-    def test_has_no_value_of_a_global_setting(self, options, expected, path):
-        with override_settings(**self.GLOBAL):
-            backend = HostBackend(path, host="other.example.com", **options).wrapped
-        for name, value in expected.items():
-            assert (getattr(backend, name) or "") == (value or "")  # None since Django 6.1
-        given = {"global-user"} & {*options.values()}
-        assert {value for value in vars(backend).values() if "global" in str(value)} == given
-
-    @pytest.mark.parametrize("query", ["", "?host="])
-    def test_needs_a_host(self, query, path):
-        with (
-            override_settings(**self.GLOBAL, EMAIL_HOSTS={"shop": f"backend://{path}{query}"}),
-            pytest.raises(InvalidEmailHost, match="'host'"),
-        ):
-            get_connection("shop")

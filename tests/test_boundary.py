@@ -1,5 +1,6 @@
 """A traceback that leaves a function of ours shows no login, and no variable of ours."""
 
+import smtplib
 import traceback
 from collections import UserDict
 from pathlib import Path
@@ -9,15 +10,17 @@ import pytest
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import call_command
 
-from email_hosts import checks, mailers, tracebacks
+import email_hosts
+from email_hosts import checks, mailers
 from email_hosts.backends import (
     EmailHostsBackend,
     HostBackend,
     connection_from_dsn,
     get_connection,
 )
+from email_hosts.boundary import boundary
 
-PACKAGE = Path(tracebacks.__file__).parent
+PACKAGE = Path(email_hosts.__file__).parent
 USER, PASSWORD = "Kx7vQz9", "Wj4bYt2"
 LOGIN = f"{USER}:{PASSWORD}@"
 INVALID: dict[str, Any] = {
@@ -47,7 +50,11 @@ class Broken(UserDict[str, Any]):
     """A mapping that raises in the middle of it."""
 
     def items(self):
-        yield from super().items()
+        yield from self.data.items()
+        raise RuntimeError("out of hosts")
+
+    def __iter__(self):
+        yield from self.data
         raise RuntimeError("out of hosts")
 
 
@@ -59,8 +66,8 @@ def assert_clean(call):
     for error in filter(None, (shown, shown.__cause__, shown.__context__)):
         # What this file does with a login is not the library's concern.
         stack = [frame for frame in error.stack if frame.filename != __file__]
-        # clear_frames() itself still runs. It holds the error, and no login.
-        cleared = [frame for frame in stack if frame.filename != tracebacks.__file__]
+        # The wrapper itself still runs. It holds the error, and no login.
+        cleared = [frame for frame in stack if frame.filename != str(PACKAGE / "boundary.py")]
         assert not any(
             frame.locals for frame in cleared if PACKAGE in Path(frame.filename).parents
         )
@@ -153,7 +160,32 @@ def test_clients_below_ours_have_no_variables_and_those_of_the_project_have(modu
     for module in reversed(modules):
         call = calling(module, call)
     with pytest.raises(RuntimeError) as caught:
-        tracebacks.clear_frames(call)()
+        boundary(call)()
     frames = [frame for frame, _ in traceback.walk_tb(caught.tb)]
     calls = [frame for frame in frames if frame.f_code.co_name == "call"]
     assert ["held" not in frame.f_locals for frame in calls] == cleared
+
+
+class Foreign:
+    """A connection of the project's own making."""
+
+    sock = None
+
+    def sendmail(self, *envelope):
+        raise smtplib.SMTPDataError(554, b"no")
+
+    def close(self):
+        pass
+
+    quit = close
+
+
+@pytest.mark.parametrize("fail_silently", [False, True])
+def test_error_of_a_foreign_connection_can_be_looked_at(fail_silently, message):
+    """Python 3.13.0 crashes at a frame whose generator was closed (gh-125723)."""
+    connection: Any = EmailHostsBackend("h", fail_silently=fail_silently)
+    connection.connection = Foreign()
+    if fail_silently:
+        assert connection.send_messages([message, message]) == 0
+    else:
+        assert_clean(lambda: connection.send_messages([message, message]))

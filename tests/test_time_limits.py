@@ -1,0 +1,301 @@
+"""Only errors of mail are collected or ignored. Any other ends the send at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+from conftest import TimeLimit
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
+from django.test import override_settings
+from scripted import BODY
+
+from email_hosts.backends import HostBackend, RoutingBackend, can_be_retried, get_connection
+from email_hosts.signals import message_failed, message_sent
+
+needs_signals = pytest.mark.skipif(
+    not hasattr(signal, "pthread_kill"), reason="there are no such signals on Windows"
+)
+
+pytestmark = pytest.mark.usefixtures("limit")
+
+
+class Late(EmailMessage):
+    """Takes too long to make."""
+
+    def message(self, *args: Any, **options: Any) -> Any:
+        raise TimeLimit
+
+
+class Outside(BaseEmailBackend):
+    """A backend that is not ours."""
+
+    def send_messages(self, email_messages: Any) -> int:
+        for message in email_messages:
+            message.message()
+        return len(email_messages)
+
+
+def batch(late: type[EmailMessage] = Late) -> list[EmailMessage]:
+    classes: list[type[EmailMessage]] = [EmailMessage, late, EmailMessage, EmailMessage]
+    return [
+        make("Hello", str(i), "a@example.com", [f"{i}@example.net"])
+        for i, make in enumerate(classes)
+    ]
+
+
+def connection(way: str, *, fail_silently: bool = False) -> Any:
+    if way == "router":
+        return RoutingBackend(fail_silently=fail_silently)
+    return get_connection(way, fail_silently=fail_silently)
+
+
+@pytest.fixture
+def server(serve):
+    return serve()
+
+
+@pytest.fixture(autouse=True)
+def hosts(server, settings):
+    dsn = f"smtp://127.0.0.1:{server.port}?timeout=20"
+    settings.EMAIL_HOSTS = {
+        "smtp": dsn,
+        "kept": f"{dsn}&conn_max_age=60",
+        "parallel": f"{dsn}&parallel=2",
+        "failover": "failover:smtp,spare",
+        "nested": "failover:failover",
+        "spare": dsn,
+        "outside": f"backend://{__name__}.Outside",
+        "default": "failover:smtp,spare",
+    }
+
+
+@contextmanager
+def told() -> Iterator[list[tuple[str, type | None]]]:
+    """Note the bodies and errors of signals."""
+    heard: list[tuple[str, type | None]] = []
+
+    def note(message: Any, error: Any = None, **others: Any) -> None:
+        heard.append((message.body, error and type(error)))
+
+    message_sent.connect(note)
+    message_failed.connect(note)
+    try:
+        yield heard
+    finally:
+        message_sent.disconnect(note)
+        message_failed.disconnect(note)
+
+
+WAYS = ["smtp", "kept", "failover", "nested", "router", "outside"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("of", [list, iter])
+def test_of_a_message_that_is_made_ends_the_send(of, way, server, caplog):
+    messages = batch()
+    with told() as heard, pytest.raises(TimeLimit) as caught:
+        connection(way, fail_silently=True).send_messages(of(messages))
+    assert heard == [("0", None), ("1", TimeLimit)]
+    if of is list:
+        error: Any = caught.value
+        assert (error.sent, error.unsent) == (messages[:1], messages[1:])
+    assert len(server.accepted) == (way != "outside")
+    assert "ignored" not in caplog.text
+
+
+@pytest.mark.parametrize("fail_silently", [False, True])
+def test_of_a_message_that_is_made_ends_a_send_in_threads(fail_silently, server):
+    messages = [*batch(), *batch(EmailMessage)]
+    with told() as heard, pytest.raises(TimeLimit) as caught:
+        connection("parallel", fail_silently=fail_silently).send_messages(messages)
+    assert ("1", TimeLimit) in heard
+    error: Any = caught.value
+    assert len(error.sent) == len(server.accepted) < 7
+    assert messages[1] in error.unsent
+
+
+def test_of_a_message_that_is_made_is_raised_instead_of_the_first_error(server):
+    """Which the router would raise at the end."""
+    server.script = lambda step, argument: "550 no" if "0@" in argument else None
+    with pytest.raises(TimeLimit):
+        connection("router").send_messages(batch())
+
+
+@pytest.mark.parametrize("way", ["smtp", "failover", "router"])
+def test_of_a_message_that_is_made_is_raised_whatever_failed_before(way, server, caplog):
+    """Errors of mail before it are logged."""
+    server.script = lambda step, argument: "550 no" if "0@" in argument else None
+    with told() as heard, pytest.raises(TimeLimit):
+        connection(way, fail_silently=True).send_messages(batch())
+    assert [body for body, error in heard] == ["0", "1"]
+    assert caplog.messages == ['host "smtp": SMTPRecipientsRefused, ignored by fail_silently']
+
+
+def test_of_one_list_of_a_backend_that_is_not_ours_leaves_it_unknown_what_was_sent():
+    with pytest.raises(TimeLimit) as caught:
+        connection("outside").send_messages(batch())
+    assert not hasattr(caught.value, "sent")
+
+
+@pytest.mark.parametrize("fail_silently", [False, True])
+@pytest.mark.parametrize(("of", "sent"), [(list, 0), (iter, 1)])
+def test_of_the_router_ends_the_send(of, sent, fail_silently, server):
+    """Of a list, it is asked first for each message."""
+
+    def router(message: EmailMessage) -> str:
+        if message.body == "1":
+            raise TimeLimit
+        return "smtp"
+
+    with (
+        override_settings(EMAIL_HOSTS_ROUTER=router),
+        told() as heard,
+        pytest.raises(TimeLimit),
+    ):
+        connection("router", fail_silently=fail_silently).send_messages(of(batch()))
+    assert heard == [("0", None), ("1", TimeLimit)][1 - sent :]
+    assert len(server.accepted) == sent
+
+
+@pytest.fixture
+def interrupt():
+    """Let the main thread get a signal while it waits for the server."""
+    was_handled = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        was_handled.set()
+        raise TimeLimit
+
+    def interrupt() -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        was_handled.wait(60)
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    yield interrupt
+    signal.signal(signal.SIGUSR1, before)
+
+
+def second(step: str, interrupt: Callable[[], None]) -> Callable[[str, str], None]:
+    """Interrupt when a step comes for the second time."""
+    turns = iter([False, True])
+
+    def script(name: str, argument: str) -> None:
+        if name == step and next(turns, False):
+            interrupt()
+
+    return script
+
+
+@needs_signals
+@pytest.mark.parametrize("way", ["smtp", "failover", "nested", "router"])
+@pytest.mark.parametrize("step", ["MAIL", "DATA", BODY])
+@pytest.mark.parametrize("fail_silently", [False, True])
+def test_of_a_signal_handler_ends_the_send(fail_silently, step, way, server, interrupt):
+    server.extensions = []  # so that nothing is written ahead
+    server.script = second(step, interrupt)
+    messages = batch(EmailMessage)
+    with told() as heard, pytest.raises(TimeLimit) as caught:
+        connection(way, fail_silently=fail_silently).send_messages(messages)
+    error: Any = caught.value
+    assert heard == [("0", None), ("1", TimeLimit)]
+    assert (error.sent, error.unsent) == (messages[:1], messages[1:])
+    assert not can_be_retried(error)
+
+
+@needs_signals
+@pytest.mark.parametrize("step", ["MAIL", BODY])
+def test_of_a_signal_handler_ends_a_send_in_threads(step, server, interrupt):
+    server.script = second(step, interrupt)
+    with pytest.raises(TimeLimit) as caught:
+        connection("parallel", fail_silently=True).send_messages(batch(EmailMessage) * 10)
+    error: Any = caught.value
+    assert len(error.sent) == len(server.accepted) < 40
+    assert len(error.unsent) == 40 - len(error.sent)
+
+
+@needs_signals
+@pytest.mark.parametrize("way", ["smtp", "failover", "router", "parallel"])
+def test_of_a_signal_handler_while_a_connection_is_opened_ends_the_send(
+    way, server, interrupt
+):
+    def script(name: str, argument: str) -> None:
+        if name == "EHLO":
+            interrupt()
+
+    server.script = script
+    with pytest.raises(TimeLimit):
+        connection(way, fail_silently=True).send_messages(batch(EmailMessage))
+    assert server.connections <= 2 if way == "parallel" else server.connections == 1
+
+
+@pytest.mark.parametrize("way", ["outside", "failover", "router"])
+def test_of_a_backend_that_is_not_ours_ends_the_send(way, server, settings):
+    settings.EMAIL_HOSTS["failover"] = "failover:outside,smtp"
+    settings.EMAIL_HOSTS["default"] = "outside"
+    settings.EMAIL_HOSTS_ROUTER = lambda message: "outside"
+    messages = batch(EmailMessage)
+    with (
+        mock.patch.object(Outside, "send_messages", side_effect=TimeLimit) as asked,
+        told() as heard,
+        pytest.raises(TimeLimit),
+    ):
+        connection(way, fail_silently=True).send_messages(messages)
+    assert asked.call_count == 1
+    assert heard == [("0", TimeLimit)]
+    assert server.accepted == []
+
+
+@pytest.mark.parametrize("opening", [TimeLimit, OSError])
+def test_of_opening_a_backend_that_is_not_ours(opening, server, settings):
+    """An error of mail is for the next host."""
+    settings.EMAIL_HOSTS["failover"] = "failover:outside,smtp"
+    settings.EMAIL_HOSTS_ROUTER = lambda message: "failover"
+    with mock.patch.object(Outside, "open", side_effect=opening), told() as heard:
+        if opening is TimeLimit:
+            with pytest.raises(TimeLimit):
+                connection("router", fail_silently=True).send_messages(batch(EmailMessage))
+            assert heard == [("0", TimeLimit)]
+        else:
+            assert connection("router").send_messages(batch(EmailMessage)) == 4
+
+
+class ProviderError(Exception):
+    """Of the package of the backend."""
+
+
+class OfProvider(BaseEmailBackend):
+    def send_messages(self, email_messages: Any) -> int:
+        raise ProviderError
+
+
+def other(module: str) -> type[Exception]:
+    """An error of another package."""
+    return type("Error", (Exception,), {"__module__": module})
+
+
+OF_MAIL = [OSError, ConnectionError, ProviderError]
+OF_MAIL += [
+    other(name) for name in ("requests.x", "urllib3", "httpx", "botocore.x", "anymail")
+]
+OTHERS = [ValueError, KeyError, RuntimeError, other("billiard.exceptions"), other("shop")]
+
+
+@pytest.mark.parametrize("error", [*OF_MAIL, *OTHERS])
+def test_fail_silently_ignores_errors_of_mail_only(error, caplog):
+    host = HostBackend(OfProvider(), alias="own", fail_silently=True)
+    with mock.patch.object(OfProvider, "send_messages", side_effect=error):
+        if error in OTHERS:
+            with pytest.raises(error):
+                host.send_messages(batch(EmailMessage))
+            assert caplog.messages == []
+        else:
+            assert host.send_messages(batch(EmailMessage)) == 0
+            assert (
+                caplog.messages
+                == [f'host "own": {error.__name__}, ignored by fail_silently'] * 4
+            )
