@@ -96,6 +96,16 @@ def router() -> Router | None:
     )
 
 
+def rate_cache() -> str:
+    """Return ``EMAIL_HOSTS_CACHE``, an alias of ``CACHES``, or ``""`` if it is not set."""
+    return getattr(settings, "EMAIL_HOSTS_CACHE", None) or ""
+
+
+def rate_cache_backend() -> str:
+    """Return the path of that cache, or ``""`` if there is none."""
+    return str(settings.CACHES.get(rate_cache(), {}).get("BACKEND", ""))
+
+
 def project_senders() -> tuple[str, str]:
     """Return ``DEFAULT_FROM_EMAIL`` and ``SERVER_EMAIL``."""
     return settings.DEFAULT_FROM_EMAIL, settings.SERVER_EMAIL

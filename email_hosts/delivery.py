@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from .exceptions import AllHostsFailed, shown, summarize
 from .log import warn
 
 Refused = Mapping[str, tuple[int, bytes]]
+
+clock = time.perf_counter
 
 NOBODY: Refused = MappingProxyType({})
 
@@ -35,6 +38,7 @@ class Outcome(NamedTuple):
     refused: Refused = NOBODY
     is_final: bool = True  # false: another host gets the message next
     is_of_mail: bool = True  # false: the error ends the send
+    seconds: float | None = None  # what the send took; None until the report knows
     number: int = 1  # how many messages were accepted, without an error
     name: str = ""  # how the log names a host without a key
 
@@ -52,16 +56,34 @@ class Report:
         self.sent = 0
         # What is known of each message is kept for a list. A generator may have no end.
         self.messages = messages if isinstance(messages, (list, tuple)) else None
+        self._given = messages
         self.refused: dict[str, tuple[int, bytes]] = {}
         self._backend = backend
         self._fail_silently = bool(backend.fail_silently)
         self.error: BaseException | None = None  # to raise at the end
+        self._since = clock()
         self._is_known = True  # which messages were sent
         self._sent: list[Outcome] = []
         self._news: list[Outcome] = []
 
+    @property
+    def coming(self) -> Iterable[EmailMessage]:
+        """The messages. Waiting for one of a generator is no part of its send."""
+        if self.messages is not None:
+            return self.messages
+        return self._timed(self._given)
+
+    def _timed(self, messages: Iterable[EmailMessage]) -> Iterator[EmailMessage]:
+        for message in messages:
+            self._since = clock()
+            yield message
+
     def add(self, outcome: Outcome) -> None:
         """Take in an outcome."""
+        now = clock()
+        if outcome.seconds is None:
+            outcome = outcome._replace(seconds=now - self._since)
+        self._since = now
         self._news.append(outcome)
         self._is_known = self._is_known and outcome.message is not None
         self.refused.update(outcome.refused)

@@ -81,6 +81,26 @@ class AllHostsFailed(smtplib.SMTPException):
         return partial(type(self), alias=self.alias), (summaries,), {"args": self.args}
 
 
+class RateLimited(smtplib.SMTPException):
+    """A host takes no more at present, because the limit of its ``rate`` is reached.
+
+    Nothing was sent. ``alias`` is the key of the host. ``retry_after`` are the seconds until
+    the message may have its turn. That is ``math.inf`` for one that counts as more than the
+    limit: this host can never send it.
+    """
+
+    def __init__(self, reason: str, *, alias: str | None = None, retry_after: float) -> None:
+        self.alias = alias
+        self.retry_after = retry_after
+        name = "" if alias is None else f'host "{shown(alias)}": '
+        super().__init__(f"{name}{reason}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Return what ``pickle`` keeps, for a task queue that stores the error."""
+        make = partial(type(self), alias=self.alias, retry_after=self.retry_after)
+        return make, ("",), {"args": self.args}
+
+
 def looks_like_a_dsn(key: str) -> bool:
     """Whether a key may be a DSN by mistake, with a login that nobody should see."""
     return "://" in key or re.search(":.*[?@=]", key, re.DOTALL) is not None
@@ -121,10 +141,10 @@ def named(key: object, setting: str = "EMAIL_HOSTS") -> str:
 def summarize(error: Exception) -> str:
     """Return an error for a log record: its class and code, not its text.
 
-    The text of a server may hold recipients. ``InvalidEmailHost`` and ``OAuth2Error``
-    hold none, so their text is shown.
+    The text of a server may hold recipients. ``InvalidEmailHost``, ``OAuth2Error`` and
+    ``RateLimited`` hold none, so their text is shown.
     """
     name = type(error).__name__
-    if isinstance(error, (InvalidEmailHost, OAuth2Error)):
+    if isinstance(error, (InvalidEmailHost, OAuth2Error, RateLimited)):
         return f"{name}: {error}"
     return f"{name} {getattr(error, 'smtp_code', '')}".rstrip()

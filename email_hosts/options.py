@@ -133,6 +133,8 @@ OF_ANY_HOST = (
         can_be_removed=False,
         needs="redirect_to",
     ),
+    Option("rate", "rate", values.limits, values.limits_in_python, ()),
+    _text("rate_by", values.rate_by, default=values.MESSAGES, needs="rate"),
 )
 OF_SEVERAL = (
     Option("hosts", "", str, values.keys_in_python, ()),

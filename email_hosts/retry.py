@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import smtplib
 import socket
 from itertools import dropwhile
 from traceback import walk_tb
 
 from .boundary import is_own
-from .exceptions import AllHostsFailed
+from .exceptions import AllHostsFailed, RateLimited
 
 # smtplib raises these before it offers the message, or when the server refuses MAIL.
 NOT_OFFERED = (
@@ -53,7 +54,7 @@ def can_be_retried(error: BaseException) -> bool:
 
     Call it where you catch the error: pickling loses what it needs.
     """
-    return may_be_tried_elsewhere(error) and not _is_too_large(error)
+    return may_be_tried_elsewhere(error) and not _is_too_much(error)
 
 
 def may_be_tried_elsewhere(error: BaseException) -> bool:
@@ -76,10 +77,12 @@ def may_be_tried_elsewhere(error: BaseException) -> bool:
     return any(map(_could_not_connect, errors))
 
 
-def _is_too_large(error: BaseException) -> bool:
-    """Whether each host refused the message for its size (RFC 1870, 6.2)."""
+def _is_too_much(error: BaseException) -> bool:
+    """Whether each host refuses the message for its size (RFC 1870, 6.2) or its recipients."""
     if isinstance(error, AllHostsFailed):
-        return len(error.errors) > 0 and all(map(_is_too_large, error.errors.values()))
+        return len(error.errors) > 0 and all(map(_is_too_much, error.errors.values()))
+    if isinstance(error, RateLimited):
+        return error.retry_after == math.inf
     return isinstance(error, smtplib.SMTPSenderRefused) and error.smtp_code == 552
 
 

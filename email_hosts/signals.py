@@ -3,6 +3,8 @@
 ``message_sent``: a host has taken the message. Receivers get ``message``, which is the
 caller's own object, ``alias``, the key of the host that really sent it, and ``refused``, the
 server's replies to recipients who do not get it (as smtplib's ``sendmail()`` returns them).
+Both have ``seconds``: what the send of this message took, or of a list at a backend that is
+not ours.
 
 ``message_failed``: a host has not taken it, or nobody knows. Receivers get ``message``,
 ``alias`` and ``error``. The README says when these are ``None``.
@@ -37,7 +39,11 @@ def tell(sender: type, outcome: Outcome) -> None:
     signal = message_failed if outcome.error else message_sent
     if not signal.receivers or _is_telling.get():
         return
-    told: dict[str, Any] = {"message": outcome.message, "alias": outcome.alias}
+    told: dict[str, Any] = {
+        "message": outcome.message,
+        "alias": outcome.alias,
+        "seconds": outcome.seconds,
+    }
     if outcome.error:
         told["error"] = outcome.error
     else:

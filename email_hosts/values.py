@@ -11,6 +11,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,6 +31,9 @@ OAUTH2_GRANTS = (CLIENT_CREDENTIALS, REFRESH_TOKEN)
 KEYS_AND_NAMES = "(key|token|secret|password|user|account|name|id)$"
 # As in JSON, without exponents, and no more digits than a float can hold.
 NUMBER = r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?"
+# The spans of limits, in seconds, and what is counted.
+SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MESSAGES, RECIPIENTS = "messages", "recipients"
 
 # In characters, for a dotted path. A token may have dots, too, but is longer.
 MAX_PATH = 100
@@ -105,6 +109,43 @@ def not_empty(value: str) -> str:
     return value
 
 
+@dataclass(frozen=True)
+class Limit:
+    """At most this number in any span of so many seconds."""
+
+    number: int
+    span: int
+
+    def __str__(self) -> str:
+        """Return it as a DSN has it: ``30/m``."""
+        units = {span: unit for unit, span in SPANS.items()}
+        return f"{self.number}/{units.get(self.span, self.span)}"
+
+
+def limits(value: str) -> tuple[Limit, ...]:
+    """Return the limits of a rate, which all hold: ``14/s,50000/d``."""
+    found = {}
+    for part in value.split(","):
+        match = re.fullmatch("0*([1-9][0-9]{0,8})/([smhd])", part.strip())
+        if not match:
+            raise ValueError(
+                "must be a whole number for each second, minute, hour or day, like 30/m, or "
+                "several of them, like 14/s,50000/d"
+            )
+        limit = Limit(int(match[1]), SPANS[match[2]])
+        if limit.span in found:
+            raise ValueError(f"must have one limit for each span; remove {limit} or the other")
+        found[limit.span] = limit
+    return tuple(found.values())
+
+
+def rate_by(value: str) -> str:
+    """Return what a rate counts."""
+    if value in (MESSAGES, RECIPIENTS):
+        return value
+    raise ValueError(f"must be {MESSAGES} or {RECIPIENTS}")
+
+
 def oauth2(value: str) -> str:
     """Return the way to get a token: a grant type, or the path of a callable."""
     is_path = len(value) <= MAX_PATH and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", value)
@@ -155,6 +196,13 @@ def number_in_python(convert: Converter) -> Callable[[Any], float]:
 def oauth2_in_python(value: Any) -> Any:
     """Return the way to get a token, which may be the callable itself."""
     return value if callable(value) else oauth2(text(value))
+
+
+def limits_in_python(value: Any) -> tuple[Limit, ...]:
+    """Return the limits of a text, or of texts or limits, as this returns them."""
+    return limits(
+        text(",".join(map(str, value)) if isinstance(value, (list, tuple)) else value)
+    )
 
 
 def recipients_in_python(value: Any) -> list[str]:

@@ -21,7 +21,7 @@ from scripted import ScriptedServer
 from servers import SMTPServer, server_context
 from token_server import TokenServer
 
-from email_hosts import conf, hosts
+from email_hosts import conf, hosts, rate
 from email_hosts.backends import EmailHostsBackend, HostBackend, failover, get_connection
 from email_hosts.oauth2 import tokens
 from email_hosts.smtp.pace import pace_of
@@ -126,6 +126,7 @@ def nothing_is_left_behind():
     failover._healths.clear()
     tokens.forget()
     pace_of.cache_clear()
+    rate.forget()
 
 
 class Recorder(BaseEmailBackend):

@@ -58,6 +58,38 @@ def found(hosts, *, deploy=False, **settings):
     ]
 
 
+LOCAL = "django.core.cache.backends.locmem.LocMemCache"
+
+
+@pytest.mark.parametrize(
+    ("cache", "rate", "expected"),
+    [
+        (None, "30/m", ["W011"]),
+        ("local", "30/m", ["W011"]),
+        ("dummy", "30/m", ["W011"]),
+        ("redis", "30/m", []),
+        (None, "", []),
+    ],
+)
+def test_w011_rate_that_each_process_counts_for_itself(cache, rate, expected):
+    backends = {
+        "local": LOCAL,
+        "dummy": "django.core.cache.backends.dummy.DummyCache",
+        "redis": "django.core.cache.backends.redis.RedisCache",
+    }
+    caches = {"default": {"BACKEND": LOCAL}}
+    caches |= {
+        name: {"BACKEND": path, "LOCATION": "redis://h"} for name, path in backends.items()
+    }
+    messages = found(
+        {"shop": f"smtp://h?rate={rate}" if rate else "smtp://h"},
+        deploy=True,
+        CACHES=caches,
+        EMAIL_HOSTS_CACHE=cache,
+    )
+    assert ids(messages) == expected
+
+
 def ids(messages):
     return [name for name, _ in messages]
 
@@ -120,7 +152,7 @@ class HasItsOwnServer(EmailHostsBackend):
 
 
 class HasARegion(EmailHostsBackend):
-    def __init__(self, region, **options):
+    def __init__(self, region, **options):  # pragma: no cover (there is no region)
         super().__init__(f"smtp.{region}.example.com", **options)
 
 
@@ -449,6 +481,7 @@ def test_w007_port_and_tls_that_do_not_go_together(dsn, expected):
         ("submission://u:p@smtp.office365.com", ["W008"]),
         ("submission://u:p@SMTP.Office365.com.", ["W008"]),
         ("submission://u:p@smtp-mail.outlook.com", ["W008"]),
+        ("submission://u:p@smtp-legacy.office365.com", ["W008"]),
         (f"backend://{__name__}.AnyOption?host=smtp.office365.com&password=p", []),
         ("submission://u@smtp.office365.com?oauth2=email_hosts.backends.get_connection", []),
         ("submission://smtp.office365.com", []),

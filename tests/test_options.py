@@ -22,6 +22,7 @@ from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
 from email_hosts.options import HOST_OPTIONS, OF_SEVERAL, SEVERAL_OPTIONS, SMTP_OPTIONS
 from email_hosts.testing import real_hosts
+from email_hosts.values import Limit
 
 OPTIONS = {**SMTP_OPTIONS, **SEVERAL_OPTIONS}
 SEVERAL = {option.name for option in OF_SEVERAL}
@@ -172,6 +173,11 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
             *(["example.com"], ["a@example.com", "Example.ORG", "localhost"]),
             *(["o'hara+x@bücher.example"], ["xn--strae-oqa.example"]),
         )
+    ),
+    smtp(
+        "rate=014/s,50000/d&rate_by=recipients",
+        rate=(Limit(14, 1), Limit(50_000, 86_400)),
+        rate_by="recipients",
     ),
     ("failover:a,b?retry=0.5", {"hosts": ("a", "b"), "retry": 0.5}),
     ("roundrobin:a, b", {"hosts": ("a", "b"), "rotate": True}),
@@ -358,7 +364,8 @@ def test_value_of_another_type_is_refused_in_python(way, name, value: Any, reaso
 
 
 def test_each_option_knows_its_type_in_python():
-    kinds = [*TEXTS, *NUMBERS, *FLAGS, "oauth2", "hosts", "headers", "allowed_recipients"]
+    lists = ("hosts", "headers", "allowed_recipients", "rate")
+    kinds = [*TEXTS, *NUMBERS, *FLAGS, "oauth2", *lists]
     assert sorted(kinds) == sorted(OPTIONS)
 
 

@@ -185,6 +185,12 @@ class TestSpread:
         assert host(server).send_messages([one, one]) == 2
         assert recipients(server) == {"a@example.net": 2}
 
+    def test_messages_without_recipients_hold_nothing_up(self, serve):
+        batch = messages(30)
+        for one in batch[::2]:
+            one.to = []
+        assert host(serve(), 3).send_messages(batch) == 15
+
     def test_message_without_recipients_is_not_counted(self, serve):
         server = serve()
         nobody = EmailMessage("Subject", "Hello", "sender@example.com", [])

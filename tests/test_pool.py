@@ -134,6 +134,8 @@ class TestKey:
             values = {
                 **dict.fromkeys(HOST_OPTIONS, "a@example.com"),
                 "headers": {"X-Shop": "news"},
+                "rate": "1/s",
+                "rate_by": "recipients",
                 **dict.fromkeys(("use_tls", "use_ssl"), True),
                 **dict.fromkeys(("timeout", *self.NUMBERS), 2),
                 **dict.fromkeys(("host", "local_hostname"), "other.example.com"),
@@ -141,6 +143,7 @@ class TestKey:
                 "allow": lambda host, port: True,
             }
             options |= {"redirect_to": "a@example.com"} if "allowed" in other else {}
+            options |= {"rate": "1/s"} if other == "rate_by" else {}
             options[other] = values.get(other, f"other {other}")
         allow = options.pop("allow", None)
         backend = EmailHostsBackend(**options)

@@ -10,6 +10,7 @@ from conftest import needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends import locmem, smtp
+from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
 from django.utils.log import AdminEmailHandler
 from scripted import at, to
@@ -261,6 +262,35 @@ def test_message_that_cannot_be_redirected_does_not_keep_the_others_back(site):
     error: Any = caught.value
     assert (error.sent, error.unsent) == (batch[1:], batch[:1])
     assert site.recipients() == {"shop": ["qa@example.com"]}
+
+
+@pytest.mark.parametrize("fail_silently", [False, True])
+def test_router_that_returns_something_else_ends_the_send(fail_silently, site):
+    backend = RoutingBackend(fail_silently=fail_silently)
+    problem = r"EMAIL_HOSTS_ROUTER \(.*\) must return the key of a host, .* not int$"
+    with (
+        override_settings(EMAIL_HOSTS_ROUTER=lambda message: 7),
+        pytest.raises(TypeError, match=problem),
+    ):
+        backend.send_messages([message("shop@example.com")])
+
+
+class TakesNone(BaseEmailBackend):
+    """Says so, and raises nothing."""
+
+    def send_messages(self, email_messages: Any) -> int:
+        return 0
+
+
+def test_host_that_takes_none_leaves_it_unknown_what_was_sent(site):
+    hosts = {**site.hosts, "default": f"backend://{__name__}.TakesNone"}
+    site.servers["shop"].script = at("MAIL", "550 no")
+    batch = [message("x@y.example"), message("shop@example.com"), message("x@y.example")]
+    with override_settings(EMAIL_HOSTS=hosts):
+        assert RoutingBackend(fail_silently=True).send_messages(batch[::2]) == 0
+        with pytest.raises(smtplib.SMTPSenderRefused) as caught:
+            RoutingBackend().send_messages(batch)
+    assert not hasattr(caught.value, "sent")
 
 
 @pytest.mark.parametrize("fail_silently", [False, True])

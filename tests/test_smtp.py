@@ -404,6 +404,13 @@ class TestConnection:
         assert (server.connections, len(server.accepted)) == (2, 2)
 
 
+def test_tls_at_a_port_for_starttls_says_which_scheme_to_write(start_server, connect, tls):
+    server = start_server(context=tls)
+    with pytest.raises(ssl.SSLError, match="submission:// is for STARTTLS") as caught:
+        connect(f"submissions://127.0.0.1:{server.port}").open()
+    assert "SSL" in str(caught.value)
+
+
 class TestTLSContext:
     """``ssl_context``, which Django's backend has too."""
 
@@ -423,6 +430,22 @@ class TestTLSContext:
         host.ssl_context = ssl.create_default_context(cafile=cafile)
         with host:
             assert host.connection.sock.context is host.ssl_context
+
+    @pytest.mark.parametrize("implicit", [True, False])
+    def test_of_a_subclass_is_used(self, implicit, start_server, tls, cafile):
+        """Django's release notes tell users to override it. This one trusts nobody."""
+
+        class Strict(EmailHostsBackend):
+            @property
+            def ssl_context(self):
+                return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+        server = start_server(context=tls, implicit=implicit)
+        options = {"use_ssl": implicit, "use_tls": not implicit, "ssl_cafile": str(cafile)}
+        with EmailHostsBackend("127.0.0.1", server.port, **options):
+            pass
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Strict("127.0.0.1", server.port, **options).open()
 
     def test_verifies_certificate_and_name(self, connect):
         context = connect("smtps://a").ssl_context

@@ -21,7 +21,15 @@ RULES = "rules/__init__.py"
 
 # The modules that use the value of an option. Those of ssl_cafile, for example, connect.
 USERS = {
-    "username": {SMTP, WRAPPED, "host.py", "dsn.py", "oauth2.py", "smtp/login.py"}
+    "username": {
+        SMTP,
+        "backends/limited.py",
+        WRAPPED,
+        "host.py",
+        "dsn.py",
+        "oauth2.py",
+        "smtp/login.py",
+    }
     | {"smtp/redaction.py"},
     "password": {SMTP, WRAPPED, "host.py", "dsn.py", "exceptions.py", "smtp/login.py"}
     | {"smtp/redaction.py", "smtp/tls.py", "values.py"},
@@ -46,6 +54,9 @@ USERS = {
     "envelope_from": {RULES},
     "redirect_to": {RULES, "rules/redirect.py", WRAPPED},
     "allowed_recipients": {RULES, "rules/redirect.py"},
+    "rate": {"backends/base.py", "backends/smtp.py", "backends/limited.py", "rate.py"}
+    | {"conf.py", "exceptions.py", "values.py"},  # the word
+    "rate_by": {"backends/base.py", "backends/limited.py", "values.py"},
     "rotate": {"backends/failover.py", "schemes.py"},
 }
 # Words that mean other things, too.

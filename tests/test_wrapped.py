@@ -34,7 +34,7 @@ class OfRecorder(Exception):
 class WithState(EmailMessage):
     """Pickles only its recipients, and copies itself by that."""
 
-    def __getstate__(self):
+    def __getstate__(self):  # pragma: no cover (nobody may ask)
         return {"to": self.to}
 
     @classmethod
@@ -45,7 +45,7 @@ class WithState(EmailMessage):
 class WithReduce(WithState):
     """Says to ``copy()`` how it is made."""
 
-    def __reduce__(self):
+    def __reduce__(self):  # pragma: no cover (nobody may ask)
         return EmailMessage, ("of a copy",)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -17,6 +17,7 @@ from ..delivery import Outcome, Report, is_of_mail
 from ..exceptions import shown
 from ..host import Host
 from ..rules import RULES, HostOfMessage, Notes, Rule, applied
+from ..values import Limit
 
 # The backends that are sending in this context, from the outermost to the innermost.
 _sending: ContextVar[tuple[BaseEmailBackend, ...]] = ContextVar("sending", default=())
@@ -35,6 +36,9 @@ class Backend(BaseEmailBackend, HostOfMessage):
     # The key, from which unpickling makes another connection. None if the connection
     # has options that the key does not stand for.
     pickled_key: str | None = None
+    rate: tuple[Limit, ...]
+    rate_by: str
+    may_wait = True  # for the turn of a message, where the host has a rate
 
     @classmethod
     def from_host(cls, host: Host) -> Any:
@@ -73,6 +77,20 @@ class Backend(BaseEmailBackend, HostOfMessage):
         """
         raise NotImplementedError
 
+    def within_rate(
+        self,
+        send: Callable[..., Iterator[Outcome]],
+        messages: Iterable[EmailMessage],
+        *,
+        keep_going: bool,
+    ) -> Iterator[Outcome]:
+        """Yield what ``send`` yields. With a rate, each message waits for its turn."""
+        if not self.rate:
+            return send(messages, keep_going=keep_going)
+        # By its path: nobody else needs the modules that it imports.
+        in_turn = import_string("email_hosts.backends.limited.outcomes")
+        return cast("Iterator[Outcome]", in_turn(self, send, messages, keep_going=keep_going))
+
     def failed(self, message: EmailMessage | None, error: Exception) -> Outcome:
         """Return the outcome of a message that this error has stopped."""
         name_host(error, self.full_name)
@@ -96,7 +114,7 @@ class Backend(BaseEmailBackend, HostOfMessage):
         report = Report(self, email_messages)
         try:
             with _noted(self):
-                outcomes = self.outcomes(email_messages, keep_going=self.fail_silently)
+                outcomes = self.outcomes(report.coming, keep_going=self.fail_silently)
                 with closing(outcomes):  # type: ignore[type-var]
                     for outcome in outcomes:
                         report.add(outcome)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -15,7 +16,7 @@ from django.core.mail import EmailMessage
 from .. import conf
 from ..boundary import boundary, name_host
 from ..delivery import Outcome
-from ..exceptions import AllHostsFailed, shown, summarize
+from ..exceptions import AllHostsFailed, RateLimited, shown, summarize
 from ..host import FAILOVER_BACKEND, Host, from_python
 from ..hosts import find_host
 from ..log import warn
@@ -68,6 +69,11 @@ class FailoverBackend(Backend):
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
         """Yield what becomes of each message at each host that it is offered to."""
+        return self.within_rate(self._outcomes, messages, keep_going=keep_going)
+
+    def _outcomes(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool
+    ) -> Iterator[Outcome]:
         health = _healths.setdefault((self.alias, tuple(self.hosts)), _HostHealth())
         with Connections() as connections:
             for message in messages:
@@ -80,9 +86,9 @@ class FailoverBackend(Backend):
         self, message: EmailMessage, health: _HostHealth, connections: Connections
     ) -> Iterator[Outcome]:
         errors: dict[str, Exception] = {}
-        for key in health.order(tuple(self.hosts), rotate=self.rotate):
+        for key, may_wait in self._attempts(health, errors):
             last = None
-            for last in self._ask(key, message, connections):
+            for last in self._ask(key, message, connections, may_wait=may_wait):
                 if not last.is_final:  # of a host of several
                     yield last
             if last is None or last.error is None:
@@ -95,12 +101,30 @@ class FailoverBackend(Backend):
                 return
             yield last._replace(is_final=False)
             errors[key] = last.error
-            health.failed(key, self.retry)
-            warn('%s: host "%s" failed: %s', self.name, shown(key), summarize(last.error))
+            if not isinstance(last.error, RateLimited):  # a host that is full is not down
+                health.failed(key, self.retry)
+                warn('%s: host "%s" failed: %s', self.name, shown(key), summarize(last.error))
         yield self.failed(message, AllHostsFailed(errors, alias=self.alias))
 
+    def _attempts(
+        self, health: _HostHealth, errors: Mapping[str, Exception]
+    ) -> Iterator[tuple[str, bool]]:
+        """Yield each host to ask, and whether the message may wait there for its turn.
+
+        It waits only if no host is free, and where its turn comes first.
+        """
+        for key in health.order(tuple(self.hosts), rotate=self.rotate):
+            yield key, False
+        full = {
+            key: error.retry_after
+            for key, error in errors.items()
+            if isinstance(error, RateLimited) and error.retry_after < math.inf
+        }
+        for key in sorted(full, key=full.__getitem__) if self.may_wait else ():
+            yield key, True
+
     def _ask(
-        self, key: str, message: EmailMessage, connections: Connections
+        self, key: str, message: EmailMessage, connections: Connections, *, may_wait: bool
     ) -> Iterator[Outcome]:
         """Yield what becomes of a message at one host."""
         connection = connections.get(key)
@@ -108,6 +132,7 @@ class FailoverBackend(Backend):
             if connection is None:
                 connection = find_host(key)
                 connections.open(key, connection)
+            connection.may_wait = may_wait
         except Exception as error:
             set_delivery(error, NOT_SENT)
             name_host(error, f'host "{shown(key)}"')

@@ -16,7 +16,7 @@ from django.core.mail import EmailMessage
 from django.db import connections
 from django.utils import timezone, translation
 
-from ..delivery import Outcome
+from ..delivery import Outcome, clock
 from ..retry import may_be_tried_elsewhere
 
 # How many messages for each connection are taken from a generator at a time.
@@ -161,6 +161,7 @@ class _Piece:
             return
         self._was_open = True
         taken: deque[EmailMessage] = deque()
+        since = clock()
         try:
             all_of = backend.outcomes_in_turn(
                 self._take(taken), keep_going=self._keep_going, at_hand=True
@@ -169,7 +170,9 @@ class _Piece:
                 for outcome in all_of:
                     while taken and taken.popleft() is not outcome.message:
                         pass  # it has no recipients
-                    self.done.append(outcome)
+                    now = clock()
+                    self.done.append(outcome._replace(seconds=now - since))
+                    since = now
                     if outcome.ends(keep_going=self._keep_going):
                         self._is_over = True
                         return

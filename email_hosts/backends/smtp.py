@@ -68,6 +68,7 @@ class EmailHostsBackend(Backend, EmailBackend):
     _tokens_from: Any = None  # where the tokens of OAuth 2.0 come from
     _token = ""  # for the current login
     _is_loud = False  # whether open() raises although fail_silently is set
+    _is_sending = False  # over this connection
 
     @boundary
     def __init__(
@@ -105,6 +106,7 @@ class EmailHostsBackend(Backend, EmailBackend):
         """Return another connection with the same options, closed as a new one is."""
         other: EmailHostsBackend = super().__copy__()
         other.connection = other._pooled = None
+        other._is_sending = False
         other._lock = threading.RLock()  # Private: the lock of Django's backend
         return other
 
@@ -144,9 +146,12 @@ class EmailHostsBackend(Backend, EmailBackend):
     def close(self) -> None:
         """Park the connection if it can be used again, else send QUIT and disconnect.
 
-        Raises nothing: the messages that the server has accepted stay accepted.
+        Raises nothing: the messages that the server has accepted stay accepted. Inside of a
+        send over this object, it does nothing.
         """
         with self._lock:
+            if self._is_sending:
+                return
             pooled, self.connection, self._pooled = self._in_use(), None, None
         if pooled is None:
             return
@@ -181,6 +186,12 @@ class EmailHostsBackend(Backend, EmailBackend):
         """
         if at_hand is None:
             at_hand = isinstance(messages, (list, tuple))
+        send = partial(self._over_one_connection, at_hand=at_hand and not self.rate)
+        return self.within_rate(send, messages, keep_going=keep_going)
+
+    def _over_one_connection(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool, at_hand: bool
+    ) -> Iterator[Outcome]:
         coming = iter(messages)
         first = next(coming, None)
         if first is None:
@@ -195,9 +206,11 @@ class EmailHostsBackend(Backend, EmailBackend):
                 return
             envelopes = envelopes_of(self, chain([first], coming))
             transmission = Transmission(envelopes, self.server, look_ahead=at_hand)
+            self._is_sending = True
             try:
                 yield from self._outcomes_of(transmission, keep_going=keep_going)
             finally:
+                self._is_sending = False
                 if opened or is_closed(self.connection):
                     self.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -14,7 +15,7 @@ from django.core.mail.backends.smtp import EmailBackend
 
 from .. import conf
 from ..boundary import boundary, name_host
-from ..delivery import Outcome, is_of_mail
+from ..delivery import Outcome, clock, is_of_mail
 from ..exceptions import InvalidEmailHost, summarize
 from ..host import Host, class_at, default_port, from_python
 from ..log import warn
@@ -77,6 +78,9 @@ class HostBackend(Backend):
         """Return another connection with the same options."""
         other = super().__copy__()
         other.wrapped = copy.copy(self.wrapped)
+        if isinstance(other.wrapped, EmailBackend):
+            other.wrapped.connection = None
+            other.wrapped._lock = threading.RLock()  # Private: the lock of Django's backend
         return other
 
     @boundary
@@ -102,6 +106,12 @@ class HostBackend(Backend):
         return applied(message, self, self._rules)
 
     def outcomes(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of the messages."""
+        return self.within_rate(self._outcomes, messages, keep_going=keep_going)
+
+    def _outcomes(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
         """Yield what becomes of the messages.
@@ -147,6 +157,7 @@ class HostBackend(Backend):
                 yield self.failed(message, error)
                 return
         notes = list(map(Notes, messages, copies))
+        began = clock()
         try:
             taken = self._call(list(copies))  # the backend may change the list
         except Exception as error:
@@ -161,8 +172,9 @@ class HostBackend(Backend):
         if isinstance(taken, int) and taken is not True and taken < len(sent):
             yield Outcome(None, self.alias, number=taken)
             return
+        seconds = clock() - began  # of the list
         for message in sent:
-            yield Outcome(message, self.alias)
+            yield Outcome(message, self.alias, seconds=seconds)
 
     @boundary  # a receiver of a signal may get an error that the caller does not
     def _open(self) -> bool | None:

@@ -194,16 +194,12 @@ def _group(key: str) -> set[str]:
 
 def _redirects() -> Found:
     redirecting, others = [], []
-    for key in list(registry().keys()):
-        with suppress(InvalidEmailHost):
-            host = registry().find(key)
-            if host is None:
-                continue  # its key is no string
-            if host.options.get("redirect_to"):
-                redirecting.append(host.name)
-            # These have a server of their own, which a failover has not.
-            elif host.is_a(DJANGO_SMTP_BACKEND) or host.backend.startswith("anymail."):
-                others.append(host.name)
+    for host in _hosts():
+        if host.options.get("redirect_to"):
+            redirecting.append(host.name)
+        # These have a server of their own, which a failover has not.
+        elif host.is_a(DJANGO_SMTP_BACKEND) or host.backend.startswith("anymail."):
+            others.append(host.name)
     if redirecting and others:
         yield message(
             "W010",
@@ -249,7 +245,20 @@ def _reporter_filter() -> Found:
         )
 
 
-OF_DEPLOYED_SETTINGS = (_default_sends_nothing, _reporter_filter)
+def _rate_cache() -> Found:
+    limited = [host.name for host in _hosts() if host.options.get("rate")]
+    cache = conf.rate_cache_backend()
+    if limited and (not cache or cache.endswith((".LocMemCache", ".DummyCache"))):
+        yield message(
+            "W011",
+            f"{listed(limited)}: each process counts for itself what it sends, so that eight "
+            "workers send eight times the rate.",
+            'Write EMAIL_HOSTS_CACHE = "default", where CACHES["default"] is one for all '
+            "processes, like Redis or Memcached.",
+        )
+
+
+OF_DEPLOYED_SETTINGS = (_default_sends_nothing, _reporter_filter, _rate_cache)
 
 
 # What the checks above ask
@@ -260,6 +269,14 @@ def _of_dsn(key: str) -> Host | None:
     with suppress(InvalidEmailHost):
         return registry().of_dsn(key)
     return None
+
+
+def _hosts() -> Iterator[Host]:
+    """Yield the hosts of both settings that can be used."""
+    for key in list(registry().keys()):
+        with suppress(InvalidEmailHost):
+            if host := registry().find(key):  # None if its key is no string
+                yield host
 
 
 def _hosts_of_dsns() -> Iterator[Host]:

@@ -56,7 +56,9 @@ HINTS = (
 )
 
 # Servers of Microsoft 365 and Outlook.
-WITHOUT_PASSWORDS = {"smtp.office365.com", "smtp-mail.outlook.com"}
+WITHOUT_PASSWORDS = {
+    *("smtp.office365.com", "smtp-legacy.office365.com", "smtp-mail.outlook.com"),
+}
 
 # What they are called in messages.
 SENDS_NOTHING = {

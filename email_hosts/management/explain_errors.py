@@ -7,11 +7,9 @@ import ssl
 from typing import Any
 
 from ..exceptions import InvalidEmailHost, OAuth2Error, printable
+from ..smtp.tls import NOT_TLS, NOT_TLS_HINT
 
-NOT_TLS = "the server does not begin with TLS; submission:// is for STARTTLS"
-
-# A class, a part of the error's text, and what explains it. OpenSSL's name for an answer that
-# is not TLS depends on its version.
+# A class, a part of the error's text, and what explains it.
 EXPLANATIONS = (
     (
         smtplib.SMTPNotSupportedError,
@@ -24,9 +22,7 @@ EXPLANATIONS = (
         "AUTH extension",
         "the server offers no login, or none without TLS",
     ),
-    (ssl.SSLError, "WRONG_VERSION_NUMBER", NOT_TLS),
-    (ssl.SSLError, "RECORD_LAYER_FAILURE", NOT_TLS),
-    (ssl.SSLError, "UNKNOWN_PROTOCOL", NOT_TLS),
+    *((ssl.SSLError, name, NOT_TLS_HINT) for name in sorted(NOT_TLS)),
 )
 
 

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Any, TypeGuard
 
 from ..exceptions import InvalidEmailHost
+from .tls import NOT_TLS, NOT_TLS_HINT
 
 clock = time.monotonic
 
@@ -152,6 +153,10 @@ def connect(
         if "timed out" in str(error) and "context" not in params:
             hint = "the server sent no greeting; if its port is for TLS, use submissions://"
             error.args = (f"{error}; {hint}",)
+        raise
+    except ssl.SSLError as error:
+        if error.reason in NOT_TLS:
+            error.strerror = f"{error.strerror}; {NOT_TLS_HINT}"
         raise
     try:
         if can_pipeline(connection):  # each write goes out at once, without Nagle's algorithm

@@ -6,6 +6,10 @@ import ssl
 from functools import lru_cache
 from pathlib import Path
 
+# OpenSSL's names for an answer that is not TLS. They depend on its version.
+NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}
+NOT_TLS_HINT = "the server does not begin with TLS; submission:// is for STARTTLS"
+
 
 def new_context(cafile: str, certfile: str, keyfile: str) -> ssl.SSLContext:
     """Return a context that trusts this authority and presents this certificate.

@@ -16,7 +16,8 @@ from ...checks.host import check_entry, entries, is_shadowed
 from ...exceptions import InvalidEmailHost, named, printable, shown
 from ...host import SMTP_BACKEND, Host, default_port
 from ...options import HOST_OPTIONS
-from ...values import OAUTH2_GRANTS
+from ...rate import usage
+from ...values import OAUTH2_GRANTS, Limit
 from ..concurrently import concurrently
 from ..explain_errors import explain
 from ..from_settings import dsn_of_settings
@@ -119,7 +120,7 @@ class Command(BaseCommand):
             for key, status in statuses:
                 text = getattr(self.style, status.style)(status.text)
                 self.stdout.write(line_of[key] + text)
-                for line in _details(rows[key].host):
+                for line in _details(key, rows[key].host):
                     self.stdout.write(f"    {line}")
                 if status.style == FAILS:
                     failed.append(shown(str(key)))
@@ -184,7 +185,7 @@ def _server(options: Mapping[str, Any]) -> tuple[str, str, str]:
     return f"{address}:{port}", "TLS" if use_ssl else "STARTTLS" if use_tls else "none", user
 
 
-def _details(host: Host | None) -> Iterator[str]:
+def _details(key: Any, host: Host | None) -> Iterator[str]:
     """Yield what a host does to messages, besides their sender, in the order of the table.
 
     Of headers, only names are shown: a provider's token may be one.
@@ -193,8 +194,15 @@ def _details(host: Host | None) -> Iterator[str]:
     for name in HOST_OPTIONS:
         value = given.get(name)
         if value and name != SENDER:
+            if name == "rate":
+                value = map(_use, value, usage(str(key), value))
             text = value if isinstance(value, str) else ", ".join(value)
             yield f"{name.replace('_', ' ')}: {printable(text)}"
+
+
+def _use(limit: Limit, used: int | None) -> str:
+    """Return a limit, and how much of it is used where a cache of all processes knows."""
+    return str(limit) if used is None else f"{limit} ({used} used)"
 
 
 def _connect(key: str, rows: Rows) -> Status:
