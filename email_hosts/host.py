@@ -175,6 +175,11 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
 def dict_of_mailer(mailer: Any) -> Mailer:
     """Return an entry of ``MAILERS``, or raise ``InvalidEmailHost`` if it is a DSN."""
     if isinstance(mailer, dict):
+        options = mailer.get("OPTIONS", {})
+        if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+            raise InvalidEmailHost(
+                "OPTIONS of an entry of MAILERS must be a dict of names and values"
+            )
         return cast("Mailer", mailer)
     raise InvalidEmailHost(
         f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "

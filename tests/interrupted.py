@@ -63,7 +63,8 @@ def main() -> None:
             assert Counter(map(id, error.sent + error.unsent)) == Counter(map(id, batch))
             arrived += 1
         else:
-            assert len(accepted) == len(batch), "no lists"
+            # It struck before the send began, or when it was over.
+            assert len(accepted) in (0, len(batch)), "no lists"
     for thread in threading.enumerate()[others:]:
         thread.join(20)
         assert not thread.is_alive(), thread

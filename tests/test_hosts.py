@@ -545,3 +545,15 @@ class TestSenders:
         one.from_email = sender
         with override_settings(EMAIL_HOSTS=self.HOSTS):
             assert host_of_sender(one) == key
+
+
+@needs_mailers
+@pytest.mark.parametrize("options", [None, "host=h", {1: 2}])
+def test_options_of_a_mailer_must_be_a_dict(options):  # pragma: mailers-only
+    mailers: Any = {"shop": {"BACKEND": "email_hosts.backends.EmailHostsBackend"}}
+    mailers["shop"]["OPTIONS"] = options
+    with (
+        override_settings(EMAIL_HOSTS={}, MAILERS=mailers),
+        pytest.raises(InvalidEmailHost, match="OPTIONS of an entry of MAILERS must be a dict"),
+    ):
+        get_connection("shop")

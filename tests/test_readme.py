@@ -80,7 +80,8 @@ def first_column(*headers):
 def settings_of(block):
     hosts = {}
     if "EMAIL_HOSTS" in block:
-        hosts["shop"] = "smtp://h?_default_from_email=shop@example.com"
+        for key in ("shop", "club"):
+            hosts[key] = f"smtp://h?_default_from_email={key}@example.com"
     if '"default": {"BACKEND": "email_hosts.backends.RoutingBackend"}' in block:
         hosts["default"] = "smtp://h"
     names: dict[str, Any] = {"INSTALLED_APPS": [], "DEBUG": True, "EMAIL_HOSTS": hosts}
@@ -264,10 +265,12 @@ def test_mails_are_counted_by_host(message):
     ]
 
 
-def test_table_of_names_is_complete():
+def test_table_of_options_has_the_names_in_python():
     names = {option.in_dsn: option.name for option in SMTP_OPTIONS.values() if option.in_dsn}
-    assert first_column("Name in a DSN") == {
-        in_dsn for in_dsn, name in names.items() if in_dsn != name
+    (rows,) = (rows[1:] for rows in TABLES if rows[0][0].astext() == "Option")
+    shown = {row[0].astext(): row[1].astext().partition(",")[0] for row in rows}
+    assert {k: k if v == "the same" else v for k, v in shown.items()} == {
+        in_dsn: name for in_dsn, name in names.items() if in_dsn in shown
     }
 
 
@@ -279,6 +282,7 @@ def test_table_of_schemes_is_complete():
 def test_table_of_options_is_complete():
     known = {option.in_dsn for option in SMTP_OPTIONS.values() if option.in_dsn}
     assert first_column("Option", "OAuth 2.0") == known
+    assert not first_column("Option") & first_column("OAuth 2.0")
 
 
 def test_table_of_errors_is_complete():
@@ -321,11 +325,31 @@ def test_table_of_checkemailhosts_looks_like_that():
 
 
 def test_ci_runs_the_two_commands_for_a_newcomer():
-    (commands,) = (block for block in BLOCKS if "-e demo" in block)
-    demo, py = re.split(r"(?<!\\)\n", commands)
+    (demo,) = (block for block in BLOCKS if "-e demo" in block)
+    (py,) = (block for block in BLOCKS if "-e py" in block)
     assert (demo[-8:], py[-6:]) == (" -e demo", " -e py")
     ci = README.parent.joinpath(".ci", "run").read_text()
     assert f"({demo})\n({py})\n" in ci
+
+
+def test_demo_prints_what_is_shown():
+    def lines(text):
+        return [" ".join(line.split()) for line in text.splitlines()]
+
+    (shown,) = (block for block in BLOCKS if "sendnews" in block)
+    printed = iter(lines(run_python("-m", "demo")))
+    assert all(line in printed for line in lines(shown))  # in this order
+
+
+def test_list_of_the_reference_has_each_section():
+    titles = [section.next_node(nodes.title) for section in DOCUMENT.findall(nodes.section)]
+    sections = [title.astext() for title in titles if title]
+    (listed,) = (
+        [" ".join(each.astext().split()) for each in paragraph.findall(nodes.reference)]
+        for paragraph in DOCUMENT.findall(nodes.paragraph)
+        if paragraph.astext().startswith("Reference:")
+    )
+    assert listed == sections[sections.index(listed[0]) :]
 
 
 def test_new_project_sends_through_two_hosts(start_server, tls, cafile, tmp_path):
@@ -379,12 +403,9 @@ def test_first_example_works_when_pasted(start_server, tls, cafile, tmp_path):
 
     defaults = "--settings=django.conf.global_settings"
     run("-m", "django", "startproject", defaults, "project", ".")
-    blocks = [SETTINGS[0], *([SETTINGS[1]] if DJANGO_HAS_MAILERS else [])]
+    pasted = SETTINGS[0].replace("smtp.example.com", f"127.0.0.1:{server.port}")
     with (tmp_path / "project" / "settings.py").open("a") as settings:
-        for block in blocks:
-            settings.write(
-                f"\n{block}\n".replace("smtp.example.com", f"127.0.0.1:{server.port}")
-            )
+        settings.write(f"\n{pasted}\n")
     run("manage.py", "check", "--fail-level=WARNING")
     sending = [FIRST_MAIL, *(USING[:1] if DJANGO_HAS_MAILERS else [])]
     for block in sending:

@@ -407,6 +407,9 @@ class TestRecipe:
             *("[::ffff:169.254.169.254]", "[::127.0.0.1]", "[::ffff:0:127.0.0.1]"),
             # NAT64, RFC 6052 and RFC 8215
             *("[64:ff9b::127.0.0.1]", "[64:ff9b::a00:1]", "[64:ff9b:1::a00:1]"),
+            # The platforms of Azure and Oracle
+            *("168.63.129.16", "192.0.0.192", "2822734096", "3221225664"),
+            *("[::ffff:168.63.129.16]", "[::ffff:c000:c0]", "[64:ff9b::a83f:8110]"),
         ],
     )
     def test_own_network_is_refused(self, host, is_public, site):

@@ -7,6 +7,7 @@ import pytest
 from conftest import Recorder, wrapped
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend
 from django.test import override_settings
 
@@ -328,3 +329,13 @@ class TestKindsOfMessages:
             (sent,) = connection.got
             assert (sent.subject, sent.from_email) == ("Hello", "shop@example.com")
             assert sent.extra_headers == {"X-Shop": "1"}
+
+
+def test_interrupted_list_says_nothing_of_what_was_sent():
+    class Interrupted(BaseEmailBackend):
+        def send_messages(self, email_messages: Any) -> int:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        HostBackend(Interrupted()).send_messages([EmailMessage(to=["a@example.net"])] * 2)
+    assert not hasattr(caught.value, "unsent")

@@ -113,16 +113,19 @@ class Backend(BaseEmailBackend, HostOfMessage):
             return self._send_nested(email_messages)
         report = Report(self, email_messages)
         try:
-            with _noted(self):
-                outcomes = self.outcomes(report.coming, keep_going=self.fail_silently)
-                with closing(outcomes):  # type: ignore[type-var]
-                    for outcome in outcomes:
-                        report.add(outcome)
-                        if report.messages is None:
-                            report.tell()
-        except BaseException as error:
+            try:
+                with _noted(self):
+                    outcomes = self.outcomes(report.coming, keep_going=self.fail_silently)
+                    with closing(outcomes):  # type: ignore[type-var]
+                        for outcome in outcomes:
+                            report.add(outcome)
+                            if report.messages is None:
+                                report.tell()
+            except BaseException as error:
+                report.error = error
+            report.tell()
+        except BaseException as error:  # Ctrl-C in a receiver
             report.error = error
-        report.tell()
         self.refused_recipients = report.refused
         if report.error is not None:
             report.note_sent_and_unsent()

@@ -164,13 +164,16 @@ class HostBackend(Backend):
             self._redact(error)
             yield self.failed(messages[0] if len(messages) == 1 else None, error)
             return
+        except BaseException:
+            yield Outcome(None, self.alias, number=0)  # nobody knows which were sent
+            raise
         finally:
             for note in notes:
                 note.give_back()
         sent = [message for message in messages if message.recipients()]
         # What queues return (a list of tasks, True, None) says nothing about numbers.
         if isinstance(taken, int) and taken is not True and taken < len(sent):
-            yield Outcome(None, self.alias, number=taken)
+            yield Outcome(None, self.alias, number=max(taken, 0))
             return
         seconds = clock() - began  # of the list
         for message in sent:

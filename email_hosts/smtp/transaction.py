@@ -118,7 +118,7 @@ class Transaction:
 
         Afterwards, ``refused`` has the recipients who do not get the message.
         """
-        if self.pace <= self._server_pace.proven:
+        if self.pace <= self._server_pace.proven and self.pace is not Pace.AHEAD:
             self._read_replies()
             return
         sock = open_socket(self._connection)
