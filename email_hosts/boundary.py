@@ -60,10 +60,10 @@ def name_host(error: BaseException, name: str) -> None:
     ``name`` is that of a backend: its key, its server, or both, and no secret.
     """
     is_named = isinstance(error, AllHostsFailed) or getattr(error, "alias", None) is not None
-    if is_named or not name or not hasattr(error, "add_note"):  # before Python 3.11
-        return
-    if not any(note.startswith("email host ") for note in getattr(error, "__notes__", ())):
-        error.add_note(f"email host {name.removeprefix('host ')}")
+    if name and not is_named and hasattr(error, "add_note"):  # pragma: notes-only
+        notes = getattr(error, "__notes__", ())
+        if not any(note.startswith("email host ") for note in notes):
+            error.add_note(f"email host {name.removeprefix('host ')}")
 
 
 @contextmanager

@@ -172,7 +172,7 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
     )
 
 
-def dict_of_mailer(mailer: Any) -> Mailer:
+def dict_of_mailer(mailer: Any) -> Mailer:  # pragma: mailers-only
     """Return an entry of ``MAILERS``, or raise ``InvalidEmailHost`` if it is a DSN."""
     if isinstance(mailer, dict):
         options = mailer.get("OPTIONS", {})

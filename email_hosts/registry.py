@@ -45,6 +45,9 @@ class Registry:
         mailer = self.mailers.get(key)
         if mailer is None:
             return None
+        return self._of_entry(key, mailer)
+
+    def _of_entry(self, key: str, mailer: Any) -> Host:  # pragma: mailers-only
         entry = {**dict_of_mailer(mailer), "OPTIONS": dict(mailer.get("OPTIONS", {}))}
         return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
 
@@ -83,7 +86,7 @@ class Registry:
 
         Raises ``InvalidEmailHost`` if an entry is a DSN.
         """
-        for key, mailer in self.mailers.items():
+        for key, mailer in self.mailers.items():  # pragma: mailers-only
             if is_empty(self.dsns.get(key)) and is_ours(mailer):
                 yield key
 
@@ -136,7 +139,7 @@ def host_of_sender(message: EmailMessage) -> str | None:
     return registry().host_of(message.from_email)
 
 
-def host_of_mailer(key: str, mailer: Any) -> Host:
+def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     """Return the host of an entry of ``MAILERS``. Raises ``InvalidEmailHost``."""
     path = dict_of_mailer(mailer).get("BACKEND", DJANGO_SMTP_BACKEND)
     options = dict(mailer.get("OPTIONS", {}))

@@ -27,7 +27,7 @@ class TestMode:
         of_file = conf.email_hosts_of_file()
         return host.key in of_file and of_file[host.key] == conf.email_hosts().get(host.key)
 
-    def replaces(self, mailer: Mailer, host: Host) -> bool:
+    def replaces(self, mailer: Mailer, host: Host) -> bool:  # pragma: mailers-only
         """Whether a host is used although ``MAILERS`` has its key.
 
         In tests, Django replaces the mailers with in-memory ones, which lack the options.

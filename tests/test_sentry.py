@@ -116,7 +116,7 @@ def test_login_is_in_no_frame(failure, way):
 @pytest.mark.usefixtures("hosts")
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("failure", ["no server", "MAIL refused"])
-def test_host_is_shown(failure, tool):
+def test_host_is_shown(failure, tool):  # pragma: notes-only
     with pytest.raises(OSError, match=r"refused|no") as caught:
         send(failure, "shop")
     assert 'email host "shop" (127.0.0.1:' in tool(caught).replace("\\", "")

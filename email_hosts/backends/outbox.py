@@ -25,7 +25,10 @@ class OutboxBackend(Backend, EmailBackend):
 
     rules = BEFORE_REDIRECT
 
-    def __init__(self, *, alias: str | None = None, **options: Any) -> None:
+    # Django makes it for an entry of MAILERS.
+    def __init__(  # pragma: mailers-only
+        self, *, alias: str | None = None, **options: Any
+    ) -> None:
         self.take(from_python(Host(alias, OUTBOX_BACKEND, {}, setting="MAILERS"), options))
 
     def take(self, host: Host) -> None:
