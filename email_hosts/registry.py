@@ -43,9 +43,7 @@ class Registry:
     def of_mailer(self, key: str) -> Host | None:
         """Return the host of ``MAILERS``. Raises ``InvalidEmailHost``."""
         mailer = self.mailers.get(key)
-        if mailer is None:
-            return None
-        return self._of_entry(key, mailer)
+        return None if mailer is None else self._of_entry(key, mailer)
 
     def _of_entry(self, key: str, mailer: Any) -> Host:  # pragma: mailers-only
         entry = {**dict_of_mailer(mailer), "OPTIONS": dict(mailer.get("OPTIONS", {}))}
