@@ -112,10 +112,10 @@ class Report:
 
         Not if nobody knows which of them were sent.
         """
-        number = Counter(id(outcome.message) for outcome in self._sent)
-        error: Any = self.error
         if self.messages is None or not self._is_known:
             return
+        error: Any = self.error
+        number = Counter(id(outcome.message) for outcome in self._sent)
         error.sent, error.unsent = [], []
         for message in self.messages:
             (error.sent if number[id(message)] > 0 else error.unsent).append(message)

@@ -26,7 +26,7 @@ _sending: ContextVar[tuple[BaseEmailBackend, ...]] = ContextVar("sending", defau
 class Backend(BaseEmailBackend, HostOfMessage):
     """A backend of this app. It applies the options of its host, and has one way to send.
 
-    A subclass has ``outcomes``, and calls ``take`` with the host.
+    A subclass has ``_outcomes``, and calls ``take`` with the host.
     """
 
     rules: ClassVar[tuple[Rule, ...]] = RULES
@@ -75,6 +75,12 @@ class Backend(BaseEmailBackend, HostOfMessage):
         made before the one before it is accepted. Any other iterable is asked for a message
         when the one before it has its outcome.
         """
+        return self.within_rate(self._outcomes, messages, keep_going=keep_going)
+
+    def _outcomes(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool
+    ) -> Iterator[Outcome]:
+        """Yield the same, of messages whose turn has come."""
         raise NotImplementedError
 
     def within_rate(

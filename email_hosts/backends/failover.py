@@ -65,15 +65,10 @@ class FailoverBackend(Backend):
         """How messages for people name it."""
         return f'host "{shown(self.alias or ",".join(self.hosts))}"'
 
-    def outcomes(
-        self, messages: Iterable[EmailMessage], *, keep_going: bool
-    ) -> Iterator[Outcome]:
-        """Yield what becomes of each message at each host that it is offered to."""
-        return self.within_rate(self._outcomes, messages, keep_going=keep_going)
-
     def _outcomes(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
+        """Yield what becomes of each message at each host that it is offered to."""
         health = _healths.setdefault((self.alias, tuple(self.hosts)), _HostHealth())
         with Connections() as connections:
             for message in messages:

@@ -14,12 +14,10 @@ from ..delivery import Outcome
 from ..exceptions import RateLimited
 from ..retry import NOT_SENT, set_delivery
 from ..values import RECIPIENTS
+from .smtp import DEFAULT_TIMEOUT
 
 # In seconds. While a message waits for longer, no connection is kept open.
 KEEP_OPEN = 5
-
-# In seconds, for a host without an option ``timeout``.
-DEFAULT_TIMEOUT = 60
 
 
 def outcomes(
@@ -61,14 +59,14 @@ class _Queue:
         self._seconds = 0.0  # until its turn
         self._waited = 0.0  # by the message whose turn is next
         self._late: deque[Outcome] = deque()
-        secret = getattr(backend, "username", "")
-        without_key = f"{backend.full_name} {secret}"
+        without_key = f"{backend.full_name} {getattr(backend, 'username', '')}"
         self._name = without_key if backend.alias is None else str(backend.alias)
 
     def turns(self) -> Iterator[EmailMessage]:
         """Yield each message when its turn has come, up to one that has to wait for long."""
         while (message := self._next()) is not None:
-            number = len(message.recipients()) if self._by_recipients else 1
+            by_recipients = self._backend.rate_by == RECIPIENTS
+            number = len(message.recipients()) if by_recipients else 1
             seconds = rate.take(self._name, self._backend.rate, number)
             left = self._timeout - self._waited
             if KEEP_OPEN < seconds <= left:
@@ -108,10 +106,6 @@ class _Queue:
             self._waited = 0
             return False
         return True
-
-    @property
-    def _by_recipients(self) -> bool:
-        return bool(self._backend.rate_by == RECIPIENTS)
 
     @property
     def _timeout(self) -> float:

@@ -98,7 +98,7 @@ class RoutingBackend(Backend):
         connection = connections.get(name)
         try:
             if connection is None:
-                connection = self._connection(host)
+                connection = find_host(host) if isinstance(host, str) else adopt(host)
                 connections.open(name, connection, is_new=is_new)
         except Exception as error:
             alias = host if isinstance(host, str) else getattr(host, "alias", None)
@@ -112,10 +112,6 @@ class RoutingBackend(Backend):
         finally:
             if not is_new:  # the router may return a new one for each message
                 connections.drop(name)
-
-    def _connection(self, host: str | BaseEmailBackend) -> Backend:
-        connection: Backend = find_host(host) if isinstance(host, str) else adopt(host)
-        return connection
 
     def _through(
         self, connection: Backend, messages: Sequence[EmailMessage]

@@ -55,7 +55,6 @@ class EmailHostsBackend(Backend, EmailBackend):
     host: str
     port: int
     timeout: float
-    ssl_cafile: str
     local_hostname: str
     conn_max_age: float | None
     conn_max_messages: int

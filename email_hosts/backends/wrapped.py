@@ -105,12 +105,6 @@ class HostBackend(Backend):
         """Return the message as this host sends it. Yours stays as it was."""
         return applied(message, self, self._rules)
 
-    def outcomes(
-        self, messages: Iterable[EmailMessage], *, keep_going: bool
-    ) -> Iterator[Outcome]:
-        """Yield what becomes of the messages."""
-        return self.within_rate(self._outcomes, messages, keep_going=keep_going)
-
     def _outcomes(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
