@@ -10,6 +10,7 @@ from contextlib import closing, suppress
 from unittest import mock
 
 import pytest
+from conftest import TimeLimit
 from django.core.mail import EmailMessage
 from scripted import AND_CLOSE, CLOSE, always, any_of, at
 
@@ -206,3 +207,16 @@ class TestIdle:
 
     def test_is_no_closed_connection(self):
         assert not is_idle(SMTP())
+
+
+def test_constructor_that_is_interrupted_leaves_no_socket_open(serve):
+    sockets = []
+
+    class Interrupted(SMTP):
+        def getreply(self):
+            sockets.append(open_socket(self))
+            raise TimeLimit
+
+    with pytest.raises(TimeLimit):
+        Interrupted("127.0.0.1", serve().port, timeout=20)
+    assert [each.fileno() for each in sockets] == [-1]

@@ -622,6 +622,26 @@ class TestInterruption:
         yield lambda: signal.pthread_kill(main, signal.SIGUSR1)
         signal.signal(signal.SIGUSR1, before)
 
+    def test_is_not_hidden_by_what_python_raises_then(self, serve, monkeypatch):
+        """In Python 3.10, a thread that was interrupted while it starts is lost to Python."""
+        begin = threading.Thread.start
+
+        def start(thread: threading.Thread) -> None:
+            begin(thread)
+            if not thread.name.startswith("ThreadPoolExecutor"):
+                return  # of the server
+            try:
+                raise TimeLimit
+            except TimeLimit:
+                raise KeyError(thread)  # noqa: B904 (it is what Python does)
+
+        server = serve()
+        monkeypatch.setattr(threading.Thread, "start", start)
+        with pytest.raises(TimeLimit) as caught:
+            host(server, 3).send_messages(messages(30))
+        error: Any = caught.value
+        assert recipients(server) == of(error.sent)
+
     def test_ends_what_is_under_way_and_is_raised(self, interrupt, serve, threads):
         coming = iter([True])
 

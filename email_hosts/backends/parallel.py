@@ -118,6 +118,9 @@ class _Piece:
                 if type(error) is not RuntimeError:
                     raise
                 break
+            except KeyError as error:
+                # Of Thread.start(), which hides the error of the handler that interrupted it.
+                raise (error.__context__ or error) from None
             started += 1
         return started
 

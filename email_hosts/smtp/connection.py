@@ -65,7 +65,11 @@ class SMTP(smtplib.SMTP):
         self, *args: Any, allow: Callable[[str, int], bool] | None = None, **kwargs: Any
     ) -> None:
         self._allow = allow
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:  # of a signal handler, too, for which smtplib does not close
+            self.close()
+            raise
 
     def _get_socket(self, host: str, port: int, timeout: float) -> Any:
         # Private: _get_socket(). smtplib resolves and connects in it. A check before it
