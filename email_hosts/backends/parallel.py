@@ -7,11 +7,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from itertools import islice
 from queue import SimpleQueue
+from threading import Thread
 from typing import Any
 
+from django.conf import settings
 from django.core.mail import EmailMessage
 from django.db import connections
 from django.utils import timezone, translation
@@ -22,7 +24,7 @@ from ..retry import may_be_tried_elsewhere
 # How many messages for each connection are taken from a generator at a time.
 PIECE = 25
 
-# After an interruption: seconds until we look again whether all threads have ended.
+# After an interruption: seconds until we look again whether the threads have ended.
 POLL = 0.1
 
 
@@ -68,10 +70,10 @@ class _Piece:
         self._waiting = deque(messages)
         self._refusals: list[Exception] = []  # of connections that could not be opened
         self._was_open = False  # whether any connection was
-        # For threads. It is written in C: a signal handler that raises while this thread
-        # uses it leaves it in order, unlike Lock, Event or Future.
-        self._ends: SimpleQueue[None] = SimpleQueue()  # an item for each thread that ends
-        self._running: set[int] = set()
+        # Gets an item when the threads have ended. It is written in C: a signal handler that
+        # raises while this thread uses it leaves it in order, unlike Lock, Event or Future.
+        self._end: SimpleQueue[None] = SimpleQueue()
+        self._is_running = False
         self._is_over = False
         # asgiref hides these from other threads, even in a copy of the context.
         self._language = translation.get_language()
@@ -95,54 +97,55 @@ class _Piece:
         """Work over several connections, each in a thread.
 
         This thread waits, so that a signal handler that raises (Ctrl-C, the time limit of a
-        task queue) interrupts no message.
+        task queue) interrupts no message. Such a handler can leave the locks of an executor
+        held for ever, and runs in the main thread only. So another thread has the executor.
         """
-        others = [copy.copy(self._backend) for _ in range(self._number - 1)]
-        executor = ThreadPoolExecutor(self._number)
+        backends = [
+            self._backend,
+            *(copy.copy(self._backend) for _ in range(self._number - 1)),
+        ]
+        director = Thread(target=self._direct, args=[copy_context(), backends], daemon=True)
         try:
-            for _ in range(self._start(executor, [self._backend, *others])):
-                self._ends.get()
-        except BaseException:
+            director.start()
+            self._end.get()
+        except BaseException as error:
+            if type(error) is RuntimeError and director.ident is None:
+                return  # at a limit of the system, or when Python exits
             self._stop()
-            executor.shutdown(wait=False)
-            raise
-        executor.shutdown()
-
-    def _start(self, executor: ThreadPoolExecutor, backends: Iterable[Any]) -> int:
-        """Start a thread for each of these, as far as that is possible. Return how many."""
-        started = 0
-        for backend in backends:
-            try:
-                executor.submit(copy_context().run, self._help, backend)
-            except RuntimeError as error:  # at a limit of the system, or when Python exits
-                if type(error) is not RuntimeError:
-                    raise
-                break
-            except KeyError as error:
+            if isinstance(error, KeyError):
                 # Of Thread.start(), which hides the error of the handler that interrupted it.
                 raise (error.__context__ or error) from None
-            started += 1
-        return started
+            raise
+        director.join()
+
+    def _direct(self, context: Context, backends: Iterable[Any]) -> None:
+        """Start a thread for each of these, as far as that is possible, and wait for them."""
+        # Noted before it looks whether all is over. _stop() does it the other way round.
+        self._is_running = True
+        # RuntimeError: at a limit of the system, or when Python exits.
+        with suppress(RuntimeError), ThreadPoolExecutor(self._number) as executor:
+            for backend in backends:
+                executor.submit(context.copy().run, self._help, backend)
+        self._is_running = False
+        self._end.put(None)
 
     def _stop(self) -> None:
-        """Let no message be begun, and wait for those under way, whatever handlers raise.
-
-        A thread that was interrupted while it started is not known to its executor.
-        """
-        while self._running or not self._is_over:
+        """Let no message be begun, and wait for those under way, whatever handlers raise."""
+        while self._is_running or not self._is_over:
             with suppress(BaseException):
                 self._is_over = True
-                self._ends.get(timeout=POLL)
+                self._end.get(timeout=POLL)
 
     def _help(self, backend: Any) -> None:
         """Work in a thread, with the time zone and the language of the caller's thread."""
-        # Noted before it looks whether all is over. _stop() does it the other way round.
-        self._running.add(id(backend))
+        # What is as in any thread is left alone: asgiref has a lock, and a signal handler that
+        # raises in the wrong moment (in the main thread) leaves it held for ever.
+        is_other_language = self._language != settings.LANGUAGE_CODE
+        is_other_timezone = self._timezone is not timezone.get_default_timezone()
         try:
-            is_same = translation.get_language() == self._language
             with (
-                nullcontext() if is_same else translation.override(self._language),
-                timezone.override(self._timezone),
+                translation.override(self._language) if is_other_language else nullcontext(),
+                timezone.override(self._timezone) if is_other_timezone else nullcontext(),
             ):
                 self._work(backend)
         except BaseException as error:  # of code that makes a message
@@ -150,8 +153,6 @@ class _Piece:
             self._is_over = True
         finally:
             connections.close_all()  # Django does not close a thread's own
-            self._running.discard(id(backend))
-            self._ends.put(None)
 
     def _work(self, backend: Any) -> None:
         """Send what is waiting over one connection, and over the next one if that breaks."""
