@@ -55,9 +55,8 @@ def main() -> None:
         with ScriptedServer() as server:
             connection = EmailHostsBackend("127.0.0.1", server.port, parallel=4, timeout=20)
             error = interrupted(connection, batch)
-            accepted = [one.recipients[0] for one in server.accepted]
             server.wait_for_clients_to_go()
-            assert len(server.accepted) == len(accepted), "sent after the call"
+            accepted = [one.recipients[0] for one in server.accepted]
         if hasattr(error, "sent"):
             assert sorted(accepted) == sorted(one.to[0] for one in error.sent), "wrong lists"
             assert Counter(map(id, error.sent + error.unsent)) == Counter(map(id, batch))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -104,17 +105,19 @@ class _Piece:
             self._backend,
             *(copy.copy(self._backend) for _ in range(self._number - 1)),
         ]
+        before = sys.exc_info()[1]  # what the caller handles
         director = Thread(target=self._direct, args=[copy_context(), backends], daemon=True)
         try:
             director.start()
             self._end.get()
         except BaseException as error:
-            if type(error) is RuntimeError and director.ident is None:
+            # Thread.start() can hide the error of the handler that interrupted it.
+            hidden = error.__context__ if error.__context__ is not before else None
+            if type(error) is RuntimeError and not hidden and director.ident is None:
                 return  # at a limit of the system, or when Python exits
             self._stop()
-            if isinstance(error, KeyError):
-                # Of Thread.start(), which hides the error of the handler that interrupted it.
-                raise (error.__context__ or error) from None
+            if hidden and isinstance(error, (KeyError, RuntimeError)):
+                raise hidden from None
             raise
         director.join()
 
