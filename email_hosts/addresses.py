@@ -122,8 +122,8 @@ def _recipient(value: str) -> str:
     match = re.fullmatch(f"(?:{LOCAL_PART}@)?([^@]+)", value)
     if not match or not is_host_name(match[1]):
         raise ValueError(
-            "must be addresses and domains, like boss@example.org,example.com (without "
-            "names, and a domain is without its subdomains)"
+            "must be addresses without names, and domains without an at sign, like "
+            "boss@example.org,example.com; a domain does not include its subdomains"
         )
     spellings(match[1])
     return value

@@ -16,7 +16,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
 from .dsn import DJANGO_SETTINGS
-from .host import Mailer, dict_of_hosts
+from .host import Mailer, checked_path, dict_of_hosts, dict_of_mailer
 
 # The type checker knows neither MAILERS nor the layers of the settings.
 settings: Any = django_settings
@@ -33,7 +33,9 @@ SMTP_SETTINGS = {
 # For a setting that is not set: the same object each time.
 NOTHING: Mapping[str, Any] = {}
 
-OWN_SETTINGS = ("EMAIL_HOSTS", "EMAIL_HOSTS_ROUTER", "EMAIL_HOSTS_STRICT")
+OWN_SETTINGS = (
+    *("EMAIL_HOSTS", "EMAIL_HOSTS_CACHE", "EMAIL_HOSTS_ROUTER", "EMAIL_HOSTS_STRICT"),
+)
 
 # Settings that hold logins.
 SECRET_SETTINGS = ("EMAIL_HOSTS", "MAILERS")
@@ -86,7 +88,8 @@ def router() -> Router | None:
         found = import_string(chosen) if isinstance(chosen, str) else chosen
     except Exception as error:  # its module may raise anything
         raise ImproperlyConfigured(
-            f"EMAIL_HOSTS_ROUTER cannot be imported: {error}"
+            f"EMAIL_HOSTS_ROUTER cannot be imported: {error}; its path must be like "
+            "shop.mail.router, a module and the name of a callable in it"
         ) from error
     if found is None or callable(found):
         return cast("Router | None", found)
@@ -101,8 +104,13 @@ def rate_cache() -> str:
     return getattr(settings, "EMAIL_HOSTS_CACHE", None) or ""
 
 
+def caches() -> list[str]:
+    """Return the keys of ``CACHES``."""
+    return list(settings.CACHES)
+
+
 def rate_cache_backend() -> str:
-    """Return the path of that cache, or ``""`` if there is none."""
+    """Return the path of the cache for rates, or ``""`` if there is none."""
     return str(settings.CACHES.get(rate_cache(), {}).get("BACKEND", ""))
 
 
@@ -128,8 +136,18 @@ def default_mailer() -> Mailer | None:
     return {"BACKEND": _deprecated_setting("EMAIL_BACKEND"), "OPTIONS": {}}
 
 
+def default_path() -> str:
+    """Return the path of the default backend, or raise ``InvalidEmailHost`` for a DSN."""
+    name = 'MAILERS["default"]: BACKEND' if has_mailers() else "EMAIL_BACKEND"
+    return checked_path(dict_of_mailer(default_mailer() or {}).get("BACKEND", ""), name)
+
+
 def default_connection() -> BaseEmailBackend | None:
-    """Return a connection to the default mailer, or ``None`` if ``MAILERS`` has none."""
+    """Return a connection to the default mailer, or ``None`` if ``MAILERS`` has none.
+
+    Raises ``InvalidEmailHost`` for a DSN: Django's own error would show it.
+    """
+    default_path()
     if DJANGO_HAS_MAILERS:  # pragma: mailers-only
         return cast("BaseEmailBackend | None", mail.mailers.get("default"))
     return mail.get_connection()  # pragma: no-mailers-only

@@ -66,6 +66,15 @@ PERCENT_ENCODE = (
     "belongs to a user name, a password or a value"
 )
 
+EXAMPLE = "for a mail server, write submission://smtp.example.com"
+
+# What other libraries call an option of ours, without underscores before it.
+OTHER_NAMES = dict.fromkeys(("from", "sender"), "_default_from_email")
+
+NO_HOST_AFTER_LOGIN = (
+    "if that is part of a password, the at sign and the host are missing after it"
+)
+
 NO_OPTION = "what follows a question mark or an ampersand is no option"
 
 
@@ -78,7 +87,10 @@ def parse(dsn: object, key: str | None = None) -> Host:
     """Return the host that a DSN stands for. Raises ``InvalidEmailHost`` with its key."""
     try:
         if not isinstance(dsn, str):
-            raise InvalidEmailHost(f"a host must be a DSN string, not {type(dsn).__name__}")
+            decode = "; decode it" if isinstance(dsn, bytes) else ""
+            raise InvalidEmailHost(
+                f"a host must be a DSN string, not {type(dsn).__name__}{decode}"
+            )
         return replace(_parse(dsn.strip()), key=key)
     except InvalidEmailHost as error:
         reason = error.reason
@@ -92,6 +104,10 @@ def parse_from_elsewhere(dsn: str, schemes: str | Iterable[str]) -> Host:
     Raises ``InvalidEmailHost`` unless it has one of these schemes, and for options that a
     stranger must not use.
     """
+    if isinstance(dsn, str) and re.fullmatch(r"[\w-]+", dsn):
+        raise InvalidEmailHost(
+            "connection_from_dsn() takes a DSN; get_connection() takes the key of a host"
+        )
     if isinstance(dsn, str) and len(dsn) > MAX_LENGTH:
         raise InvalidEmailHost(f"the DSN must have at most {MAX_LENGTH} characters")
     allowed = [schemes] if isinstance(schemes, str) else sorted(schemes)
@@ -155,10 +171,10 @@ def _scheme_of(dsn: str) -> str:
     known = f"known schemes are {', '.join(SCHEMES)}, {ANYMAIL}mailgun and the like"
     match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
     if not match:  # text before the first colon may be a user name
-        raise InvalidEmailHost(f"the DSN starts with no scheme; {known}")
+        raise InvalidEmailHost(f"the DSN starts with no scheme; {EXAMPLE}; {known}")
     here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])
     hint = f"; '{here}' does that here" if here else did_you_mean(scheme, SCHEMES, cutoff=0.7)
-    raise InvalidEmailHost(f"unknown scheme '{match[0]}'; {known}{hint}")
+    raise InvalidEmailHost(f"unknown scheme '{match[0]}'; {known}{hint or f'; {EXAMPLE}'}")
 
 
 def _smtp(parts: _Parts) -> Host:
@@ -167,7 +183,7 @@ def _smtp(parts: _Parts) -> Host:
     options = _options_of(parts, SMTP_OPTIONS)
     userinfo, at, address = parts.authority.rpartition("@")
     _check_login(userinfo, has_token="oauth2" in options)
-    _check_address(address)
+    _check_address(address, has_login=bool(at))
     # RFC 3986 has neither brackets nor other scripts in user information, and speckenv may
     # refuse them. A zone is RFC 6874's: [fe80::1%25eth0].
     userinfo = quote(userinfo, safe="%:!$&'()*+,;=~")
@@ -250,11 +266,12 @@ def _check_login(userinfo: str, *, has_token: bool) -> None:
     _decoded("the password", password)
 
 
-def _check_address(address: str) -> None:
+def _check_address(address: str, *, has_login: bool) -> None:
     match = re.fullmatch(r"(\[[^]]*\]|[^:]*)(?::(.*))?", address, re.DOTALL)
     host, port = match.groups() if match else (address, None)
     if not host:
-        raise InvalidEmailHost("the DSN names no host; write one after the two slashes")
+        place = "at sign" if has_login else "two slashes"
+        raise InvalidEmailHost(f"the DSN names no host; write one after the {place}")
     try:
         SMTP_OPTIONS["host"].convert(host.replace("%25", "%"))
     except ValueError as error:
@@ -262,10 +279,10 @@ def _check_address(address: str) -> None:
     try:
         SMTP_OPTIONS["port"].convert(port or "25")
     except ValueError as error:
-        raise InvalidEmailHost(
-            f"the port {error}; if that is part of a password, the at sign and the host are "
-            f"missing after it, or {PERCENT_ENCODE}"
-        ) from None
+        advice = "" if has_login else f"; {NO_HOST_AFTER_LOGIN}"
+        if not str(port).isdigit():
+            advice = f"; {NO_HOST_AFTER_LOGIN}, or {PERCENT_ENCODE}"
+        raise InvalidEmailHost(f"the port {error}{advice}") from None
 
 
 def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[str, Any]:
@@ -314,7 +331,8 @@ def _refuse_other_separators(query: str, known: Iterable[str]) -> None:
 
 
 def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> str:
-    hint = did_you_mean(name.lower(), known) or f"; known options: {', '.join(known)}"
+    word = OTHER_NAMES.get(name.lower().lstrip("_"), name.lower())
+    hint = did_you_mean(word, known) or f"; known options: {', '.join(known)}"
     if may_be_secret or not re.fullmatch("[A-Za-z0-9_-]+", name):
         return f"{NO_OPTION}{hint}; {PERCENT_ENCODE}"
     return f"unknown option {name!r}{hint}"

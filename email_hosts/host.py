@@ -178,13 +178,24 @@ def dict_of_mailer(mailer: Any) -> Mailer:  # pragma: mailers-only
         options = mailer.get("OPTIONS", {})
         if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
             raise InvalidEmailHost(
-                "OPTIONS of an entry of MAILERS must be a dict of names and values"
+                "the OPTIONS of an entry of MAILERS must be a dict of names and values"
             )
         return cast("Mailer", mailer)
     raise InvalidEmailHost(
         f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "
         "MAILERS = mailers(EMAIL_HOSTS), which makes entries of DSNs"
     )
+
+
+def checked_path(path: Any, what: str = "the backend") -> str:
+    """Return the path. Raises ``InvalidEmailHost`` for a DSN, which Django would repeat."""
+    if not isinstance(path, str):
+        found = type(path).__name__
+    elif ":" in path:
+        found = "a DSN; write the DSN in EMAIL_HOSTS"
+    else:
+        return path
+    raise InvalidEmailHost(f"{what} must be the dotted path of a class, not {found}")
 
 
 def backend_of(mailer: Any) -> Host:
@@ -204,10 +215,15 @@ def default_port(options: Mapping[str, Any]) -> int:
 
 def class_at(path: str) -> Any:
     """Return the class of a backend. Raises ``InvalidEmailHost``, which names no host."""
+    checked_path(path)
     try:
-        return import_string(path)
+        found = import_string(path)
     except Exception as error:  # its module may raise anything
         problem = f"backend '{path}' cannot be imported: {error}"
+    else:
+        if isinstance(found, type) and hasattr(found, "send_messages"):
+            return found
+        problem = f"backend '{path}' must be the class of a mail backend"
     anymail = re.fullmatch(r"anymail\.backends\.(\w+)\.EmailBackend", path)
     provider = anymail[1].replace("_", "-") if anymail else ""
     if provider in PROVIDERS:

@@ -82,7 +82,7 @@ def connection_from_dsn(
     if allow and host.is_smtp:
         server = host.options["host"], host.options["port"]
         if allow(*server) is not True:
-            raise InvalidEmailHost("the server is not allowed")
+            raise InvalidEmailHost("allow() does not allow this server")
     return _connection(host, {}, fail_silently=fail_silently, allow=allow)
 
 
@@ -150,7 +150,12 @@ def _connection(
     fail_silently: bool,
     allow: Allow | None = None,
 ) -> BaseEmailBackend:
-    connection: Any = build(host.but(**options) if options else host)
+    try:
+        connection: Any = build(host.but(**options) if options else host)
+    except InvalidEmailHost as error:
+        if options:  # the error is about the call, and not about the setting
+            error.args = (f'get_connection("{shown(host.key)}"): {error.reason}',)
+        raise
     connection.alias = host.key
     connection.fail_silently = fail_silently
     connection.pickled_key = None if options or fail_silently else host.key

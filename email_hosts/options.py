@@ -221,7 +221,7 @@ def _in_python(name: str, table: Table) -> str:
         return f"; in Python, write headers={{{name.removeprefix(HEADER)!r}: ...}}"
     if name in in_dsn:
         return f"; in Python, its name is {in_dsn[name].name!r}"
-    return did_you_mean(name, table)
+    return did_you_mean(name, table) or f"; known options: {', '.join(table)}"
 
 
 def refuse_options_from_elsewhere(options: Mapping[str, Any], table: Table) -> None:

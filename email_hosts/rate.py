@@ -74,7 +74,8 @@ def wait_for_turn(
             reason = (
                 f"its limit of {limit} is reached; ask again in {math.ceil(seconds)} s"
                 if seconds < math.inf
-                else f"what counts as {number} can never be sent with its limit of {limit}"
+                else f"a message to {number} recipients can never be sent with its limit of "
+                f"{limit}"
             )
             raise RateLimited(reason, alias=alias, retry_after=seconds)
         sleep(seconds)

@@ -14,7 +14,15 @@ from . import conf
 from .addresses import address_and_domain
 from .dsn import is_empty, parse
 from .exceptions import InvalidEmailHost, checked_key
-from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python
+from .host import (
+    HOST_BACKEND,
+    Host,
+    Mailer,
+    backend_of,
+    checked_path,
+    dict_of_mailer,
+    from_python,
+)
 from .options import HOST_OPTIONS, missing_headers
 from .schemes import DJANGO_SMTP_BACKEND
 from .testmode import test_mode
@@ -80,12 +88,12 @@ class Registry:
                 yield key
 
     def own_mailers(self) -> Iterator[str]:
-        """Yield the keys in ``MAILERS`` that have our backends, and no host of that key.
+        """Yield the keys in ``MAILERS`` that we check, and that have no host.
 
         Raises ``InvalidEmailHost`` if an entry is a DSN.
         """
         for key, mailer in self.mailers.items():  # pragma: mailers-only
-            if is_empty(self.dsns.get(key)) and is_ours(mailer):
+            if is_empty(self.dsns.get(key)) and is_checked(mailer):
                 yield key
 
     def host_of(self, sender: str) -> str | None:
@@ -139,16 +147,27 @@ def host_of_sender(message: EmailMessage) -> str | None:
 
 def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     """Return the host of an entry of ``MAILERS``. Raises ``InvalidEmailHost``."""
-    path = dict_of_mailer(mailer).get("BACKEND", DJANGO_SMTP_BACKEND)
+    path, what = dict_of_mailer(mailer).get("BACKEND", DJANGO_SMTP_BACKEND), "BACKEND"
     options = dict(mailer.get("OPTIONS", {}))
     if path == HOST_BACKEND:
-        path = str(options.pop("backend", ""))
-    return from_python(Host(key, path, {}, setting="MAILERS"), options)
+        path, what = options.pop("backend", ""), "option 'backend'"
+    try:
+        host = Host(key, checked_path(path, what), {}, setting="MAILERS")
+    except InvalidEmailHost as error:
+        error.name(key, "MAILERS")
+        raise
+    return from_python(host, options)
 
 
 def is_ours(mailer: Mailer) -> bool:  # pragma: mailers-only
     """Whether a mailer has a backend of this app, or one that inherits from it."""
     return backend_of(mailer).is_a(BASE)
+
+
+def is_checked(mailer: Mailer) -> bool:  # pragma: mailers-only
+    """Whether a mailer is ours, or has a DSN or the like in the place of a backend."""
+    path: Any = backend_of(mailer).backend
+    return is_ours(mailer) or not isinstance(path, str) or ":" in path
 
 
 def find_cycle(

@@ -129,8 +129,8 @@ def limits(value: str) -> tuple[Limit, ...]:
         match = re.fullmatch("0*([1-9][0-9]{0,8})/([smhd])", part.strip())
         if not match:
             raise ValueError(
-                "must be a whole number for each second, minute, hour or day, like 30/m, or "
-                "several of them, like 14/s,50000/d"
+                'must be a number per second, minute, hour or day; write it like "30/m", '
+                'or like "14/s,50000/d"'
             )
         limit = Limit(int(match[1]), SPANS[match[2]])
         if limit.span in found:
@@ -186,8 +186,9 @@ def number_in_python(convert: Converter) -> Callable[[Any], float]:
     """Return a converter of numbers, for those that this one allows in a DSN."""
 
     def converted(value: Any) -> float:
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        number: float = convert(str(value) if is_number else repr(value))
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise ValueError(f"must be a number, not {type(value).__name__}")
+        number: float = convert(str(value))
         return number
 
     return converted
@@ -200,9 +201,7 @@ def oauth2_in_python(value: Any) -> Any:
 
 def limits_in_python(value: Any) -> tuple[Limit, ...]:
     """Return the limits of a text, or of texts or limits, as this returns them."""
-    return limits(
-        text(",".join(map(str, value)) if isinstance(value, (list, tuple)) else value)
-    )
+    return limits(",".join(map(str, value if isinstance(value, (list, tuple)) else [value])))
 
 
 def recipients_in_python(value: Any) -> list[str]:

@@ -17,7 +17,7 @@ from .. import conf
 from ..boundary import boundary, name_host
 from ..delivery import Outcome, clock, is_of_mail
 from ..exceptions import InvalidEmailHost, summarize
-from ..host import Host, class_at, default_port, from_python
+from ..host import Host, checked_path, class_at, default_port, from_python
 from ..log import warn
 from ..options import HOST_OPTIONS, did_you_mean
 from ..retry import NOT_SENT, set_delivery
@@ -46,11 +46,14 @@ class HostBackend(Backend):
         fail_silently: bool = False,
         **options: Any,
     ) -> None:
-        path = backend if isinstance(backend, str) else class_path(backend)
+        wrapped: Any = None
+        if hasattr(backend, "send_messages") and not isinstance(backend, type):
+            wrapped = backend
+        path = checked_path(class_path(wrapped) if wrapped else backend, "option 'backend'")
         given = {name for name, value in options.items() if value is not None}
         options = conf.without_ignored(options, given)
         by_hand = from_python(Host(alias, path, {}, setting="MAILERS"), options)
-        self.take(by_hand, None if isinstance(backend, str) else backend)
+        self.take(by_hand, wrapped)
         self.fail_silently = fail_silently
 
     def take(self, host: Host, wrapped: BaseEmailBackend | None = None) -> None:
@@ -225,6 +228,9 @@ def _construct(host: Host) -> Any:
     for option, value in conf.global_smtp_options().items():
         if not options.get(option) and getattr(backend, option, None) in (value, None):
             setattr(backend, option, defaults.get(option, ""))
+    if not isinstance(backend.host, str):
+        found = type(backend.host).__name__
+        raise InvalidEmailHost(f"option 'host' must be text, not {found}")
     if not backend.host:
         raise InvalidEmailHost("option 'host' is missing")
     return backend

@@ -15,6 +15,7 @@ from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 
 from .. import conf, debug
+from ..addresses import address_and_domain
 from ..boundary import boundary
 from ..exceptions import InvalidEmailHost, named, shown
 from ..host import ROUTING_BACKEND, Host, class_at
@@ -103,20 +104,37 @@ def _strict() -> Found:
         )
 
 
+def _cache() -> Found:
+    cache = conf.rate_cache()
+    if cache and cache not in conf.caches():
+        yield message(
+            "E007",
+            f'EMAIL_HOSTS_CACHE must be a key of CACHES, and "{shown(cache)}" is none.',
+            f"Write one of these: {listed(conf.caches())}. Or add that one to CACHES.",
+        )
+
+
 def _default_backend() -> Found:
     """``MAILERS`` is checked host by host. ``EMAIL_BACKEND`` gets no options."""
     default = conf.default_mailer()
-    if conf.has_mailers() or default is None or not is_ours(default):
+    if conf.has_mailers() or default is None:
+        return
+    hint = (
+        f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", and add a host "default" to EMAIL_HOSTS. '
+        "Since Django 6.1, MAILERS can have a backend with options."
+    )
+    try:
+        path = conf.default_path()
+    except InvalidEmailHost as refusal:
+        yield message("E002", f"{refusal.reason}.", hint)
+        return
+    if not is_ours(default):
         return
     try:
-        class_at(default["BACKEND"])()
+        class_at(path)()
     except Exception as problem:  # a class of the project may raise anything
-        yield message(
-            "E002",
-            f"EMAIL_BACKEND, {default['BACKEND']}, is no host without options: {problem}",
-            f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", and add a host "default" to '
-            "EMAIL_HOSTS. Since Django 6.1, MAILERS can have a backend with options.",
-        )
+        text = f"EMAIL_BACKEND, {path}, is no host without options: {problem}"
+        yield message("E002", text, hint)
 
 
 def _default_host() -> Found:
@@ -166,17 +184,19 @@ def _similar_settings() -> Found:
 def _senders() -> Found:
     """Of two hosts with one sender, the router picks the first, unless they are one group."""
     groups = [_group(str(host.key)) for host in _hosts_of_dsns() if host.members]
-    others: dict[str, list[str]] = {}  # by the key of the first host with their sender
+    # By the key of the first host with their sender, and its address.
+    others: dict[tuple[str, str], list[str]] = {}
     for host in _hosts_of_dsns():
         sender = with_first_member(host).options.get("default_from_email", "")
         first = registry().host_of(sender) if sender else None
         if first in (None, host.key) or any({first, host.key} <= group for group in groups):
             continue
-        others.setdefault(str(first), []).append(host.name)
-    for first, names in others.items():
+        address = address_and_domain(sender)[0]
+        others.setdefault((str(first), address), []).append(host.name)
+    for (first, address), names in others.items():
         yield message(
             "W012",
-            f"{named(first)} gets all mail from its sender, which others have, too: "
+            f"{named(first)} gets all mail from {address}. Other hosts have the same sender: "
             f"{listed(names)}.",
             "Give each a sender of its own, make them one host (failover:a,b), or write a "
             "router.",
@@ -211,6 +231,7 @@ def _redirects() -> Found:
 OF_SETTINGS: tuple[Callable[[], Found], ...] = (
     _router,
     _strict,
+    _cache,
     _default_backend,
     _default_host,
     _hosts_without_mailers,
@@ -247,8 +268,10 @@ def _reporter_filter() -> Found:
 
 def _rate_cache() -> Found:
     limited = [host.name for host in _hosts() if host.options.get("rate")]
+    if not limited or any(_cache()):  # that is told already
+        return
     cache = conf.rate_cache_backend()
-    if limited and (not cache or cache.endswith((".LocMemCache", ".DummyCache"))):
+    if not cache or cache.endswith((".LocMemCache", ".DummyCache")):
         yield message(
             "W011",
             f"{listed(limited)}: each process counts for itself what it sends, so that eight "

@@ -13,7 +13,7 @@ from .. import conf, hosts
 from ..addresses import is_loopback
 from ..exceptions import InvalidEmailHost, checked_key, named, shown
 from ..host import SMTP_BACKEND, Host, dict_of_mailer
-from ..registry import find_cycle, is_ours, registry
+from ..registry import find_cycle, is_checked, registry
 from ..schemes import (
     BUILTIN_SCHEMES,
     DJANGO_BACKENDS,
@@ -36,8 +36,10 @@ HOSTS_HINT = 'Write EMAIL_HOSTS = {"shop": "smtp://mail.example.com"}.'
 # How it begins where the class of a backend cannot be imported.
 NO_BACKEND = "backend '"
 
-# A part of what is wrong, and what helps. The first that fits is shown.
+# A part of what is wrong, and what helps. The first that fits is shown, and nothing if the
+# text itself says what to write.
 HINTS = (
+    ("did you mean", ""),
     ("entry of MAILERS must", MAILERS_HINT),
     ("MAILERS must be a dict", MAILERS_HINT),
     ("EMAIL_HOSTS must be a dict", HOSTS_HINT),
@@ -46,6 +48,8 @@ HINTS = (
     ("DSN string, not tuple", "A comma after the DSN makes it a tuple. Remove the comma."),
     ("percent-encode", 'In Python, urllib.parse.quote(password, safe="") does that.'),
     ("quotation marks", "Look where the DSN is set: in the environment, or in an .env file."),
+    ("write the DSN in EMAIL_HOSTS", MAILERS_HINT),
+    ("dotted path of a class", "A path is like django.core.mail.backends.smtp.EmailBackend."),
     (NO_BACKEND, "Install the package that has this backend, or correct its name."),
     ("option 'oauth2'", "Name a callable, token(username, *, renew). The README has recipes."),
     (
@@ -212,7 +216,7 @@ def _shadowed(host: Host) -> Found:
             f"{host.name} is not used: {named(host.key, 'MAILERS')} comes first.",
             "Rename one of them, or write MAILERS = {**mailers(EMAIL_HOSTS)}.",
         )
-        if is_ours(registry().mailers[str(host.key)]):
+        if is_checked(registry().mailers[str(host.key)]):
             yield from check_entry(_host_of(host.key, "MAILERS", registry().of_mailer))
 
 

@@ -7,15 +7,14 @@ import ssl
 from typing import Any
 
 from ..exceptions import InvalidEmailHost, OAuth2Error, printable
-from ..smtp.tls import NOT_TLS, NOT_TLS_HINT
+from ..smtp.tls import NO_STARTTLS_HINT, NOT_TLS, NOT_TLS_HINT
 
 # A class, a part of the error's text, and what explains it.
 EXPLANATIONS = (
     (
         smtplib.SMTPNotSupportedError,
         "STARTTLS extension",
-        "the server offers no STARTTLS; submissions:// is for TLS from the first byte, "
-        "smtp:// for none",
+        f"the server offers no STARTTLS; {NO_STARTTLS_HINT}",
     ),
     (
         smtplib.SMTPNotSupportedError,

@@ -27,7 +27,10 @@ def dsn_of_settings(*, show_login: bool = False) -> str:
     Raises ``InvalidEmailHost`` if no DSN can.
     """
     if conf.has_mailers():  # pragma: mailers-only
-        raise InvalidEmailHost("MAILERS is set, so EMAIL_HOST and the like are not used")
+        raise InvalidEmailHost(
+            "with MAILERS, Django does not use EMAIL_HOST and the like; to get their DSN, "
+            "remove MAILERS for this command"
+        )
     given = {name: _checked(name, value) for name, value in conf.global_smtp_options().items()}
     scheme = SCHEMES.get((given["use_ssl"], given["use_tls"]))
     if scheme is None:

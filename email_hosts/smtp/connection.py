@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any, TypeGuard
 
 from ..exceptions import InvalidEmailHost
-from .tls import NOT_TLS, NOT_TLS_HINT
+from .tls import NO_STARTTLS_HINT, NOT_TLS, NOT_TLS_HINT
 
 clock = time.monotonic
 
@@ -81,7 +81,7 @@ class SMTP(smtplib.SMTP):
         allowed = [each for each in addresses if self._allow(each, port) is True]
         # ``timeout`` is for all addresses together: a name may have many.
         deadline = clock() + timeout
-        failure: Exception = InvalidEmailHost("no address of the server is allowed")
+        failure: Exception = InvalidEmailHost("allow() allows no address of this server")
         for left, address in zip(range(len(allowed), 0, -1), allowed, strict=True):
             share = (deadline - clock()) / left  # one that is silent leaves time for others
             if share <= 0:
@@ -167,7 +167,9 @@ def connect(
             open_socket(connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if starttls:
             connection.starttls(context=starttls)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, smtplib.SMTPNotSupportedError):
+            error.args = (f"{error}; {NO_STARTTLS_HINT}",)
         connection.close()
         raise
     return connection

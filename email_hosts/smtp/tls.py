@@ -9,6 +9,7 @@ from pathlib import Path
 # OpenSSL's names for an answer that is not TLS. They depend on its version.
 NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}
 NOT_TLS_HINT = "the server does not begin with TLS; submission:// is for STARTTLS"
+NO_STARTTLS_HINT = "submissions:// is for TLS from the first byte, smtp:// for no TLS"
 
 
 def new_context(cafile: str, certfile: str, keyfile: str) -> ssl.SSLContext:
