@@ -78,7 +78,7 @@ def ehlo_name(value: str) -> str:
 def email_address(value: str) -> str:
     """Return an address, with a display name or without, or raise ``ValueError``."""
     problem = ValueError(
-        "must be one email address, ASCII before the '@', like shop@example.com or "
+        "must be one email address in ASCII before the '@', like shop@example.com or "
         "Shop <shop@example.com>"
     )
     if len(value) > MAX_EMAIL_ADDRESS:
@@ -142,5 +142,5 @@ def spellings(domain: str) -> set[str]:
     except UnicodeError:  # a name that only IDNA 2008 allows
         own = in_ascii
     if domain not in (in_ascii, own):
-        raise ValueError("must have this domain in ASCII, with xn--")
+        raise ValueError("must have this domain in ASCII, beginning with xn--")
     return {in_ascii, own}

@@ -75,7 +75,7 @@ NO_HOST_AFTER_LOGIN = (
     "if that is part of a password, the at sign and the host are missing after it"
 )
 
-NO_OPTION = "what follows a question mark or an ampersand is no option"
+NO_OPTION = "the text after a question mark or an ampersand is not an option"
 
 
 def is_empty(dsn: object) -> bool:
@@ -104,12 +104,12 @@ def parse_from_elsewhere(dsn: str, schemes: str | Iterable[str]) -> Host:
     Raises ``InvalidEmailHost`` unless it has one of these schemes, and for options that a
     stranger must not use.
     """
+    if isinstance(dsn, str) and len(dsn) > MAX_LENGTH:
+        raise InvalidEmailHost(f"the DSN must have at most {MAX_LENGTH} characters")
     if isinstance(dsn, str) and re.fullmatch(r"[\w-]+", dsn):
         raise InvalidEmailHost(
             "connection_from_dsn() takes a DSN; get_connection() takes the key of a host"
         )
-    if isinstance(dsn, str) and len(dsn) > MAX_LENGTH:
-        raise InvalidEmailHost(f"the DSN must have at most {MAX_LENGTH} characters")
     allowed = [schemes] if isinstance(schemes, str) else sorted(schemes)
     for scheme in allowed:
         if scheme not in SMTP_SCHEMES and scheme not in LOCAL_SCHEMES:
@@ -173,7 +173,7 @@ def _scheme_of(dsn: str) -> str:
     if not match:  # text before the first colon may be a user name
         raise InvalidEmailHost(f"the DSN starts with no scheme; {EXAMPLE}; {known}")
     here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])
-    hint = f"; '{here}' does that here" if here else did_you_mean(scheme, SCHEMES, cutoff=0.7)
+    hint = f"; write '{here}' instead" if here else did_you_mean(scheme, SCHEMES, cutoff=0.7)
     raise InvalidEmailHost(f"unknown scheme '{match[0]}'; {known}{hint or f'; {EXAMPLE}'}")
 
 
@@ -259,8 +259,8 @@ def _check_login(userinfo: str, *, has_token: bool) -> None:
     if bool(username) != bool(password) and not has_token:
         given, missing = ("user name", "password") if username else ("password", "user name")
         raise InvalidEmailHost(
-            f"the DSN has a {given} and no {missing}; write both or none, or 'oauth2' in "
-            "the place of a password"
+            f"the DSN has a {given} and no {missing}; write both or neither, or 'oauth2' "
+            "instead of a password"
         )
     _decoded("the user name", username)
     _decoded("the password", password)
@@ -377,7 +377,8 @@ def _decoded(part: str, text: str) -> str:
     """Return the percent-decoded text. A '+' stays a '+', as in RFC 3986."""
     if re.search("%(?![0-9A-Fa-f]{2})", text):
         raise InvalidEmailHost(
-            f"{part} has a percent sign that encodes nothing; percent-encode it, too"
+            f"{part} has a percent sign without two hexadecimal digits after it; "
+            "percent-encode it, too"
         )
     try:
         decoded = unquote(text, errors="strict")

@@ -85,8 +85,8 @@ class RateLimited(smtplib.SMTPException):
     """A host takes no more at present, because the limit of its ``rate`` is reached.
 
     Nothing was sent. ``alias`` is the key of the host. ``retry_after`` are the seconds until
-    the message may have its turn. That is ``math.inf`` for one that counts as more than the
-    limit: this host can never send it.
+    the message may have its turn. They are ``math.inf`` if it has more recipients than the
+    limit allows: this host can never send it.
     """
 
     def __init__(self, reason: str, *, alias: str | None = None, retry_after: float) -> None:
@@ -112,8 +112,8 @@ def checked_key(key: str) -> str:
         raise InvalidEmailHost(f"the key of a host must be a string, not {type(key).__name__}")
     if looks_like_a_dsn(key):
         raise InvalidEmailHost(
-            "a DSN stands where the key of a host must stand; give the DSN a key in "
-            "EMAIL_HOSTS, or pass it to connection_from_dsn()"
+            "the key of a host must not be a DSN; give the DSN a key in EMAIL_HOSTS, or pass "
+            "it to connection_from_dsn()"
         )
     return key
 

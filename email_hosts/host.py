@@ -183,7 +183,7 @@ def dict_of_mailer(mailer: Any) -> Mailer:  # pragma: mailers-only
         return cast("Mailer", mailer)
     raise InvalidEmailHost(
         f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "
-        "MAILERS = mailers(EMAIL_HOSTS), which makes entries of DSNs"
+        "MAILERS = mailers(EMAIL_HOSTS), which makes entries from DSNs"
     )
 
 
@@ -266,7 +266,7 @@ def _problem_with_grant(options: Mapping[str, Any]) -> str:
         takers = {*option.needed_for, *option.taken_by}
         if takers and options.get(name) and grant not in takers:
             ways = " and ".join(f"oauth2={each}" for each in OAUTH2_GRANTS if each in takers)
-            return f"option '{name}' is for {ways}, and for nothing else"
+            return f"option '{name}' is only for {ways}"
         if grant in option.needed_for and not options.get(name):
             missing.append(f"'{name}'")
     return f"oauth2={grant} needs {' and '.join(missing)} beside it" if missing else ""

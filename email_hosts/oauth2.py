@@ -131,7 +131,7 @@ def _refusal(status: int, answer: dict[str, Any]) -> str:
         return ": ".join(shown)
     if 300 <= status <= 399:
         return f"it answered with a redirect ({status}); correct oauth2_token_url"
-    return f"its answer ({status}) is not one of OAuth 2.0; look at oauth2_token_url"
+    return f"its answer ({status}) is not one of OAuth 2.0; check oauth2_token_url"
 
 
 @dataclass(frozen=True, repr=False)
@@ -162,7 +162,7 @@ class Custom:
         else:
             if isinstance(token, str):
                 return token, 0
-            problem = f"it returned {type(token).__name__}, and not a string"
+            problem = f"it must return a string, not {type(token).__name__}"
         named: Any = self.function
         if not hasattr(named, "__qualname__"):
             named = type(named)

@@ -179,9 +179,9 @@ def add_header(headers: dict[str, str], name: str, value: str) -> None:
         )
     for option in OF_ANY_HOST:
         if name.lower() == option.instead_of_header:
-            raise ValueError(f"is not for a host to add; write {option.in_dsn}")
+            raise ValueError(f"cannot be added by a host; write {option.in_dsn}")
     if re.fullmatch(OWN_HEADERS, name.lower()):
-        raise ValueError("is not for a host to add: each message has its own")
+        raise ValueError("cannot be added by a host, because each message has its own")
     if name.lower() in map(str.lower, headers):
         raise ValueError("is given twice")
     headers[name] = values.not_empty(value)

@@ -45,7 +45,7 @@ def without_control_characters(text: str) -> str:
         return text
     # Cc: control characters, with most line breaks; Zl, Zp: the others; Cs: surrogates.
     if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in text):
-        raise ValueError("has a control character; remove it (a line break?)")
+        raise ValueError("has a control character, such as a line break; remove it")
     return text
 
 
@@ -69,7 +69,7 @@ def as_given(name: str, value: str) -> Any:
             return json.loads(value)
         except (ValueError, RecursionError):
             raise ValueError(
-                "starts with a brace or a quotation mark, and must be JSON then"
+                "must be JSON, because it starts with a brace or a quotation mark"
             ) from None
     if value in {"true", "false"}:
         return value == "true"
@@ -129,12 +129,12 @@ def limits(value: str) -> tuple[Limit, ...]:
         match = re.fullmatch("0*([1-9][0-9]{0,8})/([smhd])", part.strip())
         if not match:
             raise ValueError(
-                'must be a number per second, minute, hour or day; write it like "30/m", '
-                'or like "14/s,50000/d"'
+                "must be a whole number per second, minute, hour or day; write it like "
+                '"30/m", or like "14/s,50000/d"'
             )
         limit = Limit(int(match[1]), SPANS[match[2]])
         if limit.span in found:
-            raise ValueError(f"must have one limit for each span; remove {limit} or the other")
+            raise ValueError(f"has two limits for one span; remove {limit} or the other one")
         found[limit.span] = limit
     return tuple(found.values())
 
@@ -167,8 +167,8 @@ def token_url(value: str) -> str:
         if is_secure and is_plain and (is_host_name(host) or is_ipv6(host)):
             return value
     raise ValueError(
-        "must be a URL that starts with https://, without user name and fragment (http:// is "
-        "for this machine alone)"
+        "must be a URL that starts with https:// and has neither user name nor fragment "
+        "(http:// is only for this machine)"
     )
 
 

@@ -240,12 +240,14 @@ def test_redirect_is_all_that_a_provider_gets(name, provider):
 @pytest.mark.parametrize("name", ["merge_data", "merge_headers", "merge_metadata"])
 def test_message_for_each_recipient_is_not_redirected(name, send):
     message = AnymailMessage("Hello", to=["a@x.example"], **{name: {"a@x.example": {}}})
-    with pytest.raises(InvalidEmailHost, match=f"does not go with {name} in the message"):
+    with pytest.raises(
+        InvalidEmailHost, match=f"cannot be combined with {name} in the message"
+    ):
         send(message, "_redirect_to=qa@example.com")
     assert not hasattr(message, "anymail_test_params")
 
 
 def test_recipients_of_the_settings_are_not_redirected(send, settings):
     settings.ANYMAIL = {"SEND_DEFAULTS": {"bcc": ["archive@example.com"]}}
-    with pytest.raises(InvalidEmailHost, match="does not go with bcc in SEND_DEFAULTS"):
+    with pytest.raises(InvalidEmailHost, match="cannot be combined with bcc in SEND_DEFAULTS"):
         send(AnymailMessage("Hello", to=["a@x.example"]), "_redirect_to=qa@example.com")

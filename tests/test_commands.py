@@ -170,7 +170,7 @@ class TestSend:
     @pytest.mark.parametrize("dsn", [f"smtp://{LOGIN}@h", f"{LOGIN}@h", f"mailgun:k={LOGIN}"])
     def test_dsn_in_the_place_of_a_host_is_not_repeated(self, dsn):
         message = error("sendtestemailhosts", dsn, "a@example.net", hosts={})
-        assert message.startswith("(a DSN): not sent: a DSN stands where the key of a host ")
+        assert message.startswith("(a DSN): not sent: the key of a host must not be a ")
 
     def test_tls_on_a_port_without_it_says_so(self, start_server):
         dsn = f"submissions://127.0.0.1:{start_server().port}"
@@ -395,7 +395,7 @@ empty       -           -                     -         -      -              is
         hosts = {"default": "smtp://h", "all": "failover:m"}
         _, hidden, several = run("checkemailhosts", hosts=hosts, connect=True).splitlines()
         assert hidden.endswith('is not used: MAILERS["default"] comes first.')
-        assert several.endswith("m: not tried, it is in MAILERS only")
+        assert several.endswith("m: not tried, because it is only in MAILERS")
 
     @needs_mailers
     def test_mailers_with_our_backends_are_hosts(self, start_server):  # pragma: mailers-only
@@ -658,7 +658,7 @@ class TestFromSettings:
     def test_mailers_take_their_place(self):  # pragma: mailers-only
         with (
             override_settings(MAILERS={}),
-            pytest.raises(CommandError, match="MAILERS is set"),
+            pytest.raises(CommandError, match="remove MAILERS for this command"),
         ):
             call_command("checkemailhosts", "--from-settings")
 
@@ -710,7 +710,7 @@ def tls_error(reason):
         (
             smtplib.SMTPNotSupportedError("STARTTLS extension not supported by server."),
             "the server offers no STARTTLS; submissions:// is for TLS from the first byte, "
-            "smtp:// for none",
+            "smtp:// for no TLS",
         ),
         (
             smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server."),

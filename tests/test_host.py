@@ -116,7 +116,7 @@ def test_options_of_a_call_have_to_go_together_with_those_of_the_host(options, p
     settings.EMAIL_HOSTS = {"shop": "submission://h"}
     with pytest.raises(InvalidEmailHost) as caught:
         get_connection("shop", **{"username": "me", "oauth2": token, **options})
-    assert str(caught.value).startswith('EMAIL_HOSTS["shop"]: ')
+    assert str(caught.value).startswith('get_connection("shop"): ')
     assert part in str(caught.value)
     assert "Kx7vQz9" not in str(caught.value)
     assert caught.value.__context__ is None

@@ -113,7 +113,8 @@ def test_options_replace_the_hosts_own_for_one_connection():
 def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reason):
     with pytest.raises(InvalidEmailHost) as caught:
         connect(dsn, **options)
-    assert str(caught.value).startswith('EMAIL_HOSTS["shop"]: ')
+    name = 'get_connection("shop")' if options else 'EMAIL_HOSTS["shop"]'
+    assert str(caught.value).startswith(f"{name}: ")
     assert reason in str(caught.value)
     assert "MAILERS" not in str(caught.value)
 

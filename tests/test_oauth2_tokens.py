@@ -96,7 +96,7 @@ class TestRequest:
 
 
 MICROSOFT = "AADSTS7000215: Invalid client secret provided.\r\nTrace ID: 1"
-NOT_OAUTH2 = "its answer ({}) is not one of OAuth 2.0; look at oauth2_token_url"
+NOT_OAUTH2 = "its answer ({}) is not one of OAuth 2.0; check oauth2_token_url"
 
 
 def description(error, text):

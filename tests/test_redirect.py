@@ -491,7 +491,7 @@ class TestAnymailAttributes:
         with pytest.raises(InvalidEmailHost) as caught:
             host(alias="shop").apply_host(message)
         assert str(caught.value).startswith(
-            "EMAIL_HOSTS[\"shop\"]: option '_redirect_to' does not go with "
+            "EMAIL_HOSTS[\"shop\"]: option '_redirect_to' cannot be combined with "
         )
         assert f"{name} in the message" in str(caught.value)
         assert "a@x.example" not in str(caught.value)

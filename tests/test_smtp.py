@@ -469,7 +469,7 @@ class TestAllow:
     """``allow(host, port)`` says which servers may be used."""
 
     def test_is_asked_before_anything_else(self):
-        with pytest.raises(InvalidEmailHost, match="the server is not allowed"):
+        with pytest.raises(InvalidEmailHost, match="does not allow this server"):
             connection_from_dsn("smtp://smtp.example.com", allow=lambda host, port: port != 25)
 
     @pytest.mark.parametrize("fail_silently", [True, False])
@@ -480,7 +480,7 @@ class TestAllow:
             allow=lambda host, port: host == "localhost",
             fail_silently=fail_silently,
         )
-        with pytest.raises(InvalidEmailHost, match="no address of the server is allowed"):
+        with pytest.raises(InvalidEmailHost, match="allows no address of this server"):
             backend.open()
 
 

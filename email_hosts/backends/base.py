@@ -175,8 +175,8 @@ class Backend(BaseEmailBackend, HostOfMessage):
         if self.pickled_key is None:
             raise TypeError(
                 "a connection cannot be pickled if it has options of its own or comes from "
-                "a DSN, for its login would be in the pickle; pass the key of the host, and "
-                "call get_connection(key) where the message is sent"
+                "a DSN, because the pickle would hold its login; pass the key of the host, "
+                "and call get_connection(key) where the message is sent"
             )
         return import_string("email_hosts.backends.get_connection"), (self.pickled_key,)
 

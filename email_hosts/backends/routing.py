@@ -150,7 +150,7 @@ class RoutingBackend(Backend):
             _is_asking_router.reset(token)
         if isinstance(host, RoutingBackend):
             raise InvalidEmailHost(
-                f"{_name_of(router)} returned a connection that asks it again"
+                f"{_name_of(router)} returned a RoutingBackend, which asks the router again"
             )
         if isinstance(host, BaseEmailBackend):
             return host

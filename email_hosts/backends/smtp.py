@@ -357,8 +357,8 @@ class EmailHostsBackend(Backend, EmailBackend):
     def _connect_once(self) -> PooledConnection:
         if not (self.username + self.password).isascii():
             raise InvalidEmailHost(
-                "the user name and the password must be ASCII: smtplib cannot send another "
-                "character",
+                "the user name and the password must be ASCII, because smtplib cannot send "
+                "other characters",
                 alias=self.alias,
             )
         opened_at = pool.clock()

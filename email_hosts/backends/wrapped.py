@@ -31,8 +31,9 @@ from .smtp import DEFAULT_TIMEOUT
 class HostBackend(Backend):
     """Makes any other backend a host, by wrapping it.
 
-    ``backend`` is the backend itself, or its path, with its own options among ``options``. You
-    can read the attributes of the wrapped backend here. To set them, use ``wrapped``.
+    ``backend`` is the backend itself, or the path of its class. ``options`` are those of the
+    host, and with a path also those of the backend. You can read the attributes of the wrapped
+    backend here. To set them, use ``wrapped``.
     """
 
     wrapped: Any = None
@@ -49,7 +50,9 @@ class HostBackend(Backend):
         wrapped: Any = None
         if hasattr(backend, "send_messages") and not isinstance(backend, type):
             wrapped = backend
-        path = checked_path(class_path(wrapped) if wrapped else backend, "option 'backend'")
+        path = checked_path(
+            backend if wrapped is None else class_path(wrapped), "option 'backend'"
+        )
         given = {name for name, value in options.items() if value is not None}
         options = conf.without_ignored(options, given)
         by_hand = from_python(Host(alias, path, {}, setting="MAILERS"), options)

@@ -165,7 +165,7 @@ def _hosts_without_mailers() -> Found:
     if conf.has_mailers() and known and not is_one_known:  # pragma: mailers-only
         yield message(
             "W014",
-            "MAILERS has no host of EMAIL_HOSTS, so that "
+            "MAILERS has no host of EMAIL_HOSTS, so "
             f'using="{shown(known[0].key)}" is an error.',
             MAILERS_HINT,
         )
@@ -274,8 +274,8 @@ def _rate_cache() -> Found:
     if not cache or cache.endswith((".LocMemCache", ".DummyCache")):
         yield message(
             "W011",
-            f"{listed(limited)}: each process counts for itself what it sends, so that eight "
-            "workers send eight times the rate.",
+            f"{listed(limited)}: each process counts only its own messages, so eight workers "
+            "may send eight times the rate.",
             'Write EMAIL_HOSTS_CACHE = "default", where CACHES["default"] is one for all '
             "processes, like Redis or Memcached.",
         )

@@ -28,8 +28,8 @@ TAG = "email_hosts"
 Found = Iterator[CheckMessage]
 
 MAILERS_HINT = (
-    "Write MAILERS = {**mailers(EMAIL_HOSTS)}, with your other mailers among them, after "
-    "'from email_hosts import mailers'."
+    "Write MAILERS = {**mailers(EMAIL_HOSTS)}, and add your other mailers to it. Import "
+    "mailers from email_hosts."
 )
 HOSTS_HINT = 'Write EMAIL_HOSTS = {"shop": "smtp://mail.example.com"}.'
 
@@ -163,7 +163,7 @@ def _members(host: Host) -> Found:
     missing = [f'"{shown(member)}"' for member in host.members if not is_host(member)]
     cycle = find_cycle(str(host.key)) if host.members else ()
     if host.routes and host.setting == "EMAIL_HOSTS":
-        problem = "sends through the router, which picks a host"
+        problem = "sends through the router, so no other host can use it"
     elif cycle and cycle[0] == host.key:
         problem = f"leads back to itself: {' -> '.join(map(shown, cycle))}"
     elif missing:
@@ -236,7 +236,7 @@ def _redirected(host: Host) -> Found:
     if host.options.get("redirect_to"):
         yield message(
             "W009",
-            f"{host.name} redirects its mail: people do not get what is theirs.",
+            f"{host.name} redirects its mail, so the recipients do not get it.",
             "In production, remove that option.",
         )
 

@@ -119,8 +119,8 @@ def nobody_else(message: EmailMessage, host: Any) -> dict[str, Any]:
         for text in [*map(str, message.recipients()), *own]:
             if not allowed.allows(_address(text)) and text != host.redirect_to:
                 raise InvalidEmailHost(
-                    "option '_redirect_to' does not go with a message that does not let its "
-                    "recipients be replaced",
+                    "option '_redirect_to' cannot be combined with a message whose recipients "
+                    "cannot be replaced",
                     alias=host.alias,
                 )
     return {}
@@ -143,8 +143,8 @@ def refuse_to_go_past(
         found.append("an address in esp_extra")
     if found:
         raise InvalidEmailHost(
-            f"option '_redirect_to' does not go with {found[0]} in {where}: Anymail may send "
-            "mail to others by that; leave out one of the two",
+            f"option '_redirect_to' cannot be combined with {found[0]} in {where}, with which "
+            "Anymail may send mail to other people; remove one of the two",
             alias=alias,
         )
 

@@ -208,7 +208,7 @@ def _use(limit: Limit, used: int | None) -> str:
 def _connect(key: str, rows: Rows) -> Status:
     """Return whether the host can be reached, if the checks find no error."""
     if key not in rows:  # pragma: mailers-only
-        return Status(WARNS, "not tried, it is in MAILERS only")
+        return Status(WARNS, "not tried, because it is only in MAILERS")
     host, status = rows[key]
     if host is None or status.style == FAILS or is_shadowed(host):
         return status
