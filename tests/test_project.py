@@ -26,8 +26,8 @@ PLUGIN = ["-p", "email_hosts.testing.pytest"]
     ("default", "command"),
     [
         pytest.param(WITH_MAILERS, ["-m", "django", "test"], id="django"),
-        pytest.param("nothing", ["-m", "django", "test", OURS], id="our runner"),
-        pytest.param(WITH_MAILERS, PYTEST, id="pytest"),
+        pytest.param("EMAIL_HOST", ["-m", "django", "test", OURS], id="our runner"),
+        pytest.param("nothing", PYTEST, id="pytest"),
         pytest.param("empty MAILERS", [*PYTEST, *PLUGIN], id="our plugin"),
     ],
 )
