@@ -1,4 +1,4 @@
-"""Real mail servers get what Django's own backend would give them, once. ``-m mta``"""
+"""Real mail servers get what Django's own backend would give them, once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scripted import ScriptedServer
 
 from email_hosts.backends import can_be_retried, get_connection
 
-pytestmark = pytest.mark.mta
+pytestmark = pytest.mark.slow
 
 
 class Relay:

@@ -1,63 +1,71 @@
 """In the tests of a project nothing leaves the machine: ``project/``, run as by its user."""
 
 import os
+import re
 
 import pytest
-from conftest import needs_mailers, run_python
+from conftest import run_python
 
 from email_hosts.conf import DJANGO_HAS_MAILERS
 
-MAILERS = ["MAILERS", "empty MAILERS"] if DJANGO_HAS_MAILERS else []
-DJANGO_RUNNER = ["django", "test", "--pattern=mail_tests.py", "project"]
-PYTEST = ["pytest", "--no-header", "-c", os.devnull, "project/mail_tests.py"]
-
-
-@pytest.mark.parametrize("runner", [DJANGO_RUNNER, PYTEST], ids=["django", "pytest-django"])
-@pytest.mark.parametrize("default", ["EMAIL_HOST", "nothing", *MAILERS])
-def test_hosts_deliver_to_the_outbox(runner, default):
-    environment = {"DJANGO_SETTINGS_MODULE": "project.settings", "DEFAULT": default}
-    shown = run_python("-m", *runner, environment=environment)
-    assert "Ran 6 tests" in shown or "6 passed" in shown
-
-
-SPAWN = """
+WITH_MAILERS = "MAILERS" if DJANGO_HAS_MAILERS else "EMAIL_HOST"
+OURS = "--testrunner=email_hosts.testing.runner.EmailHostsRunner"
+PARALLEL = """
 import multiprocessing
 import sys
 from django.core.management import execute_from_command_line
 multiprocessing.set_start_method(sys.argv.pop(1))
-execute_from_command_line(sys.argv)
+execute_from_command_line([*sys.argv, "--parallel=2"])
 """
-RUNNER = "--testrunner=email_hosts.testing.runner.EmailHostsRunner"
+# The plugins of others cost time, and are not what is tested.
+PYTEST = ["-m", "pytest", "-c", os.devnull, "-p", "pytest_django.plugin"]
 PLUGIN = ["-p", "email_hosts.testing.pytest"]
-OF_DJANGO = ["test", "--parallel=2", RUNNER, "project"]
-RUNS = {
-    "django": ["-m", "django", "test", RUNNER, "project"],
-    "fork": ["-c", SPAWN, "fork", *OF_DJANGO],
-    "spawn": ["-c", SPAWN, "spawn", *OF_DJANGO],
-    "pytest": ["-m", "pytest", *PLUGIN, "-c", os.devnull],
-    "xdist": ["-m", "pytest", *PLUGIN, "-c", os.devnull, "-n2", "-pno:randomly"],
-}
 
 
-def run(name: str, tests: str, default: str) -> str:
-    """Run tests of the project in one of these ways."""
-    is_pytest = RUNS[name][1] == "pytest"
-    files = [f"project/{tests}"] if is_pytest else [f"--pattern={tests}"]
-    environment = {"DJANGO_SETTINGS_MODULE": "project.settings", "DEFAULT": default}
-    return run_python(*RUNS[name], *files, environment=environment)
+@pytest.mark.parametrize(
+    ("default", "command"),
+    [
+        pytest.param(WITH_MAILERS, ["-m", "django", "test"], id="django"),
+        pytest.param("EMAIL_HOST", ["-m", "django", "test", OURS], id="our runner"),
+        pytest.param("nothing", PYTEST, id="pytest"),
+        pytest.param("empty MAILERS", [*PYTEST, *PLUGIN], id="our plugin"),
+    ],
+)
+def test_hosts_deliver_to_the_outbox(default, command):
+    assert number_of_tests(command, default, "mail_tests.py") == 6
 
 
-@needs_mailers
-@pytest.mark.parametrize("name", RUNS)
-def test_mailers_deliver_to_the_outbox_as_their_hosts_do(name):  # pragma: mailers-only
-    shown = run(name, "using_tests.py", "MAILERS")
-    assert "Ran 6 tests" in shown or "6 passed" in shown
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(["-c", PARALLEL, "fork", "test", OURS], id="fork"),
+        pytest.param(["-c", PARALLEL, "spawn", "test", OURS], id="spawn"),
+        pytest.param([*PYTEST, *PLUGIN, "-p", "xdist", "-n2"], id="xdist"),
+    ],
+)
+def test_mailers_do_too_in_parallel(command):
+    files = ["mail_tests.py", "using_tests.py"][: 1 + DJANGO_HAS_MAILERS]
+    assert number_of_tests(command, WITH_MAILERS, *files) == 6 * len(files)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_runner_and_plugin_change_nothing_without_mailers(name):
-    shown = run(name, "mail_tests.py", "nothing")
-    assert "Ran 6 tests" in shown or "6 passed" in shown
+def number_of_tests(command, default, *files):
+    """Run tests of the project, which must all pass. Return how many there were."""
+    if "pytest" in command:
+        chosen = [f"project/{file}" for file in files]
+    else:
+        chosen = [f"--pattern={files[0] if len(files) == 1 else '*_tests.py'}", "project"]
+    shown = run_python(
+        *command,
+        *chosen,
+        environment={
+            "DJANGO_SETTINGS_MODULE": "project.settings",
+            "DEFAULT": default,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "PYTEST_ADDOPTS": "",
+        },
+    )
+    (number,) = re.findall(r"(?:Ran (\d+) tests|=+ (\d+) passed)", shown)
+    return int("".join(number))
 
 
 STANDALONE = """

@@ -17,6 +17,8 @@ from test_rate import MEMCACHED, REDIS
 from email_hosts import rate
 from email_hosts.rate import Limit
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 4
 
 clock = test_rate.clock

@@ -332,12 +332,13 @@ def test_ci_runs_the_two_commands_for_a_newcomer():
     assert f"({demo})\n({py})\n" in ci
 
 
+@pytest.mark.slow
 def test_demo_prints_what_is_shown():
     def lines(text):
         return [" ".join(line.split()) for line in text.splitlines()]
 
     (shown,) = (block for block in BLOCKS if "sendnews" in block)
-    printed = iter(lines(run_python("-m", "demo")))
+    printed = iter(lines(run_python("-m", "tools.demo")))
     assert all(line in printed for line in lines(shown))  # in this order
 
 
@@ -352,35 +353,42 @@ def test_list_of_the_reference_has_each_section():
     assert listed == sections[sections.index(listed[0]) :]
 
 
+def run_in_new_project(folder, settings, *statements, **environment):
+    """``django-admin startproject``, the settings, and these statements in its shell."""
+    call_command("startproject", "mysite", folder)
+    with (folder / "mysite" / "settings.py").open("a") as file:
+        file.write(f"\n{settings}\n")
+    script = "\n".join(["from django.core.management import call_command", *statements])
+    environment = {"DJANGO_SETTINGS_MODULE": "mysite.settings", **environment}
+    command = ("-W", "error", "manage.py", "shell", "-c", script)
+    return run_python(*command, cwd=folder, environment=environment)
+
+
+CHECK = 'call_command("check", fail_level="WARNING")'
+
+
 def test_new_project_sends_through_two_hosts(start_server, tls, cafile, tmp_path):
-    """``django-admin startproject`` and the README's set-up and first lines."""
     servers = {
         key: start_server(context=tls, login=(f"{key}-user", "secret"))
         for key in ("shop", "club")
     }
     environment = {
-        "DJANGO_SETTINGS_MODULE": "project.settings",
-        **{
-            f"{key.upper()}_EMAIL_HOST": (
-                f"submission://{key}-user:secret@127.0.0.1:{server.port}"
-                f"?_default_from_email={key}@example.com&ssl_cafile={cafile}"
-            )
-            for key, server in servers.items()
-        },
+        f"{key.upper()}_EMAIL_HOST": (
+            f"submission://{key}-user:secret@127.0.0.1:{server.port}"
+            f"?_default_from_email={key}@example.com&ssl_cafile={cafile}"
+        )
+        for key, server in servers.items()
     }
-
-    def run(*command):
-        return run_python(*command, cwd=tmp_path, environment=environment)
-
-    defaults = "--settings=django.conf.global_settings"
-    run("-m", "django", "startproject", defaults, "project", ".")
-    with (tmp_path / "project" / "settings.py").open("a") as settings:
-        settings.write(the_one("os.environ.setdefault", SETTINGS))
-    run("manage.py", "check", "--fail-level=WARNING")
-    shown = run("manage.py", "checkemailhosts", "--connect")
+    shown = run_in_new_project(
+        tmp_path,
+        the_one("os.environ.setdefault", SETTINGS),
+        CHECK,
+        'call_command("checkemailhosts", "--connect")',
+        'call_command("sendtestemailhosts", "club", "me@example.net")',
+        FIRST_MAIL,
+        **environment,
+    )
     assert shown.count("  OK ") == 2 + DJANGO_HAS_MAILERS  # MAILERS has a default
-    run("manage.py", "sendtestemailhosts", "club", "me@example.net")
-    run("manage.py", "shell", "-c", FIRST_MAIL)
     assert {
         key: [(mail.user, mail.sender, mail.recipients) for mail in server.received]
         for key, server in servers.items()
@@ -393,21 +401,7 @@ def test_new_project_sends_through_two_hosts(start_server, tls, cafile, tmp_path
 def test_first_example_works_when_pasted(start_server, tls, cafile, tmp_path):
     """It is as it stands, but for the address of the server, and no warning is allowed."""
     server = start_server(context=tls, login=("user", "secret"))
-    environment = {
-        "DJANGO_SETTINGS_MODULE": "project.settings",
-        "SSL_CERT_FILE": str(cafile),
-    }
-
-    def run(*command):
-        return run_python(*command, cwd=tmp_path, environment=environment)
-
-    defaults = "--settings=django.conf.global_settings"
-    run("-m", "django", "startproject", defaults, "project", ".")
     pasted = SETTINGS[0].replace("smtp.example.com", f"127.0.0.1:{server.port}")
-    with (tmp_path / "project" / "settings.py").open("a") as settings:
-        settings.write(f"\n{pasted}\n")
-    run("manage.py", "check", "--fail-level=WARNING")
     sending = [FIRST_MAIL, *(USING[:1] if DJANGO_HAS_MAILERS else [])]
-    for block in sending:
-        run("-W", "error", "manage.py", "shell", "-c", block)
+    run_in_new_project(tmp_path, pasted, CHECK, *sending, SSL_CERT_FILE=str(cafile))
     assert [mail.sender for mail in server.received] == ["shop@example.com"] * len(sending)

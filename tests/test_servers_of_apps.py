@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import pytest
 from conftest import TESTS, start_worker
 
+pytestmark = pytest.mark.slow
+
 # Where the server is told to listen: the socket is there before it, and so nobody has to wait
 # until it is.
 LISTENER = "fd://{fd}"

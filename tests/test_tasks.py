@@ -9,6 +9,8 @@ import pytest
 from conftest import start_worker
 from scripted import any_of, at, to
 
+pytestmark = pytest.mark.slow
+
 PARENT = "parent@example.net"
 ADDRESSES = [f"{number}@example.net" for number in range(20)]
 ENQUEUE = f"""

@@ -1,6 +1,6 @@
 """Measure what an error report costs, beside one with Django's own filter.
 
-``python -m benchmarks.reports``, in the folder of the tests.
+``python -m tools.benchmarks.reports``, in the folder of the tests.
 
 Each report is made with one filter and then with the other, in turns, so that whatever else
 the machine does falls on both.
@@ -46,7 +46,7 @@ PAGES: dict[str, dict[str, object]] = {
 
 def main() -> None:
     """Print the processor time that a report takes, and the ratio to Django's own filter."""
-    parser = argparse.ArgumentParser(prog="benchmarks.reports", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tools.benchmarks.reports", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="how often each report is made")
     rounds = parser.parse_args().rounds
     settings.configure(

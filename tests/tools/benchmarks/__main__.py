@@ -47,7 +47,7 @@ class Result(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tools.benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="how often each way is tried")
     parser.add_argument("--seconds", type=float, default=0.5, help="and for how long")
     parser.add_argument("--quick", action="store_true", help="end within a minute")
@@ -78,7 +78,7 @@ def main() -> None:
         show(columns, table)
         for ms, server in at.items():
             compare_threads(ms, server, rounds, seconds)
-    if arguments.picture:  # pragma: no cover (needs what only tox -e bench installs)
+    if arguments.picture:  # needs what only tox -e bench installs
         from .picture import draw
 
         draw(table, columns[-2:], arguments.picture)
@@ -96,8 +96,8 @@ def servers(distances: list[float]) -> Iterator[dict[float, Server]]:
     with tempfile.TemporaryDirectory() as folder:
         certificate = make_certificate(Path(folder))
         sink = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.sink", certificate, *map(str, distances)],
-            cwd=Path(__file__).parent.parent,
+            [sys.executable, "-m", "tools.benchmarks.sink", certificate, *map(str, distances)],
+            cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -1,6 +1,7 @@
 """Measure how the cost grows: with hosts, kept connections, threads, messages, ``parallel``.
 
-``python -m benchmarks.growth``, in the folder of the tests; ``--quick`` ends within a minute.
+``python -m tools.benchmarks.growth``, in the folder of the tests; with ``--quick``, it ends
+within a minute.
 Everything is a ratio within one run, and each pair is measured in turns.
 """
 
@@ -59,7 +60,7 @@ QUICK = Effort(3, 0.1, 10_000, 1_000, 32, 20)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="benchmarks.growth", description=__doc__)
+    parser = argparse.ArgumentParser(prog="tools.benchmarks.growth", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     parser.add_argument("--milliseconds", type=float, default=20, help="to the far server")
     for name, default in THOROUGH._asdict().items():

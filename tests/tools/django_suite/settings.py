@@ -2,4 +2,4 @@
 
 from test_sqlite import *  # noqa: F403
 
-TEST_RUNNER = "django_suite.runner.Runner"
+TEST_RUNNER = "tools.django_suite.runner.Runner"

@@ -71,7 +71,7 @@ def set_up_django(cafile: Path, shop_port: int, club_port: int) -> None:
         f"submissions://club-user:club-password@localhost:{club_port}?ssl_cafile={cafile}"
         "&_default_from_email=club@example.org"
     )
-    os.environ["DJANGO_SETTINGS_MODULE"] = "demo.settings"
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tools.demo.settings"
     django.setup()
 
 

@@ -30,7 +30,7 @@ OPTIONS = "timeout=0.25&conn_max_age=5&conn_max_messages=50"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.soak", description=__doc__)
     parser.add_argument("--messages", type=int, default=50_000)
     parser.add_argument("--seconds", type=float, default=600, help="stop after these")
     parser.add_argument("--threads", type=int, default=8)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import unittest
-from pathlib import Path
 from typing import Any
 
 import aiosmtpd  # noqa: F401 (Django skips its tests of SMTP without it)
 from django.test.runner import DiscoverRunner
 
 from . import shims
-from .verdict import Result
+from .verdict import WAY, Result, note_broken, prepared
 
 # Before the tests are imported: they keep the classes that they find.
-shims.install(os.environ["DJANGO_SUITE_WAY"])
+shims.install(WAY)
 
 
 class Runner(DiscoverRunner):
-    """Writes what became of the tests to the file that the environment names."""
+    """Knows which tests must fail."""
 
     def get_resultclass(self) -> type[Result]:
         return Result
 
     def run_suite(self, suite: unittest.TestSuite, **options: Any) -> Any:
-        result: Any = super().run_suite(suite, **options)
-        result.outcome.write(Path(os.environ["DJANGO_SUITE_OUTCOME"]))
+        result: Any = super().run_suite(prepared(suite), **options)
+        note_broken(result)
         return result

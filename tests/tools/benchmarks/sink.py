@@ -1,7 +1,7 @@
 """A fast SMTP server that swallows every message, and a relay that makes it far away.
 
-``python -m benchmarks.sink CERTIFICATE MILLISECONDS...`` prints the port of the server and
-that of a relay for each round trip time, and serves until its standard input ends.
+``python -m tools.benchmarks.sink CERTIFICATE MILLISECONDS...`` prints the port of the server
+and that of a relay for each round trip time, and serves until its standard input ends.
 """
 
 from __future__ import annotations

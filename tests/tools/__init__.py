@@ -1,0 +1,1 @@
+"""What is no test: benchmarks, a soak test, a demo, Django's and CPython's own tests."""
