@@ -45,7 +45,7 @@ def run(**settings):
         found = run_checks(tags=[checks.TAG], include_deployment_checks=True)
         without_deployment = run_checks(tags=[checks.TAG])
     assert without_deployment == [each for each in found if each.id not in OF_DEPLOYMENT]
-    assert all(each.hint for each in found)
+    assert all(each.hint or "did you mean" in each.msg for each in found)
     texts = [" ".join(f"{each.id} {each.msg} {each.hint}".split()) for each in found]
     assert USER not in str(texts)
     assert PASSWORD not in str(texts)
@@ -100,8 +100,8 @@ IN_2026 = "W008 December 2026"
         (("smtp://h",), "E002 tuple...comma"),
         ("smtp://u:p/q@h", "E002 percent-encode...urllib.parse.quote(password"),
         ("'smtp://h'", "E002 .env"),
-        ("smtp://h?timeout=0", "E002 timeout"),
-        ("smtp://h?timout=5", "E002 did you mean 'timeout'...README"),
+        ("smtp://h?timeout=0", "E002 timeout...README"),
+        ("smtp://h?timout=5", "E002 did you mean 'timeout'"),
         ("submission://u@h?oauth2=no.such", "E002 oauth2...token(username"),
         # E002: its backend does not take these options
         (CHOOSY, "E002 'color'...documentation"),
@@ -181,7 +181,7 @@ def test_host(dsn, expected):
         ({1: DSN}, ["E001 ...must be a string, not int"]),
         ({DSN.encode(): DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...not bytes']),
         ({(DSN,): DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...not tuple']),
-        ({DSN: DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...DSN stands where the key']),
+        ({DSN: DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...must not be a DSN']),
         # All that is wrong is told at once, and the rest is checked.
         (
             {"a": "smpt://h", "b": 5, "c": "smtp://h", "d": "console:"},
@@ -233,7 +233,7 @@ CACHES = {
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("EMAIL_HOSTS_ROUTER", "no.such.router", ["E005 ...No module named 'no'"]),
+        ("EMAIL_HOSTS_ROUTER", "no.such.router", ["E005 ...No module named 'no'...shop.mail"]),
         ("EMAIL_HOSTS_ROUTER", 5, ["E005 ...callable"]),
         ("EMAIL_HOSTS_ROUTER", "email_hosts.smtp.pool.MAX_PARKED", ["E005 ...callable"]),
         ("EMAIL_HOSTS_ROUTER", run, []),
@@ -245,6 +245,8 @@ CACHES = {
         ("DEFAULT_EXCEPTION_REPORTER_FILTER", f"{__name__}.Subclass", []),
         ("DEFAULT_EXCEPTION_REPORTER_FILTER", f"{__name__}.Other", ["W003 ...inherit"]),
         ("EMAIL_HOST_STRICT", True, ["W015 ...'EMAIL_HOSTS_STRICT'"]),
+        ("EMAIL_HOST_CACHE", True, ["W015 ...'EMAIL_HOSTS_CACHE'"]),
+        ("EMAIL_HOSTS_CACHES", True, ["W015 ...'EMAIL_HOSTS_CACHE'"]),
         ("EMAIL_HOSTS_ROUTERS", True, ["W015 ...'EMAIL_HOSTS_ROUTER'"]),
         ("EMAIL_HOSTS_ROOTER", True, ["W015 ...'EMAIL_HOSTS_ROUTER'"]),
         ("EMAIL_HOST", "Django's", []),
@@ -269,6 +271,20 @@ def test_w015_hosts_in_another_setting(name):
 )
 def test_w011_cache_that_is_not_one_for_all_processes(cache, expected):
     hosts = {"shop": "smtp://h?rate=30/m"}
+    assert_found(expected, hosts, EMAIL_HOSTS_CACHE=cache, CACHES=CACHES)
+
+
+@pytest.mark.parametrize(
+    ("cache", "named"),
+    [
+        ("redis-2", "redis-2"),
+        ({"LOCATION": f"redis://{USER}:{PASSWORD}@h"}, "(a DSN)"),
+        (["a"], "['a']"),
+    ],
+)
+def test_e007_cache_that_does_not_exist(cache, named):
+    hosts = {"shop": "smtp://h?rate=30/m"}
+    expected = [f'E007 EMAIL_HOSTS_CACHE..."{named}"...default, local, dummy, redis']
     assert_found(expected, hosts, EMAIL_HOSTS_CACHE=cache, CACHES=CACHES)
 
 
@@ -311,6 +327,18 @@ class TestDefault:
     )
     def test_e002_backend_of_ours_without_options(self, backend, taught):
         assert_found([f"E002 EMAIL_BACKEND...{taught}"], {}, EMAIL_BACKEND=backend)
+
+    @pytest.mark.parametrize("hosts", [{}, {"shop": "smtp://h"}])
+    @pytest.mark.parametrize("backend", [DSN, "console:", 5])
+    def test_e002_backend_that_is_no_path(self, backend, hosts):
+        (found,) = run(EMAIL_HOSTS=hosts, EMAIL_BACKEND=backend)
+        with (
+            override_settings(EMAIL_HOSTS=hosts, EMAIL_BACKEND=backend),
+            pytest.raises(InvalidEmailHost, match=r"^EMAIL_BACKEND must be.* path") as caught,
+        ):
+            get_connection("nobody")
+        assert found.startswith(f"E002 {caught.value}")
+        assert "RoutingBackend" in found
 
     @pytest.mark.parametrize(
         ("backend", "expected"),
@@ -379,6 +407,10 @@ class TestSenders:
     )
     def test_w012_names_who_gets_the_mail(self, hosts, named):
         assert self.others(hosts) == named
+
+    def test_w012_names_the_sender(self):
+        hosts = {"default": "smtp://h", **dict.fromkeys("ab", f"smtp://h{SENDER}")}
+        assert_found(['W012 EMAIL_HOSTS["a"]...s@example.com'], hosts, **ROUTED)
 
     def test_only_the_default_router_compares_them(self):
         hosts = {"a": "smtp://h", "b": "smtp://h"}
@@ -458,6 +490,35 @@ class TestMailers:  # pragma: mailers-only
     )
     def test_settings_that_do_not_go_together(self, hosts, mailers, expected):
         assert_found(expected, hosts, MAILERS=mailers)
+
+    @pytest.mark.parametrize("hosts", [{}, {"shop": "smtp://h"}])
+    @pytest.mark.parametrize(
+        ("mailer", "problem"),
+        [
+            ({"BACKEND": DSN}, "BACKEND...not a DSN; write the DSN in EMAIL_HOSTS"),
+            ({"BACKEND": "console:"}, "BACKEND...not a DSN; write the DSN in EMAIL_HOSTS"),
+            ({"BACKEND": 5}, "BACKEND...not int"),
+            (
+                {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": DSN}},
+                "option 'backend'...not a DSN",
+            ),
+            (
+                {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": [5]}},
+                "option 'backend'...not list",
+            ),
+        ],
+    )
+    def test_e002_backend_that_is_no_path(self, mailer, problem, hosts):
+        settings: Any = {"EMAIL_HOSTS": hosts, "MAILERS": {"shop": mailer, "default": {}}}
+        found = next(each for each in run(**settings) if each.startswith("E002"))
+        pattern = re.escape(f'MAILERS["shop"]: {problem}').replace(r"\.\.\.", ".*")
+        with override_settings(**settings):
+            with pytest.raises(InvalidEmailHost, match=pattern) as caught:
+                get_connection("shop")
+            with pytest.raises(CommandError):
+                call_command("checkemailhosts")
+        assert found.startswith(f"E002 {caught.value}")
+        assert PASSWORD not in str(caught.value)
 
     @pytest.mark.parametrize("hosts", [{}, {"shop": DSN}])
     def test_e001_dsn_in_mailers_is_told_the_same_everywhere(self, hosts):

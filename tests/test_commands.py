@@ -178,9 +178,17 @@ class TestSend:
             ),
             ({}, "x", "x: not sent: ...known hosts: none"),
             (["smtp://h"], "shop", "shop: not sent: EMAIL_HOSTS must be...not list"),
-            ({}, f"smtp://{LOGIN}@h", "(a DSN): not sent: a DSN stands where the key"),
-            ({}, f"{LOGIN}@h", "(a DSN): not sent: a DSN stands where the key"),
-            ({}, f"mailgun:k={LOGIN}", "(a DSN): not sent: a DSN stands where the key"),
+            (
+                {},
+                f"smtp://{LOGIN}@h",
+                "(a DSN): not sent: the key of a host must not be a DSN",
+            ),
+            ({}, f"{LOGIN}@h", "(a DSN): not sent: the key of a host must not be a DSN"),
+            (
+                {},
+                f"mailgun:k={LOGIN}",
+                "(a DSN): not sent: the key of a host must not be a DSN",
+            ),
         ],
     )
     def test_key_that_is_none_says_so(self, hosts, key, told):
@@ -468,7 +476,7 @@ class TestConnect:
         hosts = {"default": "smtp://h", "all": "failover:m"}
         _, hidden, several = run("checkemailhosts", hosts=hosts, connect=True).splitlines()
         assert 'MAILERS["default"]' in hidden
-        assert several.endswith("m: not tried, it is in MAILERS only")
+        assert several.endswith("m: not tried, because it is only in MAILERS")
 
     def test_is_made_side_by_side_up_to_a_limit(self, serve, monkeypatch):
         monkeypatch.setattr(concurrently, "MAX_THREADS", 3)
