@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from conftest import needs_mailers
 from django.conf import settings as django_settings
+from django.core.mail import EmailMessage
 from django.test import override_settings
 
 from email_hosts import conf
 from email_hosts.backends import get_connection
-from email_hosts.exceptions import InvalidEmailHost
-
-SMTP = "django.core.mail.backends.smtp.EmailBackend"
+from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
+from email_hosts.registry import host_of_sender
 
 
 def host():
@@ -29,10 +29,21 @@ def first_host(settings):
 
 @pytest.mark.parametrize("mapping", [dict, UserDict])
 def test_change_in_place_counts(mapping, settings):
+    settings.EMAIL_HOSTS_STRICT = True
     settings.EMAIL_HOSTS = hosts = mapping(other="smtp://h")
     for name in ("second", "third", "second"):
         hosts["shop"] = f"smtp://{name}"
         assert host() == name
+    hosts["shop"] = "smtp://a?timout=5"
+    for _ in range(2):
+        with pytest.raises(InvalidEmailHost, match="timout"):
+            host()
+    hosts["shop"] = ""
+    with pytest.raises(EmailHostDoesNotExist, match="the host is empty"):
+        host()
+    del hosts["shop"]
+    with pytest.raises(EmailHostDoesNotExist, match="there is no such host"):
+        host()
 
 
 def test_override_counts_while_it_lasts():
@@ -46,14 +57,22 @@ def test_assignment_counts():
     assert host() == "second"
 
 
+def test_sender_of_another_setting_is_forgotten():
+    def key(domain: str) -> str | None:
+        return host_of_sender(EmailMessage("Hello", from_email=f"x@{domain}.example"))
+
+    for name, other in ("ab", "ba"):
+        dsn = f"smtp://h?_default_from_email=me@{name}.example"
+        with override_settings(EMAIL_HOSTS={name: dsn}):
+            assert (key(name), key(other)) == (name, None)
+
+
 @pytest.mark.parametrize("value", [["smtp://h"], "smtp://h", None, 1])
 def test_email_hosts_must_be_a_dict(value, settings):
     settings.EMAIL_HOSTS = value
-    with pytest.raises(InvalidEmailHost) as caught:
+    reason = f"^EMAIL_HOSTS must be a dict of DSN strings, not {type(value).__name__}$"
+    with pytest.raises(InvalidEmailHost, match=reason):
         host()
-    assert str(caught.value) == (
-        f"EMAIL_HOSTS must be a dict of DSN strings, not {type(value).__name__}"
-    )
 
 
 def test_hosts_of_the_file_are_those_below_each_override(settings):
@@ -67,29 +86,15 @@ def test_hosts_of_the_file_are_those_below_each_override(settings):
 
 
 @needs_mailers
-class TestMailers:  # pragma: mailers-only
-    """Django 6.1."""
-
-    @pytest.fixture(autouse=True)
-    def mailers(self, settings):
-        settings.MAILERS = {"default": {"BACKEND": SMTP, "OPTIONS": {"host": "default"}}}
-        assert host() == "first"
-        return settings.MAILERS
-
-    def test_change_in_place_counts(self, mailers):
-        mailers["shop"] = {"BACKEND": SMTP, "OPTIONS": {"host": "mailer"}}
-        assert host() == "mailer"
-
-    def test_change_of_an_option_in_place_counts(self, mailers):
-        options = {"host": "mailer"}
-        mailers["shop"] = {
-            "BACKEND": "email_hosts.backends.EmailHostsBackend",
-            "OPTIONS": options,
-        }
-        assert host() == "mailer"
-        options["host"] = "second"
-        assert host() == "second"
-
-    def test_assignment_counts(self, mailers):
-        django_settings.MAILERS = {**mailers, "shop": {"OPTIONS": {"host": "mailer"}}}
-        assert host() == "mailer"
+def test_changes_of_mailers_count(settings):  # pragma: mailers-only
+    """In place, of an option in place, and by assignment."""
+    backend = "email_hosts.backends.EmailHostsBackend"
+    settings.MAILERS = {"default": {"BACKEND": backend, "OPTIONS": {"host": "default"}}}
+    assert host() == "first"
+    options = {"host": "mailer"}
+    settings.MAILERS["shop"] = {"BACKEND": backend, "OPTIONS": options}
+    assert host() == "mailer"
+    options["host"] = "second"
+    assert host() == "second"
+    django_settings.MAILERS = {"shop": {"OPTIONS": {"host": "third"}}}
+    assert host() == "third"
