@@ -19,7 +19,7 @@ from email_hosts.rate import Limit
 
 PROCESSES = 4
 
-clock = test_rate.clock
+clock = test_rate.clock  # of each test here, too
 
 
 def free_port():
