@@ -8,8 +8,9 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -24,6 +25,7 @@ from token_server import TokenServer
 from email_hosts import conf, hosts, rate
 from email_hosts.backends import EmailHostsBackend, HostBackend, failover, get_connection
 from email_hosts.oauth2 import tokens
+from email_hosts.signals import message_failed, message_sent
 from email_hosts.smtp.pace import pace_of
 from email_hosts.smtp.pool import pool
 
@@ -268,3 +270,52 @@ def run_python(*arguments, cwd=TESTS, environment=SETTINGS, exit_code=0, timeout
     )
     assert run.returncode == exit_code, run.stdout
     return run.stdout
+
+
+def mails(*recipients, content="Hello", make=EmailMessage):
+    """Make a message to each of these, at example.net; ``a+b`` stands for one to both."""
+    headers = {"Date": "now", "Message-ID": "<1@example.com>"}
+    return [
+        make(
+            names,
+            content,
+            "sender@example.com",
+            [f"{name}@example.net" for name in names.split("+") if name],
+            headers=headers,
+        )
+        for names in recipients
+    ]
+
+
+@contextmanager
+def told():
+    """Note the subject of each message that a signal tells of, and the class of its error."""
+    heard = []
+
+    def note(message, error=None, **others):
+        heard.append((message.subject, error and type(error)))
+
+    message_sent.connect(note)
+    message_failed.connect(note)
+    try:
+        yield heard
+    finally:
+        message_sent.disconnect(note)
+        message_failed.disconnect(note)
+
+
+@pytest.fixture
+def rate_clock(monkeypatch):
+    """The clock of rates, which sleeping moves. ``naps`` says for how long each time."""
+    clock: Any = Clock()
+    clock.now = 1_800_000_000.0
+    clock.naps = []
+
+    def sleep(seconds):
+        clock.naps.append(seconds)
+        clock.now += seconds
+
+    monkeypatch.setattr(rate, "clock", clock)
+    monkeypatch.setattr(rate, "stopwatch", clock)
+    monkeypatch.setattr(rate, "sleep", sleep)
+    return clock

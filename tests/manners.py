@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 from roundtrips import Watch
-from scripted import BODY, CLOSE, RESET, TAKEN, Dialogue, ScriptedServer, shut
+from scripted import BODY, RESET, Dialogue, ScriptedServer, shut
 
 WAIT = 20  # seconds that nobody should need
 
@@ -121,16 +121,16 @@ class Session(Dialogue):
 
 
 class Server(ScriptedServer):
-    """Treats each connection as this kind of session does.
+    """Treats each connection as this kind of session does, with these details.
 
     ``groups`` are what was written ahead, each time. ``refused`` are what followed a command
     that had to be alone.
     """
 
-    def __init__(self, clients, kind=Session, *, tls=None, **options):
-        super().__init__(**options)
+    def __init__(self, clients, kind=Session, *, tls=None, **details):
+        super().__init__()
         self.clients = clients
-        self.kind = kind
+        self.kind = type(kind.__name__, (kind,), details)
         self.tls = tls
         self.groups: list[bytes] = []
         self.refused: list[bytes] = []
@@ -148,34 +148,19 @@ class Server(ScriptedServer):
             shut(client)
 
 
-REFUSAL = b"503 pipelined after end of DATA\r\n"
-
-
 class Swallows(Session):
-    """Says nothing to what was written ahead, as chasquid 1.11 does."""
+    """Says nothing to what was written behind a body, as chasquid 1.11 does.
+
+    Haraka answers 503 to each command of it. Others answer once.
+    """
+
+    each = once = b""
 
     def body_with(self, right: str) -> bool:
         ahead, self.received = self.received, b""
         goes_on = super().body_with(right)
-        self.replies.extend(self.refusals(ahead))
+        self.replies.append(self.each * ahead.count(b"\r\n") + self.once)
         return goes_on
-
-    def refusals(self, ahead: bytes) -> list[bytes]:
-        return []
-
-
-class Refuses(Swallows):
-    """Answers 503 to each command that was written ahead, as Haraka does."""
-
-    def refusals(self, ahead: bytes) -> list[bytes]:
-        return [REFUSAL] * ahead.count(b"\r\n")
-
-
-class RefusesOnce(Swallows):
-    """Answers 503 to all of it together, and drops the rest."""
-
-    def refusals(self, ahead: bytes) -> list[bytes]:
-        return [REFUSAL]
 
 
 class SwallowsInTheClear(Session):
@@ -187,36 +172,54 @@ class SwallowsInTheClear(Session):
         return super().body_with(right)
 
 
-class DropsBefore(Session):
-    """Ends the connection at it, and nobody knows who has the message: it has."""
+class Drops(Session):
+    """Ends the connection at what was written behind a body.
 
-    end = TAKEN
+    Nobody knows who has the message. With ``TAKEN``, it has.
+    """
+
+    end = ""  # it answers to the body first
 
     def body_with(self, right: str) -> bool:
-        self.last = self.end
+        if self.end:
+            self.last = self.end
+        else:
+            super().body_with(right)
+            self.flush()
         return False
 
 
-class DropsUntaken(DropsBefore):
-    """The same, but it has not."""
+class Breaks(Session):
+    """Ends the connection at a byte of what was written behind a body."""
 
-    end = CLOSE
-
-
-class DropsAfter(Session):
-    """Ends the connection at it, when it has answered to the body."""
+    at = 0
 
     def body_with(self, right: str) -> bool:
+        self.received = self.received[: self.at]
         super().body_with(right)
+        for command in re.findall(rb"(.*)\r\n", self.received):
+            self.replies.append(b"354 go ahead\r\n" if command == b"DATA" else b"250 fine\r\n")
         self.flush()
         return False
+
+
+class SwallowsSome(Session):
+    """Says nothing to the first bytes of it, and takes the rest for commands."""
+
+    at = 0
+
+    def body_with(self, right: str) -> bool:
+        self.received = self.received[self.at :]
+        return super().body_with(right)
 
 
 class Alone(Session):
     """Offers PIPELINING, and takes the first command of a group. VPOP3 drops the rest.
 
-    Others do something else.
+    Others refuse each of the rest.
     """
+
+    each = b""
 
     def step(self, step: str, argument: str) -> bool:
         if step in {"MAIL", "RCPT", "DATA"} and self.read_all():
@@ -226,68 +229,23 @@ class Alone(Session):
         return super().step(step, argument)
 
     def group(self, step: str, argument: str, others: int) -> bool:
-        return super().step(step, argument)
+        goes_on = super().step(step, argument)
+        self.replies.append(self.each * others)
+        return goes_on
 
 
 class Proxy(Alone):
-    """Answers to all of it once: the server behind it cannot do what it offers."""
+    """Answers to all of it once: the server behind it cannot do what it offers.
 
-    refusal = "500 5.5.1 Invalid command: Pipelining not supported"
-    goes_on = True
+    Exim ends the connection for whom it does not let pipeline. Others do so without a word.
+    """
+
+    once = "500 5.5.1 Invalid command: Pipelining not supported"
 
     def group(self, step: str, argument: str, others: int) -> bool:
-        goes_on = self.answer(step, argument, self.refusal) and self.goes_on
+        goes_on = self.answer(step, argument, self.once)
         self.flush()
         return goes_on
-
-
-class SyntaxProxy(Proxy):
-    """Takes it for one command with bad arguments."""
-
-    refusal = "501 5.5.4 Syntax error in parameters"
-
-
-class Synchronizes(Proxy):
-    """Ends the connection, as Exim does for whom it does not let pipeline."""
-
-    refusal = "554 SMTP synchronization error"
-    goes_on = False
-
-
-class SaysGoodbye(Proxy):
-    """The same with a goodbye."""
-
-    refusal = "421 4.7.0 bye"
-    goes_on = False
-
-
-class Closes(Proxy):
-    """Ends the connection without a word."""
-
-    refusal = CLOSE
-
-
-class Resets(Proxy):
-    """Breaks it."""
-
-    refusal = RESET
-
-
-class RefusesTheRest(Alone):
-    """Takes the first command, and refuses each of the others."""
-
-    refusal = b"503 5.5.1 bad sequence of commands\r\n"
-
-    def group(self, step: str, argument: str, others: int) -> bool:
-        goes_on = super().group(step, argument, others)
-        self.replies.extend([self.refusal] * others)
-        return goes_on
-
-
-class HasNoRest(RefusesTheRest):
-    """The same with another code."""
-
-    refusal = b"502 not implemented\r\n"
 
 
 class LosesTheRefusal(Session):
@@ -313,25 +271,3 @@ class Defers(Session):
 
     def reply(self, step: str, argument: str) -> str | None:
         return "450 try again" if step == "RCPT" and self.is_first else None
-
-
-class Breaks(Session):
-    """Ends the connection at a byte of what was written ahead."""
-
-    at = 0
-
-    def body_with(self, right: str) -> bool:
-        self.received = self.received[: self.at]
-        super().body_with(right)
-        for command in re.findall(rb"(.*)\r\n", self.received):
-            self.replies.append(b"354 go ahead\r\n" if command == b"DATA" else b"250 fine\r\n")
-        self.flush()
-        return False
-
-
-class SwallowsSome(Breaks):
-    """Says nothing to the first bytes of it, and takes the rest for commands."""
-
-    def body_with(self, right: str) -> bool:
-        self.received = self.received[self.at :]
-        return Session.body_with(self, right)

@@ -10,8 +10,7 @@ from contextlib import closing, suppress
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit
-from django.core.mail import EmailMessage
+from conftest import TimeLimit, mails
 from scripted import AND_CLOSE, CLOSE, always, any_of, at
 
 from email_hosts.backends import EmailHostsBackend, can_be_retried
@@ -19,6 +18,10 @@ from email_hosts.smtp import connection
 from email_hosts.smtp.connection import MAX_REPLY, SMTP, is_idle, open_socket
 
 TIMEOUT = 5
+
+
+def smtp(server, kind=SMTP, **options):
+    return closing(kind("127.0.0.1", server.port, timeout=20, **options))
 
 
 class TestReply:
@@ -110,43 +113,44 @@ class TestGreeting:
     )
     def test_that_is_refused_is_told_with_the_reason(self, ehlo, helo, told, serve):
         server = serve(any_of(always("EHLO", ehlo), *[always("HELO", helo)] * bool(helo)))
-        with closing(SMTP("127.0.0.1", server.port, timeout=20)) as client:
+        with smtp(server) as client:
             with pytest.raises(smtplib.SMTPHeloError) as caught:
                 client.ehlo_or_helo_if_needed()
             assert caught.value.smtp_code == told
             assert not client.is_clean
+        for login in ("", "user"):
+            backend = EmailHostsBackend("127.0.0.1", server.port, login, login, timeout=20)
+            with pytest.raises(smtplib.SMTPHeloError) as caught:
+                backend.send_messages(mails("a"))
+            assert caught.value.smtp_code == told
+            assert can_be_retried(caught.value)
 
     def test_is_said_again_after_it_was_refused(self, serve):
         server = serve(any_of(at("EHLO", "502 what?"), at("HELO", "450 later")))
-        with SMTP("127.0.0.1", server.port, timeout=20) as client:
+        with smtp(server) as client:
             with pytest.raises(smtplib.SMTPHeloError):
                 client.ehlo_or_helo_if_needed()
             client.ehlo_or_helo_if_needed()
             client.ehlo_or_helo_if_needed()
-        assert server.commands[:3].count(f"ehlo {client.local_hostname}") == 2
+            assert client.noop()[0] == 250
+        assert [command[:4] for command in server.commands] == ["ehlo", "helo", "ehlo", "noop"]
 
     def test_may_be_helo(self, serve):
-        server = serve(always("EHLO", "502 what?"))
-        with SMTP("127.0.0.1", server.port, timeout=20) as client:
+        with smtp(serve(always("EHLO", "502 what?"))) as client:
             client.ehlo_or_helo_if_needed()
             assert client.is_clean
-
-    def test_with_which_the_server_leaves_is_the_error_of_a_send(self, serve):
-        """As that of Gmail's relay, for a network that it does not know."""
-        reply = "421 4.7.0 Try again later, closing connection. (EHLO)"
-        server = serve(always("EHLO", reply + AND_CLOSE))
-        message = EmailMessage("Hello", "World", "a@example.com", ["b@example.net"])
-        for login in ("", "user"):
-            backend = EmailHostsBackend("127.0.0.1", server.port, login, login, timeout=20)
-            with pytest.raises(smtplib.SMTPHeloError, match="Try again later") as caught:
-                backend.send_messages([message])
-            assert can_be_retried(caught.value)
 
 
 class TestAddresses:
     """With ``allow``, each address of a name gets its share of the time that is left."""
 
-    def test_that_is_silent_leaves_time_for_the_others(self, serve, monkeypatch):
+    @pytest.mark.parametrize(
+        ("allowed", "shares"), [([9, 8, 1], [4, 4, 4]), ([8, 1], [6, 6]), ([1], [12])]
+    )
+    def test_that_is_silent_leaves_time_for_the_others(
+        self, allowed, shares, serve, monkeypatch
+    ):
+        """One that is not allowed gets none."""
         server = serve()
         found = [(2, 1, 6, "", (f"127.0.0.{number}", server.port)) for number in (9, 8, 1)]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
@@ -163,26 +167,18 @@ class TestAddresses:
         now = [100.0]
         monkeypatch.setattr(connection, "clock", lambda: now[0])
         monkeypatch.setattr(socket, "create_connection", create_connection)
-        client = SMTP("many.example", server.port, timeout=12, allow=lambda *address: True)
-        with client:
-            assert open_socket(client).gettimeout() == 12
-        assert given == [4, 4, 4]
-
-    def test_that_is_not_allowed_gets_none(self, serve, monkeypatch):
-        server = serve()
-        found = [(2, 1, 6, "", (f"127.0.0.{number}", server.port)) for number in (9, 1)]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
-        allow = lambda host, port: host == "127.0.0.1"  # noqa: E731
+        allow = lambda host, port: int(host[-1]) in allowed  # noqa: E731
         with SMTP("many.example", server.port, timeout=12, allow=allow) as client:
-            assert client.noop()[0] == 250
+            assert open_socket(client).gettimeout() == 12
+        assert given == shares
 
 
 class TestIdle:
     """The server has sent no line that answers nothing, and has not ended the connection."""
 
     def test_is_told_from_an_unread_line_and_from_the_end(self, serve):
-        server = serve(at("NOOP", "250 fine\r\n421 bye"))
-        with SMTP("127.0.0.1", server.port, timeout=20) as client:
+        assert not is_idle(SMTP())
+        with smtp(serve(at("NOOP", "250 fine\r\n421 bye"))) as client:
             assert is_idle(client)
             client.noop()
             assert not is_idle(client)
@@ -205,9 +201,6 @@ class TestIdle:
                 assert is_idle(client)
                 client.close()
 
-    def test_is_no_closed_connection(self):
-        assert not is_idle(SMTP())
-
 
 def test_constructor_that_is_interrupted_leaves_no_socket_open(serve):
     sockets = []
@@ -218,5 +211,5 @@ def test_constructor_that_is_interrupted_leaves_no_socket_open(serve):
             raise TimeLimit
 
     with pytest.raises(TimeLimit):
-        Interrupted("127.0.0.1", serve().port, timeout=20)
+        smtp(serve(), Interrupted)
     assert [each.fileno() for each in sockets] == [-1]

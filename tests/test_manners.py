@@ -8,20 +8,19 @@ from typing import Any, NamedTuple
 
 import manners
 import pytest
+from conftest import mails
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from django.test import override_settings
-from scripted import ScriptedServer
+from scripted import AND_CLOSE, CLOSE, RESET, TAKEN, ScriptedServer
 
 from email_hosts.backends import RoutingBackend, can_be_retried, get_connection
 from email_hosts.smtp.pace import Pace
 from email_hosts.smtp.pool import pool
 from email_hosts.smtp.transaction import PATIENCE
 
-STEPWISE = ("SIZE 10000000",)
 COUNT = 6  # messages of a way to send
-SENDER = "s@example.com"
-GROUP = b"MAIL FROM:<s@example.com> size=999\r\nRCPT TO:<1@example.net>\r\nDATA\r\n"
+GROUP = b"MAIL FROM:<sender@example.com> size=999\r\nRCPT TO:<1@example.net>\r\nDATA\r\n"
 
 
 @pytest.fixture(autouse=True)
@@ -31,18 +30,8 @@ def patience_is_short(monkeypatch):
         monkeypatch.setitem(PATIENCE, pace, 0.05)
 
 
-@pytest.fixture
-def clients():
-    with manners.Clients() as clients:
-        yield clients
-
-
 def numbered(numbers):
-    headers = {"Date": "now", "Message-ID": "<1@example.com>"}
-    return [
-        EmailMessage("Subject", "x" * 700, SENDER, [f"{i}@example.net"], headers=headers)
-        for i in numbers
-    ]
+    return mails(*map(str, numbers), content="x" * 700)
 
 
 class Site:
@@ -106,79 +95,80 @@ class Way(NamedTuple):
 
 
 KEPT = {"conn_max_age": 60}
-SEVERAL = {"parallel": 3}
-
-# They write ahead, one connection at a time.
-LISTS = {
+KEPT_SINGLY = Way(KEPT, 1)
+FAILOVER_KEPT = Way(KEPT, 2, key="all")
+AHEAD = {  # what writes ahead
     "list": Way(),
     "kept": Way(KEPT, 2),
     "silently": Way(fail_silently=True),
-    "silently_kept": Way(KEPT, 3, fail_silently=True),
     "router": Way(key=None),
+    "parallel": Way({"parallel": 3}),
+    "parallel kept": Way({"parallel": 3, **KEPT}, 4, fail_silently=True),
 }
-PARALLEL = {
-    "parallel": Way(SEVERAL),
-    "parallel_kept": Way({**SEVERAL, **KEPT}, 4),  # one of three connections has to send two
-    "parallel_silently": Way(SEVERAL, fail_silently=True),
-}
-AHEAD = {**LISTS, **PARALLEL}
-KEPT_SINGLY = Way(KEPT, 1)
-FAILOVER_KEPT = Way(KEPT, 2, key="all")
-WAYS = {
-    **AHEAD,
+GROUPED = {
     "singly": Way(size=1),
     "generator": Way(iterable=iter),
-    "kept_singly": KEPT_SINGLY,
-    "kept_generator": Way(KEPT, 3, iter),
-    "failover": Way(key="all"),
-    "failover_kept": FAILOVER_KEPT,
-    "failover_generator": Way(iterable=iter, key="all"),
-    "router_generator": Way(KEPT, iterable=iter, key=None),
+    "kept generator": Way(KEPT, 3, iter),
+    "failover": FAILOVER_KEPT,
 }
 
-MANNERS = {
-    "none": (manners.Session, {}),
-    "refuses": (manners.Refuses, {}),
-    "refuses once": (manners.RefusesOnce, {}),
+REFUSAL = b"503 5.5.1 bad sequence of commands\r\n"
+
+# What servers do with what is behind a body. The first cost nobody a message.
+BEHIND = {
     "swallows": (manners.Swallows, {}),
+    "refuses": (manners.Swallows, {"each": REFUSAL}),
+    "refuses once": (manners.Swallows, {"once": REFUSAL}),
     "swallows in the clear": (manners.SwallowsInTheClear, {}),
-    "drops before": (manners.DropsBefore, {}),
-    "drops untaken": (manners.DropsUntaken, {}),
-    "drops after": (manners.DropsAfter, {}),
+    "drops after": (manners.Drops, {}),
+}
+UNSURE = {
+    "drops before": (manners.Drops, {"end": TAKEN}),
+    "drops untaken": (manners.Drops, {"end": CLOSE}),
+}
+# And with groups.
+ALONE = {
+    "takes the first": (manners.Alone, {}),
+    "refuses the rest": (manners.Alone, {"each": REFUSAL}),
+    "has no rest": (manners.Alone, {"each": b"502 not implemented\r\n"}),
+    "proxy": (manners.Proxy, {}),
+    "syntax": (manners.Proxy, {"once": "501 5.5.4 Syntax error in parameters"}),
+    "synchronizes": (manners.Proxy, {"once": "554 SMTP synchronization error" + AND_CLOSE}),
+    "goodbye": (manners.Proxy, {"once": "421 4.7.0 bye" + AND_CLOSE}),
+    "closes": (manners.Proxy, {"once": CLOSE}),
+    "resets": (manners.Proxy, {"once": RESET}),
+}
+OTHERS = {
+    "none": (manners.Session, {}),
     "tires": (manners.Tires, {}),
     "defers": (manners.Defers, {}),
-    "no pipelining": (manners.Session, {"extensions": STEPWISE}),
-    "takes the first": (manners.Alone, {}),
-    "proxy": (manners.Proxy, {}),
-    "syntax": (manners.SyntaxProxy, {}),
-    "synchronizes": (manners.Synchronizes, {}),
-    "goodbye": (manners.SaysGoodbye, {}),
-    "closes": (manners.Closes, {}),
-    "resets": (manners.Resets, {}),
-    "refuses the rest": (manners.RefusesTheRest, {}),
-    "has no rest": (manners.HasNoRest, {}),
 }
-ALONE = [name for name, (kind, _) in MANNERS.items() if issubclass(kind, manners.Alone)]
-NOT_AHEAD = ["refuses", "refuses once", "swallows", "drops after"]
-# They cost nobody a message. Neither do the others where nothing is written ahead.
-FREE = ["none", *NOT_AHEAD, "swallows in the clear", "no pipelining", *ALONE]
-UNSURE = ["drops before", "drops untaken"]
+MANNERS = {**BEHIND, **UNSURE, **ALONE, **OTHERS}
+# Where the manners make a difference.
+CASES = [
+    *((manner, way) for manner in {**BEHIND, **UNSURE} for way in AHEAD),
+    *((manner, way) for manner in ALONE for way in ("list", "parallel", *GROUPED)),
+    *((manner, way) for manner in OTHERS for way in ("parallel", "router", "kept generator")),
+]
+WAYS = {**AHEAD, **GROUPED}
 
 
 @pytest.fixture
-def start(clients):
+def start():
     """Start a server with these manners, and a spare one."""
     servers = []
 
-    def start(kind, **options):
-        servers.extend([manners.Server(clients, kind, **options), ScriptedServer()])
-        for server in servers[-2:]:
-            server.__enter__()
+    def start(kind, details=(), **options):
+        server = manners.Server(clients, kind, **dict(details), **options)
+        servers.extend([server, ScriptedServer()])
+        for each in servers[-2:]:
+            each.__enter__()
         return Site(*servers[-2:])
 
-    yield start
-    for server in servers:
-        server.__exit__()
+    with manners.Clients() as clients:
+        yield start
+        for server in servers:
+            server.__exit__()
 
 
 def assert_nothing_is_lost_or_twice(site, caplog):
@@ -193,63 +183,47 @@ def assert_nothing_is_lost_or_twice(site, caplog):
     return len(accepted)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize(("manner", "way"), CASES)
 def test_message_is_accepted_once_or_the_caller_is_told(manner, way, start, caplog):
-    kind, options = MANNERS[manner]
-    site = start(kind, **options)
+    """Who cannot take a pace costs a connection once, and is not asked to again."""
+    site = start(*MANNERS[manner])
     WAYS[way](site)
     delivered = assert_nothing_is_lost_or_twice(site, caplog)
-    if manner in FREE or (manner in UNSURE and way not in AHEAD):
+    if manner not in UNSURE and manner not in OTHERS:
         assert (delivered, site.sent, site.errors) == (COUNT, COUNT, [])
+    found_out = site.server.refused if manner in ALONE else site.server.groups
+    if manner not in OTHERS:  # each of three connections may find out by itself
+        assert 1 <= len(found_out) <= (3 if "parallel" in way else 1)
+        before = list(found_out)
+        site.errors.clear()
+        for again in ("list", "kept", "parallel", "router"):
+            WAYS[again](site)
+        assert (found_out, site.errors) == (before, [])
 
 
-@pytest.mark.parametrize("way", AHEAD)
-@pytest.mark.parametrize("manner", [*NOT_AHEAD, "swallows in the clear", *UNSURE])
-def test_nothing_is_written_ahead_again_to_a_server_that_does_not_take_it(manner, way, start):
-    kind, options = MANNERS[manner]
-    site = start(kind, **options)
-    AHEAD[way](site)
-    groups = list(site.server.groups)
-    assert 1 <= len(groups) <= (3 if way in PARALLEL else 1)
-    site.errors.clear()
-    for again in ("list", "kept", "parallel", "router"):
-        AHEAD[again](site)
-    assert (site.server.groups, site.errors) == (groups, [])
+@pytest.mark.parametrize("way", ["list", "generator"])
+@pytest.mark.parametrize("manner", ALONE)
+def test_server_that_cannot_pipeline_costs_one_connection(manner, way, start):
+    site, good = start(*MANNERS[manner]), start(manners.Session)
+    for each in (site, good):
+        WAYS[way](each)
+    assert site.server.connections == good.server.connections + 1
 
 
 @pytest.mark.parametrize("manner", MANNERS)
 def test_as_many_are_delivered_as_by_djangos_backend(manner, start):
     """Or more. It sends one command at a time."""
-    kind, options = MANNERS[manner]
-    theirs, ours = start(kind, **options), start(kind, **options)
+    theirs, ours = start(*MANNERS[manner]), start(*MANNERS[manner])
     backend = EmailBackend(
         host="127.0.0.1", port=theirs.server.port, timeout=20, fail_silently=True, alias="x"
     )
     backend.send_messages(numbered(range(COUNT)))
     WAYS["silently"](ours)
-    missing = {"drops before": 1, "drops untaken": 1}.get(manner, 0)
-    assert len(ours.accepted()) >= len(theirs.accepted()) - missing
-
-
-@pytest.mark.parametrize("way", ["list", "singly", "kept_singly", "generator", "parallel"])
-@pytest.mark.parametrize("manner", ALONE)
-def test_server_that_cannot_pipeline_costs_one_connection_once(manner, way, start):
-    kind, options = MANNERS[manner]
-    site, good = start(kind, **options), start(manners.Session)
-    for each in (site, good):
-        WAYS[way](each)
-    in_parallel = way == "parallel"  # each of three connections may find out by itself
-    found_out = len(site.server.refused)
-    assert 1 <= found_out <= (3 if in_parallel else 1)
-    if not in_parallel:  # otherwise, it depends on who is faster
-        assert site.server.connections == good.server.connections + 1
-    WAYS[way](site)
-    assert (len(site.server.refused), site.errors) == (found_out, [])
+    assert len(ours.accepted()) >= len(theirs.accepted()) - (manner in UNSURE)
 
 
 @pytest.mark.parametrize("way", ["list", "singly", "generator", "kept", "parallel"])
-def test_refusal_that_a_reset_destroys_is_found_out(way, start, caplog):
+def test_refusal_that_a_reset_destroys_is_found_out(way, start):
     """The recipient is refused for good, which "connection lost" would not tell."""
     site = start(manners.LosesTheRefusal)
     WAYS[way](site)
@@ -259,50 +233,44 @@ def test_refusal_that_a_reset_destroys_is_found_out(way, start, caplog):
     assert not can_be_retried(error)
 
 
-@pytest.mark.parametrize("way", ["silently", "parallel_silently"])
+@pytest.mark.parametrize("way", ["silently", "parallel kept"])
 def test_refusal_that_a_reset_destroys_ends_no_list(way, start):
     site = start(manners.LosesTheRefusal)
     WAYS[way](site)
     assert (sorted(site.accepted()), site.sent) == ([0, 1, 3, 4, 5], COUNT - 1)
 
 
+# Around the end of each command, and in its middle.
+BYTES = [
+    at
+    for at in range(1, len(GROUP) + 1)
+    if b"\n" in GROUP[at - 2 : at + 2] or at in (5, 20, 50)
+]
+
+
 @pytest.mark.parametrize("kind", [manners.Breaks, manners.SwallowsSome])
-@pytest.mark.parametrize(
-    ("at", "way"),
-    [
-        (at, way)
-        for at in range(1, len(GROUP) + 1)
-        for way in AHEAD
-        if way in ("list", "kept") or GROUP[:at].endswith(b"\r\n")  # between commands
-    ],
-)
-def test_break_at_any_byte_of_what_was_written_ahead(
-    kind, at, way, start, caplog, monkeypatch
-):
-    monkeypatch.setattr(manners.Breaks, "at", at)
-    site = start(kind)
+@pytest.mark.parametrize("at", BYTES)
+@pytest.mark.parametrize("way", ["list", "kept", "parallel"])
+def test_break_at_a_byte_of_what_was_written_ahead(kind, at, way, start, caplog):
+    site = start(kind, {"at": at})
     AHEAD[way](site)
     delivered = assert_nothing_is_lost_or_twice(site, caplog)
     assert {len(group) for group in site.server.groups} == {len(GROUP)}
     if kind is manners.Breaks and at == len(GROUP):
         return  # the end comes after all the replies, and perhaps after the body
-    assert len(site.server.groups) <= (3 if way in PARALLEL else 1)
+    assert len(site.server.groups) <= (3 if way == "parallel" else 1)
     assert (delivered, site.sent, site.errors) == (COUNT, COUNT, [])
 
 
-@pytest.mark.parametrize(
-    ("with_tls", "groups"), [(False, 1), (True, COUNT - 1)], ids=["in the clear", "tls"]
-)
-def test_server_that_swallows_only_in_the_clear(
-    with_tls, groups, start, tls, cafile, monkeypatch
-):
+@pytest.mark.parametrize("with_tls", [False, True], ids=["in the clear", "tls"])
+def test_server_that_swallows_only_in_the_clear(with_tls, start, tls, cafile, monkeypatch):
     """With TLS, each write is a record of its own."""
     monkeypatch.setitem(PATIENCE, Pace.AHEAD, 20 if with_tls else 0.05)
     site = start(manners.SwallowsInTheClear, tls=tls if with_tls else None)
     with site.settings(**({"ssl_cafile": cafile} if with_tls else {})):
         site.send(numbered(range(COUNT)))
     assert (sorted(site.accepted()), site.sent) == (list(range(COUNT)), COUNT)
-    assert len(site.server.groups) == groups
+    assert len(site.server.groups) == (COUNT - 1 if with_tls else 1)
 
 
 class TestSessionThatTheServerHasGivenUp:
@@ -314,21 +282,17 @@ class TestSessionThatTheServerHasGivenUp:
         assert (site.sent, site.errors, len(site.accepted())) == (COUNT, [], COUNT)
         assert site.server.connections == COUNT / 2
 
-    def test_within_a_list_is_replaced_if_it_was_parked(self, start):
+    @pytest.mark.parametrize(
+        ("lists", "codes"), [([[0], [1, 2, 3]], []), ([[0, 1, 2, 3], [2, 3]], [452])]
+    )
+    def test_within_a_list_is_replaced_if_it_was_parked(self, lists, codes, start):
+        """Over a new connection, it is an error once."""
         site = start(manners.Tires)
         with site.settings(conn_max_age=60):
-            site.send(numbered([0]))
-            site.send(numbered([1, 2, 3]))
-        assert (site.sent, site.errors, len(site.accepted())) == (4, [], 4)
-        assert site.server.connections == 2
-
-    def test_within_a_list_over_a_new_connection_is_an_error_once(self, start):
-        site = start(manners.Tires)
-        with site.settings(conn_max_age=60):
-            site.send(numbered([0, 1, 2, 3]))
-            site.send(numbered([2, 3]))
-        (error,) = site.errors
-        assert (error.smtp_code, can_be_retried(error)) == (452, True)
+            for each in lists:
+                site.send(numbered(each))
+        assert [error.smtp_code for error in site.errors] == codes
+        assert all(can_be_retried(error) for error in site.errors)
         assert sorted(site.accepted()) == [0, 1, 2, 3]
         assert site.server.connections == 2
 

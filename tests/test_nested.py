@@ -2,14 +2,14 @@
 
 import copy
 import logging
-from collections.abc import Iterator
 from contextlib import contextmanager
 from email import message_from_bytes
 from typing import Any
+from unittest import mock
 
 import pytest
+from conftest import told
 from django.core.mail import EmailMessage
-from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend
 from django.test import override_settings
 from scripted import any_of, to
@@ -17,7 +17,7 @@ from scripted import any_of, to
 from email_hosts.backends import FailoverBackend, HostBackend, RoutingBackend, get_connection
 from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.log import logger
-from email_hosts.signals import message_failed, message_sent
+from email_hosts.signals import message_sent
 from email_hosts.testing import real_hosts
 
 # A deadlock ends the run, with a traceback of each thread.
@@ -27,29 +27,27 @@ ALIAS: Any = {"alias": ""} if DJANGO_HAS_MAILERS else {}
 
 
 class Nested(EmailMessage):
-    """Sends an alert over a connection at one of the moments when code of a project runs."""
+    """Does something once, at one of the moments when code of a project runs."""
 
-    connection_of_alert: Any = None
+    action: Any = None
     moment = ""
-    alerts: list[int]
 
-    def send_alert(self, moment: str) -> None:
+    def reach(self, moment: str) -> None:
         if moment == self.moment:
             self.moment = ""  # a message is made more than once
-            alert = EmailMessage("Alert", "alert", "a@example.com", ["alert@example.net"])
-            self.alerts.append(self.connection_of_alert.send_messages([alert]))
+            self.action()
 
     def message(self, *args: Any, **options: Any) -> Any:
-        self.send_alert("message()")
+        self.reach("message()")
         return super().message(*args, **options)
 
     def recipients(self) -> list[str]:
-        self.send_alert("recipients()")
+        self.reach("recipients()")
         return super().recipients()
 
     @property
     def attachments(self) -> list[Any]:
-        self.send_alert("attachments")
+        self.reach("attachments")
         return []
 
     @attachments.setter
@@ -58,25 +56,37 @@ class Nested(EmailMessage):
 
 
 class Project:
-    """Sends a list through a host, and alerts while that is under way."""
+    """Sends a list over a connection, and alerts while that is under way.
 
-    def __init__(self, connection: Any) -> None:
+    A router may send the list over the very connection that alerts use.
+    """
+
+    def __init__(self, connection: Any, *, is_routed: bool = False) -> None:
         self.connection = connection
+        self.is_routed = is_routed
         self.alerts: list[int] = []
 
-    def messages(self, moment: str = "", number: int = 4) -> list[Any]:
+    def messages(self, moment: str = "", action: Any = None) -> list[Any]:
         batch: list[Any] = []
-        for i in range(number):
+        for i in range(4):
             to = [f"m{i}@example.net", f"refused{i}@example.net"]
-            message = Nested(f"Mail {i}", f"mail {i}", "a@example.com", to)
-            message.connection_of_alert, message.moment = self.connection, moment
-            message.alerts = self.alerts
-            batch.append(message)
+            batch.append(Nested(f"Mail {i}", f"mail {i}", "a@example.com", to))
+            batch[-1].moment, batch[-1].action = moment, action or self.alert
         return batch
 
-    def alert(self) -> None:
+    def alert(self, **of_a_signal: Any) -> None:
         alert = EmailMessage("Alert", "alert", "a@example.com", ["alert@example.net"])
         self.alerts.append(self.connection.send_messages([alert]))
+
+    def alert_and_close(self) -> None:
+        with self.connection:
+            self.alert()
+
+    def send(self, batch: Any) -> Any:
+        if not self.is_routed:
+            return self.connection.send_messages(batch)
+        with override_settings(EMAIL_HOSTS_ROUTER=lambda message: self.connection):
+            return RoutingBackend().send_messages(batch)
 
 
 @pytest.fixture
@@ -86,7 +96,19 @@ def server(serve):
 
 
 QUERIES = ["", "parallel=2", "conn_max_age=60"]
-KINDS = [*QUERIES, "failover", "router", "wrapped", "tenant"]
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(QUERIES, lambda: get_connection("shop")),
+    "failover": lambda: get_connection("default"),
+    "failover by hand": lambda: FailoverBackend("shop"),
+    "router": RoutingBackend,
+    "wrapped": lambda: HostBackend(get_connection("shop"), reply_to="r@example.com"),
+    "tenant": lambda: get_connection("shop"),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
 
 
 @pytest.fixture
@@ -99,40 +121,18 @@ def project(kind, server):
         "default": "failover:all",
     }
     with override_settings(EMAIL_HOSTS=hosts), real_hosts():
-        made: Any = {
-            "failover": lambda: get_connection("default"),
-            "router": RoutingBackend,
-            "wrapped": lambda: HostBackend(get_connection("shop"), reply_to="r@example.com"),
-            "tenant": lambda: get_connection("shop"),
-        }.get(kind, lambda: get_connection("shop"))
-        yield Project(made())
+        yield Project(KINDS[kind](), is_routed=kind == "tenant")
 
 
-@contextmanager
-def heard(signal: Any) -> Iterator[list[str]]:
-    """Note the subjects of the messages that a signal is about."""
-    subjects: list[str] = []
-
-    def note(message: Any, **others: Any) -> None:
-        subjects.append(message.subject)
-
-    signal.connect(note)
-    try:
-        yield subjects
-    finally:
-        signal.disconnect(note)
+def only(*kinds):
+    """Where the kind makes no difference."""
+    return pytest.mark.parametrize("kind", kinds)
 
 
-@contextmanager
-def logging_to(handler: logging.Handler) -> Iterator[None]:
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
+list_or_iterator = pytest.mark.parametrize("of", [list, iter])
 
 
-def assert_nothing_crossed(server: Any, mails: int, alerts: int) -> None:
+def assert_nothing_crossed(server: Any, alerts: int) -> None:
     """Each message came once, to its own recipients, with its own body."""
     got = []
     for one in server.accepted:
@@ -141,118 +141,101 @@ def assert_nothing_crossed(server: Any, mails: int, alerts: int) -> None:
         number = got[-1][0].removeprefix("Mail ")
         expected = "alert" if number == "Alert" else f"m{number}"
         assert one.recipients == (f"{expected}@example.net",)
-    expected_mails = [(f"Mail {i}", f"mail {i}") for i in range(mails)]
+    expected_mails = [(f"Mail {i}", f"mail {i}") for i in range(4)]
     assert sorted(got) == [("Alert", "alert")] * alerts + expected_mails
 
 
-def send(project: Project, kind: str, batch: Any) -> Any:
-    """Send a list. A router sends it over the very connection that alerts use."""
-    if kind != "tenant":
-        return project.connection.send_messages(batch)
-    with override_settings(EMAIL_HOSTS_ROUTER=lambda message: project.connection):
-        return RoutingBackend().send_messages(batch)
-
-
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
 @pytest.mark.parametrize("moment", ["message()", "recipients()", "attachments"])
-def test_message_may_send_while_it_is_made(moment, is_open, kind, project, server):
+def test_message_may_send_while_it_is_made(moment, is_open, project, server):
     if is_open:
         project.connection.open()
-    with heard(message_sent) as subjects:
-        assert send(project, kind, project.messages(moment)) == 4
+    with told() as heard:
+        assert project.send(project.messages(moment)) == 4
     project.connection.close()
     assert project.alerts == [1] * 4
-    assert_nothing_crossed(server, 4, 4)
-    assert sorted(subjects) == ["Alert"] * 4 + [f"Mail {i}" for i in range(4)]
+    assert_nothing_crossed(server, 4)
+    subjects = ["Alert"] * 4 + [f"Mail {i}" for i in range(4)]
+    assert sorted(heard) == [(subject, None) for subject in subjects]
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
-@pytest.mark.parametrize("of", [list, iter])
-def test_message_may_close_the_connection(of, is_open, kind, project, server):
+@list_or_iterator
+def test_message_may_close_the_connection(of, is_open, project, server):
     """As a ``with`` block does at its end. The send goes on over its own."""
-
-    class Closing(EmailMessage):
-        def message(self, *args: Any, **options: Any) -> Any:
-            with project.connection:
-                project.alert()
-            return super().message(*args, **options)
-
     if is_open:
         project.connection.open()
-    batch = [
-        Closing(f"Mail {i}", f"mail {i}", "a@example.com", [f"m{i}@example.net"])
-        for i in range(4)
-    ]
-    assert send(project, kind, of(batch)) == 4
+    assert project.send(of(project.messages("message()", project.alert_and_close))) == 4
     project.connection.close()
-    assert_nothing_crossed(server, 4, 4)
+    assert_nothing_crossed(server, 4)
 
 
-@pytest.mark.parametrize("kind", [""])
-def test_copy_that_is_made_inside_can_be_closed(kind, project, server):
-    def batch() -> Iterator[EmailMessage]:
-        for message in project.messages():
-            with copy.copy(project.connection) as other:
-                assert other.connection is not project.connection.connection
-            assert other.connection is None
-            yield message
+@only("")
+def test_copy_that_is_made_inside_can_be_closed(project):
+    def look():
+        with copy.copy(project.connection) as other:
+            assert other.connection is not project.connection.connection
+        assert other.connection is None
 
-    assert send(project, kind, batch()) == 4
+    assert project.send(iter(project.messages("message()", look))) == 4
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_generator_may_send(kind, project, server):
-    def batch() -> Iterator[EmailMessage]:
+def test_generator_may_send(project, server):
+    def batch():
         for message in project.messages():
             project.alert()
             yield message
 
-    assert send(project, kind, batch()) == 4
+    assert project.send(batch()) == 4
     assert project.alerts == [1] * 4
-    assert_nothing_crossed(server, 4, 4)
+    assert_nothing_crossed(server, 4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("of", [list, iter])
-def test_receiver_may_send(of, kind, project, server):
-    def receive(message: EmailMessage, **others: Any) -> None:
-        project.alert()  # of which no receiver is told
-
-    message_sent.connect(receive)
+@list_or_iterator
+def test_receiver_may_send(of, project, server):
+    """No receiver is told of what it sends."""
+    message_sent.connect(project.alert)
     try:
-        assert send(project, kind, of(project.messages())) == 4
+        assert project.send(of(project.messages())) == 4
     finally:
-        message_sent.disconnect(receive)
+        message_sent.disconnect(project.alert)
     assert project.alerts == [1] * 4
-    assert_nothing_crossed(server, 4, 4)
+    assert_nothing_crossed(server, 4)
 
 
-class Handler(logging.Handler):
-    """Mails what is logged."""
+@contextmanager
+def records_call(function: Any):
+    """Call a function for each record of the log."""
+    handler: Any = logging.Handler()
+    handler.emit = function
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
-    def __init__(self, project: Project) -> None:
-        super().__init__()
-        self.project = project
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self.project.alert()
-
-
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", [logging.WARNING, logging.DEBUG])
-@pytest.mark.parametrize("of", [list, iter])
-def test_log_handler_may_send(of, level, kind, project, server, caplog):
-    with caplog.at_level(level, logger.name), logging_to(Handler(project)):
-        assert send(project, kind, of(project.messages())) == 4
+@list_or_iterator
+def test_log_handler_may_send(of, level, project, server, caplog):
+    with caplog.at_level(level, logger.name), records_call(lambda record: project.alert()):
+        assert project.send(of(project.messages())) == 4
     assert set(project.alerts) == {1}
     assert len(project.alerts) >= 4
-    assert_nothing_crossed(server, 4, len(project.alerts))
+    assert_nothing_crossed(server, len(project.alerts))
 
 
-@pytest.mark.parametrize("kind", ["router"])
-def test_router_may_send_through_a_host(kind, project, server):
+@only("")
+def test_no_record_is_logged_while_replies_are_outstanding(project, server):
+    """A handler sees all that a list sends, on the wire."""
+    seen = []
+    with records_call(lambda record: seen.append(len(server.accepted))):
+        project.send(project.messages())
+    assert seen == [4] * 4
+
+
+@only("router")
+def test_router_may_send_through_a_host(project, server):
     shop = project.connection = get_connection("shop")
 
     def router(message: EmailMessage) -> Any:
@@ -261,51 +244,30 @@ def test_router_may_send_through_a_host(kind, project, server):
 
     with override_settings(EMAIL_HOSTS_ROUTER=router):
         assert RoutingBackend().send_messages(iter(project.messages())) == 4
-    assert_nothing_crossed(server, 4, 4)
+    assert_nothing_crossed(server, 4)
 
 
-@pytest.mark.parametrize("kind", ["", "parallel=2", "failover"])
-def test_alert_that_fails_is_ignored_as_the_connection_says(kind, project, server):
+@only("", "parallel=2", "failover")
+def test_alert_that_fails_is_ignored_as_the_connection_says(project, server):
     server.script = any_of(to("alert", "550 no"), to("refused", "550 no"))
     project.connection.fail_silently = True
-    with heard(message_failed) as failed:
-        assert send(project, kind, project.messages("message()")) == 4
+    with told() as heard:
+        assert project.send(project.messages("message()")) == 4
     assert project.alerts == [0] * 4
-    assert failed == ["Alert"] * 4
-    assert_nothing_crossed(server, 4, 0)
-
-
-@pytest.mark.parametrize("kind", [""])
-def test_no_record_is_logged_while_replies_are_outstanding(kind, project, server, caplog):
-    """A handler sees all that a list sends, on the wire."""
-    seen = []
-
-    class Seeing(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            seen.append(len(server.accepted))
-
-    with logging_to(Seeing()):
-        send(project, kind, project.messages())
-    assert seen == [4] * 4
+    assert [subject for subject, error in heard if error] == ["Alert"] * 4
+    assert_nothing_crossed(server, 0)
 
 
 class InnerError(Exception):
     """Of the project."""
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_nested_send_that_raises_leaves_the_object_usable(kind, project, server):
-    (message,) = project.messages("message()", 1)
-    message.connection_of_alert = Raising()
+def test_nested_send_that_raises_leaves_the_object_usable(project, server):
+    failing = project.messages("message()", mock.Mock(side_effect=InnerError))
     with pytest.raises(InnerError):
-        send(project, kind, [message])
-    assert send(project, kind, project.messages()) == 4
-    assert_nothing_crossed(server, 4, 0)
-
-
-class Raising(BaseEmailBackend):
-    def send_messages(self, email_messages: Any) -> int:
-        raise InnerError
+        project.send(failing[:1])
+    assert project.send(project.messages()) == 4
+    assert_nothing_crossed(server, 0)
 
 
 class OfDjango(EmailBackend):
@@ -315,13 +277,6 @@ class OfDjango(EmailBackend):
 def test_wrapped_backend_with_a_connection(server):
     wrapped = OfDjango(host="127.0.0.1", port=server.port, timeout=20, **ALIAS)
     project = Project(HostBackend(wrapped))
-    assert project.connection.send_messages(project.messages("message()")) == 4
+    assert project.send(project.messages("message()")) == 4
     assert project.alerts == [1] * 4
-    assert_nothing_crossed(server, 4, 4)
-
-
-@pytest.mark.parametrize("kind", ["failover"])
-def test_failover_made_by_hand(kind, project, server):
-    project.connection = FailoverBackend("shop")
-    assert send(project, kind, project.messages("message()")) == 4
-    assert_nothing_crossed(server, 4, 4)
+    assert_nothing_crossed(server, 4)

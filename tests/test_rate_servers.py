@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 PROCESSES = 4
 
-clock = test_rate.clock
+clock = test_rate.clock  # of each test here, too
 
 
 def free_port():
