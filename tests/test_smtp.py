@@ -6,7 +6,6 @@ import smtplib
 import socket
 import ssl
 import threading
-import time
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
@@ -18,7 +17,7 @@ from conftest import mails
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from django.utils.translation import gettext_lazy
-from scripted import BODY, HANG, always, any_of, at, to
+from scripted import BODY, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn
 from email_hosts.exceptions import InvalidEmailHost
@@ -184,13 +183,6 @@ class TestFailure:
             assert host.send_messages([message]) == 1
             host.connection.sock.shutdown(socket.SHUT_WR)
         assert len(server.received) == 1
-
-    def test_to_answer_quit_is_not_waited_for_long(self, serve, shop, message):
-        """However long the timeout is."""
-        server = serve(at("QUIT", HANG))
-        began = time.monotonic()
-        assert shop(server, "timeout=50").send_messages([message]) == 1
-        assert time.monotonic() - began < 20
 
     @pytest.mark.parametrize(
         ("script", "logged"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import random
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -24,6 +24,8 @@ from ..retry import NOT_SENT, may_be_tried_elsewhere, set_delivery
 from .base import Backend, Connections
 
 clock = time.monotonic
+
+MANY = 1_000_000  # far more than there are hosts, so that each is as likely as another
 
 # What a host that cannot be opened raises. Other errors, such as the time limit of a task
 # queue, are not the fault of the host.
@@ -139,37 +141,34 @@ class FailoverBackend(Backend):
 
 
 class _HostHealth:
-    """Which hosts are down and whose turn it is, for the whole process."""
+    """Which hosts are down and whose turn it is, for the whole process.
+
+    It needs no lock: each change is one call, which another thread does not come into.
+    """
 
     def __init__(self) -> None:
-        # Reentrant: a signal handler may send mail while its own thread holds the lock.
-        self._lock = threading.RLock()
         self._down_until: dict[str, float] = {}
-        self._turn: int | None = None
+        # Random at first, so that processes do not all start with one host.
+        self._turns = itertools.count(random.randrange(MANY))  # noqa: S311
 
     def order(self, keys: tuple[str, ...], *, rotate: bool) -> list[str]:
         """Return the hosts in the order in which to try them, those that are down last."""
-        with self._lock:
-            if rotate:
-                # Random at first, so that processes do not all start with one host.
-                turn = random.randrange(len(keys)) if self._turn is None else self._turn  # noqa: S311
-                self._turn = (turn + 1) % len(keys)
-                keys = keys[turn:] + keys[:turn]
-            now = clock()
-            return sorted(keys, key=lambda key: self._down_until.get(key, 0) > now)
+        if rotate:
+            turn = next(self._turns) % len(keys)
+            keys = keys[turn:] + keys[:turn]
+        now = clock()
+        return sorted(keys, key=lambda key: self._down_until.get(key, 0) > now)
 
     def failed(self, key: str, retry: float) -> None:
         """Try the host last for this number of seconds."""
-        with self._lock:
-            self._down_until[key] = clock() + retry
+        self._down_until[key] = clock() + retry
 
     def succeeded(self, key: str) -> None:
         """Try the host in its turn again."""
-        with self._lock:
-            self._down_until.pop(key, None)
+        self._down_until.pop(key, None)
 
 
 _healths: dict[object, _HostHealth] = {}
 if hasattr(os, "register_at_fork"):  # pragma: no branch (there is no fork on Windows)
-    # Another thread of the parent may have held a lock.
+    # So that the children do not all have the same turn.
     os.register_at_fork(after_in_child=_healths.clear)
