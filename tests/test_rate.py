@@ -52,8 +52,8 @@ def use_cache(backend, location="", **options):
     return override_settings(CACHES={"default": default}, EMAIL_HOSTS_CACHE="default")
 
 
-MUST_BE = "must be a whole number for each second, minute, hour or day, like 30/m, or"
-ONE_EACH = "must have one limit for each span; remove 20/m or the other"
+MUST_BE = 'must be a whole number per second, minute, hour or day; write it like "30/m"'
+ONE_EACH = "has two limits for one span; remove 20/m or the other one"
 
 
 class TestOption:
@@ -78,8 +78,8 @@ class TestOption:
             *((text, MUST_BE) for text in ("30/w", "30/min", "30/m,", "30m", "30/m;1/s")),
             *((text, MUST_BE) for text in ("٣/m", "1e3/m", "9999999999/d")),
             ("30/m,20/m", ONE_EACH),
-            (30, "must be text, not int"),
-            (Limit(30, 60), "must be text, not Limit"),
+            (30, MUST_BE),
+            (b"30/m", MUST_BE),
             *((value, MUST_BE) for value in ([30], [Limit(0, 60)], [Limit(30, 7)], [])),
         ],
     )
@@ -260,7 +260,11 @@ class TestWait:
             ),
             (
                 [PER_MINUTE],
-                *(4, "what counts as 4 can never be sent with its limit of 3/m", math.inf),
+                *(
+                    4,
+                    "a message to 4 recipients can never be sent with its limit of 3/m",
+                    math.inf,
+                ),
             ),
         ],
     )
@@ -480,7 +484,7 @@ class TestCacheThatFails:
             with use_cache(backend, location, **TIMEOUTS[backend]):
                 began = time.monotonic()
                 self.goes_on(caplog, reason)
-                assert time.monotonic() - began < 1
+                assert time.monotonic() - began < 3  # a second, on a busy machine too
 
     def test_because_it_keeps_nothing(self, caplog):
         with use_cache("django.core.cache.backends.dummy.DummyCache"):

@@ -17,7 +17,7 @@ from conftest import mails
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from django.utils.translation import gettext_lazy
-from scripted import BODY, any_of, at, to
+from scripted import BODY, always, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn
 from email_hosts.exceptions import InvalidEmailHost
