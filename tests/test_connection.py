@@ -100,7 +100,8 @@ class TestGreeting:
         ("ehlo", "helo", "told"),
         [
             ("421 4.7.0 later" + AND_CLOSE, None, 421),
-            ("421 4.7.0 later", "250 fine", 421),
+            ("421 4.7.0 later", "421 4.7.0 bye", 421),
+            ("421 4.7.0 later", CLOSE, 421),
             ("550 5.7.1 listed" + AND_CLOSE, None, 550),
             ("550 5.7.1 listed", CLOSE, 550),
             ("550 5.7.1 listed", "503 twice", 550),
@@ -125,8 +126,9 @@ class TestGreeting:
             client.ehlo_or_helo_if_needed()
         assert server.commands[:3].count(f"ehlo {client.local_hostname}") == 2
 
-    def test_may_be_helo(self, serve):
-        server = serve(always("EHLO", "502 what?"))
+    @pytest.mark.parametrize("ehlo", ["502 what?", "550 no", "421 later", "garbage"])
+    def test_may_be_helo(self, ehlo, serve):
+        server = serve(always("EHLO", ehlo))
         with SMTP("127.0.0.1", server.port, timeout=20) as client:
             client.ehlo_or_helo_if_needed()
             assert client.is_clean
