@@ -247,6 +247,18 @@ class SyntaxProxy(Proxy):
     refusal = "501 5.5.4 Syntax error in parameters"
 
 
+class AddressProxy(Proxy):
+    """Takes it for one command with a bad address."""
+
+    refusal = "553 malformed address"
+
+
+class OptionProxy(Proxy):
+    """Takes it for one command with options that nobody knows."""
+
+    refusal = "555 unsupported parameter"
+
+
 class Synchronizes(Proxy):
     """Ends the connection, as Exim does for whom it does not let pipeline."""
 

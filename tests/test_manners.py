@@ -151,6 +151,8 @@ MANNERS = {
     "takes the first": (manners.Alone, {}),
     "proxy": (manners.Proxy, {}),
     "syntax": (manners.SyntaxProxy, {}),
+    "address": (manners.AddressProxy, {}),
+    "option": (manners.OptionProxy, {}),
     "synchronizes": (manners.Synchronizes, {}),
     "goodbye": (manners.SaysGoodbye, {}),
     "closes": (manners.Closes, {}),

@@ -540,7 +540,7 @@ class TestPace:
         assert timeouts[0] == PATIENCE[Pace.GROUPED]
         assert timeouts[-1] == timeout
 
-    @pytest.mark.parametrize("code", [500, 501, 502, 503, 504])
+    @pytest.mark.parametrize("code", [500, 501, 502, 503, 504, 553, 555])
     @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
     def test_is_not_to_blame_if_the_slowest_gets_the_same(self, code, step, serve):
         """The error is the server's, and the next message is sent as fast as before."""
@@ -548,8 +548,7 @@ class TestPace:
         with pytest.raises(smtplib.SMTPException):
             ours(server).send_messages(messages("a"))
         assert server.connections == 2
-        known = pace_of(f"127.0.0.1:{server.port}")
-        assert known.fastest is (Pace.SINGLE if code in (501, 504) else Pace.AHEAD)
+        assert pace_of(f"127.0.0.1:{server.port}").fastest is Pace.AHEAD
 
     @pytest.mark.parametrize(
         ("text", "connections"),
@@ -560,6 +559,14 @@ class TestPace:
         with pytest.raises(smtplib.SMTPRecipientsRefused):
             ours(server).send_messages(messages("a"))
         assert server.connections == connections
+
+    def test_that_has_worked_is_doubted_if_the_refusal_says_so(self, serve):
+        """A server may look only now and then, as Exim does."""
+        server = serve(at("MAIL", None, "554 SMTP synchronization error" + AND_CLOSE))
+        for name in "ab":
+            assert ours(server).send_messages(messages(name)) == 1
+        assert server.connections == 3
+        assert pace_of(f"127.0.0.1:{server.port}").fastest is Pace.SINGLE
 
     def test_that_has_worked_is_not_doubted_for_a_recipient(self, serve):
         server = serve(to("b@", "501 5.1.3 bad address"))
