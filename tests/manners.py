@@ -259,6 +259,19 @@ class OptionProxy(Proxy):
     refusal = "555 unsupported parameter"
 
 
+class PoliteProxy(Proxy):
+    """Says something that has nothing to do with it."""
+
+    refusal = "451 4.3.0 try again later"
+
+
+class RudeProxy(Proxy):
+    """The same for good, and ends the connection."""
+
+    refusal = "550 5.7.1 refused"
+    goes_on = False
+
+
 class Synchronizes(Proxy):
     """Ends the connection, as Exim does for whom it does not let pipeline."""
 

@@ -153,6 +153,8 @@ MANNERS = {
     "syntax": (manners.SyntaxProxy, {}),
     "address": (manners.AddressProxy, {}),
     "option": (manners.OptionProxy, {}),
+    "polite": (manners.PoliteProxy, {}),
+    "rude": (manners.RudeProxy, {}),
     "synchronizes": (manners.Synchronizes, {}),
     "goodbye": (manners.SaysGoodbye, {}),
     "closes": (manners.Closes, {}),

@@ -150,7 +150,7 @@ FAULTS = {
     "no RSET after RCPT": (lambda: any_of(to("a@", "550 no"), NO_RSET), "a b c"),
     "no RSET after DATA": (lambda: any_of(at("DATA", "554 no"), NO_RSET), "a b c"),
     "no RSET after a body": (lambda: any_of(at(BODY, "554 no"), NO_RSET), "a b c"),
-    "MAIL refused and close": (lambda: at("MAIL", "550 no" + AND_CLOSE), "a b c"),
+    "MAIL refused and close": (lambda: always("MAIL", "550 no" + AND_CLOSE), "a b c"),
     "RCPT refused and close": (lambda: to("a@", "550 no" + AND_CLOSE), "a b c"),
     "MAIL out of order": (lambda: always("MAIL", "503 no"), "a b"),
     "RCPT out of order": (lambda: to("b@", "503 no"), "a+b c"),
@@ -348,7 +348,9 @@ class TestSurprise:
 
     @pytest.mark.parametrize("doubtful", ["250 yes", "252 maybe", "354 go ahead"])
     def test_go_ahead_for_somebody_perhaps_ends_the_connection(self, doubtful, serve):
-        script = any_of(at("MAIL", "550 no"), to("@", doubtful), at("DATA", "354 go ahead"))
+        script = any_of(
+            always("MAIL", "550 no"), to("@", doubtful), always("DATA", "354 go ahead")
+        )
         server = serve(script)
         with ours(server) as backend, pytest.raises(smtplib.SMTPSenderRefused):
             backend.send_messages(messages("a"))
@@ -559,6 +561,11 @@ class TestPace:
         with pytest.raises(smtplib.SMTPRecipientsRefused):
             ours(server).send_messages(messages("a"))
         assert server.connections == connections
+
+    def test_that_is_new_is_doubted_for_an_answer_to_something_else(self, serve):
+        server = serve(at("DATA", "250 ok"))
+        assert ours(server).send_messages(messages("a")) == 1
+        assert server.connections == 2
 
     def test_that_has_worked_is_doubted_if_the_refusal_says_so(self, serve):
         """A server may look only now and then, as Exim does."""

@@ -15,8 +15,9 @@ from functools import lru_cache
 MAX_REMEMBERED = 1000
 
 # 503: "bad sequence of commands". 500 and 502: not a command, or not implemented. 354 is the
-# answer to DATA alone. To another command, it says that a command was dropped.
-NOT_UNDERSTOOD = {500, 502, 503, 354}
+# answer to DATA alone, and 250 to the others. To the wrong one, it says that a command was
+# dropped.
+NOT_UNDERSTOOD = {500, 502, 503, 354, 250}
 
 # Exim's "synchronization error", Postfix's "improper use of SMTP command pipelining".
 SAYS_SO = re.compile(rb"pipelin|synchroni[sz]", re.I)
