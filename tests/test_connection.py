@@ -103,7 +103,8 @@ class TestGreeting:
         ("ehlo", "helo", "told"),
         [
             ("421 4.7.0 later" + AND_CLOSE, None, 421),
-            ("421 4.7.0 later", "250 fine", 421),
+            ("421 4.7.0 later", "421 4.7.0 bye", 421),
+            ("421 4.7.0 later", CLOSE, 421),
             ("550 5.7.1 listed" + AND_CLOSE, None, 550),
             ("550 5.7.1 listed", CLOSE, 550),
             ("550 5.7.1 listed", "503 twice", 550),
@@ -135,8 +136,9 @@ class TestGreeting:
             assert client.noop()[0] == 250
         assert [command[:4] for command in server.commands] == ["ehlo", "helo", "ehlo", "noop"]
 
-    def test_may_be_helo(self, serve):
-        with smtp(serve(always("EHLO", "502 what?"))) as client:
+    @pytest.mark.parametrize("ehlo", ["502 what?", "550 no", "421 later", "garbage"])
+    def test_may_be_helo(self, ehlo, serve):
+        with smtp(serve(always("EHLO", ehlo))) as client:
             client.ehlo_or_helo_if_needed()
             assert client.is_clean
 

@@ -150,7 +150,7 @@ FAULTS = {
     "no RSET after RCPT": (lambda: any_of(to("a@", "550 no"), NO_RSET), "a b c"),
     "no RSET after DATA": (lambda: any_of(at("DATA", "554 no"), NO_RSET), "a b c"),
     "no RSET after a body": (lambda: any_of(at(BODY, "554 no"), NO_RSET), "a b c"),
-    "MAIL refused and close": (lambda: at("MAIL", "550 no" + AND_CLOSE), "a b c"),
+    "MAIL refused and close": (lambda: always("MAIL", "550 no" + AND_CLOSE), "a b c"),
     "RCPT refused and close": (lambda: to("a@", "550 no" + AND_CLOSE), "a b c"),
     "MAIL out of order": (lambda: always("MAIL", "503 no"), "a b"),
     "RCPT out of order": (lambda: to("b@", "503 no"), "a+b c"),
@@ -366,7 +366,9 @@ class TestSurprise:
 
     @pytest.mark.parametrize("doubtful", ["250 yes", "252 maybe", "354 go ahead"])
     def test_go_ahead_for_somebody_perhaps_ends_the_connection(self, doubtful, serve):
-        script = any_of(at("MAIL", "550 no"), to("@", doubtful), at("DATA", "354 go ahead"))
+        script = any_of(
+            always("MAIL", "550 no"), to("@", doubtful), always("DATA", "354 go ahead")
+        )
         server = serve(script)
         with ours(server) as backend, pytest.raises(smtplib.SMTPSenderRefused):
             backend.send_messages(mails("a"))
@@ -492,8 +494,8 @@ PACES = {
     "and a group": (lambda: at("MAIL", None, *["503 x"] * 2), "abcd", "abcd", 3, Pace.SINGLE),
     "refuses a group": (lambda: at("MAIL", "503 wait"), "a", "a", 2, Pace.SINGLE),
     "refuses a recipient": (lambda: always("RCPT", "550 5.1.1 who"), "a", "", 1, Pace.AHEAD),
-    "says why": (lambda: always("RCPT", "550 5.5.1 order"), "a", "", 2, Pace.SINGLE),
-    "says so": (lambda: always("RCPT", "521 No pipelining"), "a", "", 2, Pace.SINGLE),
+    "says why": (lambda: always("RCPT", "550 5.5.1 order"), "a", "", 2, Pace.AHEAD),
+    "says so": (lambda: always("RCPT", "521 No pipelining"), "a", "", 2, Pace.AHEAD),
     "refuses the message": (lambda: behind("550 no"), "ab", "a", 1, Pace.AHEAD),
     "refuses an address later": (lambda: to("b@", "501 5.1.3"), "a b", "a", 2, Pace.AHEAD),
     "closes": (lambda: always("MAIL", CLOSE), "a", "", 2, Pace.AHEAD),
@@ -512,12 +514,11 @@ PACES = {
     "closes at a body later": (lambda: at(BODY, None, CLOSE), "abc", "ac", 2, Pace.AHEAD),
 }
 # The error is the server's if the slowest pace gets the same: no pace is to blame.
-for code in (500, 501, 502, 503, 504):
+for code in (500, 501, 502, 503, 504, 553, 555):
     for step in ("MAIL", "RCPT", "DATA"):
-        fastest = Pace.SINGLE if code in (501, 504) else Pace.AHEAD
         PACES[f"{code} to {step}"] = (
             lambda step=step, code=code: always(step, f"{code} no"),
-            *("a", "", 2, fastest),
+            *("a", "", 2, Pace.AHEAD),
         )
 # Behind a body, nobody has the message, whatever happens.
 for step in ("MAIL", "RCPT", "DATA"):
@@ -577,6 +578,19 @@ class TestPace:
             assert [result.error for result in sending.over(connection)] == [None]
         assert timeouts[-1] == 0.2
         assert not sending.is_over
+
+    def test_that_is_new_is_doubted_for_an_answer_to_something_else(self, serve):
+        server = serve(at("DATA", "250 ok"))
+        assert ours(server).send_messages(mails("a")) == 1
+        assert server.connections == 2
+
+    def test_that_has_worked_is_doubted_if_the_refusal_says_so(self, serve):
+        """A server may look only now and then, as Exim does."""
+        server = serve(at("MAIL", None, "554 SMTP synchronization error" + AND_CLOSE))
+        for name in "ab":
+            assert ours(server).send_messages(mails(name)) == 1
+        assert server.connections == 3
+        assert pace_of(f"127.0.0.1:{server.port}").fastest is Pace.SINGLE
 
     def test_ahead_is_a_write_of_its_own(self, serve):
         """And so a TLS record: a server may stop reading at the end of the body."""

@@ -410,6 +410,34 @@ class TestDeath:
         assert [one.recipients[0] for one in server.accepted[1:]] == [*self.BATCH]
         assert server.connections == 2
 
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            "503 5.5.1 EHLO first",
+            "530 5.7.0 log in",
+            "550 timed out",
+            "554 too many in session",
+        ],
+    )
+    @pytest.mark.parametrize(
+        "extensions", [["PIPELINING"], []], ids=["pipelining", "stepwise"]
+    )
+    def test_that_a_refusal_of_the_sender_tells_costs_a_connection(
+        self, reply, extensions, serve
+    ):
+        """A session may forget its greeting or login, or have had enough."""
+        server = serve(at("MAIL", None, reply), extensions=extensions)
+        for _ in range(2):
+            send(server)
+        assert (len(server.accepted), server.connections, parked()) == (2, 2, 1)
+
+    def test_that_is_none_costs_a_connection_once(self, serve):
+        server = serve(at("MAIL", None, "550 no", "550 no"))
+        send(server)
+        with pytest.raises(smtplib.SMTPSenderRefused):
+            send(server)
+        assert (server.connections, parked()) == (2, 1)
+
     def test_at_the_second_message_costs_a_connection_too(self, serve):
         server = serve(at("MAIL", None, None, CLOSE))
         send(server)

@@ -106,16 +106,11 @@ class SMTP(smtplib.SMTP):
         refusal = code, _ = self.ehlo()
         if 200 <= code <= 299:
             return
-        try:
-            if code in ENDS:
-                self.close()
-            else:
-                helo = self.helo()
-                if 200 <= helo[0] <= 299:
-                    return
-                refusal = helo if code in NOT_IMPLEMENTED else refusal
-        except smtplib.SMTPServerDisconnected:
-            pass  # the server has said why
+        with suppress(smtplib.SMTPServerDisconnected):  # the server has said why
+            helo = self.helo()
+            if 200 <= helo[0] <= 299:
+                return
+            refusal = helo if code in NOT_IMPLEMENTED else refusal
         self.is_clean = False
         self.ehlo_resp = self.helo_resp = None
         raise smtplib.SMTPHeloError(*refusal)

@@ -15,14 +15,18 @@ from functools import lru_cache
 MAX_REMEMBERED = 1000
 
 # 503: "bad sequence of commands". 500 and 502: not a command, or not implemented. 354 is the
-# answer to DATA alone. To another command, it says that a command was dropped.
-NOT_UNDERSTOOD = {500, 502, 503, 354}
+# answer to DATA alone, and 250 to the others. To the wrong one, it says that a command was
+# dropped.
+NOT_UNDERSTOOD = {500, 502, 503, 354, 250}
 
-# The same while the pace has never worked: later, a server means the command itself. The
-# texts are of RFC 3463 (X.5.0, "other or undefined protocol status", and the like), and of
-# Exim and Postfix ("synchronization error", "improper use of SMTP command pipelining").
-PERHAPS_NOT_UNDERSTOOD = {501, 504}
-PROTOCOL_ERROR = re.compile(rb"[45]\.5\.[0124]\b|.*(pipelin|synchroni[sz])", re.I | re.S)
+# Exim's "synchronization error", Postfix's "improper use of SMTP command pipelining".
+SAYS_SO = re.compile(rb"pipelin|synchroni[sz]", re.I)
+
+# The same while the pace has never worked: later, a server means the command itself. Whoever
+# reads a group as one command finds fault with its address (553) or parameters. The texts are
+# of RFC 3463 (X.5.0, "other or undefined protocol status", and the like).
+PERHAPS_NOT_UNDERSTOOD = {501, 504, 553, 555}
+PROTOCOL_ERROR = re.compile(rb"[45]\.5\.[0124]\b")
 
 
 class Pace(IntEnum):
@@ -50,7 +54,7 @@ class ServerPace:
 
     def understood(self, pace: Pace, code: int, text: bytes) -> bool:
         """Whether this refusal means the message, and not the pace of its commands."""
-        if code in NOT_UNDERSTOOD:
+        if code in NOT_UNDERSTOOD or SAYS_SO.search(text):
             return False
         return pace <= self.proven or not (
             code in PERHAPS_NOT_UNDERSTOOD or PROTOCOL_ERROR.match(text)

@@ -52,7 +52,7 @@ class _Offer:
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
         self.pace = Pace.AHEAD  # at most
-        self.is_doubtful = False  # whether a faster pace may not work with this server
+        self.doubt: type[Exception] | None = None  # why a faster pace may not work
         self.was_parked = False  # whether a parked session has ended instead of taking it
         self.refused: dict[str, Reply] = {}  # for good
 
@@ -205,7 +205,7 @@ class Transmission:
     def _note_pace(self, offer: _Offer, transaction: Transaction) -> None:
         """Remember that the server takes this pace, and no faster one if that has failed."""
         self._server_pace.worked(transaction.pace)
-        if offer.is_doubtful and transaction.was_understood:
+        if offer.doubt and transaction.was_understood:
             self._server_pace.slow_down(transaction.pace)
 
     def _must_offer_again(
@@ -223,7 +223,9 @@ class Transmission:
         is_silent = isinstance(error.__context__, TimeoutError)
         if transaction.was_understood and not is_silent:
             offer.refused = transaction.refused_for_good()
-        has_left = transaction.has_given_up() or not transaction.refusal
+        # Who refuses any sender may have forgotten the login or the greeting: 530, 503, 554.
+        is_of_session = not transaction.refusal or isinstance(error, smtplib.SMTPSenderRefused)
+        has_left = is_of_session or transaction.has_given_up()
         if self._was_parked and has_left and not offer.was_parked:
             offer.was_parked = True
             return True
@@ -236,7 +238,7 @@ class Transmission:
         is_doubted = pace > self._server_pace.proven or is_swallowed
         if not transaction.was_understood or (has_ended and is_doubted):
             offer.pace = Pace(pace - 1)
-            offer.is_doubtful = True
+            offer.doubt = type(error)
             return True
         if has_ended and not is_silent and (pace is Pace.AHEAD or not transaction.refusal):
             offer.pace = Pace.SINGLE
@@ -251,7 +253,9 @@ class Transmission:
         has_ended = transaction.has_ended()
         if has_ended and self._ahead and self._server_pace.proven < Pace.AHEAD:
             self._server_pace.slow_down(Pace.GROUPED)
-        if offer.is_doubtful and transaction.was_understood and not has_ended:
+        # The pace is not to blame if one command at a time gets the same.
+        is_new = offer.doubt not in (None, type(error))
+        if is_new and transaction.was_understood and not has_ended:
             self._server_pace.slow_down(transaction.pace)
         # Its frames hold the message and the error itself: a circle in memory.
         error.__traceback__ = None

@@ -126,6 +126,11 @@ class Transaction:
         sock.settimeout(min(timeout or math.inf, PATIENCE[self.pace]))
         try:
             self._read_replies()
+        except smtplib.SMTPSenderRefused:
+            # Who reads a group as one command answers once, with whatever code.
+            if self.pace > self._server_pace.proven:
+                self.was_understood &= self._read_the_rest()
+            raise
         finally:
             with suppress(OSError):  # it may be closed
                 sock.settimeout(timeout)
@@ -231,6 +236,14 @@ class Transaction:
 
         RSET is not needed where commands follow a body: its end resets the server.
         """
+        try:
+            if not self._read_the_rest() or (with_rset and self._connection.rset()[0] != 250):
+                self._connection.close()
+        except smtplib.SMTPException:
+            self._connection.close()
+
+    def _read_the_rest(self) -> bool:
+        """Read the replies that are left. Return whether all came, and nobody said goodbye."""
         self._to_write.clear()
         try:
             while self._in_flight and not self._must_close:
@@ -238,10 +251,9 @@ class Transaction:
                 code, _ = self._reply()
                 if command == DATA and code == START_MAIL_INPUT:
                     self._end_empty_message()
-            if self._must_close or (with_rset and self._connection.rset()[0] != 250):
-                self._connection.close()
         except smtplib.SMTPException:
-            self._connection.close()
+            return False
+        return not self._must_close
 
     def _note(self, code: int, text: bytes) -> None:
         self.was_understood &= self._server_pace.understood(self.pace, code, text)
