@@ -49,7 +49,10 @@ def boundary(function: Callable[P, T]) -> Callable[P, T]:
             failure.name(str(alias), "MAILERS")
         del args, kwargs
         _clear_frames(failure)
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # a circle in memory, with all that an interruption has left behind
 
     return wrapper
 

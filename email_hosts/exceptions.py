@@ -11,6 +11,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 MAX_FOREIGN_TEXT = 500  # characters
 
+# Packages of task queues, whose time limits are raised wherever Python is: in code of the
+# project, too, whose other errors are ignored.
+OF_TIME_LIMITS = {"billiard", "celery", "rq"}
+
 
 class InvalidEmailHost(ImproperlyConfigured):
     """A host cannot be used as it is configured.
@@ -136,6 +140,12 @@ def one_line(text: str) -> str:
 def named(key: object, setting: str = "EMAIL_HOSTS") -> str:
     """Return ``EMAIL_HOSTS["shop"]``, as messages name a host."""
     return f'{setting}["{shown(key)}"]'
+
+
+def raise_time_limit(error: Exception) -> None:
+    """Raise the time limit of a task. Return if the error is any other."""
+    if type(error).__module__.partition(".")[0] in OF_TIME_LIMITS:
+        raise error
 
 
 def summarize(error: Exception) -> str:

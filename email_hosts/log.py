@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from contextvars import ContextVar, copy_context
+
+from .exceptions import raise_time_limit
 
 logger = logging.getLogger("email_hosts")
 
@@ -12,7 +13,7 @@ _is_logging: ContextVar[bool] = ContextVar("is_logging", default=False)
 
 
 def warn(message: str, *arguments: object) -> None:
-    """Log a warning. Whatever a log handler raises, the send goes on.
+    """Log a warning. Whatever a log handler raises but a time limit, the send goes on.
 
     A handler may send mail itself, as ``AdminEmailHandler`` does. Nothing is logged about that
     mail, because each record would send another one, without end.
@@ -29,5 +30,7 @@ def debug(message: str, *arguments: object) -> None:
 
 def _log(level: int, message: str, *arguments: object) -> None:
     _is_logging.set(True)
-    with suppress(Exception):
+    try:
         logger.log(level, message, *arguments)
+    except Exception as error:
+        raise_time_limit(error)

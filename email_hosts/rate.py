@@ -24,7 +24,7 @@ from typing import Any
 from django.core.cache import BaseCache, caches
 
 from . import conf
-from .exceptions import RateLimited, summarize
+from .exceptions import RateLimited, raise_time_limit, summarize
 from .log import warn
 from .values import Limit, limits
 
@@ -39,9 +39,6 @@ PATIENCE, PAUSE, LEAST = 0.5, 60, 0.001
 
 # Counts in memory, and limits of hosts of which the past is known.
 MAX_KEPT = 10_000
-
-# Packages of task queues, whose time limits are raised wherever Python is, in a cache too.
-OF_TIME_LIMITS = {"billiard", "celery", "rq"}
 
 clock = time.time  # the only one that machines share
 stopwatch = time.monotonic
@@ -253,7 +250,7 @@ class _InCache:
             self._ask("decr", key, number)
             self._keep(key, lifetime)
         except Exception as error:
-            _raise_time_limit(error)
+            raise_time_limit(error)
 
     def _keep(self, key: str, lifetime: int) -> None:
         if self._has_no_incr:
@@ -325,7 +322,7 @@ def _cache() -> BaseCache | None:
 
 def _pause(error: Exception) -> None:
     """Ask the cache no more for a while, and log why: one of all threads does so."""
-    _raise_time_limit(error)
+    raise_time_limit(error)
     _past_in_cache.clear()  # it may be wrong
     now = [stopwatch()]
     if _failures.setdefault("cache", now) is now:
@@ -335,8 +332,3 @@ def _pause(error: Exception) -> None:
             summarize(error),
             PAUSE,
         )
-
-
-def _raise_time_limit(error: Exception) -> None:
-    if type(error).__module__.partition(".")[0] in OF_TIME_LIMITS:
-        raise error

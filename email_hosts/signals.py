@@ -48,12 +48,12 @@ def tell(sender: type, outcome: Outcome) -> None:
         told["error"] = outcome.error
     else:
         told["refused"] = dict(outcome.refused)
-    token = _is_telling.set(True)
-    try:
+    try:  # first: a signal handler may raise behind any call
+        _is_telling.set(True)
         with without_tracebacks(outcome.error):
             signal.send_robust(sender, **told)
     except Exception as error:  # of logging, or of an async receiver in a loop
         name = "message_sent" if signal is message_sent else "message_failed"
         warn("receivers of %s could not be called: %s", name, type(error).__name__)
     finally:
-        _is_telling.reset(token)
+        _is_telling.set(False)

@@ -1,8 +1,10 @@
 """A traceback that leaves a function of ours shows no login, and no variable of ours."""
 
+import gc
 import smtplib
 import traceback
 from collections import UserDict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +188,22 @@ def test_error_of_a_foreign_connection_can_be_looked_at(fail_silently, message):
         assert connection.send_messages([message, message]) == 0
     else:
         assert_clean(lambda: connection.send_messages([message, message]))
+
+
+def test_error_is_in_no_circle_of_memory():
+    """What its frames hold, such as a lock, is let go when the caller is done with it."""
+
+    class OwnError(Exception):
+        pass
+
+    @boundary
+    def fail():
+        raise OwnError
+
+    gc.disable()
+    try:
+        with suppress(OwnError):
+            fail()
+        assert not any(type(each) is OwnError for each in gc.get_objects())
+    finally:
+        gc.enable()

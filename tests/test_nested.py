@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from contextlib import contextmanager
+import re
+from contextlib import contextmanager, nullcontext
 from email import message_from_bytes
 from typing import Any
 from unittest import mock
@@ -280,3 +281,25 @@ def test_wrapped_backend_with_a_connection(server):
     assert project.send(project.messages("message()")) == 4
     assert project.alerts == [1] * 4
     assert_nothing_crossed(server, 4)
+
+
+@pytest.mark.parametrize("fail_silently", [False, True])
+@pytest.mark.parametrize("with_block", [False, True])
+def test_folder(with_block, fail_silently, tmp_path, settings):
+    """Its backend keeps a file open, which a copy of it shares."""
+
+    class Sending(EmailMessage):
+        def message(self, *args: Any, **options: Any) -> Any:
+            with connection if with_block else nullcontext():
+                assert connection.send_messages(
+                    [EmailMessage("Alert", "", to=["a@x.example"])]
+                )
+            return super().message(*args, **options)
+
+    settings.EMAIL_HOSTS = {"disk": f"file:{tmp_path}"}
+    connection = get_connection("disk", fail_silently=fail_silently)
+    batch = [Sending(f"Mail {i}", "", to=["b@x.example"]) for i in range(3)]
+    assert connection.send_messages(batch) == 3
+    written = "".join(path.read_text() for path in tmp_path.iterdir())
+    subjects = re.findall("^Subject: (.*)", written, re.MULTILINE)
+    assert sorted(subjects) == ["Alert"] * 3 + ["Mail 0", "Mail 1", "Mail 2"]

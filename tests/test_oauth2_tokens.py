@@ -310,6 +310,15 @@ class TestCallable:
             f"{type(error).__name__} (line {line} of {__file__})"
         )
 
+    def test_time_limit_of_a_task_is_no_login_that_failed(self, tokens):
+        """After which a failover would ask the next host."""
+
+        class SoftTimeLimitExceeded(Exception):
+            __module__ = "billiard.exceptions"
+
+        with pytest.raises(SoftTimeLimitExceeded):
+            get(tokens, custom(raises(SoftTimeLimitExceeded())))
+
     def test_oauth2_error_is_told_with_its_text(self):
         text = "invalid_grant:\r\n AADSTS700082: The refresh token has expired"
         assert failure(custom(raises(OAuth2Error(text)))).endswith(

@@ -1,17 +1,30 @@
 """Only errors of mail are collected or ignored. Any other ends the send at once."""
 
+import logging
 import signal
+import sys
 import threading
+from contextlib import suppress
 from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, mails, told
+from conftest import TimeLimit, interrupted_at_each_call, mails, told
+from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from scripted import BODY, to
 
-from email_hosts.backends import HostBackend, RoutingBackend, can_be_retried, get_connection
+from email_hosts import signals
+from email_hosts.backends import (
+    HostBackend,
+    RoutingBackend,
+    base,
+    can_be_retried,
+    get_connection,
+    routing,
+)
+from email_hosts.log import logger
 
 needs_signals = pytest.mark.skipif(
     not hasattr(signal, "pthread_kill"), reason="there are no such signals on Windows"
@@ -252,3 +265,78 @@ def test_fail_silently_ignores_errors_of_mail_only(error, caplog):
         else:
             assert host.send_messages(batch()) == 0
     assert caplog.messages == [ignored] * (4 if error in OF_MAIL else 0)
+
+
+@needs_signals
+@pytest.mark.parametrize("way", ["smtp", "failover", "router"])
+@silently_or_not
+def test_of_a_signal_handler_at_the_end_arrives(fail_silently, way, server, interrupt):
+    """All has been sent, and the server takes its time to say goodbye."""
+    server.script = interrupt("QUIT", before=0)
+    messages = batch()
+    with pytest.raises(TimeLimit) as caught:
+        connection(way, fail_silently=fail_silently).send_messages(messages)
+    error: Any = caught.value
+    assert (error.sent, error.unsent) == (messages, [])
+
+
+def test_of_closing_one_connection_closes_the_others(server, settings):
+    settings.EMAIL_HOSTS["other"] = settings.EMAIL_HOSTS["outside"]
+    settings.EMAIL_HOSTS_ROUTER = lambda message: (
+        "other" if message.subject == "1" else "outside"
+    )
+    with (
+        mock.patch.object(Outside, "close", side_effect=[TimeLimit, OSError]) as closed,
+        pytest.raises(TimeLimit),
+    ):
+        connection("router").send_messages(batch())
+    assert closed.call_count == 2
+
+
+class SoftTimeLimitExceeded(Exception):
+    """Of a task queue."""
+
+    __module__ = "billiard.exceptions"
+
+
+@pytest.mark.parametrize("way", ["smtp", "router"])
+def test_of_a_task_in_a_log_handler_arrives(way, server):
+    """It may take its time: it may send mail."""
+
+    class Slow(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise SoftTimeLimitExceeded
+
+    server.script = lambda step, argument: "550 no" if "0@" in argument else None
+    logger.addHandler(handler := Slow())
+    try:
+        with pytest.raises(SoftTimeLimitExceeded):
+            connection(way, fail_silently=True).send_messages(batch())
+    finally:
+        logger.removeHandler(handler)
+
+
+# Python closes a socket that nobody has any more, with a warning.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="an error at a call of a generator does not unwind it"
+)
+def test_at_any_call_leaves_nothing_behind(server):  # pragma: no cover (it confuses coverage)
+    """Neither the router nor the receivers of signals take the next send for a nested one."""
+    router, host = RoutingBackend(), connection("kept")
+    messages = batch()[:1]
+
+    def send() -> None:
+        with suppress(ImproperlyConfigured):  # while the router is imported
+            router.send_messages(messages)
+        host.send_messages(messages)
+
+    for _ in interrupted_at_each_call(send, base, routing, signals):
+        with told() as heard:
+            send()
+        assert heard == [("0", None)] * 2
+        with host:
+            before = server.connections
+            assert host.send_messages(messages) == 1
+            assert server.connections == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing
 from contextvars import ContextVar
 from typing import Any, ClassVar, cast
 
@@ -19,8 +19,8 @@ from ..host import Host
 from ..rules import RULES, HostOfMessage, Notes, Rule, applied
 from ..values import Limit
 
-# The backends that are sending in this context, from the outermost to the innermost.
-_sending: ContextVar[tuple[BaseEmailBackend, ...]] = ContextVar("sending", default=())
+# The backends that are sending in this context: notes of one each, empty when that is over.
+_sending: ContextVar[tuple[list[BaseEmailBackend], ...]] = ContextVar("sending", default=())
 
 
 class Backend(BaseEmailBackend, HostOfMessage):
@@ -100,10 +100,11 @@ class Backend(BaseEmailBackend, HostOfMessage):
     def failed(self, message: EmailMessage | None, error: Exception) -> Outcome:
         """Return the outcome of a message that this error has stopped."""
         name_host(error, self.full_name)
-        is_of_mail = self._is_of_mail(error)
+        is_of_mail = self.is_of_mail(error)
         return Outcome(message, self.alias, error, is_of_mail=is_of_mail, name=self.name)
 
-    def _is_of_mail(self, error: Exception) -> bool:
+    def is_of_mail(self, error: Exception) -> bool:
+        """Whether an error is one of sending mail. Any other ends the send."""
         return is_of_mail(error)
 
     @boundary
@@ -115,18 +116,17 @@ class Backend(BaseEmailBackend, HostOfMessage):
         messages. Signals are sent at the end of a list, and after each message of any other
         iterable.
         """
-        if any(each is self for each in _sending.get()):
+        if is_sending(self):
             return self._send_nested(email_messages)
         report = Report(self, email_messages)
         try:
             try:
-                with _noted(self):
-                    outcomes = self.outcomes(report.coming, keep_going=self.fail_silently)
-                    with closing(outcomes):  # type: ignore[type-var]
-                        for outcome in outcomes:
-                            report.add(outcome)
-                            if report.messages is None:
-                                report.tell()
+                outcomes = outcomes_of(self, report.coming, keep_going=self.fail_silently)
+                with closing(outcomes):  # type: ignore[type-var]
+                    for outcome in outcomes:
+                        report.add(outcome)
+                        if report.messages is None:
+                            report.tell()
             except BaseException as error:
                 report.error = error
             report.tell()
@@ -141,12 +141,11 @@ class Backend(BaseEmailBackend, HostOfMessage):
     def _send_nested(self, messages: Iterable[EmailMessage]) -> int:
         """Send what something inside of a send sends over this object: a log handler,
         ``message()``, a generator. It gets a connection of its own.
+
+        That closes what it has opened. A backend that is not ours may share the rest with
+        its copy: a file, or the session of an HTTP client.
         """
-        connection = self.__copy__()
-        try:
-            return int(connection.send_messages(messages))
-        finally:
-            close_quietly(connection)
+        return int(self.__copy__().send_messages(messages))
 
     def apply_host(self, message: EmailMessage) -> EmailMessage:
         """Return the message as this host sends it. Yours stays as it was.
@@ -194,33 +193,37 @@ class Backend(BaseEmailBackend, HostOfMessage):
         return self
 
 
-@contextmanager
-def _noted(backend: BaseEmailBackend) -> Iterator[None]:
-    token = _sending.set((*_sending.get(), backend))
-    try:
-        yield
-    finally:
-        _sending.reset(token)
-
-
 def outcomes_of(
     connection: Backend, messages: Iterable[EmailMessage], *, keep_going: bool
 ) -> Iterator[Outcome]:
-    """Yield what becomes of messages at a host that another one sends through.
+    """Yield what becomes of messages at a host, which counts as sending meanwhile.
 
-    It counts as sending itself, because a message may hold it, or know who has it.
+    A host that another one sends through does, too, because a message may hold it, or know
+    who has it.
     """
-    with (
-        _noted(connection),
-        closing(connection.outcomes(messages, keep_going=keep_going)) as all_of,  # type: ignore[type-var]
-    ):
-        yield from all_of
+    note: list[BaseEmailBackend] = [connection]
+    try:
+        _sending.set((*filter(None, _sending.get()), note))
+        with closing(connection.outcomes(messages, keep_going=keep_going)) as all_of:  # type: ignore[type-var]
+            yield from all_of
+    finally:
+        # An interruption may delay this until the generator is closed. To set the variable
+        # again would then undo what has been set meanwhile.
+        note.clear()
 
 
-def close_quietly(connection: BaseEmailBackend) -> None:
-    """Close a connection. Raises nothing: what was accepted stays accepted."""
-    with suppress(Exception):
+def is_sending(backend: BaseEmailBackend) -> bool:
+    """Whether this is called inside of a send over this object."""
+    return any(each is backend for note in _sending.get() for each in note)
+
+
+def close_quietly(connection: Backend) -> None:
+    """Close a connection. An error of mail is ignored: what was accepted stays accepted."""
+    try:
         connection.close()
+    except Exception as error:
+        if not connection.is_of_mail(error):
+            raise
 
 
 class Connections:
@@ -234,8 +237,9 @@ class Connections:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        for connection in self._to_close.values():
-            close_quietly(connection)
+        with ExitStack() as each_of_them:
+            for connection in self._to_close.values():
+                each_of_them.callback(close_quietly, connection)
 
     def get(self, key: object) -> Backend | None:
         """Return the open connection of this key, if there is one."""

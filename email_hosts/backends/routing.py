@@ -142,12 +142,12 @@ class RoutingBackend(Backend):
         """
         if _is_asking_router.get():
             raise InvalidEmailHost("the router sends mail through itself")
-        token = _is_asking_router.set(True)
-        try:
+        try:  # first: a signal handler may raise behind any call
+            _is_asking_router.set(True)
             router = conf.router() or host_of_sender
             host = router(message)
         finally:
-            _is_asking_router.reset(token)
+            _is_asking_router.set(False)
         if isinstance(host, RoutingBackend):
             raise InvalidEmailHost(
                 f"{_name_of(router)} returned a RoutingBackend, which asks the router again"

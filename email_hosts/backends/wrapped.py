@@ -24,7 +24,7 @@ from ..retry import NOT_SENT, set_delivery
 from ..rules import RULES, SMTP_RULES, Notes, applied
 from ..rules.redirect import FIELDS, refuse_to_go_past
 from ..smtp.redaction import Redactor
-from .base import Backend
+from .base import Backend, is_sending
 from .smtp import DEFAULT_TIMEOUT
 
 
@@ -98,14 +98,15 @@ class HostBackend(Backend):
         try:
             return self._open()
         except Exception as error:
-            if not (self.fail_silently and self._is_of_mail(error)):
+            if not (self.fail_silently and self.is_of_mail(error)):
                 raise
             warn("%s: %s, ignored by fail_silently", self.name, summarize(error))
             return None
 
     def close(self) -> None:
-        """Close the wrapped backend."""
-        self.wrapped.close()
+        """Close the wrapped backend. Inside of a send over this object, it does nothing."""
+        if not is_sending(self):
+            self.wrapped.close()
 
     def apply_host(self, message: EmailMessage) -> EmailMessage:
         """Return the message as this host sends it. Yours stays as it was."""
@@ -137,7 +138,7 @@ class HostBackend(Backend):
                         return
         finally:
             if opened:
-                self.close()
+                self.wrapped.close()
 
     @property
     def _wraps_ours(self) -> bool:
@@ -194,7 +195,8 @@ class HostBackend(Backend):
     def _call(self, messages: list[EmailMessage]) -> Any:
         return self.wrapped.send_messages(messages)
 
-    def _is_of_mail(self, error: Exception) -> bool:
+    def is_of_mail(self, error: Exception) -> bool:
+        """Whether an error is one of sending mail, or of the wrapped backend's own package."""
         return is_of_mail(error, type(self.wrapped).__module__.partition(".")[0])
 
     def _redact(self, error: Exception) -> None:

@@ -233,17 +233,19 @@ def is_closed(connection: smtplib.SMTP) -> bool:
 
 
 def quit_quietly(connection: smtplib.SMTP, *, wait: bool = True) -> None:
-    """Send QUIT and disconnect. Raises nothing: accepted messages stay accepted."""
+    """Send QUIT and disconnect. Raises no ``OSError``: accepted messages stay accepted."""
     if not can_pipeline(connection):
-        with suppress(Exception):
+        with suppress(OSError):
             connection.quit()
         return
-    with suppress(OSError):  # the server may be gone already
-        open_socket(connection).settimeout(QUIT_TIMEOUT)
-        connection.putcmd("QUIT")
-        if wait:
-            connection.getreply()
-    connection.close()
+    try:
+        with suppress(OSError):  # the server may be gone already
+            open_socket(connection).settimeout(QUIT_TIMEOUT)
+            connection.putcmd("QUIT")
+            if wait:
+                connection.getreply()
+    finally:
+        connection.close()
 
 
 def is_idle(connection: smtplib.SMTP) -> bool:
