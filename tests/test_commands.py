@@ -196,7 +196,7 @@ class TestSend:
     )
     def test_recipient_that_is_no_address_says_so(self, recipient, name):
         message = send_error("smtp://127.0.0.1:1", "b@x.net", recipient)
-        assert message.startswith(f"Recipient '{name}' must be one email address, ")
+        assert message.startswith(f"Recipient '{name}' must be one email address in ASCII ")
 
     @pytest.mark.parametrize(
         ("outcome", "reason"),

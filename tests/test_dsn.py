@@ -303,7 +303,7 @@ ENCODE = "percent-encode each slash, question mark, hash"
         # That could be the rest of a password.
         (
             "smtp://h:25?from=a@b.com",
-            "an ampersand is not an option; known options: tls, ssl, ",
+            "an ampersand is not an option; did you mean '_default_from_email'?; perc",
         ),
         ("failover://u:Wj4?bYt=5@h", "an ampersand is not an option; known options: retry"),
         (
@@ -325,7 +325,7 @@ ENCODE = "percent-encode each slash, question mark, hash"
                 *("smtp://h?ssl;_header-X=1", "anymail+mailgun:?api_key=a?_reply_to=b@c"),
             )
         ),
-        ("smtp://h?=5", "what follows a question mark or an ampersand is not an option"),
+        ("smtp://h?=5", "the text after a question mark or an ampersand is not an option"),
         ("console://?timeout=5", "unknown option 'timeout'; known options: _default_from_"),
         ("smtp://h?ssl&ssl", "option 'ssl' is given twice"),
         ("smtp://h?timeout=5&ssl&timeout=5", "option 'timeout' is given twice"),
@@ -353,7 +353,7 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("anymail+mailgun://?alias=x", "'alias' cannot be the name of an option"),
         ("anymail+mailgun://?api_key=abc&Kx7vQz9-x", "an ampersand is not an option; percent"),
         ("anymail+mailgun://?Kx7vQz9", "an ampersand is not an option; percent-encode each"),
-        ("anymail+mailgun://?api_key=Sec&Kx7vQz9&Wj4bYt2", "is no option; percent-encode"),
+        ("anymail+mailgun://?api_key=Sec&Kx7vQz9&Wj4bYt2", "is not an option; percent-encode"),
         ("backend://", "'backend' must name a class; write backend://dotted.path.Class"),
         ("backend://C", "'backend' must name a class"),
         ("backend://a.b.C/x", "'backend' must name a class"),

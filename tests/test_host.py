@@ -74,11 +74,11 @@ TLS = "are mutually exclusive: the first is TLS from the first byte, the second 
         (f"{USER}oauth2=refresh_token&{CLIENT}", "needs 'oauth2_refresh_token' beside it"),
         (
             f"{USER}{CREDENTIALS}&oauth2_refresh_token=x",
-            "is for oauth2=refresh_token, and for",
+            "is only for oauth2=refresh_token",
         ),
         (
             f"{USER}{CALLABLE}&oauth2_client_id=Wj4bYt2",
-            "'oauth2_client_id' is for oauth2=client_credentials and oauth2=refresh_token",
+            "'oauth2_client_id' is only for oauth2=client_credentials and oauth2=refr",
         ),
         (
             "submission://me:Kx7vQz9@h?oauth2_client_id=x",
@@ -106,7 +106,7 @@ def test_options_that_do_not_go_together_are_refused(dsn, part):
         ({"username": ""}, "needs a user name"),
         ({"use_tls": False}, "needs TLS"),
         ({"oauth2": None, "oauth2_scope": "x"}, "'oauth2_scope' needs 'oauth2' beside it"),
-        ({"oauth2_scope": "x"}, "is for oauth2=client_credentials"),
+        ({"oauth2_scope": "x"}, "is only for oauth2=client_credentials"),
         ({"oauth2": "no.such.token"}, "'no.such.token' cannot be imported: No module named"),
         ({"oauth2": f"{__name__}.nothing"}, "cannot be imported: Module"),
         ({"oauth2": f"{__name__}.not_callable"}, "not_callable' is not callable"),

@@ -315,7 +315,15 @@ def test_text_that_is_no_value_is_refused_in_a_dsn(way, query, reason):
 
 
 TEXTS = [name for name, option in OPTIONS.items() if option.in_python is None]
-NUMBERS = ("port", "timeout", "conn_max_age", "retry", "conn_max_messages", "parallel")
+NUMBERS = (
+    "port",
+    "timeout",
+    "conn_max_age",
+    "retry",
+    "conn_max_messages",
+    "conn_max_idle",
+    "parallel",
+)
 NOT_A_PORT = "must be a whole number from 1 to 65535"
 FLAGS = ("use_tls", "use_ssl", "rotate")
 NO_NUMBERS = {"str": "5", "bool": True, "list": [5]}

@@ -433,7 +433,7 @@ class TestConnectionOfTheRouter:
         with override_settings(EMAIL_HOSTS={**site.hosts, **again}):
             route({"a@example.net": lambda: get_connection("again")})
             problem = (
-                r"^EMAIL_HOSTS_ROUTER \(.*route.*router\) returned a connection that asks"
+                r"^EMAIL_HOSTS_ROUTER \(.*route.*router\) returned a RoutingBackend, which"
             )
             with pytest.raises(InvalidEmailHost, match=problem):
                 RoutingBackend().send_messages(self.batch("a@example.net"))
