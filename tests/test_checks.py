@@ -571,16 +571,16 @@ def test_e002_email_backend_that_is_no_path(backend, problem, hosts):
 @pytest.mark.parametrize(
     ("mailer", "problem"),
     [
-        ({"BACKEND": DSN}, f"BACKEND {DSN_IS_NO_PATH}"),
-        ({"BACKEND": "console:"}, f"BACKEND {DSN_IS_NO_PATH}"),
-        ({"BACKEND": 5}, "BACKEND must be the dotted path of a class, not int"),
+        ({"BACKEND": DSN}, f"the backend {DSN_IS_NO_PATH}"),
+        ({"BACKEND": "console:"}, f"the backend {DSN_IS_NO_PATH}"),
+        ({"BACKEND": 5}, "the backend must be the dotted path of a class, not int"),
         (
             {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": DSN}},
-            f"option 'backend' {DSN_IS_NO_PATH}",
+            f"the backend {DSN_IS_NO_PATH}",
         ),
         (
             {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": [5]}},
-            "option 'backend' must be the dotted path of a class, not list",
+            "the backend must be the dotted path of a class, not list",
         ),
     ],
 )

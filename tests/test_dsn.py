@@ -253,7 +253,7 @@ ENCODE = "percent-encode each slash, question mark, hash"
         ("smtp://℀.example", "the host must be a host name"),
         (f"smtp://{'a' * 64}", "the host must be a host name"),
         ("smtp://h:0", "the port must be a whole number from 1 to 65535"),
-        ("smtp://h:65536", "from 1 to 65535; if that is part of a password, the at sign and"),
+        ("smtp://h:65536", "from 1 to 65535; if it is part of a password, the at sign and"),
         ("smtp://u:p@h:99999", "the port must be a whole number from 1 to 65535$"),
         ("smtp://u:p@h:x", f"the at sign and the host are missing after it, or {ENCODE}"),
         ("smtp://h:+25", "the port"),

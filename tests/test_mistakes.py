@@ -13,10 +13,11 @@ from django.core.mail.backends import smtp
 
 from email_hosts.backends import HostBackend, connection_from_dsn, get_connection
 from email_hosts.exceptions import InvalidEmailHost, RateLimited
+from email_hosts.testing import real_hosts
 
 PASSWORD = "Wj4bYt2"
 DSN = f"smtp://Kx7vQz9:{PASSWORD}@h.example.com"
-NO_PATH = "option 'backend' must be the dotted path of a class, not"
+NO_PATH = "the backend must be the dotted path of a class, not"
 
 
 class Smtp(smtp.EmailBackend):
@@ -81,6 +82,7 @@ def test_answer_says_what_to_write(mistake, answer, settings):
     assert PASSWORD not in text
 
 
+@real_hosts()
 def test_server_without_starttls_says_which_scheme_fits(serve):
     connection = connection_from_dsn(f"submission://127.0.0.1:{serve(extensions=[]).port}")
     with pytest.raises(smtplib.SMTPNotSupportedError) as caught:
