@@ -616,6 +616,7 @@ def hint(hosts, **settings):
         ({"a": "'smtp://h'"}, ".env file"),
         ({"a": "smtp://h?timeout=0"}, "a table of DSNs"),
         ({"a": "smpt://h"}, ""),
+        ({"a": "smtp://h?timeout:5"}, "urllib.parse.quote(password"),
         ({"a": "anymail+mailgn:"}, ""),
         ({"a": f"{CHOOSY}"}, "Those of another backend are in its own doc"),
         ({"a": "submission://u@h?oauth2=no.such"}, "Name a callable, token(username"),

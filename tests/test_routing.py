@@ -137,8 +137,8 @@ def test_router_of_the_project_picks_the_host(router, site):
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("again", "it sends through the router, so no other host can use it"),
-        ("again2", "it sends through the router, so no other host can use it"),
+        ("again", "it asks the router, so no other host can use it"),
+        ("again2", "it asks the router, so no other host can use it"),
         ("nobody", "there is no such host; known hosts: "),
         ("smtp://Kx7vQz9:Wj4bYt2@h", "the key of a host must not be a DSN"),
     ],
