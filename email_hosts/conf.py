@@ -104,13 +104,8 @@ def rate_cache() -> str:
     return getattr(settings, "EMAIL_HOSTS_CACHE", None) or ""
 
 
-def caches() -> list[str]:
-    """Return the keys of ``CACHES``."""
-    return list(settings.CACHES)
-
-
 def rate_cache_backend() -> str:
-    """Return the path of the cache for rates, or ``""`` if there is none."""
+    """Return the path of that cache, or ``""`` if there is none."""
     return str(settings.CACHES.get(rate_cache(), {}).get("BACKEND", ""))
 
 
@@ -143,11 +138,8 @@ def default_path() -> str:
 
 
 def default_connection() -> BaseEmailBackend | None:
-    """Return a connection to the default mailer, or ``None`` if ``MAILERS`` has none.
-
-    Raises ``InvalidEmailHost`` for a DSN: Django's own error would show it.
-    """
-    default_path()
+    """Return a connection to the default mailer, or ``None`` if ``MAILERS`` has none."""
+    default_path()  # raises for a DSN, which Django's own error would show
     if DJANGO_HAS_MAILERS:  # pragma: mailers-only
         return cast("BaseEmailBackend | None", mail.mailers.get("default"))
     return mail.get_connection()  # pragma: no-mailers-only

@@ -130,11 +130,7 @@ class Report:
             warn("%s: refused recipients: %d %s", name, len(outcome.refused), codes)
         error = outcome.error
         if error and outcome.is_final and error is not self.error:
-            ignored = (
-                "ignored by fail_silently"
-                if self._fail_silently
-                else "not raised, because another error came first"
-            )
+            ignored = "ignored by fail_silently" if self._fail_silently else "not raised"
             warn("%s: %s, %s", name, summarize(error), ignored)
 
 

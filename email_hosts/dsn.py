@@ -71,9 +71,7 @@ EXAMPLE = "for a mail server, write submission://smtp.example.com"
 # What other libraries call an option of ours, without underscores before it.
 OTHER_NAMES = dict.fromkeys(("from", "sender"), "_default_from_email")
 
-NO_HOST_AFTER_LOGIN = (
-    "if that is part of a password, the at sign and the host are missing after it"
-)
+NO_HOST_YET = "if it is part of a password, the at sign and the host are missing after it"
 
 NO_OPTION = "the text after a question mark or an ampersand is not an option"
 
@@ -279,9 +277,9 @@ def _check_address(address: str, *, has_login: bool) -> None:
     try:
         SMTP_OPTIONS["port"].convert(port or "25")
     except ValueError as error:
-        advice = "" if has_login else f"; {NO_HOST_AFTER_LOGIN}"
+        advice = "" if has_login else f"; {NO_HOST_YET}"
         if not str(port).isdigit():
-            advice = f"; {NO_HOST_AFTER_LOGIN}, or {PERCENT_ENCODE}"
+            advice = f"; {NO_HOST_YET}, or {PERCENT_ENCODE}"
         raise InvalidEmailHost(f"the port {error}{advice}") from None
 
 

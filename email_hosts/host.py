@@ -128,6 +128,7 @@ def from_python(host: Host, given: Mapping[str, Any]) -> Host:
     Raises ``InvalidEmailHost``.
     """
     try:
+        checked_path(host.backend)
         found = checked(given, host.table, others=host.backend not in TABLES)
         return from_values(replace(host, options={**host.options, **found}))
     except InvalidEmailHost as error:
@@ -215,7 +216,6 @@ def default_port(options: Mapping[str, Any]) -> int:
 
 def class_at(path: str) -> Any:
     """Return the class of a backend. Raises ``InvalidEmailHost``, which names no host."""
-    checked_path(path)
     try:
         found = import_string(path)
     except Exception as error:  # its module may raise anything

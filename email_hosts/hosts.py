@@ -96,9 +96,7 @@ def find_host(key: str) -> Any:
     if host is None or (host.setting == "MAILERS" and host.routes):
         raise _does_not_exist(key)
     if host.routes:
-        raise InvalidEmailHost(
-            "it sends through the router, so no other host can use it", alias=key
-        )
+        raise InvalidEmailHost("it asks the router, so no other host can use it", alias=key)
     return get_connection(key)
 
 

@@ -14,15 +14,7 @@ from . import conf
 from .addresses import address_and_domain
 from .dsn import is_empty, parse
 from .exceptions import InvalidEmailHost, checked_key
-from .host import (
-    HOST_BACKEND,
-    Host,
-    Mailer,
-    backend_of,
-    checked_path,
-    dict_of_mailer,
-    from_python,
-)
+from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python
 from .options import HOST_OPTIONS, missing_headers
 from .schemes import DJANGO_SMTP_BACKEND
 from .testmode import test_mode
@@ -147,16 +139,11 @@ def host_of_sender(message: EmailMessage) -> str | None:
 
 def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     """Return the host of an entry of ``MAILERS``. Raises ``InvalidEmailHost``."""
-    path, what = dict_of_mailer(mailer).get("BACKEND", DJANGO_SMTP_BACKEND), "BACKEND"
+    path = dict_of_mailer(mailer).get("BACKEND", DJANGO_SMTP_BACKEND)
     options = dict(mailer.get("OPTIONS", {}))
     if path == HOST_BACKEND:
-        path, what = options.pop("backend", ""), "option 'backend'"
-    try:
-        host = Host(key, checked_path(path, what), {}, setting="MAILERS")
-    except InvalidEmailHost as error:
-        error.name(key, "MAILERS")
-        raise
-    return from_python(host, options)
+        path = options.pop("backend", "")
+    return from_python(Host(key, path, {}, setting="MAILERS"), options)
 
 
 def is_ours(mailer: Mailer) -> bool:  # pragma: mailers-only

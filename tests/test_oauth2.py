@@ -223,7 +223,7 @@ class TestRenewal:
 
     def test_failure_of_the_renewal_is_the_error(self, start_smtp, backend, message):
         server, given = start_smtp("good"), Tokens(TOKEN, None)
-        with pytest.raises(OAuth2Error, match="it returned NoneType") as caught:
+        with pytest.raises(OAuth2Error, match="must return a string, not NoneType") as caught:
             backend(server, given).send_messages([message])
         assert isinstance(caught.value.__context__, smtplib.SMTPAuthenticationError)
         assert TOKEN not in str(caught.value.__context__)

@@ -341,7 +341,7 @@ class TestCallable:
     @pytest.mark.parametrize("value", [None, TOKEN.encode(), {"access_token": TOKEN}, 5])
     def test_anything_but_a_string_is_told_by_its_class(self, value):
         reason = failure(custom(lambda username, renew: value))
-        assert reason.endswith(f"it returned {type(value).__name__}, and not a string")
+        assert reason.endswith(f"it must return a string, not {type(value).__name__}")
 
     @pytest.mark.parametrize(
         "value",

@@ -17,7 +17,7 @@ from .. import conf
 from ..boundary import boundary, name_host
 from ..delivery import Outcome, clock, is_of_mail
 from ..exceptions import InvalidEmailHost, summarize
-from ..host import Host, checked_path, class_at, default_port, from_python
+from ..host import Host, class_at, default_port, from_python
 from ..log import warn
 from ..options import HOST_OPTIONS, did_you_mean
 from ..retry import NOT_SENT, set_delivery
@@ -50,9 +50,7 @@ class HostBackend(Backend):
         wrapped: Any = None
         if hasattr(backend, "send_messages") and not isinstance(backend, type):
             wrapped = backend
-        path = checked_path(
-            backend if wrapped is None else class_path(wrapped), "option 'backend'"
-        )
+        path: Any = backend if wrapped is None else class_path(wrapped)
         given = {name for name, value in options.items() if value is not None}
         options = conf.without_ignored(options, given)
         by_hand = from_python(Host(alias, path, {}, setting="MAILERS"), options)

@@ -105,12 +105,12 @@ def _strict() -> Found:
 
 
 def _cache() -> Found:
-    cache = conf.rate_cache()
-    if cache and cache not in conf.caches():
+    cache, known = conf.rate_cache(), list(conf.settings.CACHES)
+    if cache and cache not in known:
         yield message(
             "E007",
             f'EMAIL_HOSTS_CACHE must be a key of CACHES, and "{shown(cache)}" is none.',
-            f"Write one of these: {listed(conf.caches())}. Or add that one to CACHES.",
+            f"Write one of these: {listed(known)}. Or add that one to CACHES.",
         )
 
 
@@ -123,18 +123,14 @@ def _default_backend() -> Found:
         f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", and add a host "default" to EMAIL_HOSTS. '
         "Since Django 6.1, MAILERS can have a backend with options."
     )
+    where = ""
     try:
         path = conf.default_path()
-    except InvalidEmailHost as refusal:
-        yield message("E002", f"{refusal.reason}.", hint)
-        return
-    if not is_ours(default):
-        return
-    try:
-        class_at(path)()
+        if is_ours(default):
+            where = f"EMAIL_BACKEND, {path}, is no host without options: "
+            class_at(path)()
     except Exception as problem:  # a class of the project may raise anything
-        text = f"EMAIL_BACKEND, {path}, is no host without options: {problem}"
-        yield message("E002", text, hint)
+        yield message("E002", f"{where}{problem}", hint)
 
 
 def _default_host() -> Found:

@@ -39,7 +39,6 @@ NO_BACKEND = "backend '"
 # A part of what is wrong, and what helps. The first that fits is shown, and nothing if the
 # text itself says what to write.
 HINTS = (
-    ("did you mean", ""),
     ("entry of MAILERS must", MAILERS_HINT),
     ("MAILERS must be a dict", MAILERS_HINT),
     ("EMAIL_HOSTS must be a dict", HOSTS_HINT),
@@ -47,6 +46,7 @@ HINTS = (
     ("DSN string, not dict", "That is an entry of MAILERS: write it there, or a DSN here."),
     ("DSN string, not tuple", "A comma after the DSN makes it a tuple. Remove the comma."),
     ("percent-encode", 'In Python, urllib.parse.quote(password, safe="") does that.'),
+    ("did you mean", ""),
     ("quotation marks", "Look where the DSN is set: in the environment, or in an .env file."),
     ("write the DSN in EMAIL_HOSTS", MAILERS_HINT),
     ("dotted path of a class", "A path is like django.core.mail.backends.smtp.EmailBackend."),

@@ -49,7 +49,7 @@ def _explanation(error: Any) -> str:
         return _reply(error.smtp_code, error.smtp_error)
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"certificate not trusted: {error.verify_message} (a host has an option for a "
+            f"certificate not trusted: {error.verify_message} (the README says how to trust a "
             "certificate authority of your own)"
         )
     if "timed out" in text:

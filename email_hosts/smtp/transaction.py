@@ -289,9 +289,7 @@ class Transaction:
     def _end_empty_message(self) -> None:
         # RFC 2920, 3.1: a server may ask for the message after it refused everybody.
         if self._has_recipients:
-            raise smtplib.SMTPServerDisconnected(
-                "closed, because somebody would get an empty message"
-            )
+            raise smtplib.SMTPServerDisconnected("somebody would get an empty message")
         send_all(self._connection, END_OF_DATA)
         self._connection.getreply()
 
