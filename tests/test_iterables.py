@@ -180,6 +180,7 @@ class Alive:
             del one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["smtp", "kept", "console", "disk", "all", "router"])
 def test_memory_stays_flat(key, hosts):
     gc.collect()
@@ -188,6 +189,7 @@ def test_memory_stays_flat(key, hosts):
     assert messages.most <= MAX_ALIVE
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_where_messages_are_refused(hosts):
     hosts.server.script = lambda step, argument: "550 no" if step == "MAIL" else None
     gc.collect()

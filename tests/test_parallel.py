@@ -577,6 +577,7 @@ class TestGenerator:
         assert host(server, 2).send_messages(generate()) == 120
         assert accepted == [0] * 50 + [50] * 50 + [100] * 20
 
+    @pytest.mark.slow
     def test_memory_stays_flat(self, serve):
         alive: weakref.WeakSet[EmailMessage] = weakref.WeakSet()
         most = 0
