@@ -163,7 +163,7 @@ def test_error_that_is_ignored_does_not_wait_for_the_end_to_be_logged(key, hosts
     assert logged == [0, 1, 2, 3]
 
 
-class Alive:
+class Alive:  # pragma: no cover (slow tests alone have it)
     """Messages, and how many of them were in memory at a time at most."""
 
     def __init__(self, count):
