@@ -163,7 +163,7 @@ def test_error_that_is_ignored_does_not_wait_for_the_end_to_be_logged(key, hosts
     assert logged == [0, 1, 2, 3]
 
 
-class Alive:
+class Alive:  # pragma: no cover (slow tests alone have it)
     """Messages, and how many of them were in memory at a time at most."""
 
     def __init__(self, count):
@@ -180,6 +180,7 @@ class Alive:
             del one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["smtp", "kept", "console", "disk", "all", "router"])
 def test_memory_stays_flat(key, hosts):
     gc.collect()
@@ -188,6 +189,7 @@ def test_memory_stays_flat(key, hosts):
     assert messages.most <= MAX_ALIVE
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_where_messages_are_refused(hosts):
     hosts.server.script = lambda step, argument: "550 no" if step == "MAIL" else None
     gc.collect()
