@@ -25,8 +25,6 @@ CREDENTIALS = (
     "&oauth2_token_url=https://login.example.com/token"
 )
 
-not_callable = "Kx7vQz9"
-
 
 class Several(FailoverBackend):
     """A failover of the project."""
@@ -56,12 +54,11 @@ def test_secret_goes_to_an_https_url_or_to_this_machine(url):
     assert EmailHostsBackend(**options).oauth2_token_url == url
 
 
-@pytest.mark.parametrize("path", ["no.such.token", f"{__name__}.not_callable"])
-def test_path_of_no_callable_is_a_message_of_check(path, settings):
-    settings.EMAIL_HOSTS = {"shop": f"submission://me@h?oauth2={path}", "other": CREDENTIALS}
+def test_path_of_no_callable_is_a_message_of_check(settings):
+    settings.EMAIL_HOSTS = {"shop": "submission://me@h?oauth2=a.b", "other": CREDENTIALS}
     (message,) = checks.run_checks(tags=["email_hosts"])
     assert message.id == "email_hosts.E002"
-    assert f"\"shop\"]: option 'oauth2': '{path}' " in message.msg
+    assert "\"shop\"]: option 'oauth2': 'a.b' " in message.msg
 
 
 @pytest.mark.parametrize(
@@ -148,10 +145,6 @@ class TestSubclass:
             "b": f"backend://{SEVERAL}?hosts=a",
             "router": f"backend://{ROUTER}",
         }
-
-    def test_that_leads_back_to_itself_is_refused(self):
-        with pytest.raises(InvalidEmailHost, match="in a cycle: a -> b -> a"):
-            get_connection("a")
 
     @override_settings(EMAIL_HOSTS_ROUTER=lambda message: "router")
     def test_that_routes_is_no_host_of_the_router(self, message):
