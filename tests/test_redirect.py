@@ -108,31 +108,27 @@ class TestRecipients:
         message = host().apply_host(new_message(to=given))
         assert message.to == message.recipients() == expected
 
-    @pytest.mark.parametrize("allowed", ["bücher.example", "a@xn--bcher-kva.example"])
     @pytest.mark.parametrize(
-        ("domain", "stays"),
+        ("allowed", "recipient", "stays"),
         [
-            ("BÜCHER.example", True),
-            ("XN--bcher-kva.example", True),
-            ("bu\u0308cher.example", False),
-            ("bucher.example", False),
-            ("mehr.bücher.example", False),
+            ("bücher.example", "a@BÜCHER.example", True),
+            ("bücher.example", "a@XN--bcher-kva.example", True),
+            ("a@xn--bcher-kva.example", "a@BÜCHER.example", True),
+            ("a@xn--bcher-kva.example", "b@bücher.example", False),
+            ("bücher.example", "a@bu\u0308cher.example", False),
+            ("bücher.example", "a@bucher.example", False),
+            ("bücher.example", "a@mehr.bücher.example", False),
+            # Of "straße", IDNA 2003 makes another name than IDNA 2008.
+            ("xn--strae-oqa.example", "a@xn--strae-oqa.example", True),
+            ("xn--strae-oqa.example", "a@straße.example", False),
+            ("strasse.example", "a@straße.example", False),
+            ("", "a@example.org", False),
         ],
     )
-    def test_are_in_a_domain_of_another_script(self, allowed, domain, stays, new_message):
-        message = new_message(to=[f"a@{domain}"])
-        found = host(allowed_recipients=[allowed]).apply_host(message)
-        assert found.to == ([f"a@{domain}"] if stays else [QA])
-
-    def test_of_no_domain_whose_ascii_form_is_disputed(self, new_message):
-        """Of ``straße``, IDNA 2003 makes another name than IDNA 2008."""
-        one = host(allowed_recipients=["xn--strae-oqa.example", "strasse.example"])
-        people = ["a@xn--strae-oqa.example", "a@strasse.example", "a@straße.example"]
-        assert one.apply_host(new_message(to=people)).to == [*people[:2], QA]
-
-    def test_are_nobody_where_none_is_allowed(self, new_message):
-        message = host(allowed_recipients=[]).apply_host(new_message(to=["me@example.org"]))
-        assert message.recipients() == [QA]
+    def test_are_in_a_domain_of_another_script(self, allowed, recipient, stays, new_message):
+        one = host(allowed_recipients=[allowed] if allowed else [])
+        message = one.apply_host(new_message(to=[recipient]))
+        assert message.recipients() == ([recipient] if stays else [QA])
 
     @pytest.mark.parametrize(
         ("given", "expected"),
@@ -170,11 +166,6 @@ class TestOriginal:
     def test_are_told_where_somebody_is_redirected(self, options, expected, new_message):
         message = host().apply_host(new_message(**options)).message()
         assert message.get_all(ORIGINAL, [None]) == [expected]
-
-    def test_replace_a_header_of_the_host(self, new_message):
-        message = new_message(to=["a@x.example"])
-        redirected = host(headers={"X-ORIGINAL-TO": "mine"}).apply_host(message)
-        assert redirected.extra_headers == {ORIGINAL: "a@x.example"}
 
     @pytest.mark.parametrize("recipient", ["a@x.example\r\nBcc: b@x.example", "a\x85b", "ä@b"])
     def test_add_no_other_header(self, recipient, new_message):
@@ -364,10 +355,6 @@ class TestEnvelope:
         assert received["To"] == f"{QA}, Me <me@example.org>"
         assert received[ORIGINAL] == "you@x.example, Me <me@example.org>, b@x.example"
         assert received["Bcc"] is None
-
-    def test_has_nobody_else_whatever_recipients_returns(self, send):
-        ((recipients, _),) = send(Suppressing("Hello", to=["a@x.example"]))
-        assert recipients == [QA, "me@example.org", "boss@example.net"]
 
     @pytest.mark.parametrize("options", [{}, {"parallel": 3}])
     def test_is_so_for_each_message(self, options, send, new_message):

@@ -6,7 +6,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from conftest import needs_mailers, wrapped
+from conftest import wrapped
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
@@ -98,13 +98,6 @@ def test_mail_to_admins_and_managers_is_from_the_sender_for_alerts(
     settings.EMAIL_HOSTS = {"shop": f"locmem:?{query}"}
     mail_server_people("Hello", "World", connection=get_connection("shop"))
     assert [sent.from_email for sent in mailoutbox] == [ALERT]
-
-
-def test_headers_are_encoded_as_django_does_it(new_message):
-    sent = wrapped(**HEADERS).apply_host(new_message()).message().as_bytes()
-    own = new_message(**HEADERS).message().as_bytes()
-    (line,) = (line for line in sent.splitlines() if line.startswith(b"X-Shop: =?utf-8?"))
-    assert line in own.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -199,29 +192,6 @@ class TestSeveralHosts:
         assert "Reply-To: a@b.c" in sent
 
 
-@needs_mailers
-def test_mailer_written_by_hand_has_each_option(message, serve):  # pragma: mailers-only
-    server = serve()
-    options = {
-        "host": "127.0.0.1",
-        "port": server.port,
-        **BOTH,
-        **REPLY_TO,
-        **BOUNCES,
-        **HEADERS,
-        "redirect_to": "qa@example.com",
-    }
-    smtp = {"BACKEND": "email_hosts.backends.EmailHostsBackend", "OPTIONS": options}
-    with override_settings(MAILERS={"shop": smtp}):
-        message.send(using="shop")
-    (accepted,) = server.accepted
-    assert accepted.sender == "bounces@example.com"
-    assert accepted.recipients == ("qa@example.com",)
-    sent = message_from_bytes(accepted.content)
-    assert (sent["From"], sent["Reply-To"]) == (SHOP, "Shop <help@example.com>")
-    assert (sent["X-A"], sent["X-Original-To"]) == ("2", "someone@example.net")
-
-
 class TestCallersMessage:
     """It is as it was after a send, but for what the backend notes on it."""
 
@@ -291,23 +261,6 @@ class TestCallersMessage:
         connection.send_messages([message])
         assert message.anymail_status == "queued"
         assert message.extra_headers == {}
-
-    def test_may_have_a_property_for_its_sender(self):
-        class Stored(EmailMessage):
-            @property
-            def from_email(self):
-                return str(self.stored)
-
-            @from_email.setter
-            def from_email(self, value):
-                self.stored = value
-
-        host, message = (
-            wrapped(**DEFAULT),
-            Stored("Hello", to=["someone@example.net"]),
-        )
-        host.send_messages([message])
-        assert (host.got[0].from_email, message.from_email) == (SHOP, "project@example.com")
 
     def test_is_passed_on_itself_where_nothing_changes(self, new_message):
         host, message = wrapped(**BOTH), new_message(from_email="me@example.com")

@@ -33,9 +33,12 @@ class TestWrappedBackend:
             HostBackend()
 
     def test_gets_a_list_as_it_is(self, host, new_message):
-        assert host.send_messages([new_message() for _ in range(3)]) == 3
-        assert host.send_messages([]) == 0
-        assert host.calls == [3, 0]
+        with host as connection:
+            assert connection is host
+            assert host.send_messages([new_message() for _ in range(3)]) == 3
+            assert host.send_messages([]) == 0
+        assert host.open() is True
+        assert host.calls == ["open", 3, 0, "close", "open"]
 
     def test_gets_what_comes_from_a_generator_as_it_comes(self, host, new_message):
         """Each message before the next is asked for, over one connection."""
@@ -55,12 +58,6 @@ class TestWrappedBackend:
         monkeypatch.setattr(host.wrapped, "open", lambda: False)
         assert host.send_messages(iter([new_message()])) == 1
         assert host.calls == [1]
-
-    def test_is_opened_and_closed(self, host):
-        with host as connection:
-            assert connection is host
-        assert host.open() is True
-        assert host.calls == ["open", "close", "open"]
 
     def test_that_cannot_be_opened_has_sent_nothing(self, host, monkeypatch):
         def fail():
