@@ -3,11 +3,11 @@
 import json
 import threading
 from contextlib import nullcontext, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from django.test import override_settings
+from token_server import TokenServer
 
 from email_hosts.backends import HostBackend, get_connection
 from email_hosts.exceptions import InvalidEmailHost
@@ -44,50 +44,34 @@ ANSWER = json.dumps(
 ).encode()
 
 
-class Provider(ThreadingHTTPServer):
+class Provider(TokenServer):
     """Answers with ``status``, or not at all if that is 0; keeps what it got."""
 
-    daemon_threads = True
     status = 200
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.requests: list[Answer] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__()
+        self.url = self.url.removesuffix("/token")
+        self.requests: list[Any] = []
         self.over = threading.Event()
 
-
-class Answer(BaseHTTPRequestHandler):
-    """One request."""
-
-    server: Provider
-    body = b""
-
-    def do_POST(self):
-        content = self.rfile.read(int(self.headers["Content-Length"]))
-        self.body = content.replace(b"%40", b"@")
-        self.server.requests.append(self)
-        if not self.server.status:
-            self.server.over.wait()
+    def answer(self, request):
+        content = request.rfile.read(int(request.headers["Content-Length"]))
+        request.body = content.replace(b"%40", b"@")
+        self.requests.append(request)
+        if not self.status:
+            self.over.wait()
             return
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", str(len(ANSWER)))
-        self.end_headers()
-        self.wfile.write(ANSWER)
-
-    def log_message(self, *args):
-        """Say nothing."""
+        request.send_response(self.status)
+        request.end_headers()
+        request.wfile.write(ANSWER)
 
 
 @pytest.fixture
 def provider():
     with Provider() as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
         yield server
         server.over.set()
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -105,13 +105,11 @@ def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reaso
 
 
 @override_settings(
-    EMAIL_HOST="global",
     EMAIL_PORT=1,
     EMAIL_HOST_USER="global",
     EMAIL_HOST_PASSWORD="global",
     EMAIL_USE_TLS=True,
     EMAIL_SSL_CERTFILE="global.pem",
-    EMAIL_SSL_KEYFILE="global.pem",
 )
 def test_host_is_complete_and_falls_back_to_no_setting():
     connection = connect("smtp://h")

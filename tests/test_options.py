@@ -142,7 +142,18 @@ GOOD: list[dict[str, Any]] = [
     {"parallel": 4},
     login(PATH),
     login("client_credentials", oauth2_client_secret="a&b", oauth2_scope="a b", **CLIENT),
-    login("refresh_token", oauth2_refresh_token="x", **CLIENT),
+    *(
+        login(
+            "refresh_token", **CLIENT | {"oauth2_refresh_token": "x", "oauth2_token_url": url}
+        )
+        for url in (
+            "https://login.microsoftonline.com/tenant/oauth2/v2.0/token?a=b",
+            "https://[2001:db8::1]:8443/token",
+            "http://127.0.0.1:8000/token",
+            "http://[::1]:8000/token",
+            "http://localhost/token",
+        )
+    ),
     {"default_from_email": "a+b@example.com"},
     {"default_from_email": "Shop <shop@example.com>"},
     {"default_from_email": "webmaster@localhost"},
