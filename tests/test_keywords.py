@@ -1,5 +1,7 @@
 """Options that Django passes on to whatever the default backend is."""
 
+from typing import Any
+
 import pytest
 from conftest import needs_mailers
 from django.core import mail
@@ -12,7 +14,7 @@ from email_hosts.exceptions import InvalidEmailHost
 
 ROUTING = {"BACKEND": "email_hosts.backends.RoutingBackend"}
 FAILOVER = {"BACKEND": "email_hosts.backends.FailoverBackend", "OPTIONS": {"hosts": ["shop"]}}
-LOGIN = {"auth_user": "me", "auth_password": "Kx7vQz9"}
+LOGIN: dict[str, Any] = {"auth_user": "me", "auth_password": "Kx7vQz9"}
 MESSAGE = ("Hello", "World", "shop@example.com", ["a@example.net"])
 
 # Django 6.1 deprecates each of these ways.

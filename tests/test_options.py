@@ -409,8 +409,8 @@ class TestCall:
     @each_good
     def test_that_are_nothing_take_options_away_but_no_redirect(self, options, nothing):
         names = {*options} - {"host", "hosts"}
-        plain = "failover:a" if SEVERAL & {*options} else "smtp://h"
-        with override_settings(EMAIL_HOSTS={"shop": dsn_of(options), "plain": plain}):
+        base = "failover:a" if SEVERAL & {*options} else "smtp://h"
+        with override_settings(EMAIL_HOSTS={"shop": dsn_of(options), "plain": base}):
             connection = get_connection("shop", **dict.fromkeys(names, nothing))
             plain = get_connection("plain", **dict.fromkeys(names, nothing))
         stay = {"redirect_to", "allowed_recipients"}
