@@ -4,7 +4,7 @@ import sys
 
 import pytest
 from conftest import needs_mailers
-from django.core import mail
+from django.core import checks, mail
 from django.core.mail import EmailMessage
 from django.test import override_settings
 
@@ -44,6 +44,13 @@ ROUTER = f"{__name__}.Router"
 )
 def test_members_are_those_of_a_failover_and_of_what_inherits_from_it(dsn, members):
     assert parse(dsn).members == members
+
+
+def test_path_of_no_callable_is_a_message_of_check(settings):
+    settings.EMAIL_HOSTS = {"shop": "submission://me@h?oauth2=no.such"}
+    (message,) = checks.run_checks(tags=["email_hosts"])
+    assert message.id == "email_hosts.E002"
+    assert "\"shop\"]: option 'oauth2': 'no.such' " in message.msg
 
 
 def test_name_says_where_it_stands_and_repr_shows_no_option():
