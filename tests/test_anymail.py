@@ -3,11 +3,11 @@
 import json
 import threading
 from contextlib import nullcontext, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 from django.test import override_settings
+from token_server import TokenServer
 
 from email_hosts.backends import HostBackend, get_connection
 from email_hosts.exceptions import InvalidEmailHost
@@ -16,118 +16,62 @@ pytest.importorskip("anymail")
 from anymail.exceptions import AnymailAPIError, AnymailUnsupportedFeature
 from anymail.message import AnymailMessage
 
-
-class Api(NamedTuple):
-    """A provider's: its DSN, the login and the path of a request, and the answer to it."""
-
-    dsn: str
-    header: str
-    value: str
-    path: str
-    answer: dict[str, object]
-
-
+# A DSN, and what a request has then: its login and its path.
 APIS = {
-    "mailgun": Api(
+    "mailgun": (
         "anymail+mailgun://?api_key=K&sender_domain=example.com&api_url={}",
-        *("Authorization", "Basic YXBpOks=", "/example.com/messages"),
-        {"id": "<1@example.com>", "message": "Queued. Thank you."},
+        ("Authorization", "Basic YXBpOks="),
+        "/example.com/messages",
     ),
-    "postmark": Api(
+    "postmark": (
         "anymail+postmark://?server_token=K&api_url={}",
-        *("X-Postmark-Server-Token", "K", "/email"),
-        {"ErrorCode": 0, "Message": "OK", "MessageID": "1", "To": "someone@example.net"},
+        ("X-Postmark-Server-Token", "K"),
+        "/email",
     ),
-    "brevo": Api(
-        "anymail+brevo://?api_key=K&api_url={}",
-        *("api-key", "K", "/smtp/email"),
-        {"messageId": "<1@example.com>"},
-    ),
+    "brevo": ("anymail+brevo://?api_key=K&api_url={}", ("api-key", "K"), "/smtp/email"),
 }
+# What each of them answers, in the others' words too.
+ANSWER = json.dumps(
+    {
+        "id": "<1@example.com>",
+        "message": "Queued. Thank you.",
+        "ErrorCode": 0,
+        "Message": "OK",
+        "MessageID": "1",
+        "To": "someone@example.net",
+        "messageId": "<1@example.com>",
+    }
+).encode()
 
 
-class Provider(ThreadingHTTPServer):
+class Provider(TokenServer):
     """Answers with ``status``, or not at all if that is 0; keeps what it got."""
 
-    daemon_threads = True
     status = 200
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.requests: list[Answer] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__()
+        self.url = self.url.removesuffix("/token")
+        self.requests: list[Any] = []
         self.over = threading.Event()
 
-
-class Answer(BaseHTTPRequestHandler):
-    """One request."""
-
-    server: Provider
-    body = b""
-
-    def do_POST(self):
-        self.body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.requests.append(self)
-        if not self.server.status:
-            self.server.over.wait()
+    def answer(self, request):
+        content = request.rfile.read(int(request.headers["Content-Length"]))
+        request.body = content.replace(b"%40", b"@")
+        self.requests.append(request)
+        if not self.status:
+            self.over.wait()
             return
-        (found,) = (api for api in APIS.values() if api.path == self.path)
-        answer = json.dumps(found.answer).encode()
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *args):
-        """Say nothing."""
+        request.send_response(self.status)
+        request.end_headers()
+        request.wfile.write(ANSWER)
 
 
 @pytest.fixture
 def provider():
     with Provider() as server:
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
         yield server
         server.over.set()
-        server.shutdown()
-        thread.join()
-
-
-def hosts(url):
-    return {
-        name: f"{api.dsn.format(url)}&_default_from_email=News <news@example.com>"
-        for name, api in APIS.items()
-    }
-
-
-@pytest.mark.parametrize("name", APIS)
-def test_message_goes_through_the_provider(name, provider, message):
-    with override_settings(EMAIL_HOSTS=hosts(provider.url)):
-        connection = get_connection(name)
-        assert connection.send_messages([message]) == 1
-    (request,) = provider.requests
-    api = APIS[name]
-    assert (request.path, request.headers[api.header]) == (api.path, api.value)
-    assert b"news@example.com" in request.body.replace(b"%40", b"@")
-    assert b"someone@example.net" in request.body.replace(b"%40", b"@")
-    assert message.anymail_status.message_id
-    assert message.from_email == "project@example.com"
-    assert isinstance(connection, HostBackend)
-    assert connection.esp_name.lower() == name
-
-
-def test_other_credentials_for_one_call(provider, message):
-    with override_settings(EMAIL_HOSTS=hosts(provider.url)):
-        get_connection("brevo", api_key="OTHER").send_messages([message])
-        get_connection("brevo").send_messages([message])
-    assert [request.headers["api-key"] for request in provider.requests] == ["OTHER", "K"]
-
-
-def test_two_providers_in_one_project(provider, message):
-    with override_settings(EMAIL_HOSTS=hosts(provider.url)):
-        for name in ("postmark", "brevo"):
-            get_connection(name).send_messages([message])
-    assert [request.path for request in provider.requests] == ["/email", "/smtp/email"]
 
 
 @pytest.fixture
@@ -136,15 +80,42 @@ def spare(serve):
     return serve()
 
 
-def send_to_all(message, name, url, spare):
-    """Send through a provider, or else through the spare."""
-    settings = {
-        **hosts(url),
-        "spare": f"smtp://127.0.0.1:{spare.port}",
-        "all": f"failover:{name},spare",
-    }
-    with override_settings(EMAIL_HOSTS=settings):
-        return get_connection("all").send_messages([message])
+@pytest.fixture
+def connect(provider, spare, settings):
+    """Connect to a provider, to a failover from it, or to the test backend of Anymail."""
+
+    def connect(key: str, query: str = "", url: str = provider.url, **options: Any) -> Any:
+        query = f"&_default_from_email=News <news@example.com>{query}"
+        settings.EMAIL_HOSTS = {
+            **{name: dsn.format(url) + query for name, (dsn, _, _) in APIS.items()},
+            **{f"first {name}": f"failover:{name},spare" for name in APIS},
+            "spare": f"smtp://127.0.0.1:{spare.port}",
+            "test": f"backend://anymail.backends.test.EmailBackend?{query}",
+        }
+        return get_connection(key, **options)
+
+    return connect
+
+
+@pytest.mark.parametrize("name", APIS)
+def test_message_goes_through_the_provider(name, connect, provider, message):
+    connection = connect(name)
+    assert connection.send_messages([message]) == 1
+    (request,) = provider.requests
+    _, (header, value), path = APIS[name]
+    assert (request.path, request.headers[header]) == (path, value)
+    assert b"news@example.com" in request.body
+    assert b"someone@example.net" in request.body
+    assert message.anymail_status.message_id
+    assert message.from_email == "project@example.com"
+    assert isinstance(connection, HostBackend)
+    assert connection.esp_name.lower() == name
+
+
+def test_other_credentials_for_one_call(connect, provider, message):
+    connect("brevo", api_key="OTHER").send_messages([message])
+    connect("brevo").send_messages([message])
+    assert [request.headers["api-key"] for request in provider.requests] == ["OTHER", "K"]
 
 
 @pytest.mark.parametrize("name", APIS)
@@ -152,102 +123,86 @@ def send_to_all(message, name, url, spare):
     ("status", "goes_on"), [(429, 1), (500, 1), (503, 1), (401, 0), (400, 0)]
 )
 def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
-    name, status, goes_on, provider, spare, message
+    name, status, goes_on, connect, provider, spare, message
 ):
     provider.status = status
     with nullcontext() if goes_on else pytest.raises(Exception, match=str(status)):
-        send_to_all(message, name, provider.url, spare)
+        connect(f"first {name}").send_messages([message])
     assert (len(provider.requests), len(spare.accepted)) == (1, goes_on)
 
 
-def test_failover_goes_on_if_nobody_listens(closed_port, spare, message):
-    assert send_to_all(message, "mailgun", f"http://127.0.0.1:{closed_port}", spare) == 1
-    assert len(spare.accepted) == 1
+def test_failover_goes_on_if_nobody_listens(connect, closed_port, spare, message):
+    connection = connect("first mailgun", url=f"http://127.0.0.1:{closed_port}")
+    assert connection.send_messages([message]) == len(spare.accepted) == 1
 
 
 @override_settings(ANYMAIL={"REQUESTS_TIMEOUT": 0.2})
-def test_failover_does_not_go_on_if_the_reply_never_comes(provider, spare, message):
+def test_failover_does_not_go_on_if_the_reply_never_comes(connect, provider, spare, message):
     provider.status = 0
     with pytest.raises(OSError, match="Error posting to"):
-        send_to_all(message, "brevo", provider.url, spare)
+        connect("first brevo").send_messages([message])
     assert spare.accepted == []
 
 
-WITH_ENVELOPE = "&_envelope_from=bounces@example.com"
-TEST_BACKEND = "backend://anymail.backends.test.EmailBackend?"
+ENVELOPE = "&_envelope_from=bounces@example.com"
 
 
-@pytest.fixture
-def send(settings):
-    """Send a message through Anymail's test backend, and return what it tells a provider."""
-
-    def send(message, query):
-        settings.EMAIL_HOSTS = {"test": TEST_BACKEND + query}
-        assert get_connection("test").send_messages([message]) == 1
-        return message.anymail_test_params
-
-    return send
-
-
-def test_what_a_host_adds_is_told(send):
+def test_what_a_host_adds_is_told(connect):
     message = AnymailMessage("Hello", to=["someone@example.net"])
-    query = f"_reply_to=help@example.com&_header-X-Shop=news{WITH_ENVELOPE}"
-    told = send(message, query)
+    query = f"&_reply_to=help@example.com&_header-X-Shop=news{ENVELOPE}"
+    connect("test", query).send_messages([message])
+    told = message.anymail_test_params
     assert [address.addr_spec for address in told["reply_to"]] == ["help@example.com"]
     assert told["extra_headers"] == {"X-Shop": "news"}
     assert told["envelope_sender"] == "bounces@example.com"
     assert (message.reply_to, message.extra_headers) == ([], {})
 
 
-def test_provider_that_has_no_envelope_sender_says_so(provider, message):
-    with (
-        override_settings(
-            EMAIL_HOSTS={"x": APIS["brevo"].dsn.format(provider.url) + WITH_ENVELOPE}
-        ),
-        pytest.raises(AnymailUnsupportedFeature, match="does not support envelope_sender"),
-    ):
-        get_connection("x").send_messages([message])
+def test_provider_that_has_no_envelope_sender_says_so(connect, message):
+    with pytest.raises(AnymailUnsupportedFeature, match="does not support envelope_sender"):
+        connect("brevo", ENVELOPE).send_messages([message])
 
 
-def test_redirect_is_all_that_is_told(send):
+REDIRECT = "&_redirect_to=qa@example.com"
+
+
+def test_redirect_is_all_that_is_told(connect):
     message = AnymailMessage(
         "Hello",
         to=["Me <me@example.org>", "a@x.example"],
         cc=["b@x.example"],
         headers={"To": "all@x.example"},
     )
-    told = send(message, "_redirect_to=qa@example.com&_allowed_recipients=example.org")
+    connect("test", f"{REDIRECT}&_allowed_recipients=example.org").send_messages([message])
+    told = message.anymail_test_params
     assert list(map(str, told["to"])) == ["Me <me@example.org>", "qa@example.com"]
     assert not {"cc", "bcc"} & {name for name, value in told.items() if value}
-    assert told["extra_headers"] == {
-        "X-Original-To": "Me <me@example.org>, a@x.example, b@x.example"
-    }
+    people = "Me <me@example.org>, a@x.example, b@x.example"
+    assert told["extra_headers"] == {"X-Original-To": people}
     assert (message.to[1], message.cc) == ("a@x.example", ["b@x.example"])
 
 
-@pytest.mark.parametrize("name", ["mailgun", "postmark", "brevo"])
-def test_redirect_is_all_that_a_provider_gets(name, provider):
-    dsn = f"{hosts(provider.url)[name]}&_redirect_to=qa@example.com"
+@pytest.mark.parametrize("name", APIS)
+def test_redirect_is_all_that_a_provider_gets(name, connect, provider):
     message = AnymailMessage("Hello", "World", to=["a@example.net"], bcc=["b@example.net"])
-    # Postmark's answer has another recipient.
-    with override_settings(EMAIL_HOSTS={name: dsn}), suppress(AnymailAPIError):
-        get_connection(name).send_messages([message])
-    body = provider.requests[0].body.replace(b"%40", b"@")
+    with suppress(AnymailAPIError):  # Postmark's answer has another recipient
+        connect(name, REDIRECT).send_messages([message])
+    body = provider.requests[0].body
     assert b"qa@example.com" in body
     assert body.count(b"a@example.net") == body.count(b"b@example.net") == 1  # X-Original-To
 
 
 @pytest.mark.parametrize("name", ["merge_data", "merge_headers", "merge_metadata"])
-def test_message_for_each_recipient_is_not_redirected(name, send):
+def test_message_for_each_recipient_is_not_redirected(name, connect):
     message = AnymailMessage("Hello", to=["a@x.example"], **{name: {"a@x.example": {}}})
     with pytest.raises(
         InvalidEmailHost, match=f"cannot be combined with {name} in the message"
     ):
-        send(message, "_redirect_to=qa@example.com")
+        connect("test", REDIRECT).send_messages([message])
     assert not hasattr(message, "anymail_test_params")
 
 
-def test_recipients_of_the_settings_are_not_redirected(send, settings):
-    settings.ANYMAIL = {"SEND_DEFAULTS": {"bcc": ["archive@example.com"]}}
+@override_settings(ANYMAIL={"SEND_DEFAULTS": {"bcc": ["archive@example.com"]}})
+def test_recipients_of_the_settings_are_not_redirected(connect):
     with pytest.raises(InvalidEmailHost, match="cannot be combined with bcc in SEND_DEFAULTS"):
-        send(AnymailMessage("Hello", to=["a@x.example"]), "_redirect_to=qa@example.com")
+        connect("test", REDIRECT)

@@ -18,7 +18,6 @@ SECRET = "Kx7vQz9"
 @pytest.mark.parametrize(
     ("key", "shown"),
     [
-        ("shop", "shop"),
         ("bücher: 2", "bücher: 2"),
         ("shop\r\n\x1b[2J\u202e", r"shop\r\n\x1b[2J\u202e"),
         (f"smtp://{SECRET}", "(a DSN)"),
@@ -28,43 +27,38 @@ SECRET = "Kx7vQz9"
 )
 def test_key_is_shown_on_one_line_and_a_dsn_is_not(key, shown):
     assert str(InvalidEmailHost("no", alias=key)) == f'EMAIL_HOSTS["{shown}"]: no'
-    assert str(AllHostsFailed({key: OSError()}, alias=key)) == (
-        f'host "{shown}": all hosts failed: {shown} (OSError)'
-    )
+    failed = str(AllHostsFailed({key: OSError()}, alias=key))
+    assert failed.startswith(f'host "{shown}": ')
+    assert failed.endswith(f"{shown} (OSError)")
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "names"),
     [
-        AllHostsFailed({"shop": OSError()}, alias="safe"),
-        InvalidEmailHost("unknown option", alias="shop", setting="MAILERS"),
-        EmailHostDoesNotExist("there is no such host", alias="shop"),
+        (AllHostsFailed({"shop": OSError()}, alias="safe"), ["alias"]),
+        (InvalidEmailHost("no option", alias="shop", setting="MAILERS"), ["alias", "reason"]),
+        (EmailHostDoesNotExist("there is no such host", alias="shop"), ["alias", "reason"]),
+        (OAuth2Error("no token"), ["reason", "smtp_code"]),
     ],
 )
-def test_error_is_the_same_on_the_other_side(error):
+def test_error_is_the_same_on_the_other_side(error, names):
     loaded = pickle.loads(pickle.dumps(error))
-    assert (repr(loaded), loaded.alias) == (repr(error), error.alias)
+    assert (repr(loaded), str(loaded)) == (repr(error), str(error))
+    assert [getattr(loaded, name) for name in names] == [
+        getattr(error, name) for name in names
+    ]
 
 
-def test_error_without_a_token_is_the_same_on_the_other_side():
-    loaded = pickle.loads(pickle.dumps(OAuth2Error("no token")))
-    assert (str(loaded), loaded.reason, loaded.smtp_code) == ("no token", "no token", 454)
-
-
-class ProviderError(Exception):
-    """It holds the request, and cannot be pickled anyway."""
-
-    def __init__(self, key, *, code):
-        super().__init__(f"request with {key}")
-        self.request = lambda: key
+def test_login_without_a_token_may_be_tried_again():
+    assert OAuth2Error("no token").smtp_code == 454
+    assert str(OAuth2Error("no token")) == "no token"
 
 
 def test_error_of_a_provider_travels_without_its_request():
-    errors = {
-        "provider": ProviderError(SECRET, code=503),
-        "refused": smtplib.SMTPDataError(554, SECRET.encode()),
-    }
+    provider = OSError(f"request with {SECRET}")
+    provider.request = lambda: SECRET  # type: ignore[attr-defined]  # it cannot be pickled
+    errors = {"provider": provider, "refused": smtplib.SMTPDataError(554, SECRET.encode())}
     pickled = pickle.dumps(AllHostsFailed(errors))
     assert SECRET.encode() not in pickled
     shown = {key: str(error) for key, error in pickle.loads(pickled).errors.items()}
-    assert shown == {"provider": "ProviderError", "refused": "SMTPDataError 554"}
+    assert shown == {"provider": "OSError", "refused": "SMTPDataError 554"}

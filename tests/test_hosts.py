@@ -7,24 +7,25 @@ from unittest import mock
 import pytest
 from conftest import needs_mailers, run_python
 from django.core import mail
+from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
-from django.core.mail.backends import locmem, smtp
+from django.core.mail.backends import console, locmem, smtp
 from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
 
 from email_hosts import mailers
 from email_hosts.backends import (
-    EmailHostsBackend,
     FailoverBackend,
     HostBackend,
     get_connection,
 )
 from email_hosts.dsn import parse
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
+from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
 from email_hosts.registry import host_of_sender
 
 DJANGO_SMTP = "django.core.mail.backends.smtp.EmailBackend"
-FAILOVER = "email_hosts.backends.FailoverBackend"
+CONSOLE = "django.core.mail.backends.console.EmailBackend"
 SENDERS = "_default_from_email=a@example.com&_server_email=b@example.com"
 
 pytestmark = [
@@ -104,20 +105,12 @@ def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reaso
     assert "MAILERS" not in str(caught.value)
 
 
-@pytest.mark.parametrize("dsn", ["smtp://h", f"console:?{SENDERS}"])
-@pytest.mark.parametrize("fail_silently", [True, False])
-def test_fail_silently_reaches_the_backend(dsn, fail_silently):
-    assert connect(dsn, fail_silently=fail_silently).fail_silently is fail_silently
-
-
 @override_settings(
-    EMAIL_HOST="global",
     EMAIL_PORT=1,
     EMAIL_HOST_USER="global",
     EMAIL_HOST_PASSWORD="global",
     EMAIL_USE_TLS=True,
     EMAIL_SSL_CERTFILE="global.pem",
-    EMAIL_SSL_KEYFILE="global.pem",
 )
 def test_host_is_complete_and_falls_back_to_no_setting():
     connection = connect("smtp://h")
@@ -137,15 +130,6 @@ def test_host_is_complete_and_falls_back_to_no_setting():
 def test_timeout_is_never_for_ever(dsn, settings, timeout):
     with override_settings(**settings):
         assert connect(dsn).timeout == timeout
-
-
-def test_invalid_host_names_its_key():
-    with pytest.raises(InvalidEmailHost) as caught:
-        connect("smtp://u:Kx7vQz9@h?timout=5")
-    error = caught.value
-    assert str(error) == f'EMAIL_HOSTS["shop"]: {error.reason}'
-    assert (error.alias, "'timout'" in error.reason) == ("shop", True)
-    assert error.__cause__ is error.__context__ is None
 
 
 @pytest.mark.parametrize(
@@ -272,21 +256,37 @@ class TestMailers:  # pragma: mailers-only
         assert (connection.default_from_email, connection.server_email) == ("", "")
         assert type(connection.wrapped) is smtp.EmailBackend
 
+    @pytest.mark.parametrize("ask", [lambda key: mail.mailers[key], get_connection])
     @pytest.mark.parametrize(
-        ("mailer", "reason"),
+        ("backend", "options", "reason"),
         [
-            ({}, "OPTIONS must define 'host'"),
-            ({"BACKEND": "no.such.Backend"}, "backend 'no.such.Backend' cannot be imported"),
-            ({"BACKEND": FAILOVER}, "'hosts'"),
-            (smtp_mailer(x=1), "Unknown options 'x'"),
+            (DJANGO_SMTP, {}, "OPTIONS must define 'host'"),
+            (DJANGO_SMTP, {"x": 1}, "Unknown options 'x'"),
+            (SMTP_BACKEND, {"host": "h", "timeout": "5"}, "option 'timeout' must be"),
+            (FAILOVER_BACKEND, {}, "option 'hosts' must name hosts"),
+            (ROUTING_BACKEND, {"router": "x"}, "unknown option 'router'"),
+            (HOST_BACKEND, {}, "option 'backend' must name the backend to wrap"),
+            (HOST_BACKEND, {"backend": "no.such.Backend"}, "backend 'no.such.Backend' cannot"),
+            (HOST_BACKEND, {"backend": CONSOLE, "x": 1}, "Unknown options 'x'."),
+            (HOST_BACKEND, {"backend": CONSOLE, "reply_to": 5}, "option 'reply_to' must be"),
         ],
     )
-    def test_refusal_names_the_setting_once(self, mailer, reason, settings):
-        settings.MAILERS["shop"] = mailer
-        with pytest.raises(InvalidEmailHost, match=reason) as caught:
-            get_connection("shop")
-        assert str(caught.value).startswith('MAILERS["shop"]: ')
-        assert str(caught.value).count("MAILERS") == 1
+    def test_refusal_names_the_setting_once(self, backend, options, reason, ask, settings):
+        settings.EMAIL_HOSTS = {}
+        settings.MAILERS["shop"] = {"BACKEND": backend, "OPTIONS": options}
+        with pytest.raises(ImproperlyConfigured) as caught:
+            ask("shop")
+        text = str(caught.value).replace("'shop'", '"shop"')
+        assert text.startswith('MAILERS["shop"]: ')
+        assert reason in text
+        assert text.count("MAILERS") == 1
+
+    def test_options_of_any_host_surround_any_backend(self, settings):
+        options = {"backend": CONSOLE, "reply_to": "a@b", "headers": {"X": "1"}}
+        settings.MAILERS["shop"] = {"BACKEND": HOST_BACKEND, "OPTIONS": options}
+        connection: Any = mail.mailers["shop"]
+        assert (connection.reply_to, connection.headers) == ("a@b", {"X": "1"})
+        assert type(connection.wrapped) is console.EmailBackend
 
     @pytest.mark.parametrize(("key", "host"), [("shop", "host"), ("unknown", "default")])
     def test_key_without_a_mailer_gets_its_host_or_the_default_mailer(self, key, host):
@@ -299,17 +299,10 @@ class TestMailers:  # pragma: mailers-only
             get_connection("unknown")
 
     def test_cycle_may_lead_through_mailers(self, settings):
-        settings.MAILERS["a"] = {"BACKEND": FAILOVER, "OPTIONS": {"hosts": ["b"]}}
+        settings.MAILERS["a"] = {"BACKEND": FAILOVER_BACKEND, "OPTIONS": {"hosts": ["b"]}}
         settings.EMAIL_HOSTS["b"] = "failover:a"
         with pytest.raises(InvalidEmailHost, match="cycle: a -> b -> a"):
             get_connection("a")
-
-    @override_settings(MAILERS=mailers({"shop": f"submission://user:pw@h?{SENDERS}"}))
-    def test_hosts_are_mailers_of_django(self):
-        connection: Any = mail.mailers["shop"]
-        assert isinstance(connection, EmailHostsBackend)
-        assert (connection.alias, connection.host, connection.timeout) == ("shop", "h", 60)
-        assert connection.default_from_email == "a@example.com"
 
     @pytest.mark.parametrize("dsn", ["smtp://h", f"console:?{SENDERS}"])
     @pytest.mark.filterwarnings("ignore:The 'fail_silently' argument is deprecated")

@@ -1,5 +1,7 @@
 """Options that Django passes on to whatever the default backend is."""
 
+from typing import Any
+
 import pytest
 from conftest import needs_mailers
 from django.core import mail
@@ -10,39 +12,33 @@ from email_hosts import mailers
 from email_hosts.backends import FailoverBackend, RoutingBackend
 from email_hosts.exceptions import InvalidEmailHost
 
-ROUTING = "email_hosts.backends.RoutingBackend"
-FAILOVER = "email_hosts.backends.FailoverBackend"
+ROUTING = {"BACKEND": "email_hosts.backends.RoutingBackend"}
+FAILOVER = {"BACKEND": "email_hosts.backends.FailoverBackend", "OPTIONS": {"hosts": ["shop"]}}
+LOGIN: dict[str, Any] = {"auth_user": "me", "auth_password": "Kx7vQz9"}
+MESSAGE = ("Hello", "World", "shop@example.com", ["a@example.net"])
 
 # Django 6.1 deprecates each of these ways.
 pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{start}")
-    for start in (
-        "The EMAIL_BACKEND setting is deprecated",
-        r"get_connection\(\) is deprecated",
-        "The 'fail_silently' argument is deprecated",
-        "The 'auth_user'",
-        "The 'auth_password'",
-        "The 'auth_user' and 'auth_password'",
-    )
+    pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated"),
+    pytest.mark.filterwarnings(r"ignore:get_connection\(\) is deprecated"),
+    pytest.mark.filterwarnings("ignore:The 'fail_silently' argument is deprecated"),
+    pytest.mark.filterwarnings("ignore:The 'auth_"),
 ]
 
 
 def by_get_connection():
-    message = EmailMessage("Hello", "World", "shop@example.com", ["a@example.net"])
-    mail.get_connection(foo="bar", fail_silently=False).send_messages([message])
+    connection = mail.get_connection(foo="bar", fail_silently=False)
+    connection.send_messages([EmailMessage(*MESSAGE)])
 
 
-def by_send_mail():
-    arguments = ("Hello", "World", "shop@example.com", ["a@example.net"])
-    mail.send_mail(*arguments, auth_user="me", auth_password="Kx7vQz9")
-
-
-def by_send_mass_mail():
-    message = ("Hello", "World", "shop@example.com", ["a@example.net"])
-    mail.send_mass_mail([message], auth_user="me", auth_password="Kx7vQz9")
-
-
-@pytest.fixture(params=[by_get_connection, by_send_mail, by_send_mass_mail])
+@pytest.fixture(
+    params=[
+        by_get_connection,
+        lambda: mail.send_mail(*MESSAGE, **LOGIN),
+        lambda: mail.send_mass_mail([MESSAGE], **LOGIN),
+    ],
+    ids=["get_connection", "send_mail", "send_mass_mail"],
+)
 def send(request):
     """Send a message to the default backend, with options that it does not know."""
     return request.param
@@ -55,9 +51,11 @@ def server(serve):
 
 
 @pytest.fixture
-def hosts(server):
+def hosts(server, settings):
     dsn = f"smtp://127.0.0.1:{server.port}?timeout=20"
-    return {"shop": f"{dsn}&_default_from_email=shop@example.com", "default": dsn}
+    hosts = {"shop": f"{dsn}&_default_from_email=shop@example.com", "default": dsn}
+    settings.EMAIL_HOSTS = hosts
+    return hosts
 
 
 class Spare(FailoverBackend):
@@ -67,49 +65,36 @@ class Spare(FailoverBackend):
         super().__init__(hosts=["shop"], **options)
 
 
-@pytest.mark.parametrize("backend", [ROUTING, f"{__name__}.Spare"])
+@pytest.mark.parametrize("backend", [ROUTING["BACKEND"], f"{__name__}.Spare"])
 def test_are_ignored_by_the_default_backend(backend, send, server, hosts):
-    with override_settings(EMAIL_BACKEND=backend, EMAIL_HOSTS=hosts):
+    with override_settings(EMAIL_BACKEND=backend):
         send()
     assert len(server.accepted) == 1
 
 
 @needs_mailers
-@pytest.mark.parametrize(
-    "default",
-    [{"BACKEND": ROUTING}, {"BACKEND": FAILOVER, "OPTIONS": {"hosts": ["shop"]}}],
-    ids=["router", "failover"],
-)
-def test_are_ignored_by_the_default_mailer(  # pragma: mailers-only
-    default, send, server, hosts
-):
-    given = {**mailers({"shop": hosts["shop"]}), "default": default}
-    with override_settings(MAILERS=given, EMAIL_HOSTS=hosts):
-        send()
-    assert len(server.accepted) == 1
+@pytest.mark.parametrize("default", [ROUTING, FAILOVER], ids=["router", "failover"])
+class TestMailers:  # pragma: mailers-only
+    """Django 6.1."""
+
+    def test_are_ignored_by_the_default_mailer(self, default, send, server, hosts):
+        given = {**mailers({"shop": hosts["shop"]}), "default": default}
+        with override_settings(MAILERS=given):
+            send()
+        assert len(server.accepted) == 1
+
+    def test_of_the_setting_itself_are_an_error(self, default, hosts):
+        options = {**default.get("OPTIONS", {}), "foo": "bar"}
+        with (
+            override_settings(MAILERS={"default": {**default, "OPTIONS": options}}),
+            pytest.raises(InvalidEmailHost, match=r"unknown option 'foo'"),
+        ):
+            mail.mailers["default"]
 
 
-@needs_mailers
-@pytest.mark.parametrize(
-    "default",
-    [
-        {"BACKEND": ROUTING, "OPTIONS": {"foo": "bar"}},
-        {"BACKEND": FAILOVER, "OPTIONS": {"hosts": ["shop"], "foo": "bar"}},
-    ],
-    ids=["router", "failover"],
-)
-def test_of_the_setting_itself_are_an_error(default, hosts):  # pragma: mailers-only
-    with (
-        override_settings(MAILERS={"default": default}, EMAIL_HOSTS=hosts),
-        pytest.raises(InvalidEmailHost, match=r"unknown option 'foo'"),
-    ):
-        mail.mailers["default"]
-
-
-def test_are_not_passed_on_to_the_host(server, hosts):
+def test_are_not_passed_on_to_the_host(server, hosts, message):
     """A login is not meant for whatever host the router picks."""
     backend = RoutingBackend(username="me", password="Kx7vQz9", timeout=0.001)
-    with override_settings(EMAIL_HOSTS=hosts):
-        backend.send_messages([EmailMessage("Hello", to=["a@example.net"])])
+    backend.send_messages([message])
     assert not any(command.startswith("AUTH") for command in server.commands)
     assert "Kx7vQz9" not in str(vars(backend))

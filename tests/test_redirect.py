@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 
 from email_hosts.backends import EmailHostsBackend, HostBackend, get_connection
 from email_hosts.exceptions import InvalidEmailHost
-from email_hosts.rules.redirect import ORIGINAL
 
 QA = "qa@example.com"
+ORIGINAL = "X-Original-To"
 OPTIONS: dict[str, Any] = {
     "redirect_to": QA,
     "allowed_recipients": ["example.org", "boss@example.net"],
@@ -47,19 +47,51 @@ def fields(message: EmailMessage) -> tuple[list[str], list[str], list[str]]:
     return message.to, message.cc, message.bcc
 
 
+# Recipients that might be read as somebody else, by somebody.
+NOT_SURE = [
+    "Boss@example.net",
+    "me@sub.example.org",
+    "me@notexample.org",
+    "me@example.org.evil.example",
+    "me@example.org.",
+    "me@example.org, you@x.example",
+    "me@example.org; you@x.example",
+    "me@example.org you@x.example",
+    "=?utf-8?q?you=40x.example=2C?=@example.org",
+    "me.=?utf-8?q?you?=@example.org",
+    "me@example.org <you@x.example>",
+    '"me@example.org" <you@x.example>, x@example.org',
+    "<you@x.example> me@example.org",
+    "<you@x.example><me@example.org>",
+    "me@example.org (comment)",
+    "you@x.example (me@example.org)",
+    '"you@x.example"@example.org',
+    '"a\\" <you@x.example>, b" <me@example.org>',
+    "=?utf-8?q?you=40x=2Eexample=2C?= <me@example.org>",
+    "@example.org:you@x.example",
+    "you@x.example@example.org",
+    "group: me@example.org;",
+    "me@example.org\nBcc: you@x.example",
+    "Me\r\nBcc: you@x.example <me@example.org>",
+    *("\nme@example.org", "me@example.org\r", "Me\u2028 <me@example.org>"),
+    '"Me"\n<me@example.org>',
+    "müller@example.org",
+    "me@[example.org]",
+    *("example.org", "@example.org", "me", "<>", "\N{KELVIN SIGN}"),
+]
+
+
 class TestRecipients:
     """Some stay. One address stands in the place of all others."""
 
     @pytest.mark.parametrize(
         ("given", "expected"),
         [
-            (["me@example.org"], ["me@example.org"]),
             (["me@EXAMPLE.org"], ["me@EXAMPLE.org"]),
             (["Me <me@example.org>"], ["Me <me@example.org>"]),
             (["Dr. Müller <me@example.org>"], ["Dr. Müller <me@example.org>"]),
             (['"Me, myself" <me@example.org>'], ['"Me, myself" <me@example.org>']),
             ([" me+x@example.org "], [" me+x@example.org "]),
-            (["boss@example.net"], ["boss@example.net"]),
             (["boss@Example.Net"], ["boss@Example.Net"]),
             (["you@example.net"], [QA]),
             (["you@x.example", "they@x.example"], [QA]),
@@ -69,143 +101,71 @@ class TestRecipients:
             ([QA], [QA]),
             ([f"QA <{QA}>", "you@x.example"], [f"QA <{QA}>"]),
             (["me@example.org", ""], ["me@example.org"]),
+            *(([recipient], [QA]) for recipient in NOT_SURE),
         ],
     )
-    def test_stay_if_they_are_allowed(self, given, expected, new_message):
+    def test_stay_if_it_is_sure_that_they_are_allowed(self, given, expected, new_message):
         message = host().apply_host(new_message(to=given))
         assert message.to == message.recipients() == expected
 
     @pytest.mark.parametrize(
-        "recipient",
+        ("allowed", "recipient", "stays"),
         [
-            "Boss@example.net",
-            "me@sub.example.org",
-            "me@notexample.org",
-            "me@example.org.evil.example",
-            "me@example.org.",
-            "me@example.org, you@x.example",
-            "me@example.org; you@x.example",
-            "me@example.org you@x.example",
-            "=?utf-8?q?you=40x.example=2C?=@example.org",
-            "me.=?utf-8?q?you?=@example.org",
-            "me@example.org <you@x.example>",
-            '"me@example.org" <you@x.example>, x@example.org',
-            "<you@x.example> me@example.org",
-            "<you@x.example><me@example.org>",
-            "me@example.org (comment)",
-            "you@x.example (me@example.org)",
-            '"you@x.example"@example.org',
-            '"a\\" <you@x.example>, b" <me@example.org>',
-            "=?utf-8?q?you=40x=2Eexample=2C?= <me@example.org>",
-            "@example.org:you@x.example",
-            "you@x.example@example.org",
-            "group: me@example.org;",
-            "me@example.org\nBcc: you@x.example",
-            "Me\r\nBcc: you@x.example <me@example.org>",
-            *("\nme@example.org", "me@example.org\r", "Me\u2028 <me@example.org>"),
-            '"Me"\n<me@example.org>',
-            "müller@example.org",
-            "me@[example.org]",
-            "example.org",
-            "@example.org",
-            "me",
-            "<>",
-            "\N{KELVIN SIGN}",
+            ("bücher.example", "a@BÜCHER.example", True),
+            ("bücher.example", "a@XN--bcher-kva.example", True),
+            ("a@xn--bcher-kva.example", "a@BÜCHER.example", True),
+            ("a@xn--bcher-kva.example", "b@bücher.example", False),
+            ("bücher.example", "a@bu\u0308cher.example", False),
+            ("bücher.example", "a@bucher.example", False),
+            ("bücher.example", "a@mehr.bücher.example", False),
+            # Of "straße", IDNA 2003 makes another name than IDNA 2008.
+            ("xn--strae-oqa.example", "a@xn--strae-oqa.example", True),
+            ("xn--strae-oqa.example", "a@straße.example", False),
+            ("strasse.example", "a@straße.example", False),
+            ("", "a@example.org", False),
         ],
     )
-    def test_do_not_stay_if_that_is_not_sure(self, recipient, new_message):
-        message = host().apply_host(new_message(to=[recipient]))
-        assert message.to == message.recipients() == [QA]
-
-    @pytest.mark.parametrize("allowed", ["bücher.example", "xn--bcher-kva.example"])
-    @pytest.mark.parametrize("pattern", ["{}", "a@{}"])
-    @pytest.mark.parametrize(
-        ("domain", "stays"),
-        [
-            ("bücher.example", True),
-            ("BÜCHER.example", True),
-            ("xn--bcher-kva.example", True),
-            ("XN--bcher-kva.example", True),
-            ("bu\u0308cher.example", False),
-            ("bucher.example", False),
-            ("mehr.bücher.example", False),
-        ],
-    )
-    def test_are_in_a_domain_of_another_script(
-        self, allowed, pattern, domain, stays, new_message
-    ):
-        found = host(allowed_recipients=[pattern.format(allowed)]).apply_host(
-            new_message(to=[f"a@{domain}"])
-        )
-        assert found.to == ([f"a@{domain}"] if stays else [QA])
-
-    def test_of_no_domain_whose_ascii_form_is_disputed(self, new_message):
-        """Of ``straße``, IDNA 2003 makes another name than IDNA 2008."""
-        one = host(allowed_recipients=["xn--strae-oqa.example", "strasse.example"])
-        people = ["a@xn--strae-oqa.example", "a@strasse.example", "a@straße.example"]
-        assert one.apply_host(new_message(to=people)).to == [*people[:2], QA]
-
-    def test_are_nobody_where_none_is_allowed(self, new_message):
-        message = host(allowed_recipients=[]).apply_host(new_message(to=["me@example.org"]))
-        assert message.recipients() == [QA]
+    def test_are_in_a_domain_of_another_script(self, allowed, recipient, stays, new_message):
+        one = host(allowed_recipients=[allowed] if allowed else [])
+        message = one.apply_host(new_message(to=[recipient]))
+        assert message.recipients() == ([recipient] if stays else [QA])
 
     @pytest.mark.parametrize(
         ("given", "expected"),
         [
-            (
-                (["a@x.example"], ["me@example.org"], ["b@x.example"]),
-                ([QA], ["me@example.org"], []),
-            ),
-            (
-                (["me@example.org"], ["a@x.example"], ["b@x.example"]),
-                (["me@example.org"], [QA], []),
-            ),
-            (([], [], ["a@x.example", "b@x.example"]), ([], [], [QA])),
-            (
-                ([], [], ["a@x.example", "me@example.org"]),
-                ([], [], [QA, "me@example.org"]),
-            ),
-            (
-                ([QA], ["a@x.example"], ["b@x.example"]),
-                ([QA], [], []),
-            ),
-            (([], [], []), ([], [], [])),
-            (([None, ""], [], []), ([], [], [])),
+            ((["a@x.example"], ["me@example.org"], ["b@x.example"]), "{QA}|me@example.org|"),
+            ((["me@example.org"], ["a@x.example"], ["b@x.example"]), "me@example.org|{QA}|"),
+            (([], [], ["a@x.example", "me@example.org"]), "||{QA},me@example.org"),
+            (([QA], ["a@x.example"], ["b@x.example"]), "{QA}||"),
+            (([], [], []), "||"),
+            (([None, ""], [], []), "||"),
         ],
     )
     def test_stay_in_their_field(self, given, expected, new_message):
         to, cc, bcc = given
         message = host().apply_host(new_message(to=to, cc=cc, bcc=bcc))
-        assert fields(message) == expected
-        assert message.recipients() == [*chain(*expected)]
-
-    def test_may_be_a_thousand(self, new_message):
-        people = [f"a{number}@x.example" for number in range(1000)]
-        message = host().apply_host(new_message(to=people, bcc=["me@example.org"]))
-        assert message.recipients() == [QA, "me@example.org"]
-        assert people[999] in message.message().as_bytes().decode()
+        assert "|".join(map(",".join, fields(message))) == expected.format(QA=QA)
+        assert message.recipients() == [*chain(*fields(message))]
 
 
 class TestOriginal:
     """The recipients that a message would have are in one header."""
 
-    def test_are_all_of_them_in_their_order(self, new_message):
-        message = host().apply_host(
-            new_message(to=["A <a@x.example>"], cc=["me@example.org"], bcc=["b@x.example"])
-        )
-        assert message.message().get_all(ORIGINAL) == [
-            "A <a@x.example>, me@example.org, b@x.example"
-        ]
-
-    def test_are_not_told_where_nobody_is_redirected(self, new_message):
-        message = new_message(to=["me@example.org"], headers={"X-Original-To": "mine"})
-        assert host().apply_host(message).extra_headers == {"X-Original-To": "mine"}
-
-    def test_replace_a_header_of_that_name(self, new_message):
-        message = new_message(to=["a@x.example"], headers={"x-original-to": "mine"})
-        assert host().apply_host(message).extra_headers == {ORIGINAL: "a@x.example"}
-        of_host = host(headers={"X-ORIGINAL-TO": "mine"}).apply_host(message)
-        assert of_host.extra_headers == {ORIGINAL: "a@x.example"}
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            (
+                {"to": ["A <a@x.example>"], "cc": ["me@example.org"], "bcc": ["b@x.example"]},
+                "A <a@x.example>, me@example.org, b@x.example",
+            ),
+            ({"to": ["me@example.org"]}, None),
+            ({"to": ["me@example.org"], "headers": {ORIGINAL: "mine"}}, "mine"),
+            ({"to": ["a@x.example"], "headers": {"x-original-to": "mine"}}, "a@x.example"),
+        ],
+    )
+    def test_are_told_where_somebody_is_redirected(self, options, expected, new_message):
+        message = host().apply_host(new_message(**options)).message()
+        assert message.get_all(ORIGINAL, [None]) == [expected]
 
     @pytest.mark.parametrize("recipient", ["a@x.example\r\nBcc: b@x.example", "a\x85b", "ä@b"])
     def test_add_no_other_header(self, recipient, new_message):
@@ -220,23 +180,21 @@ class TestOriginal:
         assert other["To"] == QA
 
 
-class TestHeaders:
-    """``headers=`` of a message shows nobody else, and tells no backend of anybody."""
-
-    @pytest.mark.parametrize(
-        "name",
-        [
-            *("To", "to", "CC", "Bcc", "Resent-To", "resent-cc", "Resent-Bcc", "To ", "Cc\t"),
-            *("X-SMTPAPI", "X-MSYS-API", "X-MC-BccAddress"),
-        ],
-    )
-    @pytest.mark.parametrize("to", ["a@x.example", "me@example.org"])
-    def test_with_recipients_are_left_out(self, name, to, new_message):
-        message = new_message(to=[to], headers={name: "you@x.example", "X-Shop": "1"})
-        found = host().apply_host(message).message()
-        assert b"you@x.example" not in found.as_bytes()
-        assert (found["To"], found["X-Shop"]) == (to if "org" in to else QA, "1")
-        assert message.extra_headers == {name: "you@x.example", "X-Shop": "1"}
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("To", "CC", "Bcc", "Resent-To", "resent-cc", "Resent-Bcc", "To ", "Cc\t"),
+        *("X-SMTPAPI", "X-MSYS-API", "X-MC-BccAddress"),
+    ],
+)
+@pytest.mark.parametrize(("to", "shown"), [("a@x.example", QA), ("me@example.org", None)])
+def test_headers_with_recipients_are_left_out(name, to, shown, new_message):
+    """They would show somebody else, or tell a backend of him."""
+    message = new_message(to=[to], headers={name: "you@x.example", "X-Shop": "1"})
+    found = host().apply_host(message).message()
+    assert b"you@x.example" not in found.as_bytes()
+    assert (found["To"], found["X-Shop"]) == (shown or to, "1")
+    assert message.extra_headers == {name: "you@x.example", "X-Shop": "1"}
 
 
 class Suppressing(EmailMessage):
@@ -251,35 +209,31 @@ class Suppressing(EmailMessage):
 class TestOverriddenRecipients:
     """What ``recipients()`` returns is the truth."""
 
-    def test_decide_in_the_place_of_the_fields(self):
-        message = Suppressing(
-            "Hello",
-            to=["x@x.example", "you@example.org"],
-            cc=["Me <me@example.org>"],
-            bcc=["a@x.example"],
-        )
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            (
+                (["x@x.example", "you@example.org"], ["Me <me@example.org>"], ["a@x.example"]),
+                ([QA], ["Me <me@example.org>"], ["boss@example.net"]),
+            ),
+            (([], [], []), ([], [], ["me@example.org", "boss@example.net", QA])),
+        ],
+    )
+    def test_decides_in_the_place_of_the_fields(self, given, expected):
+        to, cc, bcc = given
+        message = Suppressing("Hello", to=to, cc=cc, bcc=bcc)
+        before = {**vars(message)}
         redirected = host().apply_host(message)
-        assert fields(redirected) == ([QA], ["Me <me@example.org>"], ["boss@example.net"])
-        assert redirected.recipients() == [QA, "Me <me@example.org>", "boss@example.net"]
+        assert fields(redirected) == expected
         assert redirected.extra_headers[ORIGINAL] == ", ".join(Suppressing.people)
-
-    def test_may_be_in_no_field(self):
-        redirected = host().apply_host(Suppressing("Hello"))
-        assert fields(redirected) == ([], [], ["me@example.org", "boss@example.net", QA])
+        assert vars(message) == before
+        copied = pickle.loads(pickle.dumps(redirected))
+        assert copied.recipients() == redirected.recipients() == [*chain(*expected)]
 
     def test_may_be_nobody(self, monkeypatch):
         monkeypatch.setattr(Suppressing, "people", ())
         redirected = host().apply_host(Suppressing("Hello", to=["a@x.example"]))
-        assert fields(redirected) == ([], [], [])
-        assert redirected.recipients() == []
-
-    def test_of_the_caller_stay_and_those_of_the_copy_can_be_pickled(self):
-        message = Suppressing("Hello", to=["a@x.example"])
-        before = {**vars(message)}
-        redirected = host().apply_host(message)
-        assert vars(message) == before
-        assert message.recipients() == list(Suppressing.people)
-        assert pickle.loads(pickle.dumps(redirected)).recipients() == redirected.recipients()
+        assert (fields(redirected), redirected.recipients()) == (([], [], []), [])
 
 
 class ReadOnly(EmailMessage):
@@ -340,35 +294,29 @@ class TestStubbornMessage:
     """One whose recipients cannot be replaced is refused, and goes to nobody."""
 
     @pytest.mark.parametrize("kind", [ReadOnly, ReadOnlyProperty, Ignoring, Slotted])
-    def test_is_refused(self, kind, serve):
+    def test_is_refused_where_it_would_be_redirected(self, kind, serve):
         server = serve()
-        backend = EmailHostsBackend("127.0.0.1", server.port, alias="shop", **OPTIONS)
-        with pytest.raises(InvalidEmailHost, match=r'MAILERS\["shop"\]|EMAIL_HOSTS\["shop"\]'):
-            backend.send_messages([kind("Hello", to=["a@x.example"])])
+        message = kind("Hello", to=["a@x.example"])
+        address = ("127.0.0.1", server.port)
+        with pytest.raises(InvalidEmailHost, match=r'\["shop"\]'):
+            EmailHostsBackend(*address, alias="shop", **OPTIONS).send_messages([message])
         assert server.accepted == []
-
-    @pytest.mark.parametrize("kind", [ReadOnly, ReadOnlyProperty, Ignoring, Slotted])
-    def test_is_sent_where_nothing_is_redirected(self, kind, serve):
-        server = serve()
-        backend = EmailHostsBackend("127.0.0.1", server.port)
-        assert backend.send_messages([kind("Hello", to=["a@x.example"])]) == 1
+        assert EmailHostsBackend(*address).send_messages([message]) == 1
 
     @pytest.mark.parametrize("limit", range(1, 9))
     def test_address_that_changes_goes_to_nobody_else(self, limit, serve):
         server = serve()
         backend = EmailHostsBackend("127.0.0.1", server.port, **OPTIONS)
-        message = EmailMessage("Hello", to=[TwoFaced(limit)])
         with suppress(InvalidEmailHost):
-            backend.send_messages([message])
+            backend.send_messages([EmailMessage("Hello", to=[TwoFaced(limit)])])
         told = {recipient for one in server.accepted for recipient in one.recipients}
         assert told <= {QA, "me@example.org"}
-        headers = [line for one in server.accepted for line in one.content.splitlines()]
-        assert b"To: a@x.example" not in headers
+        assert not any(b"\nTo: a@x.example" in one.content for one in server.accepted)
 
 
 @pytest.fixture
 def send(serve, settings) -> Callable[..., Any]:
-    """Send messages through SMTP, and return what the server got."""
+    """Send messages through SMTP, and return the recipients and the headers of each."""
 
     def send(*messages: EmailMessage, key: str = "shop", **options: Any) -> Any:
         server = serve()
@@ -386,7 +334,6 @@ def send(serve, settings) -> Callable[..., Any]:
         connection.close()  # Django's backend leaves that to its user
         return [
             (
-                one.sender,
                 list(one.recipients),
                 email.message_from_bytes(one.content, policy=policy.default),
             )
@@ -402,28 +349,23 @@ class TestEnvelope:
     @pytest.mark.parametrize("key", ["shop", "django", "outer", "all"])
     def test_has_those_of_the_header(self, key, send, new_message):
         people = ["you@x.example", "Me <me@example.org>"]
-        ((_, recipients, received),) = send(
-            new_message(to=people, bcc=["b@x.example"]), key=key
-        )
+        message = new_message(to=people, bcc=["b@x.example"])
+        ((recipients, received),) = send(message, key=key)
         assert recipients == [QA, "me@example.org"]
         assert received["To"] == f"{QA}, Me <me@example.org>"
         assert received[ORIGINAL] == "you@x.example, Me <me@example.org>, b@x.example"
         assert received["Bcc"] is None
 
-    def test_has_nobody_else_whatever_recipients_returns(self, send):
-        ((_, recipients, _),) = send(Suppressing("Hello", to=["a@x.example"]))
-        assert recipients == [QA, "me@example.org", "boss@example.net"]
-
     @pytest.mark.parametrize("options", [{}, {"parallel": 3}])
     def test_is_so_for_each_message(self, options, send, new_message):
         messages = [new_message(to=[f"{number}@x.example"]) for number in range(60)]
         received = send(*messages, **options)
-        assert {tuple(recipients) for _, recipients, _ in received} == {(QA,)}
-        assert {each[ORIGINAL] for *_, each in received} == {m.to[0] for m in messages}
+        assert {tuple(recipients) for recipients, _ in received} == {(QA,)}
+        assert {each[ORIGINAL] for _, each in received} == {m.to[0] for m in messages}
 
     def test_is_so_for_a_thousand_recipients(self, send, new_message):
         people = [f"someone{number}@x.example" for number in range(1000)]
-        ((_, recipients, received),) = send(new_message(bcc=people, to=[]))
+        ((recipients, received),) = send(new_message(bcc=people, to=[]))
         assert recipients == [QA]
         assert received[ORIGINAL].split(", ") == people
 
@@ -438,7 +380,8 @@ class TestFailover:
     """Each member has its own idea of who may get mail."""
 
     @pytest.fixture
-    def servers(self, serve, settings):
+    def spare(self, serve, settings):
+        """The server of the host that comes next. The first one is down."""
         first, second = serve(lambda step, _: "451 later" if step == "MAIL" else None), serve()
         settings.EMAIL_HOSTS = {
             "shop": f"smtp://127.0.0.1:{first.port}?{QUERY}",
@@ -446,28 +389,32 @@ class TestFailover:
             "&_allowed_recipients=x.example",
             "all": "failover:shop,spare",
         }
-        return first, second
+        return second
 
-    def test_next_host_redirects_the_message_of_the_caller(self, servers, new_message):
+    def test_next_host_redirects_the_message_of_the_caller(self, spare, new_message):
         people = ["me@example.org", "you@x.example"]
         assert get_connection("all").send_messages([new_message(to=people)]) == 1
-        (received,) = servers[1].accepted
+        (received,) = spare.accepted
         assert received.recipients == ("spare@example.com", "you@x.example")
         assert b"X-Original-To: me@example.org, you@x.example" in received.content
 
-    def test_refused_message_is_not_for_the_next_host(self, servers, message):
+    def test_refused_message_is_not_for_the_next_host(self, spare, message):
         """Which may not redirect."""
         message.merge_data = {}
         with pytest.raises(InvalidEmailHost, match=r'\["shop"\]: .*merge_data'):
             get_connection("all").send_messages([message])
-        assert servers[1].accepted == []
+        assert spare.accepted == []
+
+
+class Unset:
+    """Anymail's "not set" is a class."""
+
+
+LAZY = gettext_lazy("a@x.example")
 
 
 class TestAnymailAttributes:
     """What makes a provider send to others is refused."""
-
-    class Unset:
-        """Anymail's "not set" is a class."""
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -477,11 +424,8 @@ class TestAnymailAttributes:
             ("merge_metadata", {}),
             ("merge_headers", {}),
             ("esp_extra", {"personalizations": [{"to": [{"email": "a@x.example"}]}]}),
-            ("esp_extra", {"bcc": ("a", gettext_lazy("a@x.example"))}),
-            (
-                "esp_extra",
-                SimpleLazyObject(lambda: {"a": SimpleLazyObject(lambda: "a@x.example")}),
-            ),
+            ("esp_extra", {"bcc": ("a", LAZY)}),
+            ("esp_extra", SimpleLazyObject(lambda: {"a": SimpleLazyObject(lambda: LAZY)})),
             ("esp_extra", {"a@x.example": 1}),
             ("esp_extra", {"to": iter(["a@x.example"])}),
         ],
@@ -490,11 +434,12 @@ class TestAnymailAttributes:
         setattr(message, name, value)
         with pytest.raises(InvalidEmailHost) as caught:
             host(alias="shop").apply_host(message)
-        assert str(caught.value).startswith(
+        text = str(caught.value)
+        assert text.startswith(
             "EMAIL_HOSTS[\"shop\"]: option '_redirect_to' cannot be combined with "
         )
-        assert f"{name} in the message" in str(caught.value)
-        assert "a@x.example" not in str(caught.value)
+        assert f"{name} in the message" in text
+        assert "a@x.example" not in text
         assert host(redirect_to="", allowed_recipients=[]).apply_host(message) is message
 
     @pytest.mark.parametrize(
@@ -503,11 +448,9 @@ class TestAnymailAttributes:
             ("merge_data", None),
             ("merge_data", Unset),
             ("merge_global_data", {"a": "b"}),
-            (
-                "esp_extra",
-                {"o:tag": ["shop", gettext_lazy("club")], "o:at": datetime.now(timezone.utc)},
-            ),
-            ("esp_extra", {"track": True, "price": Decimal("1.5"), "group": {5}, "x": None}),
+            ("esp_extra", {"o:tag": ["shop", gettext_lazy("club")]}),
+            ("esp_extra", {"o:at": datetime.now(timezone.utc), "price": Decimal("1.5")}),
+            ("esp_extra", {"track": True, "group": {5}, "x": None}),
             ("esp_extra", Unset),
         ],
     )

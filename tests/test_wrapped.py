@@ -9,7 +9,6 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend
-from django.test import override_settings
 
 from email_hosts.backends import (
     HostBackend,
@@ -26,69 +25,6 @@ def host():
     return wrapped()
 
 
-class OfRecorder(Exception):
-    """An error of the package that a backend is in."""
-
-    __module__ = "conftest.errors"
-
-
-class WithState(EmailMessage):
-    """Pickles only its recipients, and copies itself by that."""
-
-    def __getstate__(self):  # pragma: no cover (nobody may ask)
-        return {"to": self.to}
-
-    @classmethod
-    def make(cls):
-        return cls("Hello", "World", to=["a@example.net"])
-
-
-class WithReduce(WithState):
-    """Says to ``copy()`` how it is made."""
-
-    def __reduce__(self):  # pragma: no cover (nobody may ask)
-        return EmailMessage, ("of a copy",)
-
-
-class WithNew(WithState):
-    """Is not made without its shop."""
-
-    def __new__(cls, shop, *args, **options):
-        return super().__new__(cls)
-
-    def __init__(self, shop, *args, **options):
-        super().__init__(*args, **options)
-
-    def __copy__(self):
-        other = WithNew.make()
-        vars(other).update(vars(self))
-        return other
-
-    @classmethod
-    def make(cls):
-        return cls("shop", "Hello", "World", to=["a@example.net"])
-
-
-class LooksLikeOne:
-    """Has what Django's backends ask for, and no more."""
-
-    encoding = None
-
-    @classmethod
-    def make(cls):
-        one = cls()
-        vars(one).update(subject="Hello", from_email=None, to=["a@example.net"])
-        return one
-
-    def recipients(self):
-        return self.to  # type: ignore[attr-defined]
-
-    def message(self, **options):
-        message = EmailMessage()
-        vars(message).update(vars(self))
-        return message.message(**options)
-
-
 class TestWrappedBackend:
     """It shows through."""
 
@@ -97,9 +33,12 @@ class TestWrappedBackend:
             HostBackend()
 
     def test_gets_a_list_as_it_is(self, host, new_message):
-        assert host.send_messages([new_message() for _ in range(3)]) == 3
-        assert host.send_messages([]) == 0
-        assert host.calls == [3, 0]
+        with host as connection:
+            assert connection is host
+            assert host.send_messages([new_message() for _ in range(3)]) == 3
+            assert host.send_messages([]) == 0
+        assert host.open() is True
+        assert host.calls == ["open", 3, 0, "close", "open"]
 
     def test_gets_what_comes_from_a_generator_as_it_comes(self, host, new_message):
         """Each message before the next is asked for, over one connection."""
@@ -120,12 +59,6 @@ class TestWrappedBackend:
         assert host.send_messages(iter([new_message()])) == 1
         assert host.calls == [1]
 
-    def test_is_opened_and_closed(self, host):
-        with host as connection:
-            assert connection is host
-        assert host.open() is True
-        assert host.calls == ["open", "close", "open"]
-
     def test_that_cannot_be_opened_has_sent_nothing(self, host, monkeypatch):
         def fail():
             raise ValueError("no key")
@@ -135,12 +68,6 @@ class TestWrappedBackend:
             host.open()
         assert can_be_retried(caught.value)
 
-    def test_may_be_one_that_is_made_already(self):
-        recorder: Any = Recorder()
-        host = HostBackend(recorder, alias="shop", headers={"X-Shop": "1"})
-        assert host.wrapped is recorder
-        assert recorder.alias == "shop"
-
     @pytest.mark.parametrize("alias", ["shop", None])
     def test_knows_the_key(self, alias, message, mailoutbox):
         """Django's in-memory backend notes it on a message."""
@@ -149,6 +76,11 @@ class TestWrappedBackend:
         assert host.wrapped.alias == alias
         assert getattr(mailoutbox[0], "sent_using", alias) == alias  # since Django 6.1
 
+    def test_may_be_one_that_is_made_already(self):
+        recorder: Any = Recorder()
+        assert HostBackend(recorder, alias="shop", headers={"X-Shop": "1"}).wrapped is recorder
+        assert recorder.alias == "shop"
+
     def test_shows_its_attributes_and_takes_none(self, host):
         assert host.failure is None
         with pytest.raises(AttributeError, match="missing"):
@@ -156,7 +88,7 @@ class TestWrappedBackend:
         host.failure = OSError()
         assert host.wrapped.failure is None
 
-    def test_of_a_copy_is_a_copy(self, host, message):
+    def test_of_a_copy_is_a_copy(self, host):
         other = copy.copy(host)
         other.fail_silently = True
         assert other.wrapped is not host.wrapped
@@ -167,23 +99,22 @@ class Relay(EmailBackend):
     """A project's own."""
 
 
+RELAY, DJANGOS = f"{__name__}.Relay", "django.core.mail.backends.smtp.EmailBackend"
+
+
 @pytest.mark.filterwarnings("ignore:The EMAIL_.* setting is deprecated")
-@pytest.mark.parametrize(
-    "path", ["django.core.mail.backends.smtp.EmailBackend", f"{__name__}.Relay"]
-)
 class TestDjangosSMTPBackend:
     """Its values are complete: no credential of the project goes to another server."""
 
-    GLOBAL = {
-        "EMAIL_HOST": "global.example.com",
-        "EMAIL_PORT": 2525,
-        "EMAIL_HOST_USER": "global-user",
-        "EMAIL_HOST_PASSWORD": "global-password",
-        "EMAIL_USE_TLS": True,
-        "EMAIL_TIMEOUT": 7,
-        "EMAIL_SSL_CERTFILE": "global.pem",
-        "EMAIL_SSL_KEYFILE": "global.pem",
-    }
+    pytestmark = pytest.mark.parametrize("path", [DJANGOS, RELAY])
+
+    @pytest.fixture(autouse=True)
+    def globals(self, settings):
+        settings.EMAIL_HOST, settings.EMAIL_PORT = "global.example.com", 2525
+        settings.EMAIL_HOST_USER = "global-user"
+        settings.EMAIL_HOST_PASSWORD = "global-password"
+        settings.EMAIL_USE_TLS, settings.EMAIL_TIMEOUT = True, 7
+        settings.EMAIL_SSL_CERTFILE = settings.EMAIL_SSL_KEYFILE = "global.pem"
 
     @pytest.mark.parametrize(
         ("options", "expected"),
@@ -196,8 +127,7 @@ class TestDjangosSMTPBackend:
         ],
     )
     def test_has_no_value_of_a_global_setting(self, options, expected, path):
-        with override_settings(**self.GLOBAL):
-            backend = HostBackend(path, host="other.example.com", **options).wrapped
+        backend = HostBackend(path, host="other.example.com", **options).wrapped
         for name, value in expected.items():
             assert (getattr(backend, name) or "") == (value or "")  # None since Django 6.1
         given = {"global-user"} & {*options.values()}
@@ -205,130 +135,156 @@ class TestDjangosSMTPBackend:
 
     @pytest.mark.parametrize("options", [{}, {"host": ""}])
     def test_needs_a_host(self, options, path):
-        with (
-            override_settings(**self.GLOBAL),
-            pytest.raises(ImproperlyConfigured, match="'host'"),  # Django's own since 6.1
-        ):
+        with pytest.raises(ImproperlyConfigured, match="'host'"):  # Django's own since 6.1
             HostBackend(path, **options)
 
-    def test_is_chosen_by_its_path_if_it_is_the_projects_own(self, path):
-        hosts = {"shop": f"backend://{path}?host=smtp.example.com"}
-        with override_settings(EMAIL_HOSTS=hosts):
-            if path.endswith("Relay"):
-                assert get_connection("shop").host == "smtp.example.com"  # type: ignore[attr-defined]
-            else:
-                with pytest.raises(InvalidEmailHost, match="write smtp://"):
-                    get_connection("shop")
+
+def test_subclass_of_djangos_smtp_backend_is_chosen_by_its_path(settings):
+    settings.EMAIL_HOSTS = {"shop": f"backend://{RELAY}?host=smtp.example.com"}
+    assert get_connection("shop").host == "smtp.example.com"  # type: ignore[attr-defined]
+
+
+class OfRecorder(Exception):
+    """An error of the package that a backend is in."""
+
+    __module__ = "conftest.errors"
 
 
 class TestFailSilently:
     """The host ignores errors of mail, and not the backend."""
 
-    def test_backend_does_not_get_it(self):
-        host = wrapped(fail_silently=True)
+    @pytest.fixture
+    def host(self):
+        return wrapped(fail_silently=True)
+
+    def test_backend_does_not_get_it(self, host):
         assert host.fail_silently is True
         assert "fail_silently" not in host.wrapped.options
 
-    def test_each_message_is_sent_by_itself(self, new_message, caplog):
-        host = wrapped(fail_silently=True)
+    def test_each_message_is_sent_by_itself(self, host, new_message, caplog):
         host.wrapped.failure = OSError("no")
         assert host.send_messages([new_message(), new_message()]) == 0
         assert host.calls == ["open", 1, 1, "close"]
         assert caplog.messages == ['host "shop": OSError, ignored by fail_silently'] * 2
 
-    @pytest.mark.parametrize(
-        ("error", "is_ignored"),
-        [
-            (OSError("no"), True),
-            (OfRecorder("no"), True),
-            (ValueError("of a time limit, say"), False),
-        ],
-    )
-    def test_open_ignores_errors_of_mail(
-        self, error, is_ignored, message, monkeypatch, caplog
-    ):
+    @pytest.mark.parametrize("error", [OSError("no"), OfRecorder("no")])
+    def test_open_ignores_errors_of_mail(self, error, host, message, monkeypatch, caplog):
         def fail():
             raise error
 
-        host = wrapped(fail_silently=True)
         monkeypatch.setattr(host.wrapped, "open", fail)
-        for call in (host.open, lambda: host.send_messages([message]) or None):
-            if is_ignored:
-                assert call() is None
-            else:
-                with pytest.raises(ValueError, match="of a time limit"):
-                    call()
-        name = type(error).__name__
-        expected = [f'host "shop": {name}, ignored by fail_silently'] * 2 * is_ignored
-        assert caplog.messages == expected
+        assert (host.open(), host.send_messages([message])) == (None, 0)
+        text = f'host "shop": {type(error).__name__}, ignored by fail_silently'
+        assert caplog.messages == [text] * 2
+
+    def test_open_ignores_nothing_else(self, host, message, monkeypatch, caplog):
+        def fail():
+            raise ValueError("of a time limit, say")
+
+        monkeypatch.setattr(host.wrapped, "open", fail)
+        for call in (host.open, lambda: host.send_messages([message])):
+            with pytest.raises(ValueError, match="of a time limit"):
+                call()
+        assert caplog.messages == []
 
 
-class TestAnswer:
-    """What the backend returns says how many it has taken, if it is a number."""
+@pytest.fixture
+def told():
+    """The messages whose outcome receivers of signals have heard."""
+    heard: list[EmailMessage] = []
 
-    @pytest.mark.parametrize(
-        ("answer", "number", "told"),
-        [
-            *((answer, 3, 3) for answer in (3, 4, True, None, ["a task"], object())),
-            *((answer, answer, 0) for answer in (2, 0)),
-        ],
-    )
-    @pytest.mark.parametrize("key", ["shop", "all", "router"])
-    def test_counts(self, answer, number, told, key, new_message, settings, monkeypatch):
-        """A smaller number does not say which, so nobody is told."""
-        monkeypatch.setattr(Recorder, "answer", answer)
-        settings.EMAIL_HOSTS = {
-            "shop": "backend://conftest.Recorder",
-            "all": "failover:shop",
-            "default": "backend://conftest.Recorder",
-        }
-        connection = RoutingBackend() if key == "router" else get_connection(key)
-        batch = [new_message() for _ in range(3)]
-        heard: list[Any] = []
+    def hear(message, **named):
+        heard.append(message)
 
-        def hear(message, **named):
-            heard.append(message)
-
-        message_sent.connect(hear)
-        message_failed.connect(hear)
-        try:
-            sent = connection.send_messages(batch)
-        finally:
-            message_sent.disconnect(hear)
-            message_failed.disconnect(hear)
-        if key != "shop":  # one by one, so any number but 0 is enough
-            number = told = 3 if answer != 0 else 0
-        assert (sent, len(heard)) == (number, told)
+    message_sent.connect(hear)
+    message_failed.connect(hear)
+    yield heard
+    message_sent.disconnect(hear)
+    message_failed.disconnect(hear)
 
 
-class TestKindsOfMessages:
-    """Each host that changes a message changes a copy, whatever its class."""
-
-    HOSTS = {
-        "smtp": "smtp://127.0.0.1:{}?_default_from_email=shop@example.com&_header-X-Shop=1",
-        "recorder": "backend://conftest.Recorder?_default_from_email=shop@example.com"
-        "&_header-X-Shop=1",
+@pytest.mark.parametrize(
+    ("answer", "number", "number_told"),
+    [
+        *((answer, 3, 3) for answer in (3, 4, True, None, ["a task"], object())),
+        *((answer, answer, 0) for answer in (2, 0)),  # it does not say which
+    ],
+)
+@pytest.mark.parametrize("key", ["shop", "all", "router"])
+def test_answer_of_the_backend_says_how_many_it_has_taken(
+    answer, number, number_told, key, new_message, settings, monkeypatch, told
+):
+    monkeypatch.setattr(Recorder, "answer", answer)
+    settings.EMAIL_HOSTS = {
+        "shop": "backend://conftest.Recorder",
+        "all": "failover:shop",
+        "default": "backend://conftest.Recorder",
     }
+    connection = RoutingBackend() if key == "router" else get_connection(key)
+    sent = connection.send_messages([new_message() for _ in range(3)])
+    if key != "shop":  # one by one, so any number but 0 is enough
+        number = number_told = 3 if answer != 0 else 0
+    assert (sent, len(told)) == (number, number_told)
 
-    @pytest.mark.parametrize("kind", [WithState, WithReduce, WithNew, LooksLikeOne])
-    @pytest.mark.parametrize("key", HOSTS)
-    def test_is_sent_with_all_that_it_has(self, kind, key, serve):
-        server = serve()
-        hosts = {name: dsn.format(server.port) for name, dsn in self.HOSTS.items()}
-        message = kind.make()
-        before = dict(vars(message))
-        with override_settings(EMAIL_HOSTS=hosts):
-            connection: Any = get_connection(key)
-            assert connection.send_messages([message]) == 1
-        vars(message).pop("anymail_status", None)
-        assert vars(message) == before
-        if key == "smtp":
-            assert b"\nSubject: Hello" in server.accepted[0].content
-            assert server.accepted[0].sender == "shop@example.com"
-        else:
-            (sent,) = connection.got
-            assert (sent.subject, sent.from_email) == ("Hello", "shop@example.com")
-            assert sent.extra_headers == {"X-Shop": "1"}
+
+class WithReduce(EmailMessage):
+    """Says to ``copy()`` how it is made."""
+
+    def __reduce__(self):  # pragma: no cover (nobody may ask)
+        return EmailMessage, ("of a copy",)
+
+
+class WithNew(EmailMessage):
+    """Is not made without its shop."""
+
+    def __new__(cls, *args, shop="", **options):
+        if not args and not shop:
+            raise TypeError("there is no shop")
+        return super().__new__(cls)
+
+    def __copy__(self):
+        other = WithNew("Hello")
+        vars(other).update(vars(self))
+        return other
+
+
+class LooksLikeOne:
+    """Has what Django's backends ask for, and no more."""
+
+    encoding = None
+
+    def __init__(self, *args, **options):
+        message = EmailMessage(*args, **options)
+        vars(self).update(subject=message.subject, from_email=None, to=message.to)
+
+    def recipients(self):
+        return self.to  # type: ignore[attr-defined]
+
+    def message(self, **options):
+        message = EmailMessage()
+        vars(message).update(vars(self))
+        return message.message(**options)
+
+
+@pytest.mark.parametrize("kind", [WithReduce, WithNew, LooksLikeOne])
+@pytest.mark.parametrize("dsn", ["smtp://127.0.0.1:{}?", "backend://conftest.Recorder?"])
+def test_message_of_each_class_is_sent_with_all_that_it_has(kind, dsn, serve, settings):
+    """Each host that changes a message changes a copy."""
+    server, message = serve(), kind("Hello", "World", to=["a@example.net"])
+    query = "_default_from_email=shop@example.com&_header-X-Shop=1"
+    settings.EMAIL_HOSTS = {"shop": dsn.format(server.port) + query}
+    before = dict(vars(message))
+    connection: Any = get_connection("shop")
+    assert connection.send_messages([message]) == 1
+    vars(message).pop("anymail_status", None)
+    assert vars(message) == before
+    if server.accepted:
+        assert b"\nSubject: Hello" in server.accepted[0].content
+        assert server.accepted[0].sender == "shop@example.com"
+    else:
+        (sent,) = connection.got
+        assert (sent.subject, sent.from_email) == ("Hello", "shop@example.com")
+        assert sent.extra_headers == {"X-Shop": "1"}
 
 
 def test_interrupted_list_says_nothing_of_what_was_sent():
