@@ -91,14 +91,6 @@ def test_names_the_server_of_a_host_without_a_key(server, settings):
             assert error_of(connection).__notes__ == [f"email host {server}"]
 
 
-@pytest.mark.parametrize("failure", ["refused"])
-def test_of_open_names_it(server):
-    with pytest.raises(ConnectionRefusedError) as caught:
-        get_connection("shop").open()
-    error: Any = caught.value
-    assert error.__notes__ == [f'email host "shop" ({server})']
-
-
 @FIRST
 def test_of_a_failover_made_by_hand_names_its_member(server):
     error = error_of(FailoverBackend("shop"))

@@ -180,15 +180,9 @@ class Router:
 @pytest.mark.parametrize(
     ("found", "error", "told"),
     [
-        *(
-            (found, TypeError, rf"^EMAIL_HOSTS_ROUTER \({__name__}.Router\) .* not {name}$")
-            for found, name in [
-                (5, "int"),
-                (b"smtp://u:Wj4bYt2@h", "bytes"),
-                (["shop"], "list"),
-                (RoutingBackend, "type"),
-            ]
-        ),
+        (5, TypeError, rf"^EMAIL_HOSTS_ROUTER \({__name__}.Router\) .* not int$"),
+        (b"smtp://u:Wj4bYt2@h", TypeError, "not bytes$"),
+        (RoutingBackend, TypeError, "not type$"),
         (KeyError("x@y.example"), KeyError, "^'x@y.example'$"),
     ],
 )
@@ -277,20 +271,16 @@ def test_each_message_of_a_list_is_tried(site):
 
 
 def test_generator_ends_at_its_first_error(site):
-    site.servers["shop"].script = to("2@", "550 no")
-    batch = (message("shop@example.com", f"{i}@example.net") for i in range(9))
+    """Until then each host is opened once."""
+    site.servers["shop"].script = to("4@", "550 no")
+    senders = ["shop@example.com", "club@bücher.example"] * 5
+    batch = (message(sender, f"{i}@example.net") for i, sender in enumerate(senders))
     with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
         RoutingBackend().send_messages(batch)
-    assert len(site.servers["shop"].accepted) == 2
-    assert len(list(batch)) == 6
-    assert not hasattr(caught.value, "sent")
-
-
-def test_generator_opens_each_host_once(site):
-    senders = ["shop@example.com", "club@bücher.example"] * 3
-    batch = (message(sender, f"{i}@example.net") for i, sender in enumerate(senders))
-    assert RoutingBackend().send_messages(batch) == 6
+    assert len(list(batch)) == 5
+    assert [len(site.servers[key].accepted) for key in ("shop", "club")] == [2, 2]
     assert [site.servers[key].connections for key in ("shop", "club")] == [1, 1]
+    assert not hasattr(caught.value, "sent")
 
 
 def test_message_that_cannot_be_redirected_does_not_keep_the_others_back(site):
@@ -376,18 +366,6 @@ class TestConnectionOfTheRouter:
         assert bool(tenant.connection) is is_open
         tenant.close()
 
-    def test_has_the_name_of_its_server_in_the_log(self, serve, send, caplog):
-        server = serve(at("MAIL", "550 no"))
-        assert send(self.tenant(server), fail_silently=True) == 0
-        assert caplog.text.count(f"127.0.0.1:{server.port}: SMTPSenderRefused 550") == 1
-
-    def test_failure_does_not_keep_the_others_mail_back(self, serve, send, closed_port):
-        servers = [serve(), serve(at("MAIL", "550 no")), serve()]
-        down = connection_from_dsn(f"smtp://127.0.0.1:{closed_port}")
-        with pytest.raises(ConnectionRefusedError):
-            send(down, *map(self.tenant, servers))
-        assert [len(server.accepted) for server in servers] == [1, 0, 1]
-
     def test_is_not_kept_open_for_the_next_batch(self, serve, send):
         """There may be thousands of tenants, and a generator of messages without end."""
         server = serve()
@@ -428,7 +406,6 @@ class TestTests:
             (lambda: HostBackend(CONSOLE, default_from_email=SENDER), SENDER),
             (lambda: smtp.EmailBackend(host="h", **ALIAS), "project@example.com"),
             (lambda: FailoverBackend(["shop"]), "shop@example.com"),
-            (lambda: HostBackend(locmem.EmailBackend(), default_from_email=SENDER), SENDER),
         ],
     )
     def test_connection_delivers_to_the_outbox(
