@@ -122,6 +122,7 @@ IN_2026 = "W008 December 2026"
         # W002: its login travels without TLS
         ("smtp://u:p@mail.example.com", "W002 TLS...submission://"),
         ("smtp://u:p@localhost.example.com", "W002 TLS"),
+        ("submission://u:p@mail.example.com?tls=0", "W002 TLS"),
         ("submissions://u:p@mail.example.com", ""),
         ("smtp://mail.example.com", ""),
         ("smtp://u:p@localhost", ""),

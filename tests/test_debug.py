@@ -362,10 +362,6 @@ class TestInstall:
         yield ask
         ask.cache_clear()
 
-    def test_is_done_by_the_app(self):
-        assert getattr(django_settings, NAME) == debug.FILTER
-        assert debug.is_installed()
-
     def test_changes_nothing_the_second_time(self, in_force):
         assert not debug.is_installed()
         debug.install()
@@ -395,10 +391,6 @@ class TestInstall:
         monkeypatch.setattr(django_settings, NAME, f"{__name__}.Filter")
         debug.install()
         assert type(in_force()) is Filter
-
-    def test_is_not_done_with_what_is_no_class(self):
-        with override_settings(**{NAME: "builtins.print"}):
-            assert not debug.is_installed()
 
 
 class Filter(SafeExceptionReporterFilter):

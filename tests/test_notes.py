@@ -11,7 +11,6 @@ from scripted import BODY, CLOSE, HANG, always, any_of
 
 from email_hosts.backends import (
     EmailHostsBackend,
-    FailoverBackend,
     HostBackend,
     RoutingBackend,
     connection_from_dsn,
@@ -89,13 +88,6 @@ def test_names_the_server_of_a_host_without_a_key(server, settings):
     with real_hosts():
         for connection in (connection_from_dsn(dsn), by_hand, RoutingBackend()):
             assert error_of(connection).__notes__ == [f"email host {server}"]
-
-
-@FIRST
-def test_of_a_failover_made_by_hand_names_its_member(server):
-    error = error_of(FailoverBackend("shop"))
-    error = error.errors["shop"] if isinstance(error, AllHostsFailed) else error
-    assert error.__notes__ == [f'email host "shop" ({server})']
 
 
 @FIRST

@@ -67,14 +67,6 @@ def site(serve):
         yield site
 
 
-@pytest.fixture
-def no_default(site):
-    """Have no host for other senders."""
-    hosts = {key: dsn for key, dsn in site.hosts.items() if key != "default"}
-    with override_settings(EMAIL_HOSTS=hosts):
-        yield
-
-
 def message(from_email: str, to: str = "a@example.net") -> EmailMessage:
     return EmailMessage("Hello", "World", from_email, [to])
 
@@ -428,7 +420,7 @@ def test_default_mailer_routes_to_the_host_of_its_own_key(serve):  # pragma: mai
 
 
 @needs_mailers
-def test_default_mailer_that_routes_is_no_host_of_that_key(no_default):  # pragma: mailers-only
+def test_default_mailer_that_routes_is_no_host_of_that_key():  # pragma: mailers-only
     default = {"default": {"BACKEND": ROUTING}}
     with override_settings(MAILERS=default), pytest.raises(EmailHostDoesNotExist):
         message("x@y.example").send()
