@@ -183,6 +183,7 @@ class TestText:
 
 
 BACKEND = MAILERS["shop"]["BACKEND"]
+NO_DICTS: list[Any] = [[VALID], VALID, None, SimpleLazyObject(dict)]
 
 
 class TestSetting:
@@ -199,7 +200,7 @@ class TestSetting:
             *(
                 (name, value, STARS)
                 for name in ("EMAIL_HOSTS", "MAILERS")
-                for value in ([VALID], VALID, None, SimpleLazyObject(dict))
+                for value in NO_DICTS
             ),
             ("SECRET_KEY", "x", STARS),  # Django's own rule
         ],
