@@ -31,6 +31,7 @@ ROUTED: dict[str, Any] = (
 )
 DJANGO = "django.core.mail.backends"
 SENDER = "?_default_from_email=s@example.com"
+H = {"a": "smtp://h"}
 REDIRECTS = "_redirect_to=qa@example.com"
 OF_DEPLOYMENT = {
     f"email_hosts.{number}" for number in ("W002", "W003", "W004", "W009", "W011")
@@ -81,11 +82,6 @@ class HasItsOwnServer(EmailHostsBackend):
         super().__init__("smtp.example.com", **options)
 
 
-class HasARegion(EmailHostsBackend):
-    def __init__(self, region, **options):  # pragma: no cover (there is no region)
-        super().__init__(f"smtp.{region}.example.com", **options)
-
-
 CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyOption"
 IN_2026 = "W008 December 2026"
 
@@ -105,7 +101,6 @@ IN_2026 = "W008 December 2026"
         ("submission://u@h?oauth2=no.such", "E002 oauth2...token(username"),
         # E002: its backend does not take these options
         (CHOOSY, "E002 'color'...documentation"),
-        (f"{CHOOSY}?colour=red", "E002 'colour'"),
         (f"{CHOOSY}?color=red&size=5", "E002 'size'"),
         (f"{CHOOSY}?color={{}}", "E002 AttributeError: 'dict' object"),
         (f"{CHOOSY}?color=red", ""),
@@ -117,7 +112,6 @@ IN_2026 = "W008 December 2026"
         ("anymail+amazon-ses:", "E003 pip install 'django-anymail[amazon-ses]' 'Django~="),
         ("backend://no.such.EmailBackend", "E003 no.such.EmailBackend"),
         # E004: it names hosts that cannot be members
-        ("failover:nobody", 'E004 "nobody"'),
         ("failover:a,b", 'E004 "a", "b"'),
         (f"backend://{__name__}.Several?hosts=nobody", 'E004 "nobody"'),
         ("failover:shop", "E004 shop -> shop"),
@@ -125,37 +119,28 @@ IN_2026 = "W008 December 2026"
         (f"backend://{ROUTER}?_server_email=a@b", "E004 router"),
         # W001: it is empty
         ("", "W001 empty"),
-        (None, "W001 empty"),
         # W002: its login travels without TLS
         ("smtp://u:p@mail.example.com", "W002 TLS...submission://"),
-        ("submission://u:p@mail.example.com?tls=0", "W002 TLS"),
-        ("smtp://u:p@192.0.2.1", "W002 TLS"),
         ("smtp://u:p@localhost.example.com", "W002 TLS"),
-        ("smtp://u:p@mail.example.com?tls", ""),
+        ("submission://u:p@mail.example.com?tls=0", "W002 TLS"),
         ("submissions://u:p@mail.example.com", ""),
         ("smtp://mail.example.com", ""),
         ("smtp://u:p@localhost", ""),
-        ("smtp://u:p@mail.localhost", ""),
         ("smtp://u:p@127.1.2.3", ""),
-        ("smtp://u:p@[::1]", ""),
         # W004: it sends nothing
         *((dsn, "W004 sends nothing") for dsn in ("console://", "locmem:", "dummy:")),
         ("file:out", "W004 sends nothing"),
-        ("console://?_server_email=a@b", "W004 sends nothing"),
         # W007: its port and its TLS do not go together
         ("submission://h:465", "W007 465...submissions://"),
-        ("smtp://h:465", "W007 465"),
         ("smtps://h:587", "W007 587...submission://"),
         ("smtp://h:25?ssl", "W007 25"),
         ("submission://h:465?ssl", ""),
         ("submission://h:2465", ""),
-        ("submissions://h:2587", ""),
         (f"{ANY_OPTION}?port=465", ""),
         # W008: it has a password that Microsoft switches off
         ("submission://u:p@smtp.office365.com", IN_2026),
         ("submission://u:p@SMTP.Office365.com.", IN_2026),
         ("submission://u:p@smtp-mail.outlook.com", IN_2026),
-        ("submission://u:p@smtp-legacy.office365.com", IN_2026),
         (f"{ANY_OPTION}?host=smtp.office365.com&password=p", ""),
         ("submission://u@smtp.office365.com?oauth2=email_hosts.backends.get_connection", ""),
         ("submission://smtp.office365.com", ""),
@@ -219,17 +204,6 @@ class Other(SafeExceptionReporterFilter):
     """One that knows nothing of hosts."""
 
 
-CACHES = {
-    name: {"BACKEND": f"django.core.cache.backends.{path}", "LOCATION": "redis://h"}
-    for name, path in [
-        ("default", "locmem.LocMemCache"),
-        ("local", "locmem.LocMemCache"),
-        ("dummy", "dummy.DummyCache"),
-        ("redis", "redis.RedisCache"),
-    ]
-}
-
-
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
@@ -247,7 +221,6 @@ CACHES = {
         ("EMAIL_HOST_STRICT", True, ["W015 ...'EMAIL_HOSTS_STRICT'"]),
         ("EMAIL_HOST_CACHE", True, ["W015 ...'EMAIL_HOSTS_CACHE'"]),
         ("EMAIL_HOSTS_CACHES", True, ["W015 ...'EMAIL_HOSTS_CACHE'"]),
-        ("EMAIL_HOSTS_ROUTERS", True, ["W015 ...'EMAIL_HOSTS_ROUTER'"]),
         ("EMAIL_HOSTS_ROOTER", True, ["W015 ...'EMAIL_HOSTS_ROUTER'"]),
         ("EMAIL_HOST", "Django's", []),
         ("EMAILS_HOSTS", "there is EMAIL_HOSTS", []),
@@ -267,11 +240,18 @@ def test_w015_hosts_in_another_setting(name):
 
 
 @pytest.mark.parametrize(
-    ("cache", "expected"), [("local", ["W011"]), ("dummy", ["W011"]), ("redis", [])]
+    ("backend", "expected"),
+    [
+        ("locmem.LocMemCache", ["W011"]),
+        ("dummy.DummyCache", ["W011"]),
+        ("redis.RedisCache", []),
+    ],
 )
-def test_w011_cache_that_is_not_one_for_all_processes(cache, expected):
+def test_w011_cache_that_is_not_one_for_all_processes(backend, expected):
+    cache = {"BACKEND": f"django.core.cache.backends.{backend}", "LOCATION": "redis://h"}
     hosts = {"shop": "smtp://h?rate=30/m"}
-    assert_found(expected, hosts, EMAIL_HOSTS_CACHE=cache, CACHES=CACHES)
+    caches = {"default": cache}
+    assert_found(expected, hosts, EMAIL_HOSTS_CACHE="default", CACHES=caches)
 
 
 @pytest.mark.parametrize(
@@ -284,8 +264,10 @@ def test_w011_cache_that_is_not_one_for_all_processes(cache, expected):
 )
 def test_e007_cache_that_does_not_exist(cache, named):
     hosts = {"shop": "smtp://h?rate=30/m"}
-    expected = [f'E007 EMAIL_HOSTS_CACHE..."{named}"...default, local, dummy, redis']
-    assert_found(expected, hosts, EMAIL_HOSTS_CACHE=cache, CACHES=CACHES)
+    expected = [f'E007 EMAIL_HOSTS_CACHE..."{named}"...default, fast']
+    local = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    caches = {"default": local, "fast": local}
+    assert_found(expected, hosts, EMAIL_HOSTS_CACHE=cache, CACHES=caches)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +275,6 @@ def test_e007_cache_that_does_not_exist(cache, named):
     [
         ({"b": "smtp://h"}, ["b"]),
         ({"b": "submission://h", "c": f"smtp://h?{REDIRECTS}", "d": "smtps://h"}, ["b", "d"]),
-        ({"b": "anymail+mailgun://?api_key=K&sender_domain=x"}, ["b"]),
         ({"b": "anymail+mailgun://?api_key=K&sender_domain=x&_reply_to=a@b.example"}, ["b"]),
         ({"b": f"backend://{__name__}.HasItsOwnServer"}, ["b"]),
         ({"b": f"smtp://h?{REDIRECTS}&_allowed_recipients=example.org"}, []),
@@ -322,7 +303,6 @@ class TestDefault:
             (FAILOVER, "'hosts'"),
             (HOST_BACKEND, "'backend'"),
             (f"{__name__}.Several", "'hosts'"),
-            (f"{__name__}.HasARegion", "region"),
         ],
     )
     def test_e002_backend_of_ours_without_options(self, backend, taught):
@@ -343,7 +323,6 @@ class TestDefault:
     @pytest.mark.parametrize(
         ("backend", "expected"),
         [
-            (f"{__name__}.HasItsOwnServer", ["W013 ...EMAIL_BACKEND"]),
             (f"{__name__}.Choosy", ["W013 ...EMAIL_BACKEND"]),
             (f"{DJANGO}.smtp.EmailBackend", ['W013 EMAIL_HOSTS["default"]...EMAIL_BACKEND']),
             (f"{DJANGO}.locmem.EmailBackend", []),  # that of the tests
@@ -366,17 +345,13 @@ class TestDefault:
         expected = ['E002 EMAIL_HOSTS["default"]', "W004 The default mailer"]
         assert_found(expected, {"default": "smpt://h"}, EMAIL_BACKEND=console)
 
-    @pytest.mark.parametrize("hosts", [{}, {"shop": "smtp://h"}])
-    def test_w006_router_without_a_default(self, hosts):
-        assert_found(['W006 ..."default"'], hosts, **ROUTED)
-
-    def test_w006_router_with_one_that_is_empty(self):
-        found = run(EMAIL_HOSTS={"default": ""}, **ROUTED)
-        assert found[-1].startswith("W006")
+    def test_w006_router_without_a_default(self):
+        assert_found(['W006 ..."default"'], H, **ROUTED)
+        assert run(EMAIL_HOSTS={"default": ""}, **ROUTED)[-1].startswith("W006")
+        assert_found([], {"default": "smtp://h"}, **ROUTED)
 
     def test_router_of_the_project_may_need_none(self):
         assert_found([], {}, EMAIL_HOSTS_ROUTER=run, **ROUTED)
-        assert_found([], {"default": "smtp://h"}, **ROUTED)
 
 
 class TestSenders:
@@ -412,11 +387,10 @@ class TestSenders:
         hosts = {"default": "smtp://h", **dict.fromkeys("ab", f"smtp://h{SENDER}")}
         assert_found(['W012 EMAIL_HOSTS["a"]...s@example.com'], hosts, **ROUTED)
 
-    def test_only_the_default_router_compares_them(self):
+    @pytest.mark.parametrize("router", [run, "no.such"])
+    def test_only_the_default_router_compares_them(self, router):
         hosts = {"a": "smtp://h", "b": "smtp://h"}
-        assert self.others(hosts, EMAIL_HOSTS_ROUTER=run) == ""
-        assert self.others(hosts, EMAIL_HOSTS_ROUTER="no.such") == ""
-        assert_found([], dict.fromkeys("ab", f"smtp://h{SENDER}"))
+        assert self.others(hosts, EMAIL_HOSTS_ROUTER=router) == ""
 
 
 def ours(backend=SMTP_BACKEND, **options):
@@ -424,7 +398,7 @@ def ours(backend=SMTP_BACKEND, **options):
 
 
 LOGIN = {"username": "u", "password": "p"}
-H, CONSOLE = {"a": "smtp://h"}, {"BACKEND": f"{DJANGO}.console.EmailBackend"}
+CONSOLE = {"BACKEND": f"{DJANGO}.console.EmailBackend"}
 
 
 @needs_mailers
@@ -439,11 +413,9 @@ class TestMailers:  # pragma: mailers-only
             (ours(FAILOVER, hosts="a"), 'E004 "a"'),
             (ours(FAILOVER, hosts="m"), "E004 m -> m"),
             (ours(ROUTER, hosts="a"), "E002 'hosts'"),
-            (ours(ROUTER, other="a"), "E002 'other'"),
             (ours(host="h", port=465), "W007 465"),
             (ours(host="smtp.office365.com", use_tls=True, **LOGIN), IN_2026),
             (ours(host="h", **LOGIN), "W002 TLS"),
-            (ours(host="h", redirect_to="qa@example.com"), "W009 redirects"),
         ],
     )
     def test_mailer_with_a_backend_of_ours(self, mailer, expected):
@@ -479,13 +451,11 @@ class TestMailers:  # pragma: mailers-only
             ({"default": "smtp://h", **H}, mailers({"default": "smtp://h", **H}), []),
             # W014: using= knows no host
             (H, {"default": {}}, ['W014 ...using="a"...mailers(EMAIL_HOSTS)']),
-            (H, {}, ["W014"]),
             (H, {"a": {}}, ["W005", "W014"]),
             (H, {**mailers(H), "default": {}}, []),
             (H, {"own": ours(FAILOVER, hosts=["a"])}, []),
             (H, {"x": {"BACKEND": f"{DJANGO}.locmem.EmailBackend"}}, []),
             ({"a": ""}, {"default": {}}, ["W001"]),
-            ({}, {"default": {}}, []),
         ],
     )
     def test_settings_that_do_not_go_together(self, hosts, mailers, expected):
@@ -495,16 +465,22 @@ class TestMailers:  # pragma: mailers-only
     @pytest.mark.parametrize(
         ("mailer", "problem"),
         [
-            ({"BACKEND": DSN}, "BACKEND...not a DSN; write the DSN in EMAIL_HOSTS"),
-            ({"BACKEND": "console:"}, "BACKEND...not a DSN; write the DSN in EMAIL_HOSTS"),
-            ({"BACKEND": 5}, "BACKEND...not int"),
+            (
+                {"BACKEND": DSN},
+                "the backend must be...not a DSN; write the DSN in EMAIL_HOSTS",
+            ),
+            (
+                {"BACKEND": "console:"},
+                "the backend must be...not a DSN; write the DSN in EMAIL_HOSTS",
+            ),
+            ({"BACKEND": 5}, "the backend must be...not int"),
             (
                 {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": DSN}},
-                "option 'backend'...not a DSN",
+                "the backend must be...not a DSN",
             ),
             (
                 {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": [5]}},
-                "option 'backend'...not list",
+                "the backend must be...not list",
             ),
         ],
     )

@@ -61,11 +61,6 @@ def failure(*command, hosts, **options):
     return message, out.getvalue().splitlines()
 
 
-def send_error(dsn, *recipients):
-    recipients = recipients or (TO,)
-    return failure("sendtestemailhosts", "shop", *recipients, hosts={"shop": dsn})[0]
-
-
 @pytest.fixture
 def ports(start_server, serve, tls, closed_port):
     """The ports of servers with which a host does not work."""
@@ -113,13 +108,10 @@ def test_both_commands_say_why_a_host_does_not_work(dsn, reason, ports):
         (ssl.SSLError(1, "[SSL: RECORD_LAYER_FAILURE]"), "submission:// is for STARTTLS"),
         (ssl.SSLError(1, "[SSL: BAD_RECORD]"), "[SSL: BAD_RECORD]"),
         (smtplib.SMTPServerDisconnected("Connection\nclosed"), "Connection closed"),
-        (smtplib.SMTPConnectError(554, "text"), "554 text"),
-        (smtplib.SMTPDataError(554, b"bytes \xff"), r"554 bytes \xff"),
-        (smtplib.SMTPDataError(554, b"\x1b[2J\x07 clear"), r"554 \x1b[2J\x07 clear"),
+        (smtplib.SMTPDataError(554, b"\x1b[2J\x07 \xff"), r"554 \x1b[2J\x07 \xff"),
         (smtplib.SMTPNotSupportedError("SMTPUTF8 not supported"), "SMTPUTF8 not supported"),
         (TimeoutError("timed out"), "no answer in time"),
-        (smtplib.SMTPServerDisconnected("Connection lost: timed out"), "no answer in time"),
-        (OSError(113, "No route to host"), "No route to host"),
+        (smtplib.SMTPConnectError(554, "text"), "554 text"),
         (OSError(), "OSError"),
         (RuntimeError("of a backend\n"), "RuntimeError: of a backend"),
         (
@@ -130,9 +122,14 @@ def test_both_commands_say_why_a_host_does_not_work(dsn, reason, ports):
 )
 def test_reason_is_one_line_for_a_terminal(error, reason, monkeypatch):
     monkeypatch.setattr(DummyBackend, "send_messages", mock.Mock(side_effect=error))
-    message = send_error("dummy:")
+    message, _ = failure("sendtestemailhosts", "shop", TO, hosts={"shop": "dummy:"})
     assert message.startswith("shop: not sent: ")
     assert message.endswith(reason)
+
+
+class TakesNone(DummyBackend):
+    def send_messages(self, email_messages):
+        return 0
 
 
 class TestSend:
@@ -169,80 +166,40 @@ class TestSend:
         assert [sent.sent_using for sent in mailoutbox] == ["shop"]
 
     @pytest.mark.parametrize(
-        ("hosts", "key", "told"),
+        ("key", "recipients", "told"),
         [
+            ("x", [TO], "x: not sent: .*known hosts: shop, club, none$"),
             (
-                {"shop": "smtp://h", "club": "dummy:"},
-                "x",
-                "x: not sent: ...known hosts: shop, club",
-            ),
-            ({}, "x", "x: not sent: ...known hosts: none"),
-            (["smtp://h"], "shop", "shop: not sent: EMAIL_HOSTS must be...not list"),
-            (
-                {},
                 f"smtp://{LOGIN}@h",
-                "(a DSN): not sent: the key of a host must not be a DSN",
+                [TO],
+                r"\(a DSN\): not sent: the key of a host must not be a DSN",
             ),
-            ({}, f"{LOGIN}@h", "(a DSN): not sent: the key of a host must not be a DSN"),
+            ("shop", [TO], "shop: not sent: recipients refused: 550 5.1.1 no such mailbox$"),
+            ("shop", [TO, "b@x.net"], f"shop: refused {TO}: 550 5.1.1 no such mailbox$"),
+            ("club, shop, none", [TO], "2 of 3 failed: shop, none$"),
+            ("none", [TO], "none: not sent: the backend took no message"),
+            ("shop", ["b@x.net", "me"], "Recipient 'me' must be one email address"),
+            ("shop", ["a@b\nc@d"], r"Recipient 'a@b\\nc@d' must be one email address"),
             (
-                {},
-                f"mailgun:k={LOGIN}",
-                "(a DSN): not sent: the key of a host must not be a DSN",
+                "shop",
+                [f"smtp://{LOGIN}@h"],
+                r"Recipient '\(a DSN\)' must be one email address",
             ),
         ],
     )
-    def test_key_that_is_none_says_so(self, hosts, key, told):
-        message, _ = failure("sendtestemailhosts", key, TO, hosts=hosts)
-        start, _, end = told.partition("...")
-        assert message.startswith(start)
-        assert end in message
-
-    @pytest.mark.parametrize(
-        ("refused", "expected"),
-        [
-            ([TO, "b@x.net"], "not sent: recipients refused: 550 5.1.1 no such mailbox"),
-            (["b@x.net"], "refused b@x.net: 550 5.1.1 no such mailbox"),
-        ],
-    )
-    def test_refused_recipients_say_why(self, refused, expected, start_server):
-        dsn = f"smtp://127.0.0.1:{start_server(refused=refused).port}"
-        assert send_error(dsn, TO, "b@x.net") == f"shop: {expected}"
-
-    @pytest.mark.parametrize(
-        ("recipient", "name"),
-        [
-            ("me", "me"),
-            ("a@b\nc@d", r"a@b\nc@d"),
-            ("a@x.net,b@x.net", "a@x.net,b@x.net"),
-            (f"smtp://{LOGIN}@h", "(a DSN)"),
-        ],
-    )
-    def test_recipient_that_is_no_address_says_so(self, recipient, name):
-        message = send_error("smtp://127.0.0.1:1", "b@x.net", recipient)
-        assert message.startswith(f"Recipient '{name}' must be one email address")
-
-    def test_backend_that_takes_nothing_is_no_success(self, monkeypatch):
-        monkeypatch.setattr(DummyBackend, "send_messages", mock.Mock(return_value=0))
-        assert send_error("dummy:") == "shop: not sent: the backend took no message"
+    def test_says_what_was_not_sent(self, key, recipients, told, start_server):
+        hosts = {
+            "shop": f"smtp://127.0.0.1:{start_server(refused=[TO]).port}",
+            "club": "dummy:",
+            "none": f"backend://{__name__}.TakesNone",
+        }
+        message, _ = failure("sendtestemailhosts", key, *recipients, hosts=hosts)
+        assert re.match(told, message)
 
     def test_error_that_is_not_of_mail_is_raised(self, monkeypatch):
         monkeypatch.setattr(DummyBackend, "send_messages", mock.Mock(side_effect=SystemExit))
         with pytest.raises(SystemExit):
             run("sendtestemailhosts", "shop", TO, hosts={"shop": "dummy:"})
-
-    def test_several_hosts_each_send_a_message(self, start_server, closed_port):
-        server = start_server()
-        hosts = {
-            "up": f"smtp://127.0.0.1:{server.port}",
-            "down": f"smtp://127.0.0.1:{closed_port}",
-        }
-        message, lines = failure("sendtestemailhosts", "down, up", TO, hosts=hosts)
-        assert message == "1 of 2 failed: down"
-        assert lines == [
-            "down: not sent: Connection refused",
-            f"Sent a test message through up to {TO}.",
-        ]
-        assert len(server.received) == 1
 
     def test_mistake_in_another_host_does_not_matter(self, tmp_path):
         hosts = {"folder": f"file:{tmp_path}", "broken": "smpt://h"}
@@ -291,17 +248,16 @@ empty       -           -                     -         -      -              is
         dsn = (
             "console://?_reply_to=Help <help@example.com>&_envelope_from=b@example.com"
             "&_header-X-Shop=Kx7vQz9&_header-X-Mark=1&_redirect_to=qa@example.com"
+            "&_allowed_recipients=example.org, c@d.example"
         )
-        hosts = {"a": dsn, "b": f"{dsn}&_allowed_recipients=example.org, c@d.example"}
-        lines = run("checkemailhosts", hosts=hosts).splitlines()
-        assert lines[2:6] == [
+        lines = run("checkemailhosts", hosts={"a": dsn}).splitlines()
+        assert lines[2:] == [
             "    reply to: Help <help@example.com>",
             "    envelope from: b@example.com",
             "    headers: X-Shop, X-Mark",
             "    redirect to: qa@example.com",
+            "    allowed recipients: example.org, c@d.example",
         ]
-        assert lines[6].startswith("b ")
-        assert lines[7:] == [*lines[2:6], "    allowed recipients: example.org, c@d.example"]
 
     def test_shows_where_tokens_come_from(self):
         grant = (
@@ -323,14 +279,11 @@ empty       -           -                     -         -      -              is
         with override_settings(MAILERS={"a": mailer(**options)}):
             assert "  ***** (oauth2: a callable)  " in run("checkemailhosts", hosts={})
 
-    def test_shows_the_hosts_asked_for(self):
+    def test_shows_the_hosts_asked_for_or_lists_the_known(self):
         lines = run("checkemailhosts", "local", "debug", hosts=self.HOSTS).splitlines()
         assert [line.split()[0] for line in lines] == ["HOST", "local", "debug"]
-
-    def test_unknown_host_lists_the_known(self):
         message, _ = failure("checkemailhosts", "local", "x", hosts=self.HOSTS)
-        assert "'x'" in message
-        assert "shop, newsletter, local, folder, debug, empty" in message
+        assert re.search("'x'.* shop, newsletter, local, folder, debug, empty", message)
 
     def test_no_hosts_are_no_error(self):
         assert run("checkemailhosts", hosts={}) == "EMAIL_HOSTS names no host.\n"
@@ -339,13 +292,10 @@ empty       -           -                     -         -      -              is
         ("key", "dsn", "name", "status"),
         [
             ("shop", f"smtp://{LOGIN}@h?timout=5", "shop", "did you mean 'timeout'"),
-            ("shop", "failover:a,b", "shop", '"a", "b"'),
-            ("shop", "anymail+mailgum:", "shop", "did you mean 'anymail+mailgun'"),
             ("shop", "backend://a.B?port=465", "shop", "cannot be imported"),
             (7, "smtp://h", "7", "must be a string, not int"),
             (f"smtp://{LOGIN}@h".encode(), "smtp://h", "(a DSN)", "not bytes"),
             (f"smtp://{LOGIN}@h", "smtp://h", "(a DSN)", "connection_from_dsn()"),
-            ("a", {"BACKEND": SMTP_BACKEND}, "a", "not dict"),
             ("a\n\x1b[2J", "smpt://h", r"a\n\x1b[2J", "did you mean 'smtp'"),
         ],
     )
@@ -360,23 +310,15 @@ empty       -           -                     -         -      -              is
         printed = run("checkemailhosts", hosts={"a": "submission://h:465"})
         assert "  has port 465" in printed
 
-    @override_settings(EMAIL_HOSTS={"good": "smtp://h", "none": "", "bad": "smpt://h"})
     def test_has_colours_that_can_be_switched_off(self):
-        shown = {}
-        for colours in ("force_color", "no_color"):
-            out = Terminal()
-            with pytest.raises(CommandError, match="1 of 3 failed: bad"):
-                call_command("checkemailhosts", stdout=out, **{colours: True})
-            shown[colours] = out.getvalue()
+        hosts = {"good": "smtp://h", "none": "", "bad": "smpt://h"}
+        _, coloured = failure("checkemailhosts", hosts=hosts, force_color=True)
+        _, plain = failure("checkemailhosts", hosts=hosts, no_color=True)
         style = color_style(force_color=True)
-        for coloured in (
-            style.MIGRATE_HEADING("HOST"),
-            style.SUCCESS("valid"),
-            style.WARNING("is empty"),
-            style.ERROR("unknown scheme"),
-        ):
-            assert coloured.removesuffix("\x1b[0m") in shown["force_color"]
-        assert re.sub(r"\x1b\[[0-9;]*m", "", shown["force_color"]) == shown["no_color"]
+        styles = (style.MIGRATE_HEADING, style.SUCCESS, style.WARNING, style.ERROR)
+        for line, colour in zip(coloured, styles, strict=True):
+            assert colour("|").partition("|")[0] in line
+        assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured] == plain
 
 
 # Ctrl-C is ignored where the tests run in the background.
@@ -405,15 +347,6 @@ class TestConnect:
         server.wait_for_clients_to_go()
         assert [command[:4] for command in server.commands] == ["ehlo", "QUIT"]
 
-    def test_of_hosts_without_a_server_is_none(self, tmp_path):
-        hosts = {
-            "folder": f"file:{tmp_path}/out",
-            "own": f"backend://{__name__}.Hosted?host=example.com",
-        }
-        printed = run("checkemailhosts", hosts=hosts, connect=True)
-        assert printed.count("  OK, no server to connect to\n") == 2
-        assert list((tmp_path / "out").iterdir()) == []
-
     def test_is_none_to_hosts_that_tests_capture(self):
         out = StringIO()
         call_command("checkemailhosts", connect=True, stdout=out)
@@ -425,16 +358,14 @@ class TestConnect:
             "a": f"smtp://127.0.0.1:{start_server().port}",
             "b": f"smtp://127.0.0.1:{closed_port}",
             "c": "smpt://h",
-            "good": "failover:a",
             "half": "roundrobin:c,b,a?_default_from_email=x@example.com",
             "bad": "failover:b,c",
             "worse": "failover:bad,b",
             "itself": "failover:a,itself",
         }
         message, lines = failure("checkemailhosts", hosts=hosts, connect=True)
-        assert message == "5 of 8 failed: b, c, bad, worse, itself"
-        good, half, bad, worse, itself = lines[4:]
-        assert re.search("failover .* a: OK [0-9]+ ms$", good)
+        assert message == "5 of 7 failed: b, c, bad, worse, itself"
+        half, bad, worse, itself = lines[4:]
         assert " roundrobin  c, b, a " in half
         assert re.search("  c: .*'smtp'.*; b: Connection refused; a: OK [0-9]+ ms$", half)
         assert "  b: Connection refused; c: unknown scheme " in bad
@@ -450,7 +381,6 @@ class TestConnect:
             "default": {"BACKEND": "email_hosts.backends.RoutingBackend"},
             "django": {"OPTIONS": server},
             "shop": mailer(**server, **added),
-            "tls": mailer(host="::1", use_tls=True),
             "odd": mailer(host=5),
             "all": {"BACKEND": FAILOVER_BACKEND, "OPTIONS": {"hosts": ["shop"]}},
             "own": {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": CONSOLE, **added}},
@@ -458,11 +388,10 @@ class TestConnect:
         with override_settings(MAILERS=mailers):
             message, lines = failure("checkemailhosts", hosts={})
             tried = run("checkemailhosts", "all", hosts={}, connect=True)
-        assert message == "1 of 5 failed: odd"
+        assert message == "1 of 4 failed: odd"
         assert [line.split()[:4] for line in lines[1:]] == [
             ["shop", "MAILERS", f"127.0.0.1:{server['port']}", "none"],
             ["redirect", "to:", "qa@example.com"],
-            ["tls", "MAILERS", "[::1]:587", "STARTTLS"],
             ["odd", "-", "-", "-"],
             ["all", "MAILERS", "shop", "-"],
             ["own", "MAILERS", "-", "-"],
@@ -476,7 +405,7 @@ class TestConnect:
         hosts = {"default": "smtp://h", "all": "failover:m"}
         _, hidden, several = run("checkemailhosts", hosts=hosts, connect=True).splitlines()
         assert 'MAILERS["default"]' in hidden
-        assert several.endswith("m: not tried, because it is only in MAILERS")
+        assert several.endswith("m: not tried, it is in MAILERS only")
 
     def test_is_made_side_by_side_up_to_a_limit(self, serve, monkeypatch):
         monkeypatch.setattr(concurrently, "MAX_THREADS", 3)
@@ -537,13 +466,6 @@ class TestConnect:
         assert "Traceback" not in printed
 
 
-class Hosted(DummyBackend):
-    """One whose options look like those of an SMTP host."""
-
-    def __init__(self, host, alias=""):
-        super().__init__()
-
-
 # Without control characters, which neither a DSN nor SMTP can have.
 PRINTABLE = st.text(st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1)
 
@@ -579,13 +501,11 @@ class TestFromSettings:
         ("settings", "expected"),
         [
             ({}, "smtp://smtp.example.com"),
-            ({"EMAIL_PORT": 587, "EMAIL_USE_TLS": True}, "submission://smtp.example.com"),
             ({"EMAIL_PORT": "465", "EMAIL_USE_SSL": True}, "submissions://smtp.example.com"),
             ({"EMAIL_USE_TLS": True}, "submission://smtp.example.com:25"),
             ({"EMAIL_HOST": "::1", "EMAIL_PORT": 2525}, "smtp://[::1]:2525"),
             ({"EMAIL_HOST": "fe80::1%eth0"}, "smtp://[fe80::1%25eth0]"),
             ({"EMAIL_HOST": "localhost."}, "smtp://localhost"),
-            ({"EMAIL_TIMEOUT": 2.5}, "smtp://smtp.example.com?timeout=2.5"),
             (
                 FILES,
                 "smtp://smtp.example.com?ssl_certfile=/etc/a%20b.pem&ssl_keyfile=/etc/k%26.pem",
@@ -638,9 +558,7 @@ class TestFromSettings:
                 "EMAIL_USE_SSL and EMAIL_USE_TLS",
             ),
             ({"EMAIL_HOST": ""}, "EMAIL_HOST"),
-            ({"EMAIL_HOST": "https://h", **WITH_LOGIN}, "EMAIL_HOST"),
             ({"EMAIL_PORT": None}, "EMAIL_PORT"),
-            ({"EMAIL_TIMEOUT": 0}, "EMAIL_TIMEOUT"),
             ({"EMAIL_SSL_KEYFILE": "/k.pem"}, "'ssl_keyfile'.*'ssl_certfile'"),
             ({"EMAIL_HOST_USER": "a\nb", "EMAIL_HOST_PASSWORD": "p"}, "control character"),
         ],

@@ -11,19 +11,16 @@ from typing import Any
 import pytest
 from conftest import run_python
 from django.conf import settings as django_settings
-from django.core.mail import EmailMessage
 from django.http import HttpRequest, HttpResponse
-from django.template import Engine, Library, RequestContext
 from django.test import Client, RequestFactory, override_settings
 from django.urls import path
 from django.utils.functional import SimpleLazyObject
 from django.utils.log import AdminEmailHandler
-from django.utils.safestring import SafeString
 from django.views import debug as django_debug
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 
 from email_hosts import debug
-from email_hosts.backends import RoutingBackend, connection_from_dsn, get_connection
+from email_hosts.backends import get_connection
 
 USER, PASSWORD = "Kx7vQz9", "Wj4bYt2"
 STARS = SafeExceptionReporterFilter.cleansed_substitute
@@ -38,27 +35,11 @@ MAILERS = {
 HOSTS: dict[str, Any] = {"shop": VALID, "broken": BROKEN, "number": 5, "empty": ""}
 
 
-def decorated(function):
-    """Wrap a function in a frame with ``args`` and ``kwargs``, as decorators do."""
-
-    def wrapper(*args, **kwargs):
-        return function(*args, **kwargs)
-
-    return wrapper
-
-
-@decorated
-def send(dsn, *, spare):
-    raise ZeroDivisionError
-
-
 def mistake(request):
     """A view with an ordinary mistake, in a project with hosts."""
-    hosts = django_settings.EMAIL_HOSTS
-    several = {**hosts, "other": "this one is shown"}
+    hosts = {**django_settings.EMAIL_HOSTS, "other": "this one is shown"}
     customer = f"  'SUBMISSIONS://{USER}:{PASSWORD}/@smtp.example.net'\n"
-    send(hosts["shop"], spare=customer)
-    return HttpResponse(several)  # pragma: no cover
+    return HttpResponse([hosts, customer, 1 / 0])
 
 
 def broken_host(request):
@@ -66,12 +47,7 @@ def broken_host(request):
     return HttpResponse(get_connection("broken"))
 
 
-def broken_tenant(request):
-    """A view that meets one from elsewhere."""
-    return HttpResponse(connection_from_dsn(django_settings.EMAIL_HOSTS["broken"]))
-
-
-VIEWS: list[Callable[[HttpRequest], HttpResponse]] = [mistake, broken_host, broken_tenant]
+VIEWS: list[Callable[[HttpRequest], HttpResponse]] = [mistake, broken_host]
 urlpatterns = [path(f"{view.__name__}/", view) for view in VIEWS]
 
 
@@ -122,15 +98,10 @@ def mail_to_admins(view, outbox):
     yield from (message.body, message.alternatives[0][0])
 
 
-def mail_of_debug(view, outbox):
-    with override_settings(DEBUG=True):
-        yield from mail_to_admins(view, outbox)
-
-
 @pytest.mark.usefixtures("project")
 @pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer")
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("reports", [debug_pages, mail_to_admins, mail_of_debug])
+@pytest.mark.parametrize("reports", [debug_pages, mail_to_admins])
 def test_report_shows_the_keys_of_hosts_and_no_secret(view, reports, mailoutbox):
     """In settings, environment and variables, as HTML and as text."""
     for report in reports(view, mailoutbox):
@@ -173,15 +144,12 @@ class TestText:
             VALID.upper(),
             f"\n {VALID}\n",
             f"'{VALID}'",
-            f'"{VALID}"',
             "smtp://user:secret@",
             "smtps://h?password=secret",
             "anymail+mailgun://?api_key=secret",
-            "anymail+amazon-ses:?api_key=secret",
             "backend://shop.mail.Backend?key=secret",
             "backend:shop.mail.Backend?key=secret",
             "failover:smtp://user:secret@a,smtp://user:secret@b",
-            "roundrobin:smtp://user:secret@a,spare",
         ],
     )
     def test_dsn_with_a_login_or_options_is_starred(self, dsn, place):
@@ -194,16 +162,11 @@ class TestText:
             "smtp://mail.example.com:25",
             "smtp://mail.example.com?ssl",
             "failover:shop,spare",
-            "console://?_server_email=a@example.com",
             "file:///srv/mail@2?_server_email=a@example.com",
-            "http://backend:8080/?user=5",
             "backend:8080/?user=5",
             "backend: what=?",
             f"My host is {VALID}",
             "postgres://user:secret@db/shop?sslmode=require",
-            "smtp",
-            "",
-            True,
             5,
         ],
     )
@@ -219,6 +182,7 @@ class TestText:
 
 
 BACKEND = MAILERS["shop"]["BACKEND"]
+NO_DICTS: list[Any] = [[VALID], VALID, None, SimpleLazyObject(dict)]
 
 
 class TestSetting:
@@ -235,7 +199,7 @@ class TestSetting:
             *(
                 (name, value, STARS)
                 for name in ("EMAIL_HOSTS", "MAILERS")
-                for value in ([VALID], VALID, None, SimpleLazyObject(dict))
+                for value in NO_DICTS
             ),
             ("SECRET_KEY", "x", STARS),  # Django's own rule
         ],
@@ -270,7 +234,6 @@ class TestVariable:
             (MAILERS["shop"], {"BACKEND": BACKEND, "OPTIONS": STARS}),
             ({"shop": VALID}.items(), [("shop", STARS)]),
             ({"shop": VALID}.values(), [STARS]),
-            ({VALID: "shop"}.keys(), [STARS]),
             ({VALID: "shop"}, {STARS: "shop"}),
             ([("shop", VALID), ("club", "x")], [("shop", STARS), ("club", "x")]),
             ({"mail": {"hosts": [VALID]}}, {"mail": {"hosts": [STARS]}}),
@@ -285,14 +248,8 @@ class TestVariable:
 
     @pytest.mark.parametrize(
         "value",
-        [
-            VALID.encode(),
-            [[[[VALID]]]],
-            {VALID},
-            *(kind(range(debug.MAX_ITEMS + 1)) for kind in (list, tuple, dict.fromkeys)),
-            list(range(100_000)),
-        ],
-        ids=lambda value: str(value)[:20],
+        [VALID.encode(), [[[[VALID]]]], {VALID}, [*range(100_000)]],
+        ids=["bytes", "deep", "set", "long"],
     )
     def test_what_is_not_searched_is_left_alone(self, value):
         assert as_variable(value) is value
@@ -302,10 +259,8 @@ class TestVariable:
         ("within", "keeps_keys"),
         [
             (lambda hosts: hosts, True),
-            (lambda hosts: {"mail": hosts}, True),
-            (lambda hosts: [("x", hosts)], True),
+            (lambda hosts: {"mail": [hosts]}, True),
             (dict.items, False),
-            (dict.values, False),
         ],
     )
     def test_whole_setting_is_starred_however_long(
@@ -321,9 +276,7 @@ class TestVariable:
         settings.EMAIL_HOSTS = None
         assert as_variable(None) is None
 
-    @pytest.mark.parametrize(
-        "module", ["email_hosts", "email_hosts.backends.smtp", "django.core.mail.handler"]
-    )
+    @pytest.mark.parametrize("module", ["email_hosts.backends.smtp", debug.MAKES_MAILER])
     def test_of_our_frames_and_those_that_make_a_mailer_is_starred(self, module):
         names: dict[str, Any] = {"__name__": module}
         exec("def f(a):\n  b = a\n  1 / 0", names)
@@ -332,32 +285,9 @@ class TestVariable:
         variables = debug.EmailHostsReporterFilter().get_traceback_frame_variables
         assert dict(variables(None, frame)) == {"a": STARS, "b": STARS}
 
-    @pytest.mark.parametrize("module", ["email_hosts_of_shop", "shop.email_hosts", None, 5])
+    @pytest.mark.parametrize("module", ["email_hosts_of_shop", "shop.email_hosts", None])
     def test_of_frames_of_others_is_shown(self, module):
         assert as_variable(5, module) == 5
-
-
-def router(message):
-    """A router with an ordinary mistake."""
-    router_variable = "shown"
-    return str(len(router_variable) / 0)
-
-
-def messages():
-    """A generator of messages with one."""
-    generator_variable = "shown"
-    yield EmailMessage(str(len(generator_variable) / 0))
-
-
-@pytest.mark.parametrize(
-    ("variable", "batch"),
-    [("router_variable", lambda: [None]), ("generator_variable", messages)],
-)
-def test_what_we_have_called_keeps_its_variables(variable, batch, settings):
-    settings.EMAIL_HOSTS_ROUTER = router
-    html, _ = reports_of(None, exception_of(RoutingBackend().send_messages, batch()))
-    assert f"<td>{variable}</td>" in html
-    assert "<pre>&#x27;shown&#x27;</pre>" in html
 
 
 class Hostile:
@@ -377,15 +307,6 @@ class Unshowable(Hostile):
     __repr__ = Hostile.fail
 
 
-class HostileKey:
-    """A key that can be hashed once, to become one."""
-
-    hashes = iter([1])
-
-    def __hash__(self):
-        return next(self.hashes)
-
-
 class HostileText(str):
     startswith = lower = partition = __getitem__ = __contains__ = Hostile.fail
 
@@ -399,11 +320,8 @@ VALUES = {
     "hostile": Hostile(),
     "unshowable": Unshowable(),
     "hostile text": HostileText(VALID),
-    "safe text": SafeString("x"),
     "hostile dict": HostileDict(a=VALID),
     "hostile items": [Hostile(), {"a": Unshowable()}],
-    "hostile key": {HostileKey(): VALID},
-    "bytes": VALID.encode(),
 }
 
 
@@ -428,25 +346,6 @@ def test_frame_that_cannot_be_looked_at_shows_no_value(frame_globals, frame_loca
     assert shown(frame_globals, frame_locals) == {}
 
 
-register = Library()
-
-
-@register.inclusion_tag(Engine().from_string("{{ total }}"))
-def basket():
-    """A template tag whose template fails. Django gives it a lazy ``csrf_token``."""
-    return {"total": lambda: 1 / 0}
-
-
-def test_inclusion_tag_that_fails_is_reported(settings):
-    settings.ROOT_URLCONF = __name__
-    request = RequestFactory().get("/")
-    engine = Engine(libraries={"shop": __name__})
-    template = engine.from_string("{% load shop %}{% basket %}")
-    html, text = reports_of(request, exception_of(template.render, RequestContext(request)))
-    assert "<td>csrf_token</td>" in html
-    assert "ZeroDivisionError" in text
-
-
 NAME = "DEFAULT_EXCEPTION_REPORTER_FILTER"
 DJANGOS = "django.views.debug.SafeExceptionReporterFilter"
 
@@ -463,30 +362,14 @@ class TestInstall:
         yield ask
         ask.cache_clear()
 
-    def test_is_done_by_the_app(self):
-        assert getattr(django_settings, NAME) == debug.FILTER
-        assert debug.is_installed()
-
-    def test_works_where_nobody_has_asked_for_the_filter(self, in_force):
-        assert not debug.is_installed()
-        debug.install()
-        assert debug.is_installed()
-        assert type(in_force()) is debug.EmailHostsReporterFilter
-
-    def test_works_where_somebody_keeps_djangos(self, in_force, settings):
-        settings.EMAIL_HOSTS = {"shop": VALID}
-        kept = in_force()
-        get_safe_settings = kept.get_safe_settings
-        assert get_safe_settings()["EMAIL_HOSTS"] == {"shop": VALID}
-        debug.install()
-        assert in_force() is kept
-        assert get_safe_settings()["EMAIL_HOSTS"] == {"shop": STARS}
-
     def test_changes_nothing_the_second_time(self, in_force):
+        assert not debug.is_installed()
         debug.install()
         ours = in_force()
         debug.install()
+        assert debug.is_installed()
         assert in_force() is ours
+        assert type(ours) is debug.EmailHostsReporterFilter
 
     def test_outlasts_a_test_that_overrides_settings(self, in_force):
         with override_settings(DEBUG=True):
@@ -508,10 +391,6 @@ class TestInstall:
         monkeypatch.setattr(django_settings, NAME, f"{__name__}.Filter")
         debug.install()
         assert type(in_force()) is Filter
-
-    def test_is_not_done_with_what_is_no_class(self):
-        with override_settings(**{NAME: "builtins.print"}):
-            assert not debug.is_installed()
 
 
 class Filter(SafeExceptionReporterFilter):

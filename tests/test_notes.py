@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
-from scripted import BODY, CLOSE, HANG, always
+from scripted import BODY, CLOSE, HANG, always, any_of
 
 from email_hosts.backends import (
     EmailHostsBackend,
-    FailoverBackend,
     HostBackend,
     RoutingBackend,
     connection_from_dsn,
@@ -23,7 +22,6 @@ from email_hosts.testing import real_hosts
 
 pytestmark = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
 
-USER, PASSWORD = "Kx7vQz9", "Wj4bYt2"
 # What the server does at a step.
 FAILURES = {
     "timed out": ("banner", HANG),
@@ -35,33 +33,22 @@ FAILURES = {
     "lost": (BODY, CLOSE),
 }
 OTHERS = ["refused", "untrusted", "no TLS", "no STARTTLS"]
+SCHEMES = {"untrusted": "submission", "no TLS": "submissions", "no STARTTLS": "submission"}
+FIRST = pytest.mark.parametrize("failure", ["refused", "recipients"])
 
 
 @pytest.fixture
-def port(failure, serve, start_server, tls, closed_port):
-    """The port of a server with which a send fails so."""
-    if failure == "refused":
-        return closed_port
-    if failure == "untrusted":
-        return start_server(context=tls).port
+def server(failure, serve, start_server, tls, closed_port, settings):
+    """Hosts with whose server a send fails so. Return its address."""
     step, reply = FAILURES.get(failure, ("", ""))
-
-    def script(name: str, argument: str) -> str | None:
-        at_step = always(step, reply)(name, argument)
-        return at_step or ("235 welcome" if name == "AUTH" else None)
-
-    return serve(script, extensions=["AUTH PLAIN", "PIPELINING"]).port
-
-
-@pytest.fixture(autouse=True)
-def hosts(request, settings):
-    if "failure" not in request.fixturenames:
-        return
-    failure, port = request.getfixturevalue("failure"), request.getfixturevalue("port")
-    schemes = {"untrusted": "submission", "no TLS": "submissions", "no STARTTLS": "submission"}
-    login = f"{USER}:{PASSWORD}@"
+    script = any_of(always(step, reply), always("AUTH", "235 welcome"))
+    port = {
+        "refused": lambda: closed_port,
+        "untrusted": lambda: start_server(context=tls).port,
+    }.get(failure, lambda: serve(script, extensions=["AUTH PLAIN", "PIPELINING"]).port)()
     timeout = 0.2 if failure in ("timed out", "no TLS") else 20
-    dsn = f"{schemes.get(failure, 'smtp')}://{login}127.0.0.1:{port}?timeout={timeout}"
+    scheme = SCHEMES.get(failure, "smtp")
+    dsn = f"{scheme}://user:secret@127.0.0.1:{port}?timeout={timeout}"
     settings.EMAIL_HOSTS = {
         "shop": dsn,
         "kept": f"{dsn}&conn_max_age=60",
@@ -69,6 +56,7 @@ def hosts(request, settings):
         "all": "failover:shop",
         "default": "failover:shop",
     }
+    return f"127.0.0.1:{port}"
 
 
 def messages() -> list[EmailMessage]:
@@ -83,31 +71,54 @@ def error_of(connection: Any) -> Any:
 
 @pytest.mark.parametrize("failure", [*FAILURES, *OTHERS])
 @pytest.mark.parametrize("way", ["shop", "kept", "parallel", "all", "router"])
-def test_names_key_and_server_once(failure, way, port):
+def test_names_key_and_server_once(failure, way, server):
     error = error_of(RoutingBackend() if way == "router" else get_connection(way))
     if isinstance(error, AllHostsFailed):
         assert not hasattr(error, "__notes__")  # its text has the keys
         (error,) = error.errors.values()
     key = way if way in ("kept", "parallel") else "shop"
-    assert error.__notes__ == [f'email host "{key}" (127.0.0.1:{port})']
+    assert error.__notes__ == [f'email host "{key}" ({server})']
 
 
-@pytest.mark.parametrize("failure", ["refused"])
-def test_of_open_names_it(failure, port):
-    with pytest.raises(ConnectionRefusedError) as caught:
-        get_connection("shop").open()
-    error: Any = caught.value
-    assert error.__notes__ == [f'email host "shop" (127.0.0.1:{port})']
-
-
-@pytest.mark.parametrize("failure", ["refused", "login", "recipients"])
-def test_of_a_host_without_a_key_names_its_server(failure, port, settings):
+@FIRST
+def test_names_the_server_of_a_host_without_a_key(server, settings):
     dsn = settings.EMAIL_HOSTS["shop"]
     settings.EMAIL_HOSTS_ROUTER = lambda message: connection_from_dsn(dsn)
-    by_hand = EmailHostsBackend("127.0.0.1", port, USER, PASSWORD)
+    by_hand = EmailHostsBackend("127.0.0.1", int(server.partition(":")[2]), "user", "secret")
     with real_hosts():
         for connection in (connection_from_dsn(dsn), by_hand, RoutingBackend()):
-            assert error_of(connection).__notes__ == [f"email host 127.0.0.1:{port}"]
+            assert error_of(connection).__notes__ == [f"email host {server}"]
+
+
+@FIRST
+def test_receivers_see_it(server):
+    seen = []
+
+    def receive(error: Any, **others: Any) -> None:
+        seen.append(error.__notes__)
+
+    message_failed.connect(receive)
+    with suppress(OSError):
+        get_connection("shop").send_messages(messages()[:1])
+    message_failed.disconnect(receive)
+    assert seen == [[f'email host "shop" ({server})']]
+
+
+@FIRST
+@pytest.mark.parametrize("way", ["shop", "parallel", "all", "router", "dsn", "tenant"])
+def test_log_of_fail_silently_names_it(way, server, settings, caplog):
+    dsn = settings.EMAIL_HOSTS["shop"]
+    if way == "tenant":
+        settings.EMAIL_HOSTS_ROUTER = lambda message: connection_from_dsn(dsn)
+    with real_hosts():
+        connection: Any = {
+            "tenant": lambda: RoutingBackend(fail_silently=True),
+            "router": lambda: RoutingBackend(fail_silently=True),
+            "dsn": lambda: connection_from_dsn(dsn, fail_silently=True),
+        }.get(way, lambda: get_connection(way, fail_silently=True))()
+        assert connection.send_messages(messages()) == 0
+    key = "parallel" if way == "parallel" else "shop"
+    assert (server if way in ("dsn", "tenant") else f'host "{key}"') in caplog.text
 
 
 class Outside(BaseEmailBackend):
@@ -122,6 +133,11 @@ class Closed(Outside):
         raise OSError("no")
 
 
+class Unbuilt(BaseEmailBackend):
+    def __init__(self, **options: Any) -> None:
+        raise OSError("no such folder")
+
+
 @pytest.mark.parametrize("backend", [Outside, Closed])
 @pytest.mark.parametrize("of", [list, iter])
 def test_of_a_backend_that_is_not_ours_names_the_key(of, backend):
@@ -132,25 +148,11 @@ def test_of_a_backend_that_is_not_ours_names_the_key(of, backend):
         assert error.__notes__ == [f"email host {expected}"]
 
 
-@pytest.mark.parametrize("failure", ["refused"])
-def test_of_a_failover_made_by_hand_names_its_member(failure, port):
-    error = error_of(FailoverBackend("shop"))
-    assert error.errors["shop"].__notes__ == [f'email host "shop" (127.0.0.1:{port})']
-
-
-class Unbuilt(BaseEmailBackend):
-    def __init__(self, **options: Any) -> None:
-        raise OSError("no such folder")
-
-
-@pytest.mark.parametrize("way", ["failover", "router"])
-def test_of_a_backend_that_cannot_be_made_names_the_key(way, settings):
-    unbuilt = f"backend://{__name__}.Unbuilt"
-    settings.EMAIL_HOSTS = {"own": unbuilt, "all": "failover:own"}
+def test_of_a_backend_that_cannot_be_made_names_the_key(settings):
+    settings.EMAIL_HOSTS = {"own": f"backend://{__name__}.Unbuilt", "all": "failover:own"}
     settings.EMAIL_HOSTS_ROUTER = lambda message: "own"
-    error = error_of(get_connection("all") if way == "failover" else RoutingBackend())
-    error = error.errors["own"] if way == "failover" else error
-    assert error.__notes__ == ['email host "own"']
+    for error in (error_of(get_connection("all")).errors["own"], error_of(RoutingBackend())):
+        assert error.__notes__ == ['email host "own"']
 
 
 def test_of_the_router_itself_names_no_host(settings):
@@ -159,37 +161,3 @@ def test_of_the_router_itself_names_no_host(settings):
 
     settings.EMAIL_HOSTS_ROUTER = router
     assert not hasattr(error_of(RoutingBackend()), "__notes__")
-
-
-@pytest.mark.parametrize("failure", ["login"])
-def test_receivers_see_it(failure, port):
-    seen = []
-
-    def receive(error: Any, **others: Any) -> None:
-        seen.append(error.__notes__)
-
-    message_failed.connect(receive)
-    with suppress(OSError):
-        get_connection("shop").send_messages(messages()[:1])
-    message_failed.disconnect(receive)
-    assert seen == [[f'email host "shop" (127.0.0.1:{port})']]
-
-
-@pytest.mark.parametrize("failure", ["refused", "recipients", "untrusted"])
-@pytest.mark.parametrize("way", ["shop", "parallel", "all", "router", "dsn", "tenant"])
-def test_host_is_in_the_log_of_fail_silently(way, failure, port, settings, caplog):
-    dsn = settings.EMAIL_HOSTS["shop"]
-    if way == "tenant":
-        settings.EMAIL_HOSTS_ROUTER = lambda message: connection_from_dsn(dsn)
-    with real_hosts():
-        connection: Any = {
-            "tenant": lambda: RoutingBackend(fail_silently=True),
-            "router": lambda: RoutingBackend(fail_silently=True),
-            "dsn": lambda: connection_from_dsn(dsn, fail_silently=True),
-        }.get(way, lambda: get_connection(way, fail_silently=True))()
-        assert connection.send_messages(messages()) == 0
-    key = "parallel" if way == "parallel" else "shop"
-    named = f"127.0.0.1:{port}" if way in ("dsn", "tenant") else f'host "{key}"'
-    assert named in caplog.text
-    assert PASSWORD not in caplog.text
-    assert USER not in caplog.text

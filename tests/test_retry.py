@@ -11,13 +11,16 @@ from scripted import BODY, CLOSE, any_of, at
 
 from email_hosts.backends import EmailHostsBackend, HostBackend, can_be_retried
 from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
-from email_hosts.retry import NOT_SENT, PERHAPS, delivery_of, set_delivery
-from email_hosts.smtp.pipelining import Envelope, Transmission
+from email_hosts.retry import NOT_SENT, PERHAPS, set_delivery
 
 
 def caused(error, cause):
     error.__cause__ = cause
     return error
+
+
+def its_own_cause(error):
+    return caused(error, error)
 
 
 def noted(error, delivery):
@@ -67,30 +70,25 @@ TOO_LARGE = smtplib.SMTPSenderRefused(552, b"", "a")
         ),
         (smtplib.SMTPAuthenticationError(535, b""), True),
         (smtplib.SMTPConnectError(554, b""), True),
-        (smtplib.SMTPHeloError(550, b""), True),
         (smtplib.SMTPNotSupportedError("STARTTLS"), True),
-        (smtplib.SMTPDataError(451, b""), True),
-        (smtplib.SMTPDataError(554, b""), False),
         (smtplib.SMTPDataError(400, b""), True),
         (smtplib.SMTPDataError(500, b""), False),
         (smtplib.SMTPDataError(354, b""), False),
         (smtplib.SMTPServerDisconnected("who knows when"), False),
         (noted(smtplib.SMTPServerDisconnected("early"), NOT_SENT), True),
         (noted(smtplib.SMTPServerDisconnected("late"), PERHAPS), False),
-        (noted(ConnectionRefusedError(), PERHAPS), False),
         (noted(smtplib.SMTPSenderRefused(450, b"", "a"), PERHAPS), False),
         (noted(smtplib.SMTPDataError(554, b""), NOT_SENT), False),
         (noted(TimeoutError(), NOT_SENT), True),
         (ConnectionRefusedError(), True),
         (ConnectionResetError(), False),
         (TimeoutError(), False),
+        (its_own_cause(TimeoutError()), False),
         (ValueError("bad header"), False),
         (InvalidEmailHost("no such option"), False),
         (answered(429), True),
         (answered(500), True),
-        (answered(503), True),
         (answered(401), False),
-        (answered(200), False),
         (answered("503"), False),
         (botocore_answered(503), True),
         (botocore_answered(400), False),
@@ -131,12 +129,6 @@ def test_error_of_a_receiver_says_nothing_of_a_message_of_ours(make_error, backe
     assert can_be_retried(caught.value) is expected
 
 
-def test_error_that_is_its_own_cause_is_no_riddle():
-    error = TimeoutError()
-    error.__cause__ = error
-    assert not can_be_retried(error)
-
-
 def test_error_that_the_caller_is_handling_says_nothing():
     try:
         raise ConnectionRefusedError
@@ -148,41 +140,30 @@ def test_error_that_the_caller_is_handling_says_nothing():
             assert not can_be_retried(error)
 
 
-def test_what_is_known_of_an_error_is_not_overwritten():
-    error = noted(TimeoutError(), NOT_SENT)
-    set_delivery(error, PERHAPS, unless_known=True)
-    assert delivery_of(error) == NOT_SENT
-
-
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (smtplib.SMTPDataError(451, b""), NOT_SENT),
-        (smtplib.SMTPDataError(250, b""), PERHAPS),
-        (smtplib.SMTPRecipientsRefused({}), NOT_SENT),
-        (smtplib.SMTPNotSupportedError("SMTPUTF8"), NOT_SENT),
-        (smtplib.SMTPServerDisconnected("lost"), PERHAPS),
+        (smtplib.SMTPDataError(451, b""), True),
+        (smtplib.SMTPDataError(250, b""), False),
+        (smtplib.SMTPRecipientsRefused({"b@example.net": (450, b"")}), True),
+        (smtplib.SMTPServerDisconnected("lost"), False),
     ],
 )
-def test_errors_of_a_mocked_smtplib_tell_by_their_class(error, expected):
-    connection = mock.Mock(sendmail=mock.Mock(side_effect=error))
-    envelope = Envelope("a@example.com", ["b@example.net"], b"")
-    sending = Transmission(iter([envelope]), "server", look_ahead=True)
-    (result,) = sending.over(connection)
-    caught: Any = result.error
-    assert caught is error
-    assert delivery_of(caught) == expected
+def test_errors_of_a_mocked_smtplib_tell_by_their_class(error, expected, message):
+    with mock.patch("smtplib.SMTP", autospec=True) as mocked:
+        mocked.return_value.sendmail.side_effect = error
+        with pytest.raises(type(error)) as caught:
+            EmailHostsBackend("127.0.0.1", 25).send_messages([message])
+    assert can_be_retried(caught.value) is expected
 
 
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
         (at("banner", CLOSE), True),
-        (at("banner", "554 no"), True),
         (at("AUTH", "535 no"), True),
         (at("DATA", CLOSE), True),
         (at(BODY, "451 later"), True),
-        (at(BODY, "554 spam"), False),
         (at(BODY, CLOSE), False),
         (at(BODY, "what?"), False),
         (at(BODY, "250-" + 9000 * "x"), False),

@@ -131,7 +131,8 @@ class TestFailure:
 
     def test_is_shown_to_a_receiver_without_the_login(self, failure, way):
         """While frames are still at work, and afterwards."""
-        errors, shown = [], []
+        errors: list[Exception] = []
+        shown: list[str] = []
 
         def receive(error, **others):
             errors.append(error)
