@@ -3,6 +3,7 @@
 import smtplib
 import socket
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -83,12 +84,8 @@ class Watched:
     """
 
     def __init__(self, connection, sends=id, has_sent=id, reads=tuple):
-        self.sock, self.sends, self.has_sent, self.reads = (
-            connection.sock,
-            sends,
-            has_sent,
-            reads,
-        )
+        self.sends, self.has_sent, self.reads = sends, has_sent, reads
+        self.sock = connection.sock
         connection.sock, connection.file = self, None
 
     def __getattr__(self, name):
@@ -114,10 +111,7 @@ FAULTS = {
     "nobody to send to": (lambda: at("none"), "+ a + b +"),
     "bad address": (lambda: at("none"), "a a@b@c d"),
     "EHLO refused": (lambda: at("EHLO", "502 no"), "a b"),
-    "EHLO and HELO refused": (
-        lambda: any_of(at("EHLO", "502 no"), at("HELO", "502 no")),
-        "a b",
-    ),
+    "EHLO and HELO no": (lambda: any_of(at("EHLO", "502 x"), at("HELO", "502 x")), "a b"),
     "banner refused": (lambda: at("banner", "554 no"), "a"),
     "banner close": (lambda: at("banner", CLOSE), "a"),
     "MAIL refused": (lambda: at("MAIL", "550 no"), "a b"),
@@ -156,6 +150,10 @@ FAULTS = {
     "RCPT out of order": (lambda: to("b@", "503 no"), "a+b c"),
     "DATA out of order": (lambda: always("DATA", "502 no"), "a b"),
     "MAIL goodbye": (lambda: always("MAIL", "221 bye"), "a b"),
+    "all refused and close": (
+        lambda: any_of(to("<x", "550 no"), at("DATA", CLOSE)),
+        "+".join(f"x{i}" for i in range(20)),
+    ),
     "twenty refused and goodbye": (
         lambda: any_of(to("<x", "550 no"), to("z", "421 bye" + AND_CLOSE)),
         "+".join([*(f"x{i}" for i in range(20)), "z", "b"]),
@@ -418,15 +416,6 @@ class TestRefusalBeforeTheEnd:
         assert sum("<x0@" in command for command in server.commands) == 1
         assert server.connections == 2
 
-    @pytest.mark.parametrize("end", ["421 bye" + AND_CLOSE, CLOSE, RESET])
-    def test_of_all_is_the_error(self, end, serve):
-        server = serve(any_of(to("<x", "550 no"), at("DATA", end)))
-        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
-            ours(server).send_messages(mails(self.TWENTY))
-        assert len(caught.value.recipients) == 20
-        assert not can_be_retried(caught.value)
-        assert server.connections == 1
-
     @pytest.mark.parametrize("fail_silently", [False, True])
     def test_of_some_is_told_although_the_rest_is_lost(self, fail_silently, serve):
         server = serve(any_of(to("<x", "550 no"), to("z@", CLOSE)))
@@ -533,10 +522,11 @@ def test_pace_of_a_server_is_found_out_and_remembered(name, serve, monkeypatch):
     make_script, sends, arrive, connections, fastest = PACES[name]
     monkeypatch.setitem(PATIENCE, Pace.AHEAD, 0.2)
     server = serve(make_script())
-    is_silent = "silent" in name or HANG in name
+    timeout = 0.3 if "silent" in name else 20
+    began = time.monotonic()
     for names in sends.split():
-        backend = ours(server, fail_silently=True, timeout=0.3 if is_silent else 20)
-        backend.send_messages(mails(*names))
+        ours(server, fail_silently=True, timeout=timeout).send_messages(mails(*names))
+    assert time.monotonic() - began < 15
     assert "".join(names_of(server)) == arrive
     assert server.connections == connections
     assert pace_of(f"127.0.0.1:{server.port}").fastest is fastest
@@ -566,18 +556,6 @@ class TestPace:
         expected = [PATIENCE[Pace.GROUPED], timeout] if is_new else [timeout]
         assert [*dict.fromkeys(timeouts)] == [expected[0], 0, *expected[1:]]  # 0: a look
 
-    @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA"])
-    def test_that_is_swallowed_is_not_waited_for_long(self, step, serve, monkeypatch):
-        monkeypatch.setitem(PATIENCE, Pace.AHEAD, 0.2)
-        timeouts = []
-        with smtp(serve(at(step, None, HANG))) as connection:
-            limit = open_socket(connection).gettimeout
-            Watched(connection, reads=lambda: timeouts.append(limit()))
-            sending = transmission(envelopes("a", "b"))
-            assert [result.error for result in sending.over(connection)] == [None]
-        assert timeouts[-1] == 0.2
-        assert not sending.is_over
-
     def test_ahead_is_a_write_of_its_own(self, serve):
         """And so a TLS record: a server may stop reading at the end of the body."""
         written: list[bytes] = []
@@ -585,12 +563,6 @@ class TestPace:
             Watched(connection, sends=written.append)
             list(send(connection, "a", "b"))
         assert [data[:4] for data in written] == [b"MAIL", b"Hell", b"MAIL", b"Hell"]
-
-    def test_ahead_leaves_the_timeout_as_it_was(self, serve):
-        with ours(serve(behind("550 no"))) as backend:
-            with pytest.raises(smtplib.SMTPSenderRefused):
-                backend.send_messages(mails("a", "b"))
-            assert backend.connection.sock.gettimeout() == 20
 
     def test_ahead_that_breaks_does_not_hide_the_reply_to_the_body(self, serve):
         server = serve()
@@ -620,21 +592,6 @@ class TestPace:
 class TestTransmission:
     """Envelopes are asked for in time, and each has one result."""
 
-    def test_asks_for_nothing_early_unless_it_may(self, serve):
-        asked = []
-
-        def coming():
-            for envelope in envelopes(*"abc"):
-                asked.append(envelope)
-                yield envelope
-
-        with smtp(serve()) as connection:
-            sending = transmission(coming(), look_ahead=False)
-            counts = [len(asked) for _ in sending.over(connection)]
-        assert counts == [1, 2, 3]
-        assert sending.is_over
-        assert sending.current is None
-
     @pytest.mark.parametrize("kind", [smtplib.SMTP, SMTP])
     @pytest.mark.parametrize("look_ahead", [True, False])
     def test_error_of_an_envelope_is_its_result(self, kind, look_ahead, serve):
@@ -651,20 +608,6 @@ class TestTransmission:
         assert results[1].envelope.message == "mine"
         assert names_of(server) == ["a@", "c@"]
         assert not any("b@" in command for command in server.commands)
-
-    @pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
-    def test_interruption_ends_the_connection(self, error, serve):
-        def interrupt():
-            raise error
-
-        with smtp(serve()) as connection:
-            connection.ehlo()
-            Watched(connection, reads=interrupt)
-            sending = transmission(envelopes("a"))
-            with pytest.raises(error):
-                next(sending.over(connection))
-            assert sending.current.recipients == ["a@"]
-            assert connection.sock is None
 
     def test_caller_that_stops_leaves_no_command_without_a_reply(self, serve):
         with smtp(serve()) as connection:
@@ -745,33 +688,6 @@ class TestSignalHandler:
         assert not can_be_retried(caught.value)
         assert server.wait_for(2)
         assert server.connections == 1
-
-    def test_after_the_body_leaves_it_open_too(self, error, serve):
-        written: list[bytes] = []
-
-        def ring():
-            if written and written[-1].endswith(END):
-                raise error
-
-        with smtp(serve()) as connection:
-            Watched(connection, sends=written.append, reads=ring)
-            result = next(send(connection, "a"))
-            assert "rings" in str(result.error)
-            assert not can_be_retried(result.error)
-            assert connection.sock is None
-
-    def test_while_the_next_message_is_made_is_for_that(self, error, serve):
-        def coming():
-            yield from envelopes("a")
-            raise error
-
-        with smtp(serve()) as connection:
-            results = transmission(coming()).over(connection)
-            assert next(results).error is None
-            with pytest.raises(OSError, match="rings") as caught:
-                next(results)
-            assert connection.noop()[0] == 250
-        assert caught.value is error
 
 
 def test_connection_in_step_is_used_again(serve):
