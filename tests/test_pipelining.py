@@ -2,7 +2,6 @@
 
 import smtplib
 import socket
-import threading
 import time
 from collections import Counter
 
@@ -377,17 +376,6 @@ class TestSurprise:
             ours(server).send_messages(mails("a"))
         assert delivery_of(caught.value) == NOT_SENT
         assert server.accepted == []
-
-    def test_body_that_is_not_read_is_not_sent(self, serve):
-        end = threading.Event()
-
-        def script(step, argument):
-            return CLOSE if step == "CONTENT" and end.wait(20) else None
-
-        with pytest.raises(smtplib.SMTPServerDisconnected, match="timed out") as caught:
-            ours(serve(script), timeout=0.3).send_messages(mails("a", content=LARGE))
-        end.set()
-        assert delivery_of(caught.value) == NOT_SENT
 
 
 def wait_for_bytes(connection, expected):
