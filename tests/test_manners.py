@@ -4,6 +4,7 @@ import logging
 import smtplib
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import manners
 import pytest
@@ -21,7 +22,7 @@ GROUP = b"MAIL FROM:<sender@example.com> size=999\r\nRCPT TO:<1@example.net>\r\n
 REFUSAL = b"503 5.5.1 bad sequence of commands\r\n"
 
 # What servers do with what is behind a body. It costs nobody a message, as a rule.
-BEHIND = {
+BEHIND: Any = {
     "swallows": (manners.Swallows, {}),
     "refuses": (manners.Swallows, {"each": REFUSAL}),
     "refuses once": (manners.Swallows, {"once": REFUSAL}),
@@ -43,7 +44,7 @@ ALONE = {
     "closes": (manners.Proxy, {"once": CLOSE}),
     "resets": (manners.Proxy, {"once": RESET}),
 }
-OTHERS = {
+OTHERS: Any = {
     "none": (manners.Session, {}),
     "tires": (manners.Tires, {}),
     "defers": (manners.Defers, {}),
@@ -91,14 +92,14 @@ def send(server, batches=(range(COUNT),), *, of=list, **options):
 
 
 ONE_BY_ONE = [[number] for number in range(COUNT)]
-AHEAD = {  # what writes ahead
+AHEAD: Any = {  # what writes ahead
     "list": send,
     "kept": partial(send, batches=[[0, 1], [2, 3], [4, 5]], conn_max_age=60),
     "silently": partial(send, fail_silently=True),
     "parallel": partial(send, parallel=3),
     "parallel kept": partial(send, parallel=3, conn_max_age=60, fail_silently=True),
 }
-GROUPED = {
+GROUPED: Any = {
     "singly": partial(send, batches=ONE_BY_ONE),
     "generator": partial(send, of=iter),
     "kept singly": partial(send, batches=ONE_BY_ONE, conn_max_age=60),

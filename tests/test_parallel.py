@@ -576,15 +576,23 @@ def test_threads_that_cannot_be_started_leave_the_work_to_the_others(
         lambda dsn: get_connection("plain", parallel=4),
         lambda dsn: connection_from_dsn(f"{dsn}?parallel=4"),
         lambda dsn: RoutingBackend(),
-        pytest.param(lambda dsn: mail.mailers["news"], marks=needs_mailers),
     ],
 )
 def test_may_be_an_option_of_a_dsn_or_a_call(connect, serve):
     server = serve(together(4))
     dsn = f"smtp://127.0.0.1:{server.port}"
     hosts = {"news": f"{dsn}?parallel=4", "plain": dsn, "default": f"{dsn}?parallel=4"}
-    with override_settings(EMAIL_HOSTS=hosts, MAILERS=mailers(hosts)), real_hosts():
+    with override_settings(EMAIL_HOSTS=hosts), real_hosts():
         assert connect(dsn).send_messages(messages(4)) == 4
+    assert server.connections == 4
+
+
+@needs_mailers
+def test_may_be_an_option_of_a_mailer(serve):  # pragma: mailers-only
+    server = serve(together(4))
+    hosts = {"news": f"smtp://127.0.0.1:{server.port}?parallel=4"}
+    with override_settings(MAILERS=mailers(hosts)):
+        assert mail.mailers["news"].send_messages(messages(4)) == 4
     assert server.connections == 4
 
 

@@ -4,6 +4,8 @@ import smtplib
 import socket
 import time
 from collections import Counter
+from functools import partial
+from typing import Any
 
 import pytest
 from conftest import mails
@@ -463,7 +465,7 @@ def behind(action):
 
 # What a server does with commands in groups, what it is sent (one word for each call), how
 # many arrive, over how many connections, and the fastest pace that is worth trying then.
-PACES = {
+PACES: Any = {
     "takes all": (lambda: at("none"), "abc def", "abcdef", 2, Pace.AHEAD),
     "refuses what is behind": (lambda: behind("503 wait"), "ab", "ab", 2, Pace.GROUPED),
     "and a group": (lambda: at("MAIL", None, *["503 x"] * 2), "abcd", "abcd", 3, Pace.SINGLE),
@@ -493,14 +495,14 @@ for code in (500, 501, 502, 503, 504):
     for step in ("MAIL", "RCPT", "DATA"):
         fastest = Pace.SINGLE if code in (501, 504) else Pace.AHEAD
         PACES[f"{code} to {step}"] = (
-            lambda step=step, code=code: always(step, f"{code} no"),
+            partial(always, step, f"{code} no"),
             *("a", "", 2, fastest),
         )
 # Behind a body, nobody has the message, whatever happens.
 for step in ("MAIL", "RCPT", "DATA"):
     for action in ("503 wait", "500 what?", "421 bye", CLOSE, RESET, HANG):
         PACES[f"{action} to {step} behind"] = (
-            lambda step=step, action=action: at(step, None, action),
+            partial(at, step, None, action),
             *("abc", "abc", 2, Pace.GROUPED),
         )
 
@@ -608,7 +610,7 @@ class TestTransmission:
     def test_ring_while_the_envelope_is_made_into_commands(self, error, serve):
         """Nothing has been written."""
 
-        class Ringing(list):
+        class Ringing(list[str]):
             def __iter__(self):
                 raise error
 

@@ -302,11 +302,11 @@ class TestConnection:
         calls = []
 
         class Own(smtplib.SMTP):
-            def sendmail(self, sender, recipients, *args, **options):
-                calls.append(recipients[0][0])
+            def sendmail(self, from_addr, to_addrs, *args, **options):
+                calls.append(to_addrs[0][0])
                 if len(calls) == 2:
                     raise smtplib.SMTPDataError(554, b"no")
-                return super().sendmail(sender, recipients, *args, **options)
+                return super().sendmail(from_addr, to_addrs, *args, **options)
 
         server = serve()
         with mock.patch.object(EmailHostsBackend, "connection_class", Own):
