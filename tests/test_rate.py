@@ -457,7 +457,7 @@ class TestCacheThatFails:
             with use_cache(backend, location, **TIMEOUTS[backend]):
                 began = time.monotonic()
                 self.goes_on(caplog, reason)
-                assert time.monotonic() - began < 1
+                assert not is_silent or time.monotonic() - began < 1
 
     def test_because_it_is_slow(self, clock, fail, caplog):
         def slow(*args):
