@@ -298,9 +298,16 @@ class TestError:
     @pytest.mark.parametrize("turn", range(2))
     def test_doubt_is_raised_before_certainty(self, turn, serve):
         """One message may have been delivered, and the other was certainly not."""
-        script = any_of(together(2), to("later@", "450 later"), at(BODY, TAKEN))
+        is_refused = threading.Event()
+
+        def script(step, argument):
+            if step == "QUIT":
+                is_refused.set()
+            return TAKEN if step == BODY and is_refused.wait(20) else None
+
         batch = mails(*["later", "a"][:: 1 - 2 * turn])
-        error = error_of(host(serve(script, extensions=STEPWISE)), batch)
+        server = serve(any_of(together(2), to("later@", "450 later"), script))
+        error = error_of(host(server), batch)
         assert type(error).__name__ == "SMTPServerDisconnected"
         assert error.sent == []
 

@@ -599,6 +599,18 @@ class TestTransmission:
         assert names_of(server) == ["a@", "c@"]
         assert not any("b@" in command for command in server.commands)
 
+    def test_error_of_the_iterator_is_raised_in_its_turn(self, serve):
+        def coming():
+            yield from envelopes("a")
+            raise LookupError
+
+        with smtp(serve()) as connection:
+            results = transmission(coming()).over(connection)
+            assert next(results).error is None
+            with pytest.raises(LookupError):
+                next(results)
+            assert connection.noop()[0] == 250
+
     def test_caller_that_stops_leaves_no_command_without_a_reply(self, serve):
         with smtp(serve()) as connection:
             results = send(connection, *"abc")

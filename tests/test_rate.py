@@ -523,6 +523,11 @@ class TestCacheThatFails:
         clock.now += 60
         assert take("shop", [PER_DAY]) > 0
 
+    def test_makes_usage_unknown(self, fail, caplog):
+        fail("get_many", OSError())
+        assert usage("shop", [PER_MINUTE, PER_DAY]) == (None, None)
+        assert len(caplog.records) == 1
+
     @pytest.mark.parametrize("method", ["incr", "decr", "get_many"])
     def test_does_not_hide_a_time_limit(self, method, fail):
         class SoftTimeLimitExceeded(Exception):
