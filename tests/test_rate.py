@@ -155,6 +155,7 @@ class TestTake:
         for number in range(20):
             assert take(f"host{number + 20}", [PER_MINUTE], 3) == 0
         assert take("host39", [PER_MINUTE]) > 0
+        assert len(rate._memory.past) <= 10
         assert take("day", [PER_DAY]) == 0
 
     def test_starts_anew_in_another_process(self, monkeypatch):

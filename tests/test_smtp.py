@@ -131,6 +131,11 @@ class TestFailure:
                 host.send_messages([message])
         assert host.connection is None
 
+    @pytest.mark.parametrize("login", ["%C3%BCser:pw", "user:%C3%BCpw"])
+    def test_to_encode_the_login_is_told_before_connecting(self, login, connect):
+        with pytest.raises(InvalidEmailHost, match="must be ASCII"):
+            connect(f"smtp://{login}@127.0.0.1:1").open()
+
     def test_to_get_tls_is_no_reason_to_go_without(self, start_server, shop, message):
         server = start_server()
         host = shop(server, scheme="submission", fail_silently=True)
