@@ -536,17 +536,6 @@ class TestInterruption:
         assert 1 <= number == len(server.accepted) < 200
         assert recipients(server) == of(error.sent)
 
-    def test_in_a_single_message_sends_it_no_second_time(self, interrupt, serve):
-        def script(step, argument):
-            if step == BODY:
-                interrupt()
-
-        server = serve(script)
-        with pytest.raises((KeyboardInterrupt, TimeLimit, TimeoutError, OSError)):
-            host(server).send_messages(messages(1))
-        assert server.connections == 1
-        assert server.commands.count("DATA") == 1
-
     def test_at_any_moment_sends_nothing_after_the_call(self):
         """In a process of its own: CPython tells of threads that were hit while they started.
 
