@@ -405,7 +405,7 @@ class TestConnect:
         hosts = {"default": "smtp://h", "all": "failover:m"}
         _, hidden, several = run("checkemailhosts", hosts=hosts, connect=True).splitlines()
         assert 'MAILERS["default"]' in hidden
-        assert several.endswith("m: not tried, it is in MAILERS only")
+        assert several.endswith("m: not tried, because it is only in MAILERS")
 
     def test_is_made_side_by_side_up_to_a_limit(self, serve, monkeypatch):
         monkeypatch.setattr(concurrently, "MAX_THREADS", 3)

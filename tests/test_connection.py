@@ -88,14 +88,6 @@ class TestReply:
             SMTP().getreply()
 
 
-@pytest.mark.parametrize("implicit", [True, False])
-def test_backend_connects_with_these_limits(implicit, start_server, tls, cafile):
-    port = start_server(context=tls, implicit=implicit).port
-    options = {"use_ssl": implicit, "use_tls": not implicit, "ssl_cafile": str(cafile)}
-    with EmailHostsBackend("127.0.0.1", port, **options) as backend:
-        assert isinstance(backend.connection, SMTP)
-
-
 class TestGreeting:
     """EHLO, and HELO where that is refused."""
 

@@ -125,11 +125,26 @@ def test_interrupted_wait_is_over(hosts, monkeypatch):
     assert (error.sent, error.unsent) == (batch[:1], batch[1:])
 
 
+def test_wait_has_an_end_when_others_are_faster(hosts, clock, monkeypatch):
+    hosts(shop="{}?rate=1/m&timeout=100")
+
+    def sleep(seconds):
+        clock.naps.append(seconds)
+        assert len(clock.naps) < 3
+        clock.now += seconds
+        rate.take("shop", rate.limits("1/m"))
+
+    monkeypatch.setattr(rate, "sleep", sleep)
+    with pytest.raises(RateLimited):
+        get_connection("shop").send_messages(mails("a", "b"))
+    assert clock.naps == [61]
+
+
 class TestFailover:
     """Full hosts are passed over, and are not down."""
 
     def test_spills_over_to_the_next_host_and_back(self, hosts, clock):
-        query = "{}?rate=2/m&timeout=10"
+        query = "{}?rate=2/m&timeout=100"  # for which nobody waits while another is free
         servers = hosts(a=query, b=query, all="failover:a,b")
         connection = get_connection("all")
         assert connection.send_messages(mails(*"1234")) == 4

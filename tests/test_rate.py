@@ -16,11 +16,12 @@ from unittest import mock
 
 import pytest
 import rate_worker
-from conftest import Clock, TimeLimit, run_python
+from conftest import Clock, run_python
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.test import override_settings
 from hypothesis import given
+from hypothesis import settings as of_hypothesis
 from hypothesis import strategies as st
 
 from email_hosts import rate
@@ -52,51 +53,40 @@ def use_cache(backend, location="", **options):
     return override_settings(CACHES={"default": default}, EMAIL_HOSTS_CACHE="default")
 
 
-MUST_BE = 'must be a whole number per second, minute, hour or day; write it like "30/m"'
-ONE_EACH = "has two limits for one span; remove 20/m or the other one"
-
-
 class TestOption:
     @pytest.mark.parametrize(
-        ("text", "expected"),
+        "value",
         [
-            ("14/s", (Limit(14, 1),)),
-            ("30/m", (Limit(30, 60),)),
-            ("100/h", (Limit(100, 3600),)),
-            ("0500/d", (Limit(500, 86400),)),
-            ("50000/d, 14/s ", (Limit(50000, 86400), Limit(14, 1))),
+            *("30", "/m", "0/m", "-1/m", "1.5/m", "30/M", "30/w", "30/min", "30/m,", "30m"),
+            *("30/m;1/s", "٣/m", "1e3/m", "9999999999/d"),
+            *([30], [Limit(0, 60)], [Limit(30, 7)], []),
         ],
     )
-    def test_is_a_number_for_each_span(self, text, expected):
-        assert parse(f"smtp://h?rate={text}").options["rate"] == expected
-        assert from_python(parse("smtp://h"), {"rate": text}).options["rate"] == expected
+    def test_is_a_number_for_each_span(self, value):
+        with pytest.raises(InvalidEmailHost, match="must be a whole number per second, "):
+            from_python(parse("smtp://h"), {"rate": value})
 
     @pytest.mark.parametrize(
         ("value", "reason"),
         [
-            *((text, MUST_BE) for text in ("", "30", "/m", "0/m", "-1/m", "1.5/m", "30/M")),
-            *((text, MUST_BE) for text in ("30/w", "30/min", "30/m,", "30m", "30/m;1/s")),
-            *((text, MUST_BE) for text in ("٣/m", "1e3/m", "9999999999/d")),
-            ("30/m,20/m", ONE_EACH),
-            (30, MUST_BE),
-            (b"30/m", MUST_BE),
-            *((value, MUST_BE) for value in ([30], [Limit(0, 60)], [Limit(30, 7)], [])),
+            (30, 'must be .*; write it like "30/m"'),
+            (b"30/m", 'must be .*; write it like "30/m"'),
+            ("30/m,20/m", "has two limits for one span; remove 20/m or the other one"),
         ],
     )
-    def test_says_what_it_must_be(self, value, reason):
-        is_text = isinstance(value, str)
-        dsn = f"smtp://h?rate={value}" if is_text else "smtp://h"
+    def test_is_text_and_has_each_span_once(self, value, reason):
         with pytest.raises(InvalidEmailHost, match=f"option 'rate' {reason}"):
-            from_python(parse(dsn), {} if is_text else {"rate": value})
+            from_python(parse("smtp://h"), {"rate": value})
 
     @pytest.mark.parametrize(
         "change", [tuple, list, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))]
     )
     def test_can_be_given_again(self, change):
-        limits = parse("smtp://h?rate=14/s,50000/d").options["rate"]
+        limits = parse("smtp://h?rate=14/s,50000/d,0100/h, 30/m").options["rate"]
+        assert limits == (Limit(14, 1), Limit(50000, 86400), Limit(100, 3600), Limit(30, 60))
         again = from_python(parse("smtp://h"), {"rate": change(limits)})
         assert again.options["rate"] == limits
-        assert [str(limit) for limit in limits] == ["14/s", "50000/d"]
+        assert [str(limit) for limit in limits] == ["14/s", "50000/d", "100/h", "30/m"]
 
     @pytest.mark.parametrize(
         "dsn", ["smtp://h", "console:", "failover:shop", "anymail+brevo:", "backend://a.b.C"]
@@ -110,18 +100,9 @@ class TestOption:
             assert each.options["rate"] == (Limit(30, 60),)
             assert each.options["rate_by"] == "recipients"
 
-    @pytest.mark.parametrize(
-        ("query", "reason"),
-        [
-            ("rate=1/s&rate_by=mails", "option 'rate_by' must be messages or recipients"),
-            ("rate_by=messages", "option 'rate_by' needs 'rate' beside it"),
-        ],
-    )
-    def test_counts_messages_or_recipients(self, query, reason):
-        with pytest.raises(InvalidEmailHost, match=reason):
-            parse(f"smtp://h?{query}")
-        table = parse("smtp://h").table
-        assert (table["rate"].default, table["rate_by"].default) == ((), "messages")
+    def test_of_recipients_needs_a_number(self):
+        with pytest.raises(InvalidEmailHost, match="'rate_by' needs 'rate' beside it"):
+            parse("smtp://h?rate_by=messages")
 
 
 class TestTake:
@@ -130,7 +111,9 @@ class TestTake:
         assert take("shop", [PER_MINUTE], 2) > 0
         assert take("shop", [PER_MINUTE], 1) == take("club", [PER_MINUTE], 3) == 0
         assert take("shop", [PER_MINUTE], 1) > 0
+        assert take("shop", [Limit(4, 60)], 1) == 0  # it goes on counting
         assert take("shop", [Limit(100, 60), PER_MINUTE], 4) == math.inf
+        assert usage("shop", [PER_MINUTE, PER_DAY]) == (None, None)  # which a cache knows
         assert take("shop", []) == 0
 
     def test_tells_when_to_ask_again(self, clock):
@@ -155,11 +138,6 @@ class TestTake:
         clock.now += 1.1
         assert take("shop", limits, 1) > 80_000
 
-    def test_goes_on_counting_when_a_limit_is_changed(self):
-        take("shop", [Limit(3, 60)], 3)
-        assert take("shop", [Limit(4, 60)], 1) == 0
-        assert take("shop", [Limit(4, 60)], 1) > 0
-
     def test_counts_again_where_a_slice_ends_meanwhile(self, monkeypatch):
         now = 1_800_000_000.0
         times = iter([now, now, now + 2])  # asked when it begins, counts and judges
@@ -179,6 +157,7 @@ class TestTake:
         for number in range(20):
             assert take(f"host{number + 20}", [PER_MINUTE], 3) == 0
         assert take("host39", [PER_MINUTE]) > 0
+        assert len(rate._memory.past) <= 10
         assert take("day", [PER_DAY]) == 0
 
     def test_starts_anew_in_another_process(self, monkeypatch):
@@ -201,6 +180,7 @@ LIMITS = st.sampled_from([Limit(n, span) for n in (1, 2, 5, 20) for span in (1, 
 GAPS = st.one_of(st.just(0.0), st.floats(0, 0.1), st.floats(0, 2.5))
 
 
+@of_hypothesis(deadline=None)
 @given(limit=LIMITS, gaps=st.lists(GAPS, min_size=1, max_size=80), start=st.floats(0, 1))
 def test_no_span_has_more_than_the_limit(limit, gaps, start):
     clock = Clock()
@@ -226,6 +206,7 @@ def test_no_span_has_more_than_the_limit(limit, gaps, start):
 OFFERS = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5)), min_size=1, max_size=80)
 
 
+@of_hypothesis(deadline=None)
 @given(offers=OFFERS)
 def test_no_span_has_more_recipients_than_any_limit(offers):
     clock = Clock()
@@ -251,32 +232,19 @@ class TestWait:
         assert take("shop", [PER_MINUTE]) > 0
 
     @pytest.mark.parametrize(
-        ("limits", "number", "text", "retry_after"),
+        ("limits", "number", "text", "seconds"),
         [
             ([PER_MINUTE], 1, "its limit of 3/m is reached; ask again in 61 s", 61),
-            (
-                [PER_SECOND, PER_DAY],
-                *(1, "its limit of 4/d is reached; ask again in 87840 s", 87840),
-            ),
-            (
-                [PER_MINUTE],
-                *(
-                    4,
-                    "a message to 4 recipients can never be sent with its limit of 3/m",
-                    math.inf,
-                ),
-            ),
+            ([PER_SECOND, PER_DAY], 1, "its limit of 4/d is reached", 87840),
+            ([PER_MINUTE], 4, "a message to 4 recipients can never be sent", math.inf),
         ],
     )
-    def test_does_not_begin_if_the_turn_comes_too_late(
-        self, limits, number, text, retry_after, clock
-    ):
+    def test_does_not_begin_if_that_is_too_late(self, limits, number, text, seconds, clock):
         for limit in limits:
             take("shop", [limit], limit.number)
-        with pytest.raises(RateLimited) as caught:
+        with pytest.raises(RateLimited, match=f'^host "shop": {text}') as caught:
             wait_for_turn("shop", limits, number, 60, alias="shop")
-        assert str(caught.value) == f'host "shop": {text}'
-        assert (caught.value.alias, caught.value.retry_after) == ("shop", retry_after)
+        assert (caught.value.alias, caught.value.retry_after) == ("shop", seconds)
         assert clock.naps == []
 
     def test_ends_when_others_were_faster(self, clock, monkeypatch):
@@ -289,24 +257,18 @@ class TestWait:
         with pytest.raises(RateLimited, match="ask again in 61 s"):
             wait_for_turn("shop", [PER_MINUTE], 1, 100, alias="shop")
 
-    def test_can_be_interrupted(self, monkeypatch):
-        take("shop", [PER_MINUTE], 3)
-        monkeypatch.setattr(rate, "sleep", mock.Mock(side_effect=TimeLimit))
-        with pytest.raises(TimeLimit):
-            wait_for_turn("shop", [PER_MINUTE], 1, 100, alias="shop")
-
 
 @pytest.mark.parametrize("alias", ["shop", None])
 @pytest.mark.parametrize("change", [copy.copy, lambda e: pickle.loads(pickle.dumps(e))])
 def test_error_can_be_pickled(alias, change):
     error = RateLimited("its limit is reached", alias=alias, retry_after=2.5)
     again = change(error)
-    assert isinstance(again, smtplib.SMTPException)
     assert (type(again), again.alias, again.retry_after) == (RateLimited, alias, 2.5)
     assert str(again) == str(error)
 
 
 def test_error_shows_its_host_and_no_dsn():
+    assert issubclass(RateLimited, smtplib.SMTPException)
     error = RateLimited("is full", alias="smtp://shop:Kx7vQz9@h", retry_after=1)
     assert summarize(error) == 'RateLimited: host "(a DSN)": is full'
 
@@ -365,11 +327,6 @@ def test_counts_are_kept_for_two_spans():
     with use_cache(LOCAL, "spans"), spy as add:
         take("shop", [PER_MINUTE, PER_DAY])
     assert [call.args[3] for call in add.mock_calls] == [172800, 120]
-
-
-def test_usage_is_unknown_without_a_cache():
-    take("shop", [PER_MINUTE])
-    assert usage("shop", [PER_MINUTE, PER_DAY]) == (None, None)
 
 
 MESSAGES = 500
@@ -467,6 +424,21 @@ class TestCacheThatFails:
         self.goes_on(caplog, reason)
 
     @pytest.mark.parametrize(
+        ("alias", "reason"),
+        [
+            ("dummy", "ValueError"),
+            ("unknown", "InvalidCacheBackendError"),
+            ("strange", "AttributeError"),
+        ],
+    )
+    def test_because_it_is_none(self, alias, reason, caplog, settings, monkeypatch):
+        settings.CACHES = {"dummy": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+        settings.EMAIL_HOSTS_CACHE = alias
+        if alias == "strange":  # it has no incr()
+            monkeypatch.setattr(rate, "caches", {"strange": object()})
+        self.goes_on(caplog, reason)
+
+    @pytest.mark.parametrize(
         ("backend", "is_silent", "reason"),
         [
             (REDIS, False, "ConnectionError"),
@@ -484,20 +456,8 @@ class TestCacheThatFails:
             with use_cache(backend, location, **TIMEOUTS[backend]):
                 began = time.monotonic()
                 self.goes_on(caplog, reason)
-                assert time.monotonic() - began < 3  # a second, on a busy machine too
-
-    def test_because_it_keeps_nothing(self, caplog):
-        with use_cache("django.core.cache.backends.dummy.DummyCache"):
-            self.goes_on(caplog, "ValueError")
-
-    def test_because_the_alias_is_unknown(self, caplog):
-        with override_settings(EMAIL_HOSTS_CACHE="counts"):
-            self.goes_on(caplog, "InvalidCacheBackendError")
-
-    def test_because_it_has_no_incr(self, caplog, monkeypatch):
-        monkeypatch.setattr(rate, "caches", {"own": object()})
-        with override_settings(EMAIL_HOSTS_CACHE="own"):
-            self.goes_on(caplog, "AttributeError")
+                # Less than a second, on a machine that is busy, too.
+                assert not is_silent or time.monotonic() - began < 3
 
     def test_because_it_is_slow(self, clock, fail, caplog):
         def slow(*args):

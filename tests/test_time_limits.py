@@ -52,7 +52,7 @@ class Outside(BaseEmailBackend):
         return len(email_messages)
 
 
-def batch(make: type[EmailMessage] = EmailMessage) -> list[EmailMessage]:
+def batch(make: type[EmailMessage] = EmailMessage) -> Any:
     return mails(*"0123", make=make)
 
 
@@ -94,17 +94,6 @@ def test_of_a_message_that_is_made_ends_the_send(of, way, server, caplog):
         assert (error.sent, error.unsent) == (messages[:1], messages[1:])
     assert len(server.accepted) == (way != "outside")
     assert "ignored" not in caplog.text
-
-
-@silently_or_not
-def test_of_a_message_that_is_made_ends_a_send_in_threads(fail_silently, server):
-    messages = [*batch(Late), *batch()]
-    with told() as heard, pytest.raises(TimeLimit) as caught:
-        connection("parallel", fail_silently=fail_silently).send_messages(messages)
-    assert ("1", TimeLimit) in heard
-    error: Any = caught.value
-    assert len(error.sent) == len(server.accepted) < 7
-    assert messages[1] in error.unsent
 
 
 def test_of_a_message_that_is_made_is_raised_instead_of_the_first_error(server):
@@ -188,17 +177,6 @@ def test_of_a_signal_handler_ends_the_send(fail_silently, step, way, server, int
     assert heard == [("0", None), ("1", TimeLimit)]
     assert (error.sent, error.unsent) == (messages[:1], messages[1:])
     assert not can_be_retried(error)
-
-
-@needs_signals
-@pytest.mark.parametrize("step", ["MAIL", BODY])
-def test_of_a_signal_handler_ends_a_send_in_threads(step, server, interrupt):
-    server.script = interrupt(step)
-    with pytest.raises(TimeLimit) as caught:
-        connection("parallel", fail_silently=True).send_messages(batch() * 10)
-    error: Any = caught.value
-    assert len(error.sent) == len(server.accepted) < 40
-    assert len(error.unsent) == 40 - len(error.sent)
 
 
 @needs_signals
