@@ -67,12 +67,6 @@ class TestUse:
                 get_connection("shop").send_messages([message()])
         assert server.connections == 2
 
-    def test_is_off_by_default(self, serve):
-        server = serve()
-        for _ in range(2):
-            send(server, conn_max_age=None)
-        assert (server.connections, parked()) == (2, 0)
-
     def test_takes_two_round_trips(self, serve):
         server = serve()
         send(server)
@@ -98,13 +92,6 @@ class TestUse:
         for _ in range(4):
             host(server, conn_max_messages=4).send_messages([message(), message()])
         assert server.connections == server.commands.count("QUIT") == 2
-
-    def test_is_by_one_at_a_time(self, serve):
-        server = serve()
-        send(server)
-        with host(server) as first, host(server) as second:
-            assert first.connection is not second.connection
-        assert server.connections == 2
 
     def test_is_by_a_signal_handler_too_while_its_thread_uses_the_pool(self, serve):
         with pool._lock:
@@ -409,12 +396,6 @@ class TestDeath:
         assert host(server, **options).send_messages([*map(message, self.BATCH)]) == 2
         assert [one.recipients[0] for one in server.accepted[1:]] == [*self.BATCH]
         assert server.connections == 2
-
-    def test_at_the_second_message_costs_a_connection_too(self, serve):
-        server = serve(at("MAIL", None, None, CLOSE))
-        send(server)
-        assert host(server).send_messages([message(), message()]) == 2
-        assert len(server.accepted) == 3
 
     def test_of_the_next_connections_is_an_error(self, serve):
         """The next one writes a group, too. So one command at a time gets a chance."""
