@@ -5,9 +5,7 @@ import logging
 import os
 import smtplib
 import ssl
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -97,40 +95,6 @@ class TestUse:
         with pool._lock:
             assert send(serve()) == 1
         assert parked() == 1
-
-
-class Crossing:
-    """A key at which a thread waits, inside of the pool, for a second one to come there."""
-
-    def __init__(self):
-        self.barrier = None
-        self.have_met = False
-
-    def __hash__(self):
-        if self.barrier:
-            with suppress(threading.BrokenBarrierError):
-                self.barrier.wait(0.3)
-                self.have_met = True
-        return 0
-
-
-class TestThreads:
-    @pytest.mark.parametrize("first", ["take", "park", "close"])
-    @pytest.mark.parametrize("second", ["take", "park", "close"])
-    def test_are_never_two_inside_of_the_pool(self, first, second):
-        """Both would be given the same connection, for example."""
-        shared, key = Pool(), Crossing()
-
-        def add():
-            shared.park(PooledConnection(SMTP(), "h:25", key, 1e12), max_idle=10)
-
-        actions = {"take": lambda: shared.take(key), "park": add, "close": shared.close_all}
-        add()
-        key.barrier = threading.Barrier(2)
-        with ThreadPoolExecutor(2) as threads:
-            for each in [threads.submit(actions[name]) for name in (first, second)]:
-                each.result()
-        assert not key.have_met
 
 
 class TestKey:
