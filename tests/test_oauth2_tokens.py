@@ -349,14 +349,10 @@ class TestSource:
         assert hash(make()) == hash(make())
 
     @pytest.mark.parametrize(
-        "make",
-        [lambda: Account().token, lambda: partial(print), lambda: NotHashable([]), Account],
+        "other", [print, partial(print), Account().token, Account(), NotHashable([])]
     )
-    def test_other_callable(self, make):
-        assert custom(make()) != custom(print)
-
-    def test_other_method_of_the_same_class(self):
-        assert custom(Account().token) != custom(ACCOUNT.token)
+    def test_other_callable(self, other):
+        assert custom(other) != custom(ACCOUNT.token)
 
     @pytest.mark.parametrize("option", ["client_id", "client_secret", "scope"])
     def test_other_option(self, option):
@@ -438,18 +434,13 @@ class TestKept:
         for name in ("a", "b"):
             assert tokens.get(endpoint(server), name, timeout=60) == "token-1"
 
-    def test_until_they_are_forgotten(self, tokens):
-        source = Counting()
-        get(tokens, source)
-        tokens.forget()
-        assert get(tokens, source) == "token-2"
-
     def test_until_there_are_too_many(self, tokens, monkeypatch):
         monkeypatch.setattr(module, "MAX_KEPT", 2)
         first, second, third = Counting(), Counting(), Counting()
         for source in (first, second, third, third, second):
             assert get(tokens, source) == "token-1"
         assert get(tokens, first) == "token-2"
+        assert len(tokens._locks) == 2
 
     def test_until_a_server_refuses_it(self, tokens):
         source = Counting()
@@ -507,21 +498,13 @@ class TestThreads:
         expected = [f"token-{number}" for number in range(1, 9)]
         assert self.results(tokens, source) == expected
 
-    def test_other_tokens_do_not_wait(self, tokens):
-        source = Hanging()
-        with ThreadPoolExecutor(1) as threads:
-            first = threads.submit(get, tokens, source)
-            assert source.begun.wait(60)
-            assert get(tokens, Counting()) == "token-1"
-            source.end.set()
-            assert first.result() == "token-1"
-
-    def test_nobody_waits_longer_than_the_timeout(self, tokens):
+    def test_nobody_waits_for_another_token_or_longer_than_the_timeout(self, tokens):
         source = Hanging()
         with ThreadPoolExecutor(1) as threads:
             first = threads.submit(get, tokens, source)
             assert source.begun.wait(60)
             try:
+                assert get(tokens, Counting()) == "token-1"
                 with pytest.raises(OAuth2Error, match=r"has been asking for one for 0\.1 sec"):
                     get(tokens, source, timeout=0.1)
             finally:
