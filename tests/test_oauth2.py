@@ -128,18 +128,12 @@ class TestSend:
         assert [form["grant_type"] for form in token_server.forms] == [grant]
         assert [(one.user, one.tls) for one in server.received] == [(USER, True)] * 2
 
-    def test_of_a_path(self, start_smtp, host, settings, message):
-        server = start_smtp("token-1")
-        path = f"{__name__}.token_of_a_path"
-        settings.EMAIL_HOSTS = {"shop": host(server, oauth2=path)}
-        get_connection("shop").send_messages([message])
-        assert server.logins == [(USER, "token-1")]
-
-    def test_that_one_connection_alone_has(self, start_smtp, host, settings, message):
+    @pytest.mark.parametrize("oauth2", [Tokens("token-1"), f"{__name__}.token_of_a_path"])
+    def test_that_one_connection_alone_has(self, oauth2, start_smtp, host, settings, message):
         server = start_smtp("token-1")
         dsn = host(server).replace("me%40example.com@", "")
         settings.EMAIL_HOSTS = {"shop": dsn}
-        shop = get_connection("shop", username=USER, oauth2=Tokens("token-1"))
+        shop = get_connection("shop", username=USER, oauth2=oauth2)
         assert shop.send_messages([message]) == 1
 
     @needs_mailers
@@ -166,11 +160,27 @@ class TestSend:
 class TestRenewal:
     """A token that the server refuses with 535 is renewed, once."""
 
-    def test_new_one_is_used(self, start_smtp, backend, message):
-        server, given = start_smtp("new"), Tokens("old", "new")
-        assert backend(server, given).send_messages([message]) == 1
-        assert given.calls == [(USER, False), (USER, True)]
-        assert server.logins == [(USER, "old"), (USER, "new")]
+    @pytest.mark.parametrize(
+        ("given", "logins", "error"),
+        [
+            (["old", "new"], ["old", "new"], None),
+            ([TOKEN, f"{TOKEN}-2"], [TOKEN, f"{TOKEN}-2"], smtplib.SMTPAuthenticationError),
+            ([TOKEN], [TOKEN], smtplib.SMTPAuthenticationError),  # it gets the same again
+            ([TOKEN, None], [TOKEN], OAuth2Error),
+        ],
+    )
+    def test_is_tried_once(self, given, logins, error, start_smtp, backend, message):
+        server, tokens = start_smtp("new"), Tokens(*given)
+        if error is None:
+            assert backend(server, tokens).send_messages([message]) == 1
+        else:
+            with pytest.raises(error) as caught:
+                backend(server, tokens).send_messages([message])
+            assert type(caught.value) is error
+            assert can_be_retried(caught.value)
+            assert TOKEN not in f"{caught.value} {caught.value.__context__}"
+        assert tokens.calls == [(USER, False), (USER, True)]
+        assert server.logins == [(USER, token) for token in logins]
 
     def test_one_that_is_kept_is_replaced(
         self, start_smtp, start_token_server, host, settings, message
@@ -185,30 +195,13 @@ class TestRenewal:
         ]
         assert len(token_server.forms) == 2
 
-    def test_second_refusal_is_the_error(self, start_smtp, backend, message):
-        server, given = start_smtp("good"), Tokens(TOKEN, f"{TOKEN}-2")
+    def test_refusal_is_told_with_its_reason(self, start_smtp, backend, message):
         with pytest.raises(smtplib.SMTPAuthenticationError) as caught:
-            backend(server, given).send_messages([message])
-        assert len(given.calls) == len(server.logins) == 2
+            backend(start_smtp("good"), Tokens(TOKEN)).send_messages([message])
         assert caught.value.smtp_code == 535
         assert b'no such token for *****: *****; {"status":"400","token":"*****"}' in (
             caught.value.smtp_error
         )
-        assert can_be_retried(caught.value)
-
-    def test_same_token_is_not_tried_again(self, start_smtp, backend, message):
-        server, given = start_smtp("good"), Tokens(TOKEN)
-        with pytest.raises(smtplib.SMTPAuthenticationError) as caught:
-            backend(server, given).send_messages([message])
-        assert (len(given.calls), len(server.logins)) == (2, 1)
-        assert TOKEN not in str(caught.value)
-
-    def test_failure_of_the_renewal_is_the_error(self, start_smtp, backend, message):
-        server, given = start_smtp("good"), Tokens(TOKEN, None)
-        with pytest.raises(OAuth2Error, match="it returned NoneType") as caught:
-            backend(server, given).send_messages([message])
-        assert isinstance(caught.value.__context__, smtplib.SMTPAuthenticationError)
-        assert TOKEN not in str(caught.value.__context__)
 
     def test_other_refusals_are_no_reason_for_it(self, serve_tls, backend, message):
         given = Tokens(TOKEN)
