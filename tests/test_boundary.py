@@ -4,7 +4,9 @@ import gc
 import smtplib
 import traceback
 from collections import UserDict
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,57 +85,52 @@ def hosts(settings):
     settings.EMAIL_HOSTS = HOSTS
 
 
-@pytest.mark.parametrize("key", [*INVALID, "a"])
-def test_get_connection(key):
-    assert_clean(lambda: get_connection(key))
+CALLS: dict[str, Callable[[], object]] = {
+    **{f"key {key}": partial(get_connection, key) for key in [*INVALID, "a"]},
+    **{f"DSN {key}": partial(connection_from_dsn, HOSTS[key]) for key in [*INVALID, "a"]},
+    "option": partial(get_connection, "valid", timout=5),
+    "no host": partial(get_connection, "valid", host=""),
+    "secret option": partial(get_connection, "valid", timeout=5, passwrd=PASSWORD),
+    "mailers": partial(mailers, HOSTS),
+    "SMTP": partial(EmailHostsBackend, "h", username=USER, passwrd=PASSWORD),
+    "no backend": partial(HostBackend, "no.such.Backend", password=PASSWORD),
+    "backend that refuses": partial(HostBackend, f"{__name__}.Refusing", password=PASSWORD),
+}
 
 
-@pytest.mark.parametrize(
-    "options", [{"timout": 5}, {"host": ""}, {"timeout": 5, "passwrd": PASSWORD}]
-)
-def test_get_connection_with_options(options):
-    assert_clean(lambda: get_connection("valid", **options))
+@pytest.mark.parametrize("name", CALLS)
+def test_what_a_project_calls(name):
+    assert_clean(CALLS[name])
 
 
-@pytest.mark.parametrize("hosts", [[HOSTS["valid"]], Broken(HOSTS)])
 @pytest.mark.parametrize("key", ["missing", f"smtp://{LOGIN}h"])
-def test_get_connection_without_hosts(hosts, key, settings):
+def test_hosts_that_are_no_dict(key, settings):
     settings.EMAIL_HOSTS_STRICT = True
-    settings.EMAIL_HOSTS = hosts
+    settings.EMAIL_HOSTS = [HOSTS["valid"]]
     assert_clean(lambda: get_connection(key))
 
 
-@pytest.mark.parametrize("name", [*INVALID, "a"])
-def test_connection_from_dsn(name):
-    assert_clean(lambda: connection_from_dsn(HOSTS[name]))
+CALLS_OF_BROKEN: list[Callable[[], object]] = [
+    partial(get_connection, "missing"),
+    partial(checks.check_hosts, None),
+    partial(checks.check_deployment, None),
+    partial(call_command, "checkemailhosts"),
+    partial(call_command, "sendtestemailhosts", "scheme", "a@example.net"),
+]
 
 
-def test_mailers():
-    assert_clean(lambda: mailers(HOSTS))
-
-
-def test_smtp_backend():
-    assert_clean(lambda: EmailHostsBackend("h", username=USER, passwrd=PASSWORD))
-
-
-@pytest.mark.parametrize("path", ["no.such.Backend", f"{__name__}.Refusing"])
-def test_host_backend(path):
-    assert_clean(lambda: HostBackend(path, password=PASSWORD))
-
-
-@pytest.mark.parametrize("check", [checks.check_hosts, checks.check_deployment])
-def test_check(check, settings):
+@pytest.mark.parametrize("call", CALLS_OF_BROKEN, ids=range(5))
+def test_hosts_that_raise(call, settings):
+    settings.EMAIL_HOSTS_STRICT = True
     settings.EMAIL_HOSTS = Broken(HOSTS)
-    assert_clean(lambda: check(None))
+    assert_clean(call)
 
 
 @pytest.mark.parametrize(
     "command",
     [["checkemailhosts"], *(["sendtestemailhosts", key, "a@example.net"] for key in INVALID)],
 )
-@pytest.mark.parametrize("mapping", [dict, Broken])
-def test_command(command, mapping, settings):
-    settings.EMAIL_HOSTS = mapping(HOSTS)
+def test_command(command):
     assert_clean(lambda: call_command(*command))
 
 

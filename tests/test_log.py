@@ -44,17 +44,6 @@ def test_mail_about_a_failure_comes_first_and_the_message_next(serve, closed_por
     ]
 
 
-def test_mail_about_a_connection_comes_first_and_the_message_next(serve, message, caplog):
-    """So much is logged for a developer."""
-    server = serve()
-    hosts = {"h": f"smtp://127.0.0.1:{server.port}", "safe": "failover:h"}
-    with override_settings(EMAIL_HOSTS=hosts), caplog.at_level(logging.DEBUG, logger.name):
-        assert get_connection("safe").send_messages([message]) == 1
-    first, *others = [one.recipients[0] for one in server.accepted]
-    assert first == "admin@example.net"
-    assert others.count("someone@example.net") == 1
-
-
 def test_mail_about_a_failure_that_fails_itself_has_an_end(closed_port, message):
     hosts = {"down": f"smtp://127.0.0.1:{closed_port}", "safe": "failover:down"}
     with override_settings(EMAIL_HOSTS=hosts), pytest.raises(AllHostsFailed):

@@ -113,20 +113,16 @@ class TestAnswer:
             (description("invalid_grant", "AADB2C90080"), "invalid_grant: AADB2C90080"),
             (description("invalid_grant", f"not {SECRET}"), "invalid_grant"),
             (description("invalid_grant", f"AADSTS50{TOKEN}"), "invalid_grant"),
-            (description("invalid_grant", 5), "invalid_grant"),
-            ({"error": "invalid_grant", "status": 401}, "invalid_grant"),
             (description(SECRET, MICROSOFT), "AADSTS7000215"),
             (description(TOKEN, TOKEN), NOT_OAUTH2.format(400)),
             ({"error": "Kx7vQz9%2Fsecret"}, NOT_OAUTH2.format(400)),
             ({"error": "a\x1b[J"}, NOT_OAUTH2.format(400)),
             ({"error": "x" * 41}, NOT_OAUTH2.format(400)),
-            ({"error": {"code": 5}}, NOT_OAUTH2.format(400)),
             ({"error": None}, NOT_OAUTH2.format(400)),
             ({"access_token": 5}, NOT_OAUTH2.format(200)),
             ({"access_token": TOKEN, "status": 500}, NOT_OAUTH2.format(500)),
             (b"<html>", NOT_OAUTH2.format(200)),
             (b"[]", NOT_OAUTH2.format(200)),
-            (b"\xff\xfe\xfd", NOT_OAUTH2.format(200)),
             (b"[" * 60_000, NOT_OAUTH2.format(200)),
             (b" " * 65_536 + b'{"access_token": "a"}', NOT_OAUTH2.format(200)),
         ],
@@ -165,12 +161,7 @@ class TestAnswer:
         [
             (f"{SECRET} is no status line\r\n\r\n", "BadStatusLine"),
             ("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", NOT_OAUTH2[:10]),
-            (
-                "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000000000\r\n\r\n{}",
-                NOT_OAUTH2[:10],
-            ),
             (f"HTTP/1.1 200 OK\r\nContent-Length: {'9' * 5000}\r\n\r\n", NOT_OAUTH2[:10]),
-            ("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}", NOT_OAUTH2[:10]),
             (
                 f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{'f' * 15}\r\n{{}}",
                 "IncompleteRead",
@@ -258,6 +249,13 @@ def raises(error):
     return token
 
 
+def returns(value):
+    return lambda username, *, renew: value
+
+
+NO_TOKEN = "the OAuth 2.0 token is empty, or not printable ASCII"
+
+
 def without_renew(username):
     """Cannot be called with ``renew``."""
 
@@ -302,7 +300,7 @@ class TestCallable:
         assert get(tokens, source, refused="token-2") == "token-3"
         assert calls == [("me@example.com", renew) for renew in (False, False, True)]
 
-    @pytest.mark.parametrize("error", [Error(TOKEN), KeyError(TOKEN), OSError(5, TOKEN)])
+    @pytest.mark.parametrize("error", [Error(TOKEN), OSError(5, TOKEN)])
     def test_error_is_told_by_its_class_and_its_place(self, error):
         line = inspect.getsourcelines(raises)[1] + 2
         assert failure(custom(raises(error))) == (
@@ -319,37 +317,25 @@ class TestCallable:
         with pytest.raises(SoftTimeLimitExceeded):
             get(tokens, custom(raises(SoftTimeLimitExceeded())))
 
-    def test_oauth2_error_is_told_with_its_text(self):
-        text = "invalid_grant:\r\n AADSTS700082: The refresh token has expired"
-        assert failure(custom(raises(OAuth2Error(text)))).endswith(
-            ".token: invalid_grant: AADSTS700082: The refresh token has expired"
-        )
-
-    @pytest.mark.parametrize("function", [without_renew, print])
-    def test_wrong_signature_is_told(self, function):
-        reason = failure(custom(function))
-        assert reason.endswith("it cannot be called as token(username, renew=True)")
-
-    def test_object_is_told_by_its_class(self):
-        reason = failure(custom(partial(print)))
-        assert reason.startswith("no OAuth 2.0 token from functools.partial: ")
+    @pytest.mark.parametrize(
+        ("function", "reason"),
+        [
+            (raises(OAuth2Error("invalid_grant:\r\n old")), ".token: invalid_grant: old"),
+            (without_renew, ": it cannot be called as token(username, renew=True)"),
+            (print, ": it cannot be called as token(username, renew=True)"),
+            (partial(print), " from functools.partial: it cannot be called"),
+            (returns(None), ": it must return a string, not NoneType"),
+            (returns({"access_token": TOKEN}), ": it must return a string, not dict"),
+            *((returns(value), NO_TOKEN) for value in ("", f"{TOKEN}\r\nRSET", f"{TOKEN} x")),
+            *((returns(value), NO_TOKEN) for value in (f"{TOKEN}\1", f"{TOKEN}é")),
+        ],
+    )
+    def test_what_is_no_token_is_told(self, function, reason):
+        assert reason in failure(custom(function))
 
     def test_interruption_is_no_failure_of_the_login(self):
         with pytest.raises(KeyboardInterrupt):
             ask(custom(raises(KeyboardInterrupt())))
-
-    @pytest.mark.parametrize("value", [None, TOKEN.encode(), {"access_token": TOKEN}, 5])
-    def test_anything_but_a_string_is_told_by_its_class(self, value):
-        reason = failure(custom(lambda username, renew: value))
-        assert reason.endswith(f"it must return a string, not {type(value).__name__}")
-
-    @pytest.mark.parametrize(
-        "value",
-        ["", f"{TOKEN}\n", f"{TOKEN}\r\nRSET", f"{TOKEN}\1", f"{TOKEN} x", f"{TOKEN}é"],
-    )
-    def test_string_that_is_no_token_is_refused(self, value):
-        reason = failure(custom(lambda username, renew: value))
-        assert reason == "the OAuth 2.0 token is empty, or not printable ASCII"
 
     def test_need_not_be_hashable(self):
         assert ask(custom(NotHashable([]))) == "token"
@@ -372,27 +358,20 @@ class TestSource:
         assert hash(make()) == hash(make())
 
     @pytest.mark.parametrize(
-        "make",
-        [lambda: Account().token, lambda: partial(print), lambda: NotHashable([]), Account],
+        "other", [print, partial(print), Account().token, Account(), NotHashable([])]
     )
-    def test_other_callable(self, make):
-        sources = [custom(make()) for _ in range(2)]
-        assert len({*sources, custom(print), custom(repr)}) == 2 + len(set(sources))
+    def test_other_callable(self, other):
+        assert custom(other) != custom(ACCOUNT.token)
 
     @pytest.mark.parametrize("option", ["client_id", "client_secret", "scope"])
     def test_other_option(self, option):
         url = "https://login.example.com/token"
         assert endpoint(url) != endpoint(url, **{option: "another"})
 
-    @pytest.mark.parametrize(
-        "source",
-        [
-            endpoint("https://login.example.com/token", refresh_token=REFRESH),
-            custom(partial(without_renew, SECRET)),
-        ],
-    )
-    def test_shows_no_secret(self, source):
-        assert not any(secret[:7] in repr(source) for secret in (SECRET, REFRESH))
+    def test_shows_no_secret(self):
+        shown = repr(endpoint("https://login.example.com/token", refresh_token=REFRESH))
+        shown += repr(custom(partial(without_renew, SECRET)))
+        assert not any(secret[:7] in shown for secret in (SECRET, REFRESH))
 
 
 class Counting:
@@ -464,12 +443,6 @@ class TestKept:
         for name in ("a", "b"):
             assert tokens.get(endpoint(server), name, timeout=60) == "token-1"
 
-    def test_until_they_are_forgotten(self, tokens):
-        source = Counting()
-        get(tokens, source)
-        tokens.forget()
-        assert get(tokens, source) == "token-2"
-
     def test_until_there_are_too_many(self, tokens, monkeypatch):
         monkeypatch.setattr(module, "MAX_KEPT", 2)
         first, second, third = Counting(), Counting(), Counting()
@@ -534,21 +507,13 @@ class TestThreads:
         expected = [f"token-{number}" for number in range(1, 9)]
         assert self.results(tokens, source) == expected
 
-    def test_other_tokens_do_not_wait(self, tokens):
-        source = Hanging()
-        with ThreadPoolExecutor(1) as threads:
-            first = threads.submit(get, tokens, source)
-            assert source.begun.wait(60)
-            assert get(tokens, Counting()) == "token-1"
-            source.end.set()
-            assert first.result() == "token-1"
-
-    def test_nobody_waits_longer_than_the_timeout(self, tokens):
+    def test_nobody_waits_for_another_token_or_longer_than_the_timeout(self, tokens):
         source = Hanging()
         with ThreadPoolExecutor(1) as threads:
             first = threads.submit(get, tokens, source)
             assert source.begun.wait(60)
             try:
+                assert get(tokens, Counting()) == "token-1"
                 with pytest.raises(OAuth2Error, match=r"has been asking for one for 0\.1 sec"):
                     get(tokens, source, timeout=0.1)
             finally:
@@ -557,14 +522,15 @@ class TestThreads:
 
     def test_time_limit_at_any_call_leaves_no_thread_that_waits_in_vain(self, tokens):
         """In the worst case, one gives up after its timeout, and the next one asks anew."""
-        source = Counting(0)
+        source, number = Counting(0), 0
         with ThreadPoolExecutor(1) as threads:
             times = interrupted_at_each_call(lambda: get(tokens, source), module)
-            for _ in times:  # pragma: no cover (it confuses coverage)
+            for number, _ in enumerate(times):  # noqa: B007  # pragma: no cover
                 with suppress(OAuth2Error):
                     threads.submit(get, tokens, source, timeout=0.01).result()
                 again = threads.submit(get, tokens, source, timeout=0.01)
                 assert again.result().startswith("token-")
+        assert number > 10
 
     def test_signal_handler_fetches_a_token_of_its_own(self, tokens):
         """It would wait for the thread that it interrupts."""

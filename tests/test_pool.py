@@ -5,9 +5,7 @@ import logging
 import os
 import smtplib
 import ssl
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -67,12 +65,6 @@ class TestUse:
                 get_connection("shop").send_messages([message()])
         assert server.connections == 2
 
-    def test_is_off_by_default(self, serve):
-        server = serve()
-        for _ in range(2):
-            send(server, conn_max_age=None)
-        assert (server.connections, parked()) == (2, 0)
-
     def test_takes_two_round_trips(self, serve):
         server = serve()
         send(server)
@@ -99,51 +91,10 @@ class TestUse:
             host(server, conn_max_messages=4).send_messages([message(), message()])
         assert server.connections == server.commands.count("QUIT") == 2
 
-    def test_is_by_one_at_a_time(self, serve):
-        server = serve()
-        send(server)
-        with host(server) as first, host(server) as second:
-            assert first.connection is not second.connection
-        assert server.connections == 2
-
     def test_is_by_a_signal_handler_too_while_its_thread_uses_the_pool(self, serve):
         with pool._lock:
             assert send(serve()) == 1
         assert parked() == 1
-
-
-class Crossing:
-    """A key at which a thread waits, inside of the pool, for a second one to come there."""
-
-    def __init__(self):
-        self.barrier = None
-        self.have_met = False
-
-    def __hash__(self):
-        if self.barrier:
-            with suppress(threading.BrokenBarrierError):
-                self.barrier.wait(0.3)
-                self.have_met = True
-        return 0
-
-
-class TestThreads:
-    @pytest.mark.parametrize("first", ["take", "park", "close"])
-    @pytest.mark.parametrize("second", ["take", "park", "close"])
-    def test_are_never_two_inside_of_the_pool(self, first, second):
-        """Both would be given the same connection, for example."""
-        shared, key = Pool(), Crossing()
-
-        def add():
-            shared.park(PooledConnection(SMTP(), "h:25", key, 1e12), max_idle=10)
-
-        actions = {"take": lambda: shared.take(key), "park": add, "close": shared.close_all}
-        add()
-        key.barrier = threading.Barrier(2)
-        with ThreadPoolExecutor(2) as threads:
-            for each in [threads.submit(actions[name]) for name in (first, second)]:
-                each.result()
-        assert not key.have_met
 
 
 class TestKey:
@@ -587,26 +538,23 @@ class TestFork:
     """The parent's connections are the parent's alone."""
 
     @pytest.mark.parametrize(
-        ("use", "query", "by_child"),
-        [("send", "", 2), ("open", "conn_max_age=60", 2), ("close", "", 0)],
+        ("use", "query", "by_child", "connections"),
+        [
+            ("send", "", 2, 3),
+            ("open", "conn_max_age=60", 2, 2),
+            ("parked", "conn_max_age=60", 2, 2),
+            ("close", "", 0, 1),
+        ],
     )
-    def test_leaves_an_open_connection_to_the_parent(
-        self, use, query, by_child, start_server, tls, cafile
+    def test_leaves_a_connection_to_the_parent(
+        self, use, query, by_child, connections, start_server, tls, cafile
     ):
         server = start_server(context=tls)
         dsn = f"submission://127.0.0.1:{server.port}?{query}"
-        run_python("-c", FORKS_WHILE_OPEN, dsn, str(cafile), use)
+        run_python("-c", FORKS, dsn, str(cafile), use)
         subjects = [mail.message["Subject"] for mail in server.received]
-        assert sorted(subjects) == ["child"] * by_child + ["parent"] * 2
-
-    def test_leaves_parent_and_child_sending(self, start_server, tls, cafile):
-        server = start_server(context=tls, login=("user", "secret"))
-        dsn = f"submission://user:secret@127.0.0.1:{server.port}"
-        run_python("-c", FORKS, f"{dsn}?conn_max_age=60", str(cafile))
-        senders = [mail.message["Subject"] for mail in server.received]
-        assert sorted(senders) == ["child"] * 3 + ["parent"] * 4
-        # The parent needed one connection, the child one of its own, and aiosmtpd another.
-        assert len(server.sessions) == 3
+        assert sorted(subjects) == ["child"] * by_child + ["parent"] * 3
+        assert len(server.sessions) == connections + 1  # aiosmtpd makes one of its own
 
     def test_frees_a_lock_that_a_thread_of_the_parent_holds(self):
         run_python("-W", "ignore", "-c", FORKS_WITH_A_LOCK)
@@ -631,7 +579,7 @@ class TestFork:
         assert "QUIT" not in server.commands
 
 
-START = """
+FORKS = """
 import os, sys
 import django
 from django.core.mail import EmailMessage
@@ -639,48 +587,26 @@ from email_hosts.backends import connection_from_dsn
 from email_hosts.smtp.pool import pool
 django.setup()
 
-def connect():
-    return connection_from_dsn(sys.argv[1], ssl_cafile=sys.argv[2])
-
-def send(name, connection):
+def send(name):
     message = EmailMessage(name, "Hello", "a@example.com", ["b@example.net"])
     return connection.send_messages([message])
 
-def fork(action):
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            action()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
-"""
-
-FORKS = f"""{START}
-def in_child():
-    assert "<Pool: 0 parked" in repr(pool)
-    for _ in range(3): send("child", connect())
-
-send("parent", connect())
-fork(in_child)
-for _ in range(3): send("parent", connect())
-"""
-
-FORKS_WHILE_OPEN = f"""{START}
-def in_child():
-    if sys.argv[3] == "open":
-        assert connection.open() is True
-    if sys.argv[3] != "close":
-        for _ in range(2): send("child", connection)
-    connection.close()
-
-connection = connect()
-connection.open()
-send("parent", connection)
-fork(in_child)
-send("parent", connection)
+connection = connection_from_dsn(sys.argv[1], ssl_cafile=sys.argv[2])
+if sys.argv[3] != "parked": connection.open()
+send("parent")
+child = os.fork()
+if not child:
+    status = 1
+    try:
+        assert "<Pool: 0 parked" in repr(pool)
+        if sys.argv[3] == "open": assert connection.open() is True
+        if sys.argv[3] != "close": send("child"), send("child")
+        connection.close()
+        status = 0
+    finally:
+        os._exit(status)
+assert os.waitpid(child, 0)[1] == 0
+send("parent"), send("parent")
 connection.close()
 """
 

@@ -7,7 +7,6 @@ import os
 import pickle
 import smtplib
 import socket
-import sys
 import threading
 import time
 from bisect import bisect_left
@@ -538,18 +537,3 @@ class TestCacheThatFails:
         fail(method, SoftTimeLimitExceeded())
         with pytest.raises(SoftTimeLimitExceeded):
             take("shop", [PER_MINUTE], 2)
-
-
-def test_threads_that_are_switched_at_any_step_count_each_message(monkeypatch):
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    monkeypatch.setattr(rate, "clock", lambda: 1e9)
-
-    def count(_):
-        return sum(take("shop", [Limit(5000, 86400)]) == 0 for _ in range(1000))
-
-    try:
-        with ThreadPoolExecutor(8) as threads:
-            assert sum(threads.map(count, range(8))) <= 5000
-    finally:
-        sys.setswitchinterval(before)

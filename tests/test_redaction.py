@@ -36,7 +36,7 @@ def cram_md5(challenge):
         encoded(f"user={USERNAME}\1auth=Bearer {PASSWORD}\1\1"),
     ],
 )
-def test_login_is_starred_out(secret):
+def test_login_is_starred_out_and_nothing_else(secret):
     redactor = Redactor(USERNAME, PASSWORD)
     assert redactor.redact(f"no: {secret}, sorry") == "no: *****, sorry"
     assert redactor.redact(f"no: {secret}, sorry".encode()) == b"no: *****, sorry"
@@ -50,9 +50,20 @@ def test_login_in_a_quoted_reply_is_starred_out(password, before):
     assert " ***** go on" in Redactor("user", password).redact(f"no: {reply}")
 
 
-@pytest.mark.parametrize("login", [("", ""), ("a", "b"), ("no", "to"), ("", "to you")])
-def test_what_is_no_secret_stays(login):
-    assert Redactor(*login).redact("550 no mail to you") == "550 no mail to you"
+@pytest.mark.parametrize(
+    ("login", "reply", "expected"),
+    [
+        # Words of one or two letters are none that can be hidden.
+        *((login, "no mail to you", "no mail to you") for login in [("", ""), ("a", "no")]),
+        (("me", "you"), "no mail to you", "no mail to *****"),
+        (("", "you"), "no mail to you", "no mail to you"),
+        # The same characters in the middle of base64 are something else.
+        (("root", "ab1"), f"id x{encoded('root')}", f"id x{encoded('root')}"),
+        (("root", "ab1"), f"id {encoded('root!xyz')} end", "id ***** end"),
+    ],
+)
+def test_short_words_are_starred_out_and_what_is_no_secret_stays(login, reply, expected):
+    assert Redactor(*login).redact(reply) == expected
 
 
 def test_error_is_cleaned_wherever_it_has_the_reply():

@@ -17,7 +17,7 @@ from conftest import mails
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from django.utils.translation import gettext_lazy
-from scripted import BODY, always, any_of, at, to
+from scripted import BODY, HANG, always, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn
 from email_hosts.exceptions import InvalidEmailHost
@@ -169,6 +169,11 @@ class TestFailure:
             assert host.send_messages([message]) == 1
             host.connection.sock.shutdown(socket.SHUT_WR)
         assert len(server.received) == 1
+
+    def test_to_answer_quit_is_not_waited_for(self, serve, message, monkeypatch):
+        monkeypatch.setattr("email_hosts.smtp.connection.QUIT_TIMEOUT", 0.01)
+        server = serve(at("QUIT", HANG))
+        assert EmailHostsBackend("127.0.0.1", server.port).send_messages([message]) == 1
 
     @pytest.mark.parametrize(
         ("script", "logged"),
