@@ -150,7 +150,7 @@ def test_error_of_a_host_ends_it(hosts):
 
 @pytest.mark.parametrize("key", ["smtp", "router"])
 def test_error_that_is_ignored_does_not_wait_for_the_end_to_be_logged(key, hosts, caplog):
-    hosts.server.script = at("MAIL", "550 no", "551 no", "553 no")
+    hosts.server.script = at("MAIL", "550 no", "551 no", "554 no")
     logged = []
 
     def messages():
