@@ -6,7 +6,6 @@ from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
-from django.test import override_settings
 from token_server import TokenServer
 
 from email_hosts.backends import HostBackend, get_connection
@@ -136,8 +135,10 @@ def test_failover_goes_on_if_nobody_listens(connect, closed_port, spare, message
     assert connection.send_messages([message]) == len(spare.accepted) == 1
 
 
-@override_settings(ANYMAIL={"REQUESTS_TIMEOUT": 0.2})
-def test_failover_does_not_go_on_if_the_reply_never_comes(connect, provider, spare, message):
+def test_failover_does_not_go_on_if_the_reply_never_comes(
+    connect, provider, spare, message, settings
+):
+    settings.ANYMAIL = {"REQUESTS_TIMEOUT": 0.2}
     provider.status = 0
     with pytest.raises(OSError, match="Error posting to"):
         connect("first brevo").send_messages([message])
@@ -200,7 +201,7 @@ def test_message_for_each_recipient_is_not_redirected(name, connect):
     assert not hasattr(message, "anymail_test_params")
 
 
-@override_settings(ANYMAIL={"SEND_DEFAULTS": {"bcc": ["archive@example.com"]}})
-def test_recipients_of_the_settings_are_not_redirected(connect):
+def test_recipients_of_the_settings_are_not_redirected(connect, settings):
+    settings.ANYMAIL = {"SEND_DEFAULTS": {"bcc": ["archive@example.com"]}}
     with pytest.raises(InvalidEmailHost, match="does not go with bcc in SEND_DEFAULTS"):
         connect("test", REDIRECT)
