@@ -6,7 +6,6 @@ from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
-from django.test import override_settings
 from token_server import TokenServer
 
 from email_hosts.backends import HostBackend, get_connection
@@ -136,8 +135,10 @@ def test_failover_goes_on_if_nobody_listens(connect, closed_port, spare, message
     assert connection.send_messages([message]) == len(spare.accepted) == 1
 
 
-@override_settings(ANYMAIL={"REQUESTS_TIMEOUT": 0.2})
-def test_failover_does_not_go_on_if_the_reply_never_comes(connect, provider, spare, message):
+def test_failover_does_not_go_on_if_the_reply_never_comes(
+    connect, provider, spare, message, settings
+):
+    settings.ANYMAIL = {"REQUESTS_TIMEOUT": 0.2}
     provider.status = 0
     with pytest.raises(OSError, match="Error posting to"):
         connect("first brevo").send_messages([message])
@@ -195,14 +196,12 @@ def test_redirect_is_all_that_a_provider_gets(name, connect, provider):
 @pytest.mark.parametrize("name", ["merge_data", "merge_headers", "merge_metadata"])
 def test_message_for_each_recipient_is_not_redirected(name, connect):
     message = AnymailMessage("Hello", to=["a@x.example"], **{name: {"a@x.example": {}}})
-    with pytest.raises(
-        InvalidEmailHost, match=f"cannot be combined with {name} in the message"
-    ):
+    with pytest.raises(InvalidEmailHost, match=f"cannot be combined with {name} in the message"):
         connect("test", REDIRECT).send_messages([message])
     assert not hasattr(message, "anymail_test_params")
 
 
-@override_settings(ANYMAIL={"SEND_DEFAULTS": {"bcc": ["archive@example.com"]}})
-def test_recipients_of_the_settings_are_not_redirected(connect):
+def test_recipients_of_the_settings_are_not_redirected(connect, settings):
+    settings.ANYMAIL = {"SEND_DEFAULTS": {"bcc": ["archive@example.com"]}}
     with pytest.raises(InvalidEmailHost, match="cannot be combined with bcc in SEND_DEFAULTS"):
         connect("test", REDIRECT)

@@ -51,17 +51,15 @@ def real(*keys: str) -> list[str]:
     return [key for key, each in found.items() if isinstance(each, EmailHostsBackend)]
 
 
-@pytest.fixture(params=["EMAIL_BACKEND", pytest.param("MAILERS", marks=needs_mailers)])
-def override_default(request, settings):
+each_setting = pytest.mark.parametrize(
+    "setting", ["EMAIL_BACKEND", pytest.param("MAILERS", marks=needs_mailers)]
+)
+
+
+def override_default(setting: str, backend: str) -> Any:
     """Override the default backend."""
-
-    def override(backend):
-        if request.param == "MAILERS":
-            settings.MAILERS = {"default": {"BACKEND": backend}}
-        else:
-            settings.EMAIL_BACKEND = backend
-
-    return override
+    mailers = {"default": {"BACKEND": backend}}
+    return override_settings(**{setting: mailers if setting == "MAILERS" else backend})
 
 
 each_default = pytest.mark.parametrize(
@@ -79,19 +77,24 @@ each_default = pytest.mark.parametrize(
 
 
 @each_default
-def test_hosts_are_captured_whatever_the_default_backend_is(backend, override_default):
-    override_default(backend)
-    assert real("shop", "club") == []
+@each_setting
+def test_hosts_are_captured_whatever_the_default_backend_is(backend, setting):
+    with override_default(setting, backend):
+        assert real("shop", "club") == []
+
+
+@pytest.fixture
+def outside_of_tests():
+    teardown_test_environment()
+    yield
+    setup_test_environment()
 
 
 @each_default
-def test_hosts_are_real_outside_of_tests(backend, override_default, caplog):
-    override_default(backend)
-    teardown_test_environment()
-    try:
+@each_setting
+def test_hosts_are_real_outside_of_tests(backend, setting, outside_of_tests, caplog):
+    with override_default(setting, backend):
         assert real("shop", "club") == ["shop", "club", "dsn"]
-    finally:
-        setup_test_environment()
     assert caplog.messages == []
 
 

@@ -70,6 +70,10 @@ def test_percent_encoding_is_undone_and_a_plus_stays_a_plus():
     assert parsed["server_email"] == "c+d@e.example"
 
 
+def test_address_behind_a_port_is_no_end_of_a_password():
+    assert options("smtp://h:25?_reply_to=a@b.example")["reply_to"] == "a@b.example"
+
+
 @pytest.mark.parametrize(
     ("address", "host", "port"),
     [

@@ -241,11 +241,12 @@ class TestAllow:
         assert connection_from_dsn("console:", schemes=["console"], allow=Asked())
 
     def test_is_asked_where_tests_capture_the_mail(self, monkeypatch, message):
-        monkeypatch.setattr(test_mode, "real_blocks", 0)
-        connection = connection_from_dsn("smtp://h", allow=Asked("h"))
-        assert connection.send_messages([message]) == len(mail.outbox) == 1
-        with pytest.raises(InvalidEmailHost, match="does not allow this server"):
-            connection_from_dsn("smtp://h", allow=Asked())
+        with monkeypatch.context() as patch:
+            patch.setattr(test_mode, "real_blocks", 0)
+            connection = connection_from_dsn("smtp://h", allow=Asked("h"))
+            assert connection.send_messages([message]) == len(mail.outbox) == 1
+            with pytest.raises(InvalidEmailHost, match="does not allow this server"):
+                connection_from_dsn("smtp://h", allow=Asked())
 
     def test_is_asked_about_each_address_before_it_is_used(self, serve, site, message):
         addresses = ["10.0.0.1", "169.254.169.254", "127.0.0.2", "127.0.0.1"]
