@@ -338,6 +338,11 @@ def test_report_is_made_whatever_is_in_it(what, name):
         assert "ZeroDivisionError" in text
 
 
+def test_no_foreign_code_runs():
+    text = HostileText(VALID)
+    assert as_variable(text) is text
+
+
 @pytest.mark.parametrize(
     ("frame_globals", "frame_locals"),
     [(HostileDict(__name__="shop"), {"x": VALID}), ({}, HostileDict(x=VALID))],

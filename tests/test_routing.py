@@ -45,7 +45,7 @@ class Site:
     def __init__(self, serve: Any) -> None:
         self.servers = {key: serve() for key in ("shop", "club", "default")}
         self.hosts = {
-            key: f"smtp://127.0.0.1:{server.port}?timeout=1"
+            key: f"smtp://127.0.0.1:{server.port}?timeout=20"
             for key, server in self.servers.items()
         }
         self.hosts["shop"] += "&_default_from_email=The Shop <shop@example.com>"
