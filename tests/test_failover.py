@@ -226,6 +226,16 @@ def test_host_that_takes_a_message_is_not_down_any_more(serve_auth, clock, monke
     assert counts == [[0, 1], [1, 1], [2, 1]]
 
 
+def test_host_that_has_its_limit_is_not_down(serve_auth, clock, monkeypatch):
+    servers = [serve_auth(), serve_auth()]
+    settings = dsns(servers)
+    settings["h0"] += "&rate=1/m"
+    for seconds in (1e9, 1e9, 1e9 + 120):
+        monkeypatch.setattr(rate, "clock", lambda: seconds)  # noqa: B023
+        send(settings, messages(1))
+    assert [len(server.accepted) for server in servers] == [2, 1]
+
+
 def test_host_that_is_down_is_the_last_resort(serve_auth, clock):
     servers = [serve_auth(at("MAIL", "451 later")), serve_auth(at("MAIL", None, "451 later"))]
     for _ in range(2):

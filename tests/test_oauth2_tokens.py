@@ -337,6 +337,10 @@ class TestCallable:
         with pytest.raises(KeyboardInterrupt):
             ask(custom(raises(KeyboardInterrupt())))
 
+    def test_is_asked_for_two_users_at_a_time(self):
+        source = custom(print)
+        assert source.key("a") == source.key("a") != source.key("b")
+
     def test_need_not_be_hashable(self):
         assert ask(custom(NotHashable([]))) == "token"
 

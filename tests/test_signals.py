@@ -361,6 +361,15 @@ class TestFailover:
             Told("0", "spare", smtplib.SMTPConnectError),
         ]
 
+    def test_host_that_does_not_exist_is_told_by_its_key(self, hosts, receivers, settings):
+        hosts()
+        settings.EMAIL_HOSTS["safe"] = "failover:nobody,spare"
+        get_connection("safe").send_messages(messages(1))
+        assert receivers.told == [
+            Told("0", "nobody", EmailHostDoesNotExist),
+            Told("0", "spare"),
+        ]
+
     def test_error_that_is_final_is_told_once(self, hosts, receivers):
         hosts(at(BODY, "554 spam"))
         with pytest.raises(smtplib.SMTPDataError):
