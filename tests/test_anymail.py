@@ -196,7 +196,9 @@ def test_redirect_is_all_that_a_provider_gets(name, connect, provider):
 @pytest.mark.parametrize("name", ["merge_data", "merge_headers", "merge_metadata"])
 def test_message_for_each_recipient_is_not_redirected(name, connect):
     message = AnymailMessage("Hello", to=["a@x.example"], **{name: {"a@x.example": {}}})
-    with pytest.raises(InvalidEmailHost, match=f"cannot be combined with {name} in the message"):
+    with pytest.raises(
+        InvalidEmailHost, match=f"cannot be combined with {name} in the message"
+    ):
         connect("test", REDIRECT).send_messages([message])
     assert not hasattr(message, "anymail_test_params")
 

@@ -299,15 +299,14 @@ class TestKeptConnection:
         assert key(given) == key(given) != key({**given, "oauth2": Tokens("token-1")})
 
     def test_shows_no_token_in_a_later_reply(self, serve_tls, backend, message):
-        replies = {"AUTH": "235 welcome"}
-        server = serve_tls(replies)
+        server = serve_tls({"AUTH": "235 welcome"})
         given = Tokens(TOKEN)
         options = {"use_tls": False, "use_ssl": True, "conn_max_age": 60}
         backend(server, given, **options).send_messages([message])
-        replies["MAIL"] = f"550 not {TOKEN}"
-        with pytest.raises(smtplib.SMTPSenderRefused) as caught:
+        server.script = lambda step, argument: f"550 not {TOKEN}" if step == "RCPT" else None
+        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
             backend(server, given, **options).send_messages([message])
-        assert caught.value.smtp_error == b"not *****"
+        assert [*caught.value.recipients.values()] == [(550, b"not *****")]
         assert len(given.calls) == 1
 
 
