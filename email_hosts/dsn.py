@@ -338,8 +338,9 @@ def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> 
 
 def _may_be_password(parts: _Parts, name: str, value: str) -> bool:
     """Whether what looks like an option may be the rest of a password."""
-    looks_like_one = re.fullmatch("_[a-z_-]+" if _may_end_early(parts) else "[a-z_-]+", name)
-    return "@" in value and not looks_like_one
+    if _may_end_early(parts):
+        return "@" in parts.query and not re.fullmatch("_[a-z_-]+", name)
+    return "@" in value and not re.fullmatch("[a-z_-]+", name)
 
 
 def _may_end_early(parts: _Parts) -> bool:

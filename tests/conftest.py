@@ -31,8 +31,10 @@ from email_hosts.smtp.pool import pool
 
 needs_mailers = pytest.mark.skipif(not conf.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
 
-# tox -e fuzz
-hypothesis.settings.register_profile("fuzz", max_examples=50_000, deadline=None)
+# No time limit for an example: machines are busy. "fuzz" is that of tox -e fuzz.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+hypothesis.settings.register_profile("fuzz", max_examples=50_000)
 
 
 @pytest.fixture(scope="session")

@@ -222,6 +222,7 @@ REFUSED: list[tuple[Any, str]] = [
     ("smtp://h?timeout:5", f"{NO_OPTION}; did you mean 'timeout'?; percent"),
     ("smtp://h:25?from=a@b.com", f"{NO_OPTION}; {MEANT}"),
     ("failover://u:Wj4?bYt=5@h", f"{NO_OPTION}; {KNOWN}retry"),
+    ("smtp://Kx7vQz9:?Wj4bYt2&=@h", f"{NO_OPTION}; {KNOWN}tls, ssl, "),
     ("submission://u:p@h?Kx7vQz9=a@b.com", f"{NO_OPTION}; {KNOWN}"),
     ("submission://u:Wj4@bY?Kx7vQz9=x@h", f"{NO_OPTION}; {KNOWN}"),
     (f"{TOKEN}&Wj4bYt2=x", f"{NO_OPTION}; {KNOWN}"),

@@ -369,7 +369,7 @@ class Unopened(BaseEmailBackend):
     [
         ("nobody", 'EMAIL_HOSTS["nobody"]: there is no such host; known hosts: '),
         ("empty", 'EMAIL_HOSTS["empty"]: the host is empty; known hosts: '),
-        ("router", "it sends through the router, so no other host can use it"),
+        ("router", "it asks the router, so no other host can use it"),
         ("invalid", "unknown scheme 'smpt'"),
         ("provider", "LibraryError"),
     ],

@@ -125,7 +125,7 @@ class TestSubclass:
 
     @override_settings(EMAIL_HOSTS_ROUTER=lambda message: "router")
     def test_that_routes_is_no_host_of_the_router(self, message):
-        with pytest.raises(InvalidEmailHost, match="it sends through the router"):
+        with pytest.raises(InvalidEmailHost, match="it asks the router"):
             Router().send_messages([message])
 
     @needs_mailers

@@ -614,15 +614,16 @@ class TestTransmission:
         assert names_of(server) == ["a@", "c@"]
         assert not any("b@" in command for command in server.commands)
 
-    def test_error_of_the_iterator_is_raised_in_its_turn(self, serve):
+    @pytest.mark.parametrize("error", [LookupError, SystemExit])
+    def test_error_of_the_iterator_is_raised_in_its_turn(self, error, serve):
         def coming():
             yield from envelopes("a")
-            raise LookupError
+            raise error
 
         with smtp(serve()) as connection:
             results = transmission(coming()).over(connection)
             assert next(results).error is None
-            with pytest.raises(LookupError):
+            with pytest.raises(error):
                 next(results)
             assert connection.noop()[0] == 250
 

@@ -20,7 +20,6 @@ from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.test import override_settings
 from hypothesis import given
-from hypothesis import settings as of_hypothesis
 from hypothesis import strategies as st
 
 from email_hosts import rate
@@ -179,7 +178,6 @@ LIMITS = st.sampled_from([Limit(n, span) for n in (1, 2, 5, 20) for span in (1, 
 GAPS = st.one_of(st.just(0.0), st.floats(0, 0.1), st.floats(0, 2.5))
 
 
-@of_hypothesis(deadline=None)
 @given(limit=LIMITS, gaps=st.lists(GAPS, min_size=1, max_size=80), start=st.floats(0, 1))
 def test_no_span_has_more_than_the_limit(limit, gaps, start):
     clock = Clock()
@@ -205,7 +203,6 @@ def test_no_span_has_more_than_the_limit(limit, gaps, start):
 OFFERS = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5)), min_size=1, max_size=80)
 
 
-@of_hypothesis(deadline=None)
 @given(offers=OFFERS)
 def test_no_span_has_more_recipients_than_any_limit(offers):
     clock = Clock()

@@ -109,7 +109,7 @@ GROUP = b"250 ok\r\n250 ok\r\n354 go\r\n"
 
 
 # The server is one for all examples, and told before each what to say.
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CONVERSATIONS, st.sampled_from(OPTIONS))
 @example(
     Conversation([b"220 hi\r\n", reply(250, ["", "PIPELINING"]), GROUP, b"250 ok\r\n"], False),

@@ -74,7 +74,7 @@ class Transmission:
         self._look_ahead = look_ahead
         self._offer: _Offer | None = None
         self._ready: deque[_Offer] = deque()  # made before their turn: two at most
-        self._error: Exception | None = None  # of the iterator, until its turn
+        self._error: BaseException | None = None  # of the iterator, until its turn
         self._ahead: Transaction | None = None  # of what follows
 
     @property
@@ -131,7 +131,7 @@ class Transmission:
         """Ask for one more envelope. An error is raised when its turn comes."""
         try:
             envelope = None if self._error else next(self._coming, None)
-        except Exception as error:
+        except BaseException as error:
             self._error = error
         else:
             if envelope is not None:
