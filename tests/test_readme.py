@@ -7,11 +7,13 @@ import sys
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
+from smtplib import SMTPRecipientsRefused
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
-import django
 import pytest
+from celery.exceptions import Retry
 from conftest import needs_mailers, run_python
 from django.core import mail
 from django.core.management import call_command
@@ -19,12 +21,16 @@ from django.test import override_settings
 from django.utils.module_loading import import_string
 from docutils import nodes
 from docutils.core import publish_doctree
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import generate_latest
 from scripted import BODY, CLOSE, at
 
 from email_hosts import checks, exceptions, mailers, schemes
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
 from email_hosts.conf import DJANGO_HAS_MAILERS
+from email_hosts.exceptions import RateLimited
 from email_hosts.hosts import OUTBOX_BACKEND
 from email_hosts.options import SMTP_OPTIONS
 
@@ -93,11 +99,10 @@ def settings_of(block):
 def shop_mail(monkeypatch):
     """The modules of the project that settings of the README name. One has a router."""
     monkeypatch.setitem(sys.modules, "shop", ModuleType("shop"))
-    for name in ("mail", "microsoft"):
-        module = ModuleType(f"shop.{name}")
-        exec(the_one(f"# shop/{name}.py"), vars(module))
-        monkeypatch.setitem(sys.modules, f"shop.{name}", module)
-    return sys.modules["shop.mail"]
+    module = ModuleType("shop.mail")
+    exec(the_one("# shop/mail.py"), vars(module))
+    monkeypatch.setitem(sys.modules, "shop.mail", module)
+    return module
 
 
 def test_router_of_the_example(shop_mail):
@@ -120,7 +125,7 @@ def test_settings_are_valid(block, monkeypatch):
 
 
 # What not every Django has, and what can be done once in a process.
-NOT_EVERYWHERE = ("using=", "django.tasks", "prometheus_client")
+NOT_EVERYWHERE = ("using=", "prometheus_client")
 
 
 @pytest.mark.parametrize(
@@ -139,10 +144,9 @@ def test_test_of_the_example_passes():
 
 
 @lru_cache  # Celery wants each task but once
-def task_of(package):
-    """Return the task that is written with this package."""
-    names: dict[str, Any] = {"__name__": f"readme.{package}"}
-    exec(the_one(f"from {package} import"), names)
+def task():
+    names: dict[str, Any] = {"__name__": "readme.tasks"}
+    exec(the_one("from celery import"), names)
     return names["send_welcome"]
 
 
@@ -158,23 +162,22 @@ def task_of(package):
 def test_task_is_retried_if_that_is_safe(script, tries, sent, serve):
     server = serve(script)
     with override_settings(EMAIL_HOSTS={"shop": f"smtp://127.0.0.1:{server.port}"}):
-        result = task_of("celery").apply(["shop", "someone@example.net"])
+        result = task().apply(["shop", "someone@example.net"])
     assert result.successful() is sent
     assert len(server.accepted) == sent
     assert sum(command.startswith("MAIL") for command in server.commands) == tries
 
 
-@pytest.mark.skipif(django.VERSION < (6, 0), reason="new in Django 6.0")
-def test_task_of_django_sends(mailoutbox):  # pragma: tasks-only
-    task_of("django.tasks").enqueue("shop", "someone@example.net")
-    assert [message.sent_using for message in mailoutbox] == ["shop"]
+def test_task_is_retried_when_its_turn_comes(monkeypatch):
+    error = RateLimited("its limit of 30/m is reached", alias="shop", retry_after=12.5)
+    connect = mock.Mock(side_effect=error)
+    monkeypatch.setitem(task().run.__globals__, "get_connection", connect)
+    with mock.patch("celery.app.task.Task.retry", side_effect=Retry) as retry:
+        task().apply(["shop", "someone@example.net"])
+    assert retry.call_args.kwargs == {"exc": error, "countdown": 12.5}
 
 
-MAILERS = next(
-    settings_of(block).get("MAILERS", {})
-    for block in SETTINGS
-    if "**mailers(EMAIL_HOSTS)" in block
-)
+MAILERS = settings_of(SETTINGS[0]).get("MAILERS", {})
 USING = [block for block in OTHERS if "using=" in block]
 FIRST_MAIL = OTHERS[0]
 
@@ -253,16 +256,37 @@ def test_mailers_by_hand_are_mailers():  # pragma: mailers-only
     assert classes == ["EmailHostsBackend", "HostBackend", "FailoverBackend", "RoutingBackend"]
 
 
-def test_mails_are_counted_by_host(message):
+def test_prometheus_gets_the_seconds_of_each_mail_by_host(message):
     names: dict[str, Any] = {}
     exec(the_one("prometheus_client"), names)
     get_connection("shop").send_messages([message, message])
     get_connection("club").send_messages([message])
-    shown = generate_latest(names["MAILS"]).decode()
-    assert re.findall(r'mails_sent_total\{host="(\w+)"\} (\S+)', shown) == [
+    shown = generate_latest(names["SECONDS"]).decode()
+    assert re.findall(r'mail_seconds_count\{host="(\w+)"\} (\S+)', shown) == [
         ("shop", "2.0"),
         ("club", "1.0"),
     ]
+    assert all(float(each) > 0 for each in re.findall(r"mail_seconds_sum\S+ (\S+)", shown))
+
+
+def test_opentelemetry_gets_a_span_of_each_mail(message, serve, monkeypatch):
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr("opentelemetry.trace.get_tracer", provider.get_tracer)
+    names: dict[str, Any] = {}  # Django has receivers in weak references
+    exec(the_one("opentelemetry"), names)
+    get_connection("shop").send_messages([message])
+    server = serve(at("RCPT", "550 no"))
+    hosts = {"shop": f"smtp://127.0.0.1:{server.port}"}
+    with override_settings(EMAIL_HOSTS=hosts), pytest.raises(SMTPRecipientsRefused):
+        get_connection("shop").send_messages([message])
+    told = spans.get_finished_spans()
+    assert [(span.name, dict(span.attributes)) for span in told] == [
+        ("send mail", {"mail.host": "shop"})
+    ] * 2
+    assert [span.status.description for span in told] == [None, "SMTPRecipientsRefused"]
+    assert all(span.start_time < span.end_time for span in told)
 
 
 def test_table_of_options_has_the_names_in_python():
