@@ -18,6 +18,7 @@ NOT_OFFERED = (
     smtplib.SMTPNotSupportedError,
     smtplib.SMTPAuthenticationError,
     smtplib.SMTPSenderRefused,
+    RateLimited,
 )
 
 # Whether somebody has the message, as ``error.delivery``. The moment of an error tells, and

@@ -281,7 +281,7 @@ def test_opentelemetry_gets_a_span_of_each_mail(message, serve, monkeypatch):
     hosts = {"shop": f"smtp://127.0.0.1:{server.port}"}
     with override_settings(EMAIL_HOSTS=hosts), pytest.raises(SMTPRecipientsRefused):
         get_connection("shop").send_messages([message])
-    told = spans.get_finished_spans()
+    told: Any = spans.get_finished_spans()
     assert [(span.name, dict(span.attributes)) for span in told] == [
         ("send mail", {"mail.host": "shop"})
     ] * 2
