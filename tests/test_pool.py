@@ -249,8 +249,9 @@ def test_time_limit_at_any_call_leaves_a_pool_that_works(serve):
     times = interrupted_at_each_call(fill, module)
     for number, _ in enumerate(times):  # noqa: B007  # pragma: no cover
         assert [send(server), send(server)] == [1, 1]
-    assert number > 50
-    gc.collect()  # the connections that nobody has
+    # On Python 3.10, coverage has lost track.
+    assert number > 50  # pragma: no cover
+    gc.collect()  # pragma: no cover (the connections that nobody has)
 
 
 class TestNumber:

@@ -88,8 +88,6 @@ def settings_of(block):
     if "EMAIL_HOSTS" in block:
         for key in ("shop", "club"):
             hosts[key] = f"smtp://h?_default_from_email={key}@example.com"
-    if '"default": {"BACKEND": "email_hosts.backends.RoutingBackend"}' in block:
-        hosts["default"] = "smtp://h"
     names: dict[str, Any] = {"INSTALLED_APPS": [], "DEBUG": True, "EMAIL_HOSTS": hosts}
     exec(block, names)
     return {name: value for name, value in names.items() if name.isupper()}

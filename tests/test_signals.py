@@ -430,8 +430,8 @@ class Backend(BaseEmailBackend):
         self.opening = opening
 
     def open(self) -> None:
-        if self.opening:
-            raise self.opening
+        assert self.opening
+        raise self.opening
 
     def send_messages(self, email_messages: Any) -> Any:
         if isinstance(self.outcome, Exception):

@@ -12,7 +12,6 @@ from django.core.mail import EmailMessage
 from .. import rate
 from ..delivery import Outcome
 from ..exceptions import RateLimited
-from ..retry import NOT_SENT, set_delivery
 from ..values import RECIPIENTS
 from .smtp import DEFAULT_TIMEOUT
 
@@ -101,7 +100,6 @@ class _Queue:
         try:
             rate.wait_for_turn(self._name, backend.rate, number, left, alias=backend.alias)
         except RateLimited as error:
-            set_delivery(error, NOT_SENT)
             self._late.append(backend.failed(message, error))
             self._waited = 0
             return False

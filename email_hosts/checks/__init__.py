@@ -117,7 +117,7 @@ def _cache() -> Found:
 def _default_backend() -> Found:
     """``MAILERS`` is checked host by host. ``EMAIL_BACKEND`` gets no options."""
     default = conf.default_mailer()
-    if conf.has_mailers() or default is None:
+    if conf.has_mailers() or default is None:  # pragma: mailers-only
         return
     hint = (
         f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", and add a host "default" to EMAIL_HOSTS. '
