@@ -209,6 +209,7 @@ class Other(SafeExceptionReporterFilter):
     [
         ("EMAIL_HOSTS_ROUTER", "no.such.router", ["E005 ...No module named 'no'...shop.mail"]),
         ("EMAIL_HOSTS_ROUTER", 5, ["E005 ...callable"]),
+        ("EMAIL_HOSTS_ROUTER", DSN, ["E005 ...callable"]),
         ("EMAIL_HOSTS_ROUTER", "email_hosts.smtp.pool.MAX_PARKED", ["E005 ...callable"]),
         ("EMAIL_HOSTS_ROUTER", run, []),
         ("EMAIL_HOSTS_ROUTER", "email_hosts.registry.host_of_sender", []),
