@@ -68,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     precise = (arguments.rounds, arguments.seconds)
     rounds, seconds = (3, 0.15) if arguments.quick else precise
-    settings.configure(USE_TZ=True)
+    settings.configure(USE_TZ=True, EMAIL_HOSTS_CACHE="default")  # local memory
     django.setup()
     print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds")
     manners = stepwise() if arguments.without_pipelining else nullcontext()

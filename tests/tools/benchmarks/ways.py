@@ -93,6 +93,12 @@ def ours_kept(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
 
 
 @contextmanager
+def ours_rated(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
+    """Send each message on its own, with ``conn_max_age``, and a rate that is never reached."""
+    yield lambda: kept(server, rate="99999999/m").send_messages([message(recipients)])
+
+
+@contextmanager
 def ours_batch(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
     """Send 25 messages in one ``send_messages`` on an open connection."""
     with ours(server) as connection:
@@ -129,6 +135,7 @@ RAW = "smtplib, one open connection"
 FRESH = "Django, a new connection each"
 OURS_FRESH = "email_hosts, a new connection each"
 KEPT = "email_hosts, conn_max_age"
+RATED = "email_hosts, conn_max_age and rate"
 OURS_BATCH = f"email_hosts, batches of {BATCH}"
 PARALLEL = f"email_hosts, parallel={CONNECTIONS}"
 WAYS: dict[str, Way] = {
@@ -137,6 +144,7 @@ WAYS: dict[str, Way] = {
     "Django, one open connection": django_held,
     RAW: smtplib_held,
     KEPT: ours_kept,
+    RATED: ours_rated,
     OURS_BATCH: ours_batch,
     PARALLEL: ours_parallel,
 }
