@@ -1,8 +1,7 @@
-"""What an error loses, and what it gets, where it leaves this package.
+"""What an error loses where it leaves this package: the local variables in its traceback.
 
-Sentry, structlog, rich, pytest and others show the local variables of each frame in a
-traceback. Ours, and those of the clients below us, hold DSNs, logins and messages. And an
-error such as ``ConnectionRefusedError`` does not say which host it is about.
+Sentry, structlog, rich, pytest and others show those of each frame. Ours, and those of the
+clients below us, hold DSNs, logins and messages.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from functools import wraps
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
-from .exceptions import AllHostsFailed, InvalidEmailHost
+from .exceptions import InvalidEmailHost
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,21 +51,9 @@ def boundary(function: Callable[P, T]) -> Callable[P, T]:
         try:
             raise failure
         finally:
-            del failure  # a circle in memory, with all that an interruption has left behind
+            del failure  # a reference cycle, with all that an interruption has left behind
 
     return wrapper
-
-
-def name_host(error: BaseException, name: str) -> None:
-    """Note on an error which host it is about (PEP 678), unless that is known.
-
-    ``name`` is that of a backend: its key, its server, or both, and no secret.
-    """
-    is_named = isinstance(error, AllHostsFailed) or getattr(error, "alias", None) is not None
-    if name and not is_named and hasattr(error, "add_note"):  # pragma: notes-only
-        notes = getattr(error, "__notes__", ())
-        if not any(note.startswith("email host ") for note in notes):
-            error.add_note(f"email host {name.removeprefix('host ')}")
 
 
 @contextmanager

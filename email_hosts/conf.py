@@ -84,9 +84,10 @@ def router() -> Router | None:
     Raises ``ImproperlyConfigured`` if it is neither a callable nor the path to one.
     """
     chosen = getattr(settings, "EMAIL_HOSTS_ROUTER", None)
-    is_path = isinstance(chosen, str) and ":" not in chosen  # a DSN would be repeated
     try:
-        found = import_string(chosen) if is_path else chosen
+        # A DSN is no path, and would be repeated.
+        is_path = isinstance(chosen, str) and ":" not in chosen
+        found = import_string(str(chosen)) if is_path else chosen
     except Exception as error:  # its module may raise anything
         raise ImproperlyConfigured(
             f"EMAIL_HOSTS_ROUTER cannot be imported: {error}; its path must be like "

@@ -1,4 +1,4 @@
-"""What became of a message, and what is made of it: count, signal, log, raise."""
+"""Outcomes of messages, and the report that counts, logs, signals and raises them."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Report:
 
     @property
     def coming(self) -> Iterable[EmailMessage]:
-        """The messages. Waiting for one of a generator is no part of its send."""
+        """The messages. The time of a send does not include waiting for a generator."""
         if self.messages is not None:
             return self.messages
         return self._timed(self._given)

@@ -57,7 +57,7 @@ DJANGO_SETTINGS = {
 # Options that a DSN cannot pass to a backend that is not ours.
 RESERVED_OPTIONS = {"alias", "backend", "fail_silently", *HOST_OPTIONS}
 
-# A DSN of a stranger, in characters. A real one has far fewer.
+# The maximum length of a DSN from elsewhere, in characters. Real ones are far shorter.
 MAX_LENGTH = 4096
 
 # Names the characters, because '%2F' or '/' in a message could be part of a password.
@@ -192,7 +192,7 @@ def _smtp(parts: _Parts) -> Host:
 
 
 def _transport(parts: _Parts, options: dict[str, Any]) -> dict[str, Any]:
-    """Return TLS and port. An option outranks the scheme, and ssl and tls each other."""
+    """Return TLS and port. An option outranks the scheme, and replaces its kind of TLS."""
     scheme = SMTP_SCHEMES[parts.scheme]
     use_ssl = options.get("use_ssl", scheme.use_ssl and not options.get("use_tls"))
     use_tls = options.get("use_tls", scheme.use_tls and not options.get("use_ssl"))

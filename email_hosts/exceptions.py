@@ -1,4 +1,4 @@
-"""The errors of this app. No message holds a DSN, a user name or a password."""
+"""The errors of this app, and how errors name a host: never by its DSN or its login."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 MAX_FOREIGN_TEXT = 500  # characters
 
-# Packages of task queues, whose time limits are raised wherever Python is: in code of the
-# project, too, whose other errors are ignored.
+# Packages of task queues. They raise a time limit wherever Python is, even in code of the
+# project whose other errors we ignore.
 OF_TIME_LIMITS = {"billiard", "celery", "rq"}
 
 
@@ -88,9 +88,9 @@ class AllHostsFailed(smtplib.SMTPException):
 class RateLimited(smtplib.SMTPException):
     """A host takes no more at present, because the limit of its ``rate`` is reached.
 
-    Nothing was sent. ``alias`` is the key of the host. ``retry_after`` are the seconds until
-    the message may have its turn. They are ``math.inf`` if it has more recipients than the
-    limit allows: this host can never send it.
+    Nothing was sent. ``alias`` is the key of the host. ``retry_after`` is the number of
+    seconds until the message may have its turn. It is ``math.inf`` if the message has more
+    recipients than the limit allows: this host can never send it.
     """
 
     def __init__(self, reason: str, *, alias: str | None = None, retry_after: float) -> None:
@@ -120,6 +120,18 @@ def checked_key(key: str) -> str:
             "it to connection_from_dsn()"
         )
     return key
+
+
+def name_host(error: BaseException, name: str) -> None:
+    """Note on an error which host it is about (PEP 678), unless that is known.
+
+    ``name`` is that of a backend: its key, its server, or both, and no secret.
+    """
+    is_named = isinstance(error, AllHostsFailed) or getattr(error, "alias", None) is not None
+    if name and not is_named and hasattr(error, "add_note"):  # pragma: notes-only
+        notes = getattr(error, "__notes__", ())
+        if not any(note.startswith("email host ") for note in notes):
+            error.add_note(f"email host {name.removeprefix('host ')}")
 
 
 def shown(key: object) -> str:

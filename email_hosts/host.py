@@ -1,7 +1,7 @@
-"""A host: one immutable value, made and checked here and nowhere else.
+"""A host: one immutable value, checked here and nowhere else.
 
-Whoever has a ``Host`` checks nothing again. It may come from ``EMAIL_HOSTS``, ``MAILERS``, a
-DSN from elsewhere, or the options of a call.
+Code that gets a ``Host`` need not check it again. It may come from ``EMAIL_HOSTS``,
+``MAILERS``, a DSN from elsewhere, or the options of a call.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def connection_from_dsn(
     return _connection(host, {}, fail_silently=fail_silently, allow=allow)
 
 
-def find_host(key: str) -> Any:
+def connection_to(key: str) -> Any:
     """Return a new connection to a host that must exist, for a backend that sends through it.
 
     Raises ``EmailHostDoesNotExist`` for a key without a host, and ``InvalidEmailHost`` for

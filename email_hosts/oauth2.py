@@ -33,7 +33,7 @@ MAX_LIFETIME = 86400
 # A project may log in as each of its customers.
 MAX_KEPT = 1000
 
-# In bytes. Real ones have a few kilobytes. A longer one is cut, and so is no JSON.
+# In bytes. Real ones have a few kilobytes. A longer one is cut off, so it is not valid JSON.
 MAX_ANSWER = 65536
 
 # RFC 6749, A.12, without the space, which would end the token in a header.

@@ -1,7 +1,7 @@
 """The options of hosts, in one table.
 
 DSNs, calls, entries of ``MAILERS``, checks and commands read it. To add an option, add a row.
-Beside the table, only the code that uses a value names the option.
+Outside the table, only the code that uses a value names the option.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Option(NamedTuple):
     default: Any = ""
     is_secret: bool = False
     for_strangers: bool = True  # whether a DSN from elsewhere may have it
-    limit: float | None = None  # for a DSN from elsewhere
-    is_pooled: bool = False  # whether it makes a difference to a kept connection
+    limit: float | None = None  # the maximum in a DSN from elsewhere
+    is_pooled: bool = False  # whether a parked connection depends on it
     instead_of_header: str = ""  # in lower case
     needs: str = ""  # another option, by its name in Python
     can_be_removed: bool = True  # by a call
-    needed_for: tuple[str, ...] = ()  # these ways to get a token
-    taken_by: tuple[str, ...] = ()  # these, too
+    needed_for: tuple[str, ...] = ()  # grant types that require it
+    taken_by: tuple[str, ...] = ()  # grant types that allow it
 
     def of(self, value: Any) -> Any:
         """Return a value given in Python as a DSN would give it, or raise ``ValueError``."""

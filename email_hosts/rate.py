@@ -46,10 +46,10 @@ sleep = time.sleep
 
 
 def take(name: str, limits: Sequence[Limit], number: int = 1) -> float:
-    """Return 0 if a host may be offered ``number`` messages or recipients now.
+    """Return 0, and count ``number`` messages or recipients, if the host may get them now.
 
-    Then they are counted. Otherwise nothing is, and it returns after how many seconds to ask
-    again: ``math.inf`` if a limit is less than the number. ``name`` is that of the count.
+    Otherwise count nothing, and return the seconds after which to ask again: ``math.inf`` if
+    a limit is less than the number. ``name`` is that of the count.
     """
     return _take(name, limits, number)[0]
 
@@ -138,7 +138,7 @@ def _take_all(
             count.give_back(number)
         if refusal is not None:
             return refusal
-        # Once more: others may have seen already what the slice before has.
+        # Try again: that slice has ended, and others may already have read its count.
 
 
 class _Count:
@@ -219,7 +219,7 @@ class _InCache:
         self._cache = cache
         self._began = stopwatch()
         self.past = _past_in_cache
-        # Then it is get() and set(), and set() forgets how long a key has to live.
+        # BaseCache.incr() calls set(), which resets the timeout of the key.
         self._has_no_incr = type(cache).incr is BaseCache.incr
 
     @property

@@ -80,7 +80,7 @@ class Registry:
                 yield key
 
     def own_mailers(self) -> Iterator[str]:
-        """Yield the keys in ``MAILERS`` that we check, and that have no host.
+        """Yield the keys of mailers that we check, unless ``EMAIL_HOSTS`` has a host for them.
 
         Raises ``InvalidEmailHost`` if an entry is a DSN.
         """

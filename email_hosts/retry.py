@@ -79,7 +79,7 @@ def may_be_tried_elsewhere(error: BaseException) -> bool:
 
 
 def _is_too_much(error: BaseException) -> bool:
-    """Whether each host refuses the message for its size (RFC 1870, 6.2) or its recipients."""
+    """Whether the message is too large (RFC 1870, 6.2), or has too many recipients."""
     if isinstance(error, AllHostsFailed):
         return len(error.errors) > 0 and all(map(_is_too_much, error.errors.values()))
     if isinstance(error, RateLimited):

@@ -3,8 +3,8 @@
 ``message_sent``: a host has taken the message. Receivers get ``message``, which is the
 caller's own object, ``alias``, the key of the host that really sent it, and ``refused``, the
 server's replies to recipients who do not get it (as smtplib's ``sendmail()`` returns them).
-Both have ``seconds``: what the send of this message took, or of a list at a backend that is
-not ours.
+Receivers of both signals get ``seconds``: how long the send of this message took. A backend
+that is not ours takes a list in one call, and then it is the time of the list.
 
 ``message_failed``: a host has not taken it, or nobody knows. Receivers get ``message``,
 ``alias`` and ``error``. The README says when these are ``None``.

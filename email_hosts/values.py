@@ -27,7 +27,7 @@ Converter = Callable[[str], Any]
 CLIENT_CREDENTIALS, REFRESH_TOKEN = "client_credentials", "refresh_token"
 OAUTH2_GRANTS = (CLIENT_CREDENTIALS, REFRESH_TOKEN)
 
-# Options of other backends whose values are text, also if they look like numbers.
+# Options of other backends whose values are text, even if they look like numbers.
 KEYS_AND_NAMES = "(key|token|secret|password|user|account|name|id)$"
 # As in JSON, without exponents, and no more digits than a float can hold.
 NUMBER = r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?"
@@ -200,7 +200,7 @@ def oauth2_in_python(value: Any) -> Any:
 
 
 def limits_in_python(value: Any) -> tuple[Limit, ...]:
-    """Return the limits of a text, or of texts or limits, as this returns them."""
+    """Return limits from text, from a ``Limit``, or from a list of these."""
     return limits(",".join(map(str, value if isinstance(value, (list, tuple)) else [value])))
 
 

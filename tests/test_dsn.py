@@ -110,6 +110,7 @@ def test_white_space_around_a_dsn_is_dropped(text):
         ("roundrobin:a,b", FAILOVER, {"hosts": ("a", "b"), "rotate": True}),
         ("anymail+mailgun://?key=a%26b+c", ANYMAIL.format("mailgun"), {"key": "a&b+c"}),
         ("anymail+amazon-ses:?a=x@y&b=", ANYMAIL.format("amazon_ses"), {"a": "x@y", "b": ""}),
+        ("anymail+mailgun:?key=a;b?c", ANYMAIL.format("mailgun"), {"key": "a;b?c"}),
         ("backend:a.b.C", "a.b.C", {}),
     ],
 )

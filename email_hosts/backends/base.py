@@ -12,14 +12,16 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
-from ..boundary import boundary, name_host
+from ..boundary import boundary
 from ..delivery import Outcome, Report, is_of_mail
-from ..exceptions import shown
+from ..exceptions import name_host, shown
 from ..host import Host
-from ..rules import RULES, HostOfMessage, Notes, Rule, applied
+from ..rules import RULES, Notes, Rule, applied
+from ..rules.base import HostOfMessage
 from ..values import Limit
 
-# The backends that are sending in this context: notes of one each, empty when that is over.
+# The backends that are sending in this context. Each is in a list of its own, which is emptied
+# when its send ends.
 _sending: ContextVar[tuple[list[BaseEmailBackend], ...]] = ContextVar("sending", default=())
 
 
@@ -139,8 +141,8 @@ class Backend(BaseEmailBackend, HostOfMessage):
         return report.sent
 
     def _send_nested(self, messages: Iterable[EmailMessage]) -> int:
-        """Send what something inside of a send sends over this object: a log handler,
-        ``message()``, a generator. It gets a connection of its own.
+        """Send mail that a log handler, ``message()`` or a generator sends over this object
+        during another send. It gets a connection of its own.
 
         That closes what it has opened. A backend that is not ours may share the rest with
         its copy: a file, or the session of an HTTP client.

@@ -14,11 +14,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 
 from .. import conf
-from ..boundary import boundary, name_host
+from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import AllHostsFailed, RateLimited, shown, summarize
+from ..exceptions import AllHostsFailed, RateLimited, name_host, shown, summarize
 from ..host import FAILOVER_BACKEND, Host, from_python
-from ..hosts import find_host
+from ..hosts import connection_to
 from ..log import warn
 from ..retry import NOT_SENT, may_be_tried_elsewhere, set_delivery
 from .base import Backend, Connections
@@ -127,7 +127,7 @@ class FailoverBackend(Backend):
         connection = connections.get(key)
         try:
             if connection is None:
-                connection = find_host(key)
+                connection = connection_to(key)
                 connections.open(key, connection)
             connection.may_wait = may_wait
         except Exception as error:

@@ -28,8 +28,8 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Yield what becomes of messages that are sent when their turn has come.
 
-    ``send`` sends them over one connection. A message whose turn comes later than in
-    ``timeout`` seconds has a ``RateLimited``, and nothing is sent for it.
+    ``send`` sends them over one connection. A message that would have to wait
+    for longer than ``timeout`` seconds is not sent, and fails with ``RateLimited``.
     """
     queue = _Queue(backend, messages, keep_going=keep_going)
     is_over = False

@@ -34,9 +34,9 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Yield what becomes of messages that go over up to ``backend.parallel`` connections.
 
-    The order is any. Without ``keep_going``, no message is begun after the first error. What
-    is under way ends first, also after an interruption. Errors come last, and first among
-    them those after which a message may have been delivered.
+    Successes come first, then errors, and last those errors after which another host may be
+    tried. Without ``keep_going``, no message is begun after the first error. Messages under
+    way are finished, even after an interruption.
     """
     is_list = isinstance(messages, (list, tuple))
     size = len(messages) if is_list else PIECE * backend.parallel  # type: ignore[arg-type]

@@ -10,11 +10,11 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import conf
-from ..boundary import boundary, name_host
+from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import InvalidEmailHost, checked_key, shown
+from ..exceptions import InvalidEmailHost, checked_key, name_host, shown
 from ..host import ROUTING_BACKEND, Host, from_python
-from ..hosts import adopt, find_host
+from ..hosts import adopt, connection_to
 from ..registry import host_of_sender
 from ..rules import Notes
 from .base import Backend, Connections, outcomes_of
@@ -98,7 +98,7 @@ class RoutingBackend(Backend):
         connection = connections.get(name)
         try:
             if connection is None:
-                connection = find_host(host) if isinstance(host, str) else adopt(host)
+                connection = connection_to(host) if isinstance(host, str) else adopt(host)
                 connections.open(name, connection, is_new=is_new)
         except Exception as error:
             alias = host if isinstance(host, str) else getattr(host, "alias", None)
@@ -163,7 +163,7 @@ class RoutingBackend(Backend):
 
 
 def _collected(outcome: Outcome) -> Outcome:
-    """Let one host that is not valid not hold back the mail of the others."""
+    """Keep a host that is not valid from holding back the mail of the others."""
     is_invalid = isinstance(outcome.error, InvalidEmailHost)
     return outcome._replace(is_of_mail=outcome.is_of_mail or is_invalid)
 

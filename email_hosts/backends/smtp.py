@@ -17,9 +17,9 @@ from django.core.mail.backends.smtp import EmailBackend
 from django.utils.module_loading import import_string
 
 from .. import conf
-from ..boundary import boundary, name_host
+from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import InvalidEmailHost, summarize
+from ..exceptions import InvalidEmailHost, name_host, summarize
 from ..host import SMTP_BACKEND, Host, default_port, from_python
 from ..hosts import Allow
 from ..log import debug, warn

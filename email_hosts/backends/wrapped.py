@@ -14,9 +14,9 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend
 
 from .. import conf
-from ..boundary import boundary, name_host
+from ..boundary import boundary
 from ..delivery import Outcome, clock, is_of_mail
-from ..exceptions import InvalidEmailHost, summarize
+from ..exceptions import InvalidEmailHost, name_host, summarize
 from ..host import Host, class_at, default_port, from_python
 from ..log import warn
 from ..options import HOST_OPTIONS, did_you_mean

@@ -100,7 +100,7 @@ def _strict() -> Found:
         yield message(
             "E006",
             f"EMAIL_HOSTS_STRICT must be True or False, not {type(strict).__name__}.",
-            'A variable of the environment is text: write os.environ["STRICT"] == "1".',
+            'An environment variable is text: write os.environ["STRICT"] == "1".',
         )
 
 

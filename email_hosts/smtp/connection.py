@@ -56,7 +56,7 @@ class SMTP(smtplib.SMTP):
     ``InvalidEmailHost`` if there is none.
 
     ``is_clean`` tells whether EHLO or HELO was accepted, and the last transaction was complete
-    and clean. Another session must not be used again.
+    and clean. A session that is not clean must not be used again.
     """
 
     is_clean = True  # nothing has happened yet
@@ -99,7 +99,7 @@ class SMTP(smtplib.SMTP):
         """Say EHLO, or HELO if that is refused. Raises ``SMTPHeloError``.
 
         smtplib loses the reply to EHLO, which says why a server then ends the connection, and
-        takes a greeting that was refused twice for done.
+        treats a greeting that was refused twice as accepted.
         """
         if self.ehlo_resp is not None or self.helo_resp is not None:
             return
@@ -252,7 +252,7 @@ def is_idle(connection: smtplib.SMTP) -> bool:
     """Whether the server has sent nothing, and has not ended the connection."""
     try:
         with _at_once(connection) as replies:
-            # Of silence, read() makes None, and of the end b"". peek() does not tell.
+            # read() returns None for silence and b"" for the end. peek() does not tell.
             return not replies.peek(1) and replies.read(1) is None
     except (OSError, ValueError):
         return False

@@ -30,8 +30,7 @@ def log_in(
 ) -> None:
     """Log in with a password or a token. Raises ``SMTPException``.
 
-    Of several refusals it raises the first. A server that ends the connection after one has
-    refused the login, too.
+    Of several refusals it raises the first, even if the server then ends the connection.
     """
     try:
         if token:

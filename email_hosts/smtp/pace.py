@@ -14,9 +14,9 @@ from functools import lru_cache
 # How many servers we remember. A stranger's DSN may name any server.
 MAX_REMEMBERED = 1000
 
-# 503: "bad sequence of commands". 500 and 502: not a command, or not implemented. 354 is the
-# answer to DATA alone, and 250 to the others. To the wrong one, it says that a command was
-# dropped.
+# 503: "bad sequence of commands". 500 and 502: not a command, or not implemented. 354 answers
+# only DATA, and 250 only the other commands. The wrong one of the two shows that the server
+# has dropped a command.
 NOT_UNDERSTOOD = {500, 502, 503, 354, 250}
 
 # Exim's "synchronization error", Postfix's "improper use of SMTP command pipelining".

@@ -213,9 +213,9 @@ class Transmission:
     ) -> bool:
         """Whether the envelope gets another chance over a new connection.
 
-        Only if certainly nobody has it. Because the session had been parked, or because the
-        server may not take the pace, or because its refusal may have been lost: the reset
-        of a server that has not read everything destroys it.
+        Only if certainly nobody has it, for one of three reasons. The session had been parked.
+        The server may not take the pace. Or its refusal may be lost: a server that closes
+        before it has read everything sends a TCP reset, which destroys unread replies.
         """
         if transaction.body_was_sent:
             return False
@@ -223,7 +223,7 @@ class Transmission:
         is_silent = isinstance(error.__context__, TimeoutError)
         if transaction.was_understood and not is_silent:
             offer.refused = transaction.refused_for_good()
-        # Who refuses any sender may have forgotten the login or the greeting: 530, 503, 554.
+        # A server that refuses MAIL may have lost the login or the greeting: 530, 503, 554.
         is_of_session = not transaction.refusal or isinstance(error, smtplib.SMTPSenderRefused)
         has_left = is_of_session or transaction.has_given_up()
         if self._was_parked and has_left and not offer.was_parked:
@@ -257,7 +257,7 @@ class Transmission:
         is_new = offer.doubt not in (None, type(error))
         if is_new and transaction.was_understood and not has_ended:
             self._server_pace.slow_down(transaction.pace)
-        # Its frames hold the message and the error itself: a circle in memory.
+        # Its frames hold the message, and the error itself: a reference cycle.
         error.__traceback__ = None
         if error is transaction.refusal:
             transaction.resync(with_rset=self._ahead is None)

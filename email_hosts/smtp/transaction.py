@@ -127,7 +127,7 @@ class Transaction:
         try:
             self._read_replies()
         except smtplib.SMTPSenderRefused:
-            # Who reads a group as one command answers once, with whatever code.
+            # A server that reads a group as one command answers once, with any code.
             if self.pace > self._server_pace.proven:
                 self.was_understood &= self._read_the_rest()
             raise

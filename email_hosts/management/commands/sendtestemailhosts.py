@@ -71,7 +71,7 @@ def _send(key: str, email: list[str]) -> tuple[list[str], str]:
         to=email,
     )
     try:
-        connection = hosts.find_host(key)
+        connection = hosts.connection_to(key)
         recipients = connection.apply_host(message).recipients()
         sent = connection.send_messages([message])
     except Exception as error:  # a backend that is not ours may raise anything
@@ -79,8 +79,8 @@ def _send(key: str, email: list[str]) -> tuple[list[str], str]:
     if not sent:
         return [], f"{name}: not sent: the backend took no message"
     refused = connection.refused_recipients
-    # Before Django 6.0, refused recipients have display names. Remove _address() once
-    # we require 6.0.
+    # Before Django 6.0, refused recipients have display names. Remove _address() from the
+    # next line once we require 6.0.
     not_accepted = set(map(_address, refused))
     accepted = [each for each in map(_address, recipients) if each not in not_accepted]
     replies = f"{name}: refused {', '.join(refused)}: {explain_refusals(refused)}"

@@ -94,7 +94,7 @@ def ours_kept(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
 
 @contextmanager
 def ours_rated(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
-    """Send each message on its own, with ``conn_max_age``, and a rate that is never reached."""
+    """The same with a rate that is never reached."""
     yield lambda: kept(server, rate="99999999/m").send_messages([message(recipients)])
 
 
