@@ -214,7 +214,7 @@ def token(username, *, renew):  # pragma: no cover
     """Nobody asks for it here."""
 
 
-def mailer(**options):
+def mailer(**options):  # pragma: mailers-only
     return {"BACKEND": SMTP_BACKEND, "OPTIONS": options}
 
 
