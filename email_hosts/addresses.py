@@ -120,7 +120,7 @@ def recipients(value: str) -> list[str]:
 @lru_cache(maxsize=1024)
 def _recipient(value: str) -> str:
     match = re.fullmatch(f"(?:{LOCAL_PART}@)?([^@]+)", value)
-    if not match or not is_host_name(match[1]):
+    if not match or not is_host_name(match[1]) or value.startswith("*"):
         raise ValueError(
             "must be addresses without names, and domains without an at sign, like "
             "boss@example.org,example.com; a domain does not include its subdomains"

@@ -169,7 +169,8 @@ def _scheme_of(dsn: str) -> str:
     known = f"known schemes are {', '.join(SCHEMES)}, {ANYMAIL}mailgun and the like"
     match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
     if not match:  # text before the first colon may be a user name
-        raise InvalidEmailHost(f"the DSN starts with no scheme; {EXAMPLE}; {known}")
+        hint = did_you_mean(scheme, SCHEMES, cutoff=0.8)
+        raise InvalidEmailHost(f"the DSN starts with no scheme{hint}; {EXAMPLE}; {known}")
     here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])
     hint = f"; write '{here}' instead" if here else did_you_mean(scheme, SCHEMES, cutoff=0.7)
     raise InvalidEmailHost(f"unknown scheme '{match[0]}'; {known}{hint or f'; {EXAMPLE}'}")

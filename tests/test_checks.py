@@ -304,6 +304,7 @@ class TestDefault:
             (FAILOVER, "'hosts'"),
             (HOST_BACKEND, "'backend'"),
             (f"{__name__}.Several", "'hosts'"),
+            ("email_hosts.backend.RoutingBackend", "cannot be imported"),
         ],
     )
     def test_e002_backend_of_ours_without_options(self, backend, taught):
@@ -350,6 +351,13 @@ class TestDefault:
         assert_found(['W006 ..."default"'], H, **ROUTED)
         assert run(EMAIL_HOSTS={"default": ""}, **ROUTED)[-1].startswith("W006")
         assert_found([], {"default": "smtp://h"}, **ROUTED)
+
+    def test_w016_router_that_nobody_asks(self):
+        smtp = f"{DJANGO}.smtp.EmailBackend"
+        default: Any = {"EMAIL_BACKEND": smtp}
+        if DJANGO_HAS_MAILERS:
+            default = {"MAILERS": {"default": {"BACKEND": smtp}}}
+        assert_found(["W016 ...RoutingBackend"], {}, EMAIL_HOSTS_ROUTER=run, **default)
 
     def test_router_of_the_project_may_need_none(self):
         assert_found([], {}, EMAIL_HOSTS_ROUTER=run, **ROUTED)
@@ -435,7 +443,7 @@ class TestMailers:  # pragma: mailers-only
             (
                 {"a": "smtp://h", "b": "console:"},
                 {"a": ours(), "b": {"OPTIONS": {"_x": 1}}},
-                ['W005 ...["a"]', 'E002 MAILERS["a"]', 'W005 ...["b"]', 'W014 ...using="a"'],
+                ['W005 ...["a"]', 'E002 MAILERS["a"]', 'W005 ...["b"]'],
             ),
             # W010: a mailer does not redirect
             (
@@ -452,7 +460,13 @@ class TestMailers:  # pragma: mailers-only
             ({"default": "smtp://h", **H}, mailers({"default": "smtp://h", **H}), []),
             # W014: using= knows no host
             (H, {"default": {}}, ['W014 ...using="a"...mailers(EMAIL_HOSTS)']),
-            (H, {"a": {}}, ["W005", "W014"]),
+            (H, {"a": {}}, ["W005 ...below the last host"]),
+            # E003: the path of a backend of ours is misspelt
+            (
+                {},
+                {"m": {"BACKEND": "email_hosts.backends.Router"}},
+                ['E003 MAILERS["m"]...email_hosts.backends.Router'],
+            ),
             (H, {**mailers(H), "default": {}}, []),
             (H, {"own": ours(FAILOVER, hosts=["a"])}, []),
             (H, {"x": {"BACKEND": f"{DJANGO}.locmem.EmailBackend"}}, []),

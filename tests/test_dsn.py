@@ -166,6 +166,7 @@ REFUSED: list[tuple[Any, str]] = [
     ("mail.example.com", "no scheme"),
     ("Kx7vQz9:Wj4bYt2@h", "no scheme"),
     ("smpt://h", "did you mean 'smtp'?"),
+    ("round-robin:a,b", "no scheme; did you mean 'roundrobin'?"),
     ("redis://h", "anymail+mailgun and the like; for a mail server, write submission://"),
     ("ses://Kx7vQz9:Wj4bYt2@default", "'anymail+amazon-ses' instead"),
     ("mailgun+api://Kx7vQz9@default", "'anymail+mailgun' instead"),

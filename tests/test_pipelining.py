@@ -472,6 +472,10 @@ PACES: Any = {
     "refuses what is behind": (lambda: behind("503 wait"), "ab", "ab", 2, Pace.GROUPED),
     "and a group": (lambda: at("MAIL", None, *["503 x"] * 2), "abcd", "abcd", 3, Pace.SINGLE),
     "refuses a group": (lambda: at("MAIL", "503 wait"), "a", "a", 2, Pace.SINGLE),
+    "refuses a group and a recipient": (
+        lambda: any_of(at("MAIL", "503 wait"), always("RCPT", "550 no")),
+        *("a", "", 2, Pace.SINGLE),
+    ),
     "refuses a recipient": (lambda: always("RCPT", "550 5.1.1 who"), "a", "", 1, Pace.AHEAD),
     "says why": (lambda: always("RCPT", "550 5.5.1 order"), "a", "", 2, Pace.AHEAD),
     "says so": (lambda: always("RCPT", "521 No pipelining"), "a", "", 2, Pace.AHEAD),

@@ -120,6 +120,14 @@ class TestBatch:
         assert accepted == (["a", "c"] if fail_silently else ["a"])
 
 
+@pytest.mark.parametrize("options", [{}, {"parallel": 2}, {"rate": "9/s"}])
+def test_what_is_no_message_is_an_error(options, serve, message):
+    server = serve()
+    backend = EmailHostsBackend("127.0.0.1", server.port, timeout=20, **options)
+    with pytest.raises(AttributeError):
+        backend.send_messages([None, message])
+
+
 class TestFailure:
     """A send that fails raises an OSError, or is logged."""
 

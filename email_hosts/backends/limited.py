@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from itertools import chain
 from typing import Any
 
 from django.core.mail import EmailMessage
@@ -63,7 +64,8 @@ class _Queue:
 
     def turns(self) -> Iterator[EmailMessage]:
         """Yield each message when its turn has come, up to one that has to wait for long."""
-        while (message := self._next()) is not None:
+        held, self._held = [self._held] if self._held else [], None
+        for message in chain(held, self._coming):
             by_recipients = self._backend.rate_by == RECIPIENTS
             number = len(message.recipients()) if by_recipients else 1
             seconds = rate.take(self._name, self._backend.rate, number)
@@ -90,10 +92,6 @@ class _Queue:
         """Yield the outcomes of messages whose turn would come too late."""
         while self._late:
             yield self._late.popleft()
-
-    def _next(self) -> EmailMessage | None:
-        message, self._held = self._held, None
-        return message or next(self._coming, None)
 
     def _has_its_turn(self, message: EmailMessage, number: int, left: float) -> bool:
         backend = self._backend

@@ -192,8 +192,9 @@ class EmailHostsBackend(Backend, EmailBackend):
         self, messages: Iterable[EmailMessage], *, keep_going: bool, at_hand: bool
     ) -> Iterator[Outcome]:
         coming = iter(messages)
-        first = next(coming, None)
-        if first is None:
+        try:
+            first = next(coming)
+        except StopIteration:
             return
         with self._lock:
             try:

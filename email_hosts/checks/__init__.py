@@ -18,9 +18,9 @@ from .. import conf, debug
 from ..addresses import address_and_domain
 from ..boundary import boundary
 from ..exceptions import InvalidEmailHost, named, shown
-from ..host import ROUTING_BACKEND, Host, class_at
+from ..host import ROUTING_BACKEND, Host, backend_of, class_at
 from ..options import did_you_mean
-from ..registry import is_ours, registry, with_first_member
+from ..registry import is_checked, registry, with_first_member
 from ..schemes import DJANGO_SMTP_BACKEND
 from ..testmode import is_in_memory, test_mode
 from .host import (
@@ -82,8 +82,25 @@ def _router() -> Found:
         hint = 'Write EMAIL_HOSTS_ROUTER = "shop.mail.router", or remove it.'
         yield message("E005", str(refusal), hint)
         return
-    if router or not default_routes():
+    if router:
+        yield from _router_that_nobody_asks()
+    elif default_routes():
+        yield from _default_router()
+
+
+def _router_that_nobody_asks() -> Found:
+    default = conf.default_mailer()
+    mailers = [each for each in (default, *conf.mailers().values()) if each is not None]
+    if any(backend_of(each).routes or test_mode.has_replaced(each) for each in mailers):
         return
+    yield message(
+        "W016",
+        "EMAIL_HOSTS_ROUTER is not used: no backend of the settings is a RoutingBackend.",
+        f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", or an entry of MAILERS with it.',
+    )
+
+
+def _default_router() -> Found:
     if not is_host("default"):
         yield message(
             "W006",
@@ -126,7 +143,7 @@ def _default_backend() -> Found:
     where = ""
     try:
         path = conf.default_path()
-        if is_ours(default):
+        if is_checked(default):
             where = f"EMAIL_BACKEND, {path}, is no host without options: "
             class_at(path)()
     except Exception as problem:  # a class of the project may raise anything
@@ -154,7 +171,7 @@ def _default_host() -> Found:
 def _hosts_without_mailers() -> Found:
     known, mailers = list(_hosts_of_dsns()), registry().mailers
     is_one_known = (
-        any(host.key in mailers and not is_shadowed(host) for host in known)
+        any(host.key in mailers for host in known)  # if it is another one, W005 says so
         or any(registry().own_mailers())
         or any(map(is_in_memory, mailers.values()))  # those of tests
     )

@@ -214,7 +214,7 @@ def _shadowed(host: Host) -> Found:
         yield message(
             "W005",
             f"{host.name} is not used: {named(host.key, 'MAILERS')} comes first.",
-            "Rename one of them, or write MAILERS = {**mailers(EMAIL_HOSTS)}.",
+            "Rename one of them, or write MAILERS = mailers(EMAIL_HOSTS) below the last host.",
         )
         if is_checked(registry().mailers[str(host.key)]):
             yield from check_entry(_host_of(host.key, "MAILERS", registry().of_mailer))
