@@ -354,9 +354,8 @@ class TestDefault:
 
     def test_w016_router_that_nobody_asks(self):
         smtp = f"{DJANGO}.smtp.EmailBackend"
-        default: Any = {"EMAIL_BACKEND": smtp}
-        if DJANGO_HAS_MAILERS:
-            default = {"MAILERS": {"default": {"BACKEND": smtp}}}
+        mailers = {"MAILERS": {"default": {"BACKEND": smtp}}}
+        default: Any = mailers if DJANGO_HAS_MAILERS else {"EMAIL_BACKEND": smtp}
         assert_found(["W016 ...RoutingBackend"], {}, EMAIL_HOSTS_ROUTER=run, **default)
 
     def test_router_of_the_project_may_need_none(self):

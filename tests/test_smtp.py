@@ -125,7 +125,7 @@ def test_what_is_no_message_is_an_error(options, serve, message):
     server = serve()
     backend = EmailHostsBackend("127.0.0.1", server.port, timeout=20, **options)
     with pytest.raises(AttributeError):
-        backend.send_messages([None, message])
+        backend.send_messages([None, message])  # type: ignore[list-item]
 
 
 class TestFailure:
