@@ -19,6 +19,7 @@ from .host import FAILOVER_BACKEND, SMTP_BACKEND, TABLES, Host, from_values
 from .options import (
     HEADER,
     HOST_OPTIONS,
+    OTHER_NAMES,
     SEVERAL_OPTIONS,
     SMTP_OPTIONS,
     Option,
@@ -67,9 +68,6 @@ PERCENT_ENCODE = (
 )
 
 EXAMPLE = "for a mail server, write submission://smtp.example.com"
-
-# What other libraries call an option of ours, without underscores before it.
-OTHER_NAMES = dict.fromkeys(("from", "sender"), "_default_from_email")
 
 NO_HOST_YET = "if it is part of a password, the at sign and the host are missing after it"
 

@@ -17,7 +17,14 @@ from django.utils.module_loading import import_string
 
 from .exceptions import InvalidEmailHost, named
 from .options import HOST_OPTIONS, SEVERAL_OPTIONS, SMTP_OPTIONS, Table, checked, did_you_mean
-from .schemes import ANYMAIL, IMPLICIT_TLS_PORT, PROVIDERS, SMTP_PORT, SUBMISSION_PORT
+from .schemes import (
+    ANYMAIL,
+    IMPLICIT_TLS_PORT,
+    OTHER_SCHEMES,
+    PROVIDERS,
+    SMTP_PORT,
+    SUBMISSION_PORT,
+)
 from .values import OAUTH2_GRANTS, keys_in_python
 
 SMTP_BACKEND = "email_hosts.backends.EmailHostsBackend"
@@ -156,6 +163,11 @@ def from_values(host: Host, *, spelled: Callable[[str], str] = str) -> Host:
         )
     if problem := host.is_smtp and options.get("oauth2") and _problem_with_token(options):
         raise InvalidEmailHost(problem)
+    has_half_a_login = bool(options.get("username")) != bool(options.get("password"))
+    if host.is_smtp and has_half_a_login and not options.get("oauth2"):
+        raise InvalidEmailHost(
+            "the options 'username' and 'password' go together; give both or neither"
+        )
     for name, option in host.table.items():
         if options.get(name) and option.needs and not options.get(option.needs):
             raise InvalidEmailHost(
@@ -233,8 +245,8 @@ def class_at(path: str) -> Any:
             f"; python -m pip install 'django-anymail[{provider}]' 'Django~={version}.0'"
         )
     elif provider:
-        known = [ANYMAIL + each for each in PROVIDERS]
-        problem += did_you_mean(ANYMAIL + provider, known, cutoff=0.8)
+        meant = OTHER_SCHEMES.get(provider, ANYMAIL + provider)
+        problem += did_you_mean(meant, [ANYMAIL + each for each in PROVIDERS], cutoff=0.8)
     raise InvalidEmailHost(problem)
 
 

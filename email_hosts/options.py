@@ -159,6 +159,15 @@ def by_name_in_dsn(table: Table) -> dict[str, Option]:
     return {option.in_dsn: option for option in table.values() if option.in_dsn}
 
 
+# What other libraries call an option of ours, without underscores before it.
+OTHER_NAMES = {
+    **dict.fromkeys(("from", "sender"), "_default_from_email"),
+    **dict.fromkeys(("verify", "ssl_verify", "verify_ssl"), "ssl_cafile"),
+    "starttls": "tls",
+    "rate_limit": "rate",
+}
+
+
 def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return ``; did you mean 'timeout'?``, or ``""`` if no known word is close.
 

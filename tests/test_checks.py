@@ -108,11 +108,13 @@ IN_2026 = "W008 December 2026"
         (f"backend://{FAILOVER}", "E002 failover:"),
         # E003: its backend cannot be imported
         ("anymail+mailgum:", "E003 anymail.backends.mailgum...mean 'anymail+mailgun'"),
+        ("anymail+ses:", "E003 did you mean 'anymail+amazon-ses'"),
         ("anymail+xyz:", "E003 anymail.backends.xyz"),
         ("anymail+amazon-ses:", "E003 pip install 'django-anymail[amazon-ses]' 'Django~="),
         ("backend://no.such.EmailBackend", "E003 no.such.EmailBackend"),
         # E004: it names hosts that cannot be members
         ("failover:a,b", 'E004 "a", "b"'),
+        ("failover:shpo", "E004 did you mean 'shop'?"),
         (f"backend://{__name__}.Several?hosts=nobody", 'E004 "nobody"'),
         ("failover:shop", "E004 shop -> shop"),
         (f"backend://{ROUTER}", "E004 router"),

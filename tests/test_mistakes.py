@@ -88,7 +88,7 @@ def test_server_without_starttls_says_which_scheme_fits(serve):
     with pytest.raises(smtplib.SMTPNotSupportedError) as caught:
         connection.open()
     assert str(caught.value).endswith(
-        "by server; submissions:// is for TLS from the first byte, smtp:// for no TLS"
+        "by server. submissions:// is for TLS from the first byte, smtp:// for no TLS"
     )
 
 

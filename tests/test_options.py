@@ -359,6 +359,8 @@ def test_header_that_is_not_for_all_messages_is_refused(way, name, value, teache
         ({"use_ssl": True, "use_tls": True}, "mutually exclusive"),
         ({"ssl_keyfile": "k.pem"}, "needs 'ssl_certfile'"),
         ({"allowed_recipients": "a@b"}, "redirect_to' beside it"),
+        ({"username": "me"}, "both or neither"),
+        ({"password": "Kx7vQz9"}, "both or neither"),
         (login(PATH, password="Kx7vQz9"), "remove the password"),
         (login(PATH, username="", password="Kx7vQz9"), "remove the password"),
         (login(PATH, username=""), "needs a user name"),

@@ -100,7 +100,13 @@ class TestUse:
 class TestKey:
     """A connection is shared by hosts that would make the same one, and use it as long."""
 
-    BASE = {"host": "smtp.example.com", "conn_max_age": 60, "ssl_certfile": "a.pem"}
+    BASE = {
+        "host": "smtp.example.com",
+        "username": "me",
+        "password": "secret",
+        "conn_max_age": 60,
+        "ssl_certfile": "a.pem",
+    }
     OTHERS: dict[str, Any] = {
         "host": "other.example.com",
         "port": 2525,

@@ -13,6 +13,7 @@ from .. import conf, hosts
 from ..addresses import is_loopback
 from ..exceptions import InvalidEmailHost, checked_key, named, shown
 from ..host import SMTP_BACKEND, Host, dict_of_mailer
+from ..options import did_you_mean
 from ..registry import find_cycle, is_checked, registry
 from ..schemes import (
     BUILTIN_SCHEMES,
@@ -168,6 +169,7 @@ def _members(host: Host) -> Found:
         problem = f"leads back to itself: {' -> '.join(map(shown, cycle))}"
     elif missing:
         problem = f"names hosts that do not exist: {', '.join(missing)}"
+        problem += did_you_mean(missing[0].strip('"'), registry().dsns)
     else:
         return
     hint = "Name hosts that have a server of their own."

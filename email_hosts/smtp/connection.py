@@ -164,7 +164,7 @@ def connect(
             connection.starttls(context=starttls)
     except BaseException as error:
         if isinstance(error, smtplib.SMTPNotSupportedError):
-            error.args = (f"{str(error).rstrip('.')}; {NO_STARTTLS_HINT}",)
+            error.args = (f"{error} {NO_STARTTLS_HINT}",)
         connection.close()
         raise
     return connection
