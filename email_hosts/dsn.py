@@ -14,11 +14,14 @@ from urllib.parse import quote, unquote
 
 from speckenv_django import django_email_url
 
+from .addresses import is_ipv6
 from .exceptions import InvalidEmailHost, checked_key
 from .host import FAILOVER_BACKEND, SMTP_BACKEND, TABLES, Host, from_values
 from .options import (
+    ALL_AT_ONCE,
     HEADER,
     HOST_OPTIONS,
+    INSTEAD,
     OTHER_NAMES,
     SEVERAL_OPTIONS,
     SMTP_OPTIONS,
@@ -114,10 +117,16 @@ def parse_from_elsewhere(dsn: str, schemes: str | Iterable[str]) -> Host:
                 "credentials of this project; allow schemes of SMTP, console, locmem, dummy "
                 "or file"
             )
+    # First, so that nobody asks for more of what is refused.
+    query = str(dsn).strip().partition("?")[2]
+    names = {part.partition("=")[0] for part in query.split("&")}
+    given = [each.name for each in SMTP_OPTIONS.values() if each.in_dsn in names]
+    refuse_options_from_elsewhere(dict.fromkeys(given, True), SMTP_OPTIONS)
     host = parse(dsn)
     if host.scheme not in allowed:
+        more = "; pass schemes= to allow it" if host.scheme in LOCAL_SCHEMES else ""
         raise InvalidEmailHost(
-            f"scheme '{host.scheme}' is not allowed here; allowed: {', '.join(allowed)}"
+            f"scheme '{host.scheme}' is not allowed here; allowed: {', '.join(allowed)}{more}"
         )
     refuse_options_from_elsewhere(host.options, host.table)
     return host
@@ -177,6 +186,8 @@ def _scheme_of(dsn: str) -> str:
 def _smtp(parts: _Parts) -> Host:
     if parts.authority and parts.path not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
+    if parts.path[:1] not in {"", "/"}:
+        raise InvalidEmailHost(f"the DSN names no host; write it after {parts.scheme}://")
     options = _options_of(parts, SMTP_OPTIONS)
     userinfo, at, address = parts.authority.rpartition("@")
     _check_login(userinfo, has_token="oauth2" in options)
@@ -228,8 +239,8 @@ def _backend(parts: _Parts) -> Host:
     path = parts.authority + parts.path
     if scheme != "backend":
         if path:
-            reason = f"'{scheme}' takes nothing but options; write {scheme}://"
-            raise InvalidEmailHost(reason)
+            example = f"write {scheme}:// or {scheme}://?option=value"
+            raise InvalidEmailHost(f"'{scheme}' takes nothing but options; {example}")
         provider = scheme.removeprefix(ANYMAIL).replace("-", "_")
         is_djangos = scheme in BUILTIN_SCHEMES
         package = DJANGO_BACKENDS if is_djangos else "anymail.backends"
@@ -256,14 +267,16 @@ def _check_login(userinfo: str, *, has_token: bool) -> None:
     if bool(username) != bool(password) and not has_token:
         given, missing = ("user name", "password") if username else ("password", "user name")
         raise InvalidEmailHost(
-            f"the DSN has a {given} and no {missing}; write both or neither, or 'oauth2' "
-            "instead of a password"
+            f"the DSN has a {given} and no {missing}; write both or neither (only a host of "
+            "the settings may have 'oauth2' instead of a password)"
         )
     _decoded("the user name", username)
     _decoded("the password", password)
 
 
 def _check_address(address: str, *, has_login: bool) -> None:
+    if is_ipv6(address.replace("%25", "%")):
+        raise InvalidEmailHost("write an IPv6 address in brackets, like [2001:db8::1]")
     match = re.fullmatch(r"(\[[^]]*\]|[^:]*)(?::(.*))?", address, re.DOTALL)
     host, port = match.groups() if match else (address, None)
     if not host:
@@ -302,7 +315,8 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
             may_be_secret = has_secret or _may_be_password(parts, name, value)
             raise InvalidEmailHost(_unknown_option(name, known, may_be_secret=may_be_secret))
         if option.name in options and not is_header:
-            raise InvalidEmailHost(f"option '{name}' is given twice")
+            hint = ALL_AT_ONCE.get(option.name, "")
+            raise InvalidEmailHost(f"option '{name}' is given twice{hint}")
         if not equals and option.convert is boolean:
             value = "true"
         try:
@@ -329,7 +343,8 @@ def _refuse_other_separators(query: str, known: Iterable[str]) -> None:
 
 def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> str:
     word = OTHER_NAMES.get(name.lower().lstrip("_"), name.lower())
-    hint = did_you_mean(word, known) or f"; known options: {', '.join(known)}"
+    hint = INSTEAD.get(word) or did_you_mean(word, known)
+    hint = hint or f"; known options: {', '.join(known)}"
     if may_be_secret or not re.fullmatch("[A-Za-z0-9_-]+", name):
         return f"{NO_OPTION}{hint}; {PERCENT_ENCODE}"
     return f"unknown option {name!r}{hint}"

@@ -168,6 +168,19 @@ OTHER_NAMES = {
 }
 
 
+# What is no option here, and what to write instead.
+INSTEAD = {
+    "rotate": "; write roundrobin: instead of failover:",
+    "router": "; the setting EMAIL_HOSTS_ROUTER names the router",
+}
+
+# Options that take several values, which people give twice.
+ALL_AT_ONCE = {
+    "rate": "; write rate=14/s,50000/d",
+    "allowed_recipients": "; write _allowed_recipients=me@example.com,example.org",
+}
+
+
 def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return ``; did you mean 'timeout'?``, or ``""`` if no known word is close.
 
@@ -230,7 +243,11 @@ def _in_python(name: str, table: Table) -> str:
         return f"; in Python, write headers={{{name.removeprefix(HEADER)!r}: ...}}"
     if name in in_dsn:
         return f"; in Python, its name is {in_dsn[name].name!r}"
-    return did_you_mean(name, table) or f"; known options: {', '.join(table)}"
+    return (
+        INSTEAD.get(name)
+        or did_you_mean(name, table)
+        or f"; known options: {', '.join(table)}"
+    )
 
 
 def refuse_options_from_elsewhere(options: Mapping[str, Any], table: Table) -> None:

@@ -11,7 +11,12 @@ import pytest
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
 
-from email_hosts.backends import HostBackend, connection_from_dsn, get_connection
+from email_hosts.backends import (
+    HostBackend,
+    RoutingBackend,
+    connection_from_dsn,
+    get_connection,
+)
 from email_hosts.exceptions import InvalidEmailHost, RateLimited
 from email_hosts.testing import real_hosts
 
@@ -47,6 +52,11 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: get_connection("console", reply_to=5),
         "get_connection(\"console\"): option 'reply_to' must be text, not int$",
+    ),
+    (
+        lambda: RoutingBackend(alias="shop", router="shop.mail.router"),
+        "MAILERS[\"shop\"]: unknown option 'router'; the setting EMAIL_HOSTS_ROUTER names the "
+        "router$",
     ),
     # A key for a DSN, and the reverse.
     (

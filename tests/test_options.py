@@ -251,6 +251,7 @@ class Bad(NamedTuple):
                     yield from ((way, name, value, self.teaches) for way in ways)
 
 
+NOT_FOR_STRANGERS = "is not allowed in a DSN from elsewhere"
 NUMBERS = "port timeout conn_max_age retry conn_max_messages conn_max_idle parallel"
 ONE_ADDRESS, MANY_ADDRESSES = "one email address", "addresses without names, and domains"
 
@@ -316,6 +317,8 @@ BAD = [
 )
 def test_value_that_does_not_fit_is_refused_wherever_it_is_given(way, name, value, teaches):
     spelled = OPTIONS[name].in_dsn if way in IN_TEXT else name
+    if way is of_stranger and not OPTIONS[name].for_strangers:
+        teaches = NOT_FOR_STRANGERS
     text = refusal(way, {name: value})
     assert f"option '{spelled}'" in text
     assert teaches in text
@@ -385,6 +388,8 @@ def test_header_that_is_not_for_all_messages_is_refused(way, name, value, teache
     ids=shown,
 )
 def test_options_that_do_not_go_together_are_refused(way, options, teaches):
+    if way is of_stranger and not all(OPTIONS[name].for_strangers for name in options):
+        teaches = NOT_FOR_STRANGERS
     text = refusal(way, options)
     assert teaches in text
     assert "Kx7vQz9" not in text

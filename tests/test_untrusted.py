@@ -70,6 +70,24 @@ class TestFiles:
             pass
 
 
+@pytest.mark.parametrize(
+    ("dsn", "answer"),
+    [
+        ("submission://u@127.0.0.1?oauth2=client_credentials", "option 'oauth2' is not allow"),
+        ("smtp://h?oauth2_scope=", "option 'oauth2_scope' is not allowed"),
+        ("smtp://h?ssl_cafile ", "option 'ssl_cafile' is not allowed"),
+        (
+            "submission://u@h",
+            "the DSN has a user name and no password; write both or neither ",
+        ),
+    ],
+)
+def test_nobody_asks_for_more_of_what_is_refused(dsn, answer):
+    with pytest.raises(InvalidEmailHost) as caught:
+        connection_from_dsn(dsn)
+    assert str(caught.value).startswith(answer)
+
+
 class TestLimits:
     """Numbers and lengths have an upper limit."""
 
@@ -142,6 +160,11 @@ class TestSchemes:
     )
     def test_are_those_of_smtp(self, dsn):
         with pytest.raises(InvalidEmailHost, match="is not allowed here; allowed: smtp, "):
+            connection_from_dsn(dsn)
+
+    @pytest.mark.parametrize("dsn", ["console:", "file:out"])
+    def test_that_are_harmless_can_be_allowed(self, dsn):
+        with pytest.raises(InvalidEmailHost, match="; pass schemes= to allow it$"):
             connection_from_dsn(dsn)
 
     def test_may_be_those_that_the_caller_allows(self):
