@@ -98,6 +98,7 @@ def router() -> Router | None:
     raise ImproperlyConfigured(
         "EMAIL_HOSTS_ROUTER must be a callable or the path of one: router(message) returns "
         f"the key of a host, a connection, or None. It is {type(found).__name__}."
+        f"{' A path has dots, and no colon.' if isinstance(found, str) else ''}"
     )
 
 
@@ -136,7 +137,9 @@ def default_mailer() -> Mailer | None:
 def default_path() -> str:
     """Return the path of the default backend, or raise ``InvalidEmailHost`` for a DSN."""
     name = 'MAILERS["default"]: BACKEND' if has_mailers() else "EMAIL_BACKEND"
-    return checked_path(dict_of_mailer(default_mailer() or {}).get("BACKEND", ""), name)
+    return checked_path(
+        dict_of_mailer(default_mailer() or {}, "default").get("BACKEND", ""), name
+    )
 
 
 def default_connection() -> BaseEmailBackend | None:

@@ -18,7 +18,6 @@ from .addresses import is_ipv6
 from .exceptions import InvalidEmailHost, checked_key
 from .host import FAILOVER_BACKEND, SMTP_BACKEND, TABLES, Host, from_values
 from .options import (
-    ALL_AT_ONCE,
     HEADER,
     HOST_OPTIONS,
     INSTEAD,
@@ -315,7 +314,7 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
             may_be_secret = has_secret or _may_be_password(parts, name, value)
             raise InvalidEmailHost(_unknown_option(name, known, may_be_secret=may_be_secret))
         if option.name in options and not is_header:
-            hint = ALL_AT_ONCE.get(option.name, "")
+            hint = INSTEAD.get(name, "")
             raise InvalidEmailHost(f"option '{name}' is given twice{hint}")
         if not equals and option.convert is boolean:
             value = "true"

@@ -185,19 +185,19 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
     )
 
 
-def dict_of_mailer(mailer: Any) -> Mailer:  # pragma: mailers-only
+def dict_of_mailer(mailer: Any, key: Any = None) -> Mailer:  # pragma: mailers-only
     """Return an entry of ``MAILERS``, or raise ``InvalidEmailHost`` if it is a DSN."""
-    if isinstance(mailer, dict):
+    if not isinstance(mailer, dict):
+        reason = (
+            f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "
+            "MAILERS = mailers(EMAIL_HOSTS), which makes entries from DSNs"
+        )
+    else:
         options = mailer.get("OPTIONS", {})
-        if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
-            raise InvalidEmailHost(
-                "the OPTIONS of an entry of MAILERS must be a dict of names and values"
-            )
-        return cast("Mailer", mailer)
-    raise InvalidEmailHost(
-        f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "
-        "MAILERS = mailers(EMAIL_HOSTS), which makes entries from DSNs"
-    )
+        if isinstance(options, dict) and all(isinstance(name, str) for name in options):
+            return cast("Mailer", mailer)
+        reason = "the OPTIONS of an entry of MAILERS must be a dict of names and values"
+    raise InvalidEmailHost(reason, alias=key, setting="MAILERS")
 
 
 def checked_path(path: Any, what: str = "the backend") -> str:
@@ -211,12 +211,12 @@ def checked_path(path: Any, what: str = "the backend") -> str:
     raise InvalidEmailHost(f"{what} must be the dotted path of a class, not {found}")
 
 
-def backend_of(mailer: Any) -> Host:
+def backend_of(mailer: Any, key: Any = None) -> Host:
     """Return an entry of ``MAILERS`` without its options, to ask what its backend is.
 
     Raises ``InvalidEmailHost`` if it is a DSN.
     """
-    return Host(None, dict_of_mailer(mailer).get("BACKEND", ""), {})
+    return Host(None, dict_of_mailer(mailer, key).get("BACKEND", ""), {})
 
 
 def default_port(options: Mapping[str, Any]) -> int:

@@ -22,6 +22,7 @@ from .options import HOST_OPTIONS
 from .registry import BASE, find_cycle, registry, with_first_member
 from .schemes import SMTP_SCHEMES
 from .testmode import LOCMEM_BACKEND, test_mode
+from .values import takes
 
 # Whether this server may be used: a host name or an IP address, and a port.
 Allow = Callable[[str, int], bool]
@@ -29,6 +30,8 @@ Allow = Callable[[str, int], bool]
 OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
 
 MAX_KEYS_SHOWN = 10
+
+NO_FLAG = "'fail_silently' must be True or False"
 
 
 @boundary
@@ -47,6 +50,8 @@ def get_connection(
     # For a project without the app in INSTALLED_APPS. By its path: Django's debug pages take
     # time to import.
     import_string("email_hosts.debug.install")()
+    if fail_silently not in (True, False):
+        raise InvalidEmailHost(NO_FLAG)
     host = registry().find(key)
     if host is None:
         connection = _default_connection(key)
@@ -78,11 +83,16 @@ def connection_from_dsn(
     ``alias`` is ``None``. All else is as in ``get_connection``. Raises
     ``InvalidEmailHost``.
     """
+    if fail_silently not in (True, False):
+        raise InvalidEmailHost(NO_FLAG)
+    if allow is not None and not takes(allow, "", 0):
+        raise InvalidEmailHost("'allow' must be a function: allow(host, port) returns True")
     host = parse_from_elsewhere(dsn, schemes).but(**options)
-    if allow and host.is_smtp:
+    if allow is not None and host.is_smtp:
         server = host.options["host"], host.options["port"]
-        if allow(*server) is not True:
-            raise InvalidEmailHost("allow() does not allow this server")
+        if (answer := allow(*server)) is not True:
+            more = "" if answer is False else "; to allow one, it must return True"
+            raise InvalidEmailHost(f"allow() does not allow this server{more}")
     return _connection(host, {}, fail_silently=fail_silently, allow=allow)
 
 

@@ -168,16 +168,12 @@ OTHER_NAMES = {
 }
 
 
-# What is no option here, and what to write instead.
+# What is no option here or is given twice, and what to write instead.
 INSTEAD = {
     "rotate": "; write roundrobin: instead of failover:",
     "router": "; the setting EMAIL_HOSTS_ROUTER names the router",
-}
-
-# Options that take several values, which people give twice.
-ALL_AT_ONCE = {
     "rate": "; write rate=14/s,50000/d",
-    "allowed_recipients": "; write _allowed_recipients=me@example.com,example.org",
+    "_allowed_recipients": "; write _allowed_recipients=me@example.com,example.org",
 }
 
 

@@ -46,7 +46,7 @@ class Registry:
         return None if mailer is None else self._of_entry(key, mailer)
 
     def _of_entry(self, key: str, mailer: Any) -> Host:  # pragma: mailers-only
-        entry = {**dict_of_mailer(mailer), "OPTIONS": dict(mailer.get("OPTIONS", {}))}
+        entry = {**dict_of_mailer(mailer, key), "OPTIONS": dict(mailer.get("OPTIONS", {}))}
         return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
 
     def _made(self, setting: str, key: str, entry: object, make: Callable[[], Host]) -> Host:
@@ -76,7 +76,7 @@ class Registry:
             if not is_empty(dsn):
                 yield str(key)
         for key, mailer in self.mailers.items():  # pragma: mailers-only
-            if is_empty(self.dsns.get(key)) and not backend_of(mailer).routes:
+            if is_empty(self.dsns.get(key)) and not backend_of(mailer, key).routes:
                 yield key
 
     def own_mailers(self) -> Iterator[str]:

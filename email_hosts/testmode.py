@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import conf
-from .host import Host, Mailer, backend_of
+from .host import Host, Mailer, backend_of, dict_of_mailer
 from .schemes import DJANGO_BACKENDS
 
 LOCMEM_BACKEND = f"{DJANGO_BACKENDS}.locmem.EmailBackend"
@@ -32,6 +32,7 @@ class TestMode:
 
         In tests, Django replaces the mailers with in-memory ones, which lack the options.
         """
+        dict_of_mailer(mailer, host.key)  # or it says which entry is none
         return self.has_replaced(mailer) or (
             conf.tests_are_running() and mailer == host.mailer
         )

@@ -5,6 +5,7 @@ Each returns the value. A ``ValueError`` says what it must be.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import threading
@@ -37,6 +38,16 @@ MESSAGES, RECIPIENTS = "messages", "recipients"
 
 # In characters, for a dotted path. A token may have dots, too, but is longer.
 MAX_PATH = 100
+
+
+def takes(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether it can be called with these arguments. True if only a call would tell."""
+    with suppress(ValueError):  # of some that are written in C
+        try:
+            inspect.signature(function).bind(*arguments)
+        except TypeError:
+            return False
+    return True
 
 
 def without_control_characters(text: str) -> str:

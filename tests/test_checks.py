@@ -198,6 +198,14 @@ def test_host_that_tests_capture_is_built_too(monkeypatch):
     assert_found(["E002"], {"shop": CHOOSY})
 
 
+def router(message):
+    """A router of a project, which nobody asks here."""
+
+
+async def slow_router(message):
+    """Nobody would await it."""
+
+
 class Subclass(EmailHostsReporterFilter):
     """A filter that a project might choose."""
 
@@ -211,9 +219,14 @@ class Other(SafeExceptionReporterFilter):
     [
         ("EMAIL_HOSTS_ROUTER", "no.such.router", ["E005 ...No module named 'no'...shop.mail"]),
         ("EMAIL_HOSTS_ROUTER", 5, ["E005 ...callable"]),
+        ("EMAIL_HOSTS_ROUTER", "shop.mail:router", ["E005 ...has dots, and no colon"]),
+        ("EMAIL_HOSTS_ROUTER", slow_router, ["E005 ...one argument, and not an async one"]),
+        ("EMAIL_HOSTS_ROUTER", lambda: None, ["E005 ...one argument...def router(message)"]),
+        ("EMAIL_HOSTS_ROUTER", Choosy, ["E005 ...one argument"]),
+        ("EMAIL_HOSTS_ROUTER", dict, []),  # Python does not know what it takes
         ("EMAIL_HOSTS_ROUTER", DSN, ["E005 ...callable"]),
         ("EMAIL_HOSTS_ROUTER", "email_hosts.smtp.pool.MAX_PARKED", ["E005 ...callable"]),
-        ("EMAIL_HOSTS_ROUTER", run, []),
+        ("EMAIL_HOSTS_ROUTER", router, []),
         ("EMAIL_HOSTS_ROUTER", "email_hosts.registry.host_of_sender", []),
         *(
             ("EMAIL_HOSTS_STRICT", value, ["E006 EMAIL_HOSTS_STRICT...True or False"])
@@ -358,10 +371,10 @@ class TestDefault:
         smtp = f"{DJANGO}.smtp.EmailBackend"
         mailers = {"MAILERS": {"default": {"BACKEND": smtp}}}
         default: Any = mailers if DJANGO_HAS_MAILERS else {"EMAIL_BACKEND": smtp}
-        assert_found(["W016 ...RoutingBackend"], {}, EMAIL_HOSTS_ROUTER=run, **default)
+        assert_found(["W016 ...RoutingBackend"], {}, EMAIL_HOSTS_ROUTER=router, **default)
 
     def test_router_of_the_project_may_need_none(self):
-        assert_found([], {}, EMAIL_HOSTS_ROUTER=run, **ROUTED)
+        assert_found([], {}, EMAIL_HOSTS_ROUTER=router, **ROUTED)
 
 
 class TestSenders:
@@ -397,10 +410,10 @@ class TestSenders:
         hosts = {"default": "smtp://h", **dict.fromkeys("ab", f"smtp://h{SENDER}")}
         assert_found(['W012 EMAIL_HOSTS["a"]...s@example.com'], hosts, **ROUTED)
 
-    @pytest.mark.parametrize("router", [run, "no.such"])
-    def test_only_the_default_router_compares_them(self, router):
+    @pytest.mark.parametrize("own", [router, "no.such"])
+    def test_only_the_default_router_compares_them(self, own):
         hosts = {"a": "smtp://h", "b": "smtp://h"}
-        assert self.others(hosts, EMAIL_HOSTS_ROUTER=router) == ""
+        assert self.others(hosts, EMAIL_HOSTS_ROUTER=own) == ""
 
 
 def ours(backend=SMTP_BACKEND, **options):
@@ -436,6 +449,8 @@ class TestMailers:  # pragma: mailers-only
         ("hosts", "mailers", "expected"),
         [
             ({}, [], ["E001 MAILERS must be a dict...Write MAILERS"]),
+            ({}, {"m": 5}, ['E001 MAILERS["m"]: each entry...not int']),
+            ({}, {"m": {"OPTIONS": 5}}, ['E001 MAILERS["m"]: the OPTIONS...dict of names']),
             # W004: the default sends nothing
             ({}, {"default": CONSOLE}, ["W004 The default mailer...MAILERS"]),
             ({}, mailers({"default": f"console:{SENDER}"}), ['W004 MAILERS["default"]']),

@@ -103,6 +103,21 @@ def test_both_commands_say_why_a_host_does_not_work(dsn, reason, ports):
 
 
 @pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("shop,club", "Known hosts: shop, club. Write spaces between keys, and no commas."),
+        ("clab", "There is no host 'clab'. Known hosts: shop, club."),
+        ("--show-password", "--show-password is only for --from-settings."),
+    ],
+)
+def test_argument_that_does_not_fit_is_refused(argument, reason):
+    hosts = {"shop": "smtp://h", "club": "smtp://h"}
+    message, shown = failure("checkemailhosts", argument, hosts=hosts)
+    assert message.endswith(reason)
+    assert shown == []
+
+
+@pytest.mark.parametrize(
     ("error", "reason"),
     [
         (ssl.SSLError(1, "[SSL: RECORD_LAYER_FAILURE]"), "submission:// is for STARTTLS"),

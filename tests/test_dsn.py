@@ -247,6 +247,10 @@ REFUSED: list[tuple[Any, str]] = [
     ("anymail+mailgun:?api_key=a?_reply_to=b@c", SEPARATED),
     ("smtp://h?timeout=5&ssl&timeout=5", "option 'timeout' is given twice"),
     ("smtp://h?rate=14/s&rate=50000/d", "is given twice; write rate=14/s,50000/d$"),
+    (
+        "smtp://h?_allowed_recipients=a@b.c&_allowed_recipients=d.e",
+        "write _allowed_recipients=me@example.com,example.org$",
+    ),
     ("smtp://h?_header-X=1&_header-x=2", "option '_header-x' is given twice"),
     ("anymail+mailgun://?api_key=x&api_key=y", "option 'api_key' is given twice"),
     ("smtp://h?timeout", "option 'timeout' must be a positive number"),

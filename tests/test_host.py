@@ -109,6 +109,7 @@ def test_mailer_and_its_options_must_be_dicts(  # pragma: mailers-only
     settings.MAILERS = {key: mailer}
     with pytest.raises(InvalidEmailHost, match=reason) as caught:
         get_connection(key)
+    assert str(caught.value).startswith(f'MAILERS["{key}"]: ')
     assert "Kx7vQz9" not in str(caught.value)
 
 

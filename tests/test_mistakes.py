@@ -5,6 +5,7 @@ Those in DSNs are in ``test_dsn``, and those that ``manage.py check`` finds in `
 
 import smtplib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -58,6 +59,15 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
         "MAILERS[\"shop\"]: unknown option 'router'; the setting EMAIL_HOSTS_ROUTER names the "
         "router$",
     ),
+    *(
+        (partial(call, fail_silently=value), "'fail_silently' must be True or False$")
+        for call in (
+            partial(get_connection, "shop"),
+            partial(get_connection, "nobody"),
+            partial(connection_from_dsn, "smtp://h"),
+        )
+        for value in ("no", None)
+    ),
     # A key for a DSN, and the reverse.
     (
         lambda: connection_from_dsn("shop"),
@@ -90,6 +100,13 @@ def test_answer_says_what_to_write(mistake, answer, settings):
     text = str(caught.value)
     assert text == answer[:-1] if answer.endswith("$") else text.startswith(answer)
     assert PASSWORD not in text
+
+
+@pytest.mark.parametrize("key", ["shop", "console", "all"])
+def test_one_message_is_no_list(key, settings):
+    settings.EMAIL_HOSTS = {"shop": "smtp://h", "console": "console:", "all": "failover:shop"}
+    with pytest.raises(TypeError, match=r"write send_messages\(\[message\]\)"):
+        get_connection(key).send_messages(EmailMessage("Hello", to=["a@b.example"]))  # type: ignore[arg-type]
 
 
 @real_hosts()

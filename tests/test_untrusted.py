@@ -164,7 +164,7 @@ class TestSchemes:
 
     @pytest.mark.parametrize("dsn", ["console:", "file:out"])
     def test_that_are_harmless_can_be_allowed(self, dsn):
-        with pytest.raises(InvalidEmailHost, match="; pass schemes= to allow it$"):
+        with pytest.raises(InvalidEmailHost, match="; pass schemes= to allow it"):
             connection_from_dsn(dsn)
 
     def test_may_be_those_that_the_caller_allows(self):
@@ -253,8 +253,14 @@ class TestAllow:
 
     @pytest.mark.parametrize("answer", [None, 1, "yes"])
     def test_says_true_and_nothing_else(self, answer):
-        with pytest.raises(InvalidEmailHost, match="does not allow this server"):
+        with pytest.raises(InvalidEmailHost, match=r"does not allow .* must return True$"):
             connection_from_dsn("smtp://h", allow=lambda host, port: answer)
+
+    @pytest.mark.parametrize("allow", [["h"], [], True, False, "h", lambda host: True])
+    def test_is_a_function(self, allow):
+        reason = r"^'allow' must be a function: allow\(host, port\) returns True$"
+        with pytest.raises(InvalidEmailHost, match=reason):
+            connection_from_dsn("smtp://h", allow=allow)
 
     def test_is_asked_about_what_the_caller_says_instead(self):
         with pytest.raises(InvalidEmailHost, match="does not allow this server"):

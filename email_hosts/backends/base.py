@@ -118,6 +118,8 @@ class Backend(BaseEmailBackend, HostOfMessage):
         messages. Signals are sent at the end of a list, and after each message of any other
         iterable.
         """
+        if isinstance(email_messages, EmailMessage):
+            raise TypeError("it takes a list of messages; write send_messages([message])")
         if is_sending(self):
             return self._send_nested(email_messages)
         report = Report(self, email_messages)

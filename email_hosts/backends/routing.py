@@ -12,7 +12,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import InvalidEmailHost, checked_key, name_host, shown
+from ..exceptions import EmailHostDoesNotExist, InvalidEmailHost, checked_key, name_host, shown
 from ..host import ROUTING_BACKEND, Host, from_python
 from ..hosts import adopt, connection_to
 from ..registry import host_of_sender
@@ -104,6 +104,8 @@ class RoutingBackend(Backend):
             alias = host if isinstance(host, str) else getattr(host, "alias", None)
             if isinstance(host, str):
                 name_host(error, f'host "{shown(host)}"')
+            if isinstance(error, EmailHostDoesNotExist) and host != "default":
+                error.args = (f"{error}; {_name_of(conf.router())} returned this key",)
             failed = (connection or self).failed(messages[0], error)
             yield _collected(failed._replace(alias=alias))
             return
@@ -155,7 +157,11 @@ class RoutingBackend(Backend):
         if isinstance(host, BaseEmailBackend):
             return host
         if isinstance(host, str | None):
-            return checked_key(host or "default")
+            try:
+                return checked_key(host or "default")
+            except InvalidEmailHost as error:
+                error.args = (f"{_name_of(router)} returned a DSN: {error}",)
+                raise
         raise TypeError(
             f"{_name_of(router)} must return the key of a host, a connection or None, not "
             f"{type(host).__name__}"

@@ -371,7 +371,7 @@ class EmailHostsBackend(Backend, EmailBackend):
             params["context"] = self._context_in_use
         if self.use_tls:
             params["starttls"] = self._context_in_use
-        if self.allow:
+        if self.allow is not None:
             params["allow"] = self.allow
         connection = connect(self.connection_class, self.host, self.port, **params)
         try:
@@ -411,8 +411,7 @@ class EmailHostsBackend(Backend, EmailBackend):
 
     @property
     def _pool_key(self) -> PoolKey:
-        # ``allow`` may not be hashable. The connection keeps it alive, so its id stays
-        # unique.
+        # ``allow`` may have no hash. The connection keeps it alive, so its id stays unique.
         own = (self._own_ssl_context, self._tokens_from, id(self.allow))
         return PoolKey((*pooled_by(self), *own))
 

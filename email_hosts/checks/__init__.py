@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from inspect import iscoroutinefunction
 from typing import Any
 
 from django.apps import AppConfig
@@ -23,6 +24,7 @@ from ..options import did_you_mean
 from ..registry import is_checked, registry, with_first_member
 from ..schemes import DJANGO_SMTP_BACKEND
 from ..testmode import is_in_memory, test_mode
+from ..values import takes
 from .host import (
     MAILERS_HINT,
     OF_DEPLOYED_HOST,
@@ -82,7 +84,11 @@ def _router() -> Found:
         hint = 'Write EMAIL_HOSTS_ROUTER = "shop.mail.router", or remove it.'
         yield message("E005", str(refusal), hint)
         return
-    if router:
+    if router and (iscoroutinefunction(router) or not takes(router, None)):
+        problem = "must be a function with one argument, and not an async one."
+        hint = "Write def router(message), which returns the key of a host, or None."
+        yield message("E005", f"EMAIL_HOSTS_ROUTER {problem}", hint)
+    elif router:
         yield from _router_that_nobody_asks()
     elif default_routes():
         yield from _default_router()

@@ -100,8 +100,8 @@ def entries() -> dict[Any, Host | CheckMessage]:
     mailers: Any = known.mailers
     if not isinstance(mailers, Mapping):  # pragma: mailers-only
         raise InvalidEmailHost(f"MAILERS must be a dict, not {type(mailers).__name__}")
-    for mailer in mailers.values():  # pragma: mailers-only
-        dict_of_mailer(mailer)
+    for key, mailer in mailers.items():  # pragma: mailers-only
+        dict_of_mailer(mailer, key)
     return {
         **{key: _host_of(key, "EMAIL_HOSTS", known.of_dsn) for key in known.dsns},
         **{key: _host_of(key, "MAILERS", known.of_mailer) for key in known.own_mailers()},

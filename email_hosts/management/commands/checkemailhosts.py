@@ -90,6 +90,8 @@ class Command(BaseCommand):
                 dsn = dsn_of_settings(show_login=options["show_password"])
                 self.stdout.write(dsn)
                 return
+            if options["show_password"]:
+                raise CommandError("--show-password is only for --from-settings.")
             known = entries()
         except InvalidEmailHost as error:
             raise CommandError(str(error)) from None
@@ -98,7 +100,9 @@ class Command(BaseCommand):
         for key in keys:
             if key not in rows:
                 listed = ", ".join(map(shown, rows)) or "none"
-                raise CommandError(f"There is no host '{shown(key)}'. Known hosts: {listed}.")
+                more = " Write spaces between keys, and no commas." if "," in key else ""
+                problem = f"There is no host '{shown(key)}'. Known hosts: {listed}.{more}"
+                raise CommandError(problem)
         if not rows:
             self.stdout.write("EMAIL_HOSTS names no host.")
             return
