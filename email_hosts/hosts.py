@@ -50,7 +50,7 @@ def get_connection(
     # For a project without the app in INSTALLED_APPS. By its path: Django's debug pages take
     # time to import.
     import_string("email_hosts.debug.install")()
-    if fail_silently not in (True, False):
+    if fail_silently not in (True, False, None):
         raise InvalidEmailHost(NO_FLAG)
     host = registry().find(key)
     if host is None:
@@ -83,7 +83,7 @@ def connection_from_dsn(
     ``alias`` is ``None``. All else is as in ``get_connection``. Raises
     ``InvalidEmailHost``.
     """
-    if fail_silently not in (True, False):
+    if fail_silently not in (True, False, None):
         raise InvalidEmailHost(NO_FLAG)
     if allow is not None and not takes(allow, "", 0):
         raise InvalidEmailHost("'allow' must be a function: allow(host, port) returns True")
