@@ -66,7 +66,7 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
             partial(get_connection, "nobody"),
             partial(connection_from_dsn, "smtp://h"),
         )
-        for value in ("no", None)
+        for value in ("no", 2)
     ),
     # A key for a DSN, and the reverse.
     (
