@@ -141,6 +141,7 @@ IN_2026 = "W008 December 2026"
         (f"{ANY_OPTION}?port=465", ""),
         # W008: it has a password that Microsoft switches off
         ("submission://u:p@smtp.office365.com", IN_2026),
+        ("submission://u:p@smtp-legacy.office365.com", IN_2026),
         ("submission://u:p@SMTP.Office365.com.", IN_2026),
         ("submission://u:p@smtp-mail.outlook.com", IN_2026),
         (f"{ANY_OPTION}?host=smtp.office365.com&password=p", ""),
