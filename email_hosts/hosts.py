@@ -31,8 +31,6 @@ OUTBOX_BACKEND = "email_hosts.backends.outbox.OutboxBackend"
 
 MAX_KEYS_SHOWN = 10
 
-NO_FLAG = "'fail_silently' must be True or False"
-
 
 @boundary
 def get_connection(
@@ -50,8 +48,7 @@ def get_connection(
     # For a project without the app in INSTALLED_APPS. By its path: Django's debug pages take
     # time to import.
     import_string("email_hosts.debug.install")()
-    if fail_silently not in (True, False, None):
-        raise InvalidEmailHost(NO_FLAG)
+    _check_flag(fail_silently)
     host = registry().find(key)
     if host is None:
         connection = _default_connection(key)
@@ -83,8 +80,7 @@ def connection_from_dsn(
     ``alias`` is ``None``. All else is as in ``get_connection``. Raises
     ``InvalidEmailHost``.
     """
-    if fail_silently not in (True, False, None):
-        raise InvalidEmailHost(NO_FLAG)
+    _check_flag(fail_silently)
     if allow is not None and not takes(allow, "", 0):
         raise InvalidEmailHost("'allow' must be a function: allow(host, port) returns True")
     host = parse_from_elsewhere(dsn, schemes).but(**options)
@@ -94,6 +90,11 @@ def connection_from_dsn(
             more = "" if answer is False else "; to allow one, it must return True"
             raise InvalidEmailHost(f"allow() does not allow this server{more}")
     return _connection(host, {}, fail_silently=fail_silently, allow=allow)
+
+
+def _check_flag(fail_silently: Any) -> None:
+    if fail_silently not in (True, False, None):
+        raise InvalidEmailHost("'fail_silently' must be True or False")
 
 
 def connection_to(key: str) -> Any:

@@ -12,6 +12,7 @@ from django.core.mail import EmailMessage
 
 from . import conf
 from .addresses import address_and_domain
+from .boundary import is_own
 from .dsn import is_empty, parse
 from .exceptions import InvalidEmailHost, checked_key
 from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python
@@ -157,8 +158,8 @@ def is_checked(mailer: Mailer) -> bool:  # pragma: mailers-only
     The path of one of ours may be misspelt.
     """
     path: Any = backend_of(mailer).backend
-    is_text = isinstance(path, str)
-    return is_ours(mailer) or not is_text or ":" in path or path.startswith("email_hosts.")
+    is_path = isinstance(path, str) and ":" not in path
+    return not is_path or is_own(path) or is_ours(mailer)
 
 
 def find_cycle(

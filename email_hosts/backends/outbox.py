@@ -10,10 +10,9 @@ from django.core.mail.backends.locmem import EmailBackend
 
 from ..delivery import Outcome
 from ..host import Host, from_python
+from ..hosts import OUTBOX_BACKEND
 from ..rules import BEFORE_REDIRECT, copied
 from .base import Backend
-
-OUTBOX_BACKEND = f"{__name__}.OutboxBackend"
 
 
 class OutboxBackend(Backend, EmailBackend):

@@ -27,7 +27,7 @@ from ..options import OF_SMTP
 from ..retry import NOT_SENT, PERHAPS, set_delivery
 from ..rules import SMTP_RULES
 from ..smtp.connection import CLASSES, can_pipeline, connect, is_closed
-from ..smtp.login import log_in
+from ..smtp.login import REFUSED_LOGIN, log_in
 from ..smtp.pipelining import PLAIN_ADDRESS, Result, Transmission
 from ..smtp.pool import PooledConnection, PoolKey, pool
 from ..smtp.redaction import Redactor
@@ -39,8 +39,6 @@ DEFAULT_TIMEOUT = 60  # seconds
 
 # Two connections are interchangeable if these options are equal.
 pooled_by = attrgetter(*(option.name for option in OF_SMTP if option.is_pooled))
-
-REFUSED_LOGIN = 535  # RFC 4954, 6: "authentication credentials invalid"
 
 
 class EmailHostsBackend(Backend, EmailBackend):

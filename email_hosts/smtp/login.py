@@ -22,7 +22,7 @@ MECHANISMS_FOR_PASSWORDS = ("CRAM-MD5", "PLAIN", "LOGIN")
 # Octets of a command line, with its end (RFC 4954, 4).
 MAX_COMMAND = 512
 
-REFUSED = 535  # RFC 4954, 6: "authentication credentials invalid"
+REFUSED_LOGIN = 535  # RFC 4954, 6: "authentication credentials invalid"
 
 
 def log_in(
@@ -107,7 +107,7 @@ def _log_in_with_token(connection: smtplib.SMTP, username: str, token: str) -> N
     except smtplib.SMTPServerDisconnected:
         if not challenges:
             raise
-        code, reply = REFUSED, b"the server has ended the connection"
+        code, reply = REFUSED_LOGIN, b"the server has ended the connection"
     else:
         return
     redact = Redactor(username, token).redact  # before the text is cut
