@@ -17,7 +17,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
@@ -37,7 +38,7 @@ SLICES, OF_A_SECOND = 60, 10
 # the least to wait, because a float may be just below the end of a slice.
 PATIENCE, PAUSE, LEAST = 0.5, 60, 0.001
 
-# Counts in memory, and limits of hosts of which the past is known.
+# Limits of hosts in memory.
 MAX_KEPT = 10_000
 
 clock = time.time  # the only one that machines share
@@ -83,8 +84,7 @@ def usage(name: str, limits: Sequence[Limit]) -> tuple[int | None, ...]:
     """Return how much of each limit is used, ``None`` where no cache knows."""
     try:
         if cache := _cache():
-            store, now = _InCache(cache), clock()
-            return tuple(_Count(store, name, limit, now).used() for limit in limits)
+            return tuple(_Window(name, limit).used(_InCache(cache)) for limit in limits)
     except Exception as error:
         _pause(error)
     return (None,) * len(limits)
@@ -94,7 +94,7 @@ def forget() -> None:
     """Forget what this process has counted, and which cache has failed. For tests."""
     global _memory
     _memory = _InMemory()
-    _past_in_cache.clear()
+    _windows.cache_clear()
     _failures.clear()
 
 
@@ -116,99 +116,88 @@ def _take(name: str, limits: Sequence[Limit], number: int) -> tuple[float, Limit
 
 
 def _take_all(
-    store: _InCache | _InMemory, name: str, limits: Sequence[Limit], number: int
+    store: _Store, name: str, limits: Sequence[Limit], number: int
 ) -> tuple[float, Limit | None]:
-    """Take from all limits or from none. The longest span refuses first, and for longest."""
-    longest_first = sorted(limits, key=lambda limit: -limit.span)
+    """Take from all limits or from none."""
+    windows = _windows(isinstance(store, _InCache), name, tuple(limits))
     while True:
         now = clock()
-        taken: list[_Count] = []
+        taken: list[tuple[_Window, int]] = []
         refusal = None
-        for limit in longest_first:
-            count = _Count(store, name, limit, now)
-            seconds = count.take(number)
-            if seconds > 0:
-                refusal = seconds, limit
+        for window in windows:
+            time_slice = window.slice_at(now)
+            if seconds := window.take(store, time_slice, number):
+                refusal = seconds, window.limit
                 break
-            taken.append(count)
+            taken.append((window, time_slice))
         now = clock()
-        if refusal is None and all(count.is_of(now) for count in taken):
+        if not refusal and all(window.slice_at(now) == its for window, its in taken):
             return 0, None
-        for count in taken:
-            count.give_back(number)
-        if refusal is not None:
+        for window, time_slice in taken:
+            store.give_back(window, time_slice, number)
+        if refusal:
             return refusal
         # Try again: that slice has ended, and others may already have read its count.
 
 
-class _Count:
-    """What is counted for one limit of one host, at one moment."""
+@lru_cache(maxsize=MAX_KEPT)
+def _windows(in_cache: bool, name: str, limits: tuple[Limit, ...]) -> tuple[_Window, ...]:
+    """Return what is known of limits. The longest span refuses first, and for longest."""
+    longest_first = sorted(limits, key=lambda limit: -limit.span)
+    return tuple(_Window(name, limit) for limit in longest_first)
 
-    def __init__(
-        self, store: _InCache | _InMemory, name: str, limit: Limit, now: float
-    ) -> None:
-        self._store = store
-        self._limit = limit
-        self._slices = OF_A_SECOND if limit.span == 1 else SLICES
+
+class _Window:
+    """The slices of time of one limit of one host."""
+
+    def __init__(self, name: str, limit: Limit) -> None:
+        self.limit = limit
+        self.lifetime = 2 * limit.span  # of its counts in a cache
+        self.slices = OF_A_SECOND if limit.span == 1 else SLICES
         digest = hashlib.sha256(f"{limit.span} {name}".encode()).hexdigest()[:32]
-        self._prefix = f"email_hosts.rate.{digest}"
-        self._slice = self._slice_of(now)
-        self._lifetime = 2 * limit.span
+        self.key = f"email_hosts.rate.{digest}"  # all characters suit memcached
+        self._past: tuple[int, list[int]] = -1, []
 
-    @property
-    def key(self) -> str:
-        """The key of the current slice. All characters suit memcached."""
-        return f"{self._prefix}.{self._slice}"
+    def slice_at(self, now: float) -> int:
+        """Return the number of the slice at this time."""
+        return int(now * self.slices / self.limit.span)
 
-    def used(self) -> int:
+    def used(self, store: _Store) -> int:
         """Return the count of all slices that the span may reach into."""
-        return sum(self._past()) + self._store.counts([self.key])[0]
+        now = self.slice_at(clock())
+        return sum(store.counts(self, range(now - self.slices, now + 1)))
 
-    def is_of(self, now: float) -> bool:
-        """Whether the slice has not ended yet."""
-        return self._slice == self._slice_of(now)
-
-    def take(self, number: int) -> float:
+    def take(self, store: _Store, time_slice: int, number: int) -> float:
         """Return 0 and count the number, or return the seconds until there may be room."""
-        past = self._past()
-        excess = sum(past) + number - self._limit.number
+        before = self._counted_before(store, time_slice)
+        excess = sum(before) + number - self.limit.number
         if excess > 0:
-            others = self._store.counts([self.key])[0]
+            (others,) = store.counts(self, [time_slice])
         else:
             # Counts first and judges then, so that others see it meanwhile.
-            others = self._store.count(self.key, number, self._lifetime) - number
+            others = store.count(self, time_slice, number) - number
             if excess + others <= 0:
                 return 0
-            self.give_back(number)
-        return self._seconds_until_gone(excess + others, [*past, others])
+            store.give_back(self, time_slice, number)
+        return self._seconds_until_gone(time_slice, excess + others, [*before, others])
 
-    def give_back(self, number: int) -> None:
-        """Subtract what was taken."""
-        self._store.give_back(self.key, number, self._lifetime)
-
-    def _slice_of(self, now: float) -> int:
-        return int(now * self._slices / self._limit.span)
-
-    def _past(self) -> list[int]:
+    def _counted_before(self, store: _Store, time_slice: int) -> list[int]:
         """Return the counts of the slices before this one.
 
         They are final, or too high by what is about to be given back. So each process asks
         for them once in a slice.
         """
-        known, counts = self._store.past.get(self._prefix, (None, []))
-        if known != self._slice:
-            before = range(self._slice - self._slices, self._slice)
-            counts = self._store.counts([f"{self._prefix}.{each}" for each in before])
-            if len(self._store.past) >= MAX_KEPT:
-                self._store.past.clear()
-            self._store.past[self._prefix] = self._slice, counts
+        known, counts = self._past
+        if known != time_slice:
+            counts = store.counts(self, range(time_slice - self.slices, time_slice))
+            self._past = time_slice, counts
         return counts
 
-    def _seconds_until_gone(self, excess: int, counts: list[int]) -> float:
+    def _seconds_until_gone(self, time_slice: int, excess: int, counts: list[int]) -> float:
         """Return the seconds until so much of these counts, the oldest first, is too old."""
         sums = accumulate(counts)
         age = next((age for age, gone in enumerate(sums, 1) if gone >= excess), len(counts))
-        end = (self._slice + age) * self._limit.span / self._slices
+        end = (time_slice + age) * self.limit.span / self.slices
         return max(end - clock(), LEAST)
 
 
@@ -218,43 +207,44 @@ class _InCache:
     def __init__(self, cache: BaseCache) -> None:
         self._cache = cache
         self._began = stopwatch()
-        self.past = _past_in_cache
-        # BaseCache.incr() calls set(), which resets the timeout of the key.
-        self._has_no_incr = type(cache).incr is BaseCache.incr
 
     @property
     def is_slow(self) -> bool:
         """Whether it has taken longer than it may."""
         return stopwatch() - self._began > PATIENCE
 
-    def counts(self, keys: list[str]) -> list[int]:
+    def counts(self, window: _Window, slices: Iterable[int]) -> list[int]:
         """Return the counts of slices."""
+        keys = [f"{window.key}.{each}" for each in slices]
         found = self._ask("get_many", keys)
         return [int(found.get(key, 0)) for key in keys]
 
-    def count(self, key: str, number: int, lifetime: int) -> int:
+    def count(self, window: _Window, time_slice: int, number: int) -> int:
         """Add to the count of a slice, and return it."""
+        key = f"{window.key}.{time_slice}"
         try:
             found = self._ask("incr", key, number)
         except ValueError:  # nothing is counted yet
-            self._ask("add", key, 0, lifetime)
+            self._ask("add", key, 0, window.lifetime)
             found = self._ask("incr", key, number)
-        self._keep(key, lifetime)
+        self._keep(key, window)
         if type(found) is not int:  # pymemcache: False, for a server that has just failed
             raise TypeError
         return found
 
-    def give_back(self, key: str, number: int, lifetime: int) -> None:
+    def give_back(self, window: _Window, time_slice: int, number: int) -> None:
         """Subtract from the count of a slice. If that fails, a limit has less for a span."""
+        key = f"{window.key}.{time_slice}"
         try:
             self._ask("decr", key, number)
-            self._keep(key, lifetime)
+            self._keep(key, window)
         except Exception as error:
             raise_time_limit(error)
 
-    def _keep(self, key: str, lifetime: int) -> None:
-        if self._has_no_incr:
-            self._ask("touch", key, lifetime)
+    def _keep(self, key: str, window: _Window) -> None:
+        # BaseCache.incr() calls set(), which resets the timeout of the key.
+        if type(self._cache).incr is BaseCache.incr:
+            self._ask("touch", key, window.lifetime)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         if self.is_slow:
@@ -267,37 +257,44 @@ class _InMemory:
 
     def __init__(self) -> None:
         self.process = os.getpid()
-        self.past: dict[str, tuple[int, list[int]]] = {}
         # Reentrant: a signal handler may send mail while its own thread holds the lock.
         self._lock = threading.RLock()
-        self._counts: dict[str, tuple[int, float]] = {}  # and when they are of no more use
+        # By window and by slice. The window that was used last comes last.
+        self._counts: dict[str, dict[int, int]] = {}
 
-    def counts(self, keys: list[str]) -> list[int]:
+    def counts(self, window: _Window, slices: Iterable[int]) -> list[int]:
         """Return the counts of slices."""
-        return [self._counts.get(key, (0, 0))[0] for key in keys]
+        known = self._counts.get(window.key, {})
+        return [known.get(each, 0) for each in slices]
 
-    def count(self, key: str, number: int, lifetime: int) -> int:
+    def count(self, window: _Window, time_slice: int, number: int) -> int:
         """Add to the count of a slice, and return it."""
         with self._lock:
-            if key not in self._counts and len(self._counts) >= MAX_KEPT:
-                self._tidy()
-            counted, until = self._counts.get(key, (0, clock() + lifetime))
-            self._counts[key] = counted + number, until
-            return counted + number
+            counts = self._counts.get(window.key, {})
+            if time_slice not in counts:
+                counts = self._begin(window, time_slice)
+            counts[time_slice] += number
+            return counts[time_slice]
 
-    def give_back(self, key: str, number: int, lifetime: int) -> None:
+    def give_back(self, window: _Window, time_slice: int, number: int) -> None:
         """Subtract from the count of a slice."""
-        self.count(key, -number, lifetime)
+        self.count(window, time_slice, -number)
 
-    def _tidy(self) -> None:
-        """Drop what is of no more use, and the older half of the rest if that is too much."""
-        now = clock()
-        kept = {key: each for key, each in self._counts.items() if each[1] > now}
-        self._counts = dict(list(kept.items())[-MAX_KEPT // 2 :])
+    def _begin(self, window: _Window, time_slice: int) -> dict[int, int]:
+        """Begin a slice, and drop what is too old or too much."""
+        counts = self._counts.pop(window.key, {})
+        oldest = time_slice - window.slices
+        begun = {each: count for each, count in counts.items() if each >= oldest}
+        begun[time_slice] = 0
+        self._counts[window.key] = begun
+        if len(self._counts) > MAX_KEPT:
+            del self._counts[next(iter(self._counts))]
+        return begun
 
+
+_Store = _InCache | _InMemory
 
 _memory = _InMemory()
-_past_in_cache: dict[str, tuple[int, list[int]]] = {}
 _failures: dict[str, list[float]] = {}  # when the cache has failed, for as long as that counts
 
 
@@ -307,6 +304,7 @@ def _memory_of_process() -> _InMemory:
     # uWSGI forks in C. Python then does not call what is registered for a fork.
     if _memory.process != os.getpid():
         _memory = _InMemory()
+        _windows.cache_clear()
     return _memory
 
 
@@ -323,7 +321,7 @@ def _cache() -> BaseCache | None:
 def _pause(error: Exception) -> None:
     """Ask the cache no more for a while, and log why: one of all threads does so."""
     raise_time_limit(error)
-    _past_in_cache.clear()  # it may be wrong
+    _windows.cache_clear()  # what they know may be wrong
     now = [stopwatch()]
     if _failures.setdefault("cache", now) is now:
         warn(

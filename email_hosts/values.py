@@ -12,8 +12,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from django.utils.functional import Promise
@@ -120,8 +119,7 @@ def not_empty(value: str) -> str:
     return value
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(NamedTuple):
     """At most this number in any span of so many seconds."""
 
     number: int
@@ -212,7 +210,8 @@ def oauth2_in_python(value: Any) -> Any:
 
 def limits_in_python(value: Any) -> tuple[Limit, ...]:
     """Return limits from text, from a ``Limit``, or from a list of these."""
-    return limits(",".join(map(str, value if isinstance(value, (list, tuple)) else [value])))
+    is_one = isinstance(value, Limit) or not isinstance(value, (list, tuple))
+    return limits(",".join(map(str, [value] if is_one else value)))
 
 
 def recipients_in_python(value: Any) -> list[str]:

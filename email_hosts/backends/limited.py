@@ -59,8 +59,9 @@ class _Queue:
         self._seconds = 0.0  # until its turn
         self._waited = 0.0  # by the message whose turn is next
         self._late: deque[Outcome] = deque()
-        without_key = f"{backend.full_name} {getattr(backend, 'username', '')}"
-        self._name = without_key if backend.alias is None else str(backend.alias)
+        self._name = str(backend.alias)
+        if backend.alias is None:
+            self._name = f"{backend.full_name} {getattr(backend, 'username', '')}"
 
     def turns(self) -> Iterator[EmailMessage]:
         """Yield each message when its turn has come, up to one that has to wait for long."""
@@ -69,14 +70,15 @@ class _Queue:
             by_recipients = self._backend.rate_by == RECIPIENTS
             number = len(message.recipients()) if by_recipients else 1
             seconds = rate.take(self._name, self._backend.rate, number)
-            left = self._timeout - self._waited
-            if KEEP_OPEN < seconds <= left:
-                self._held, self._seconds = message, seconds
-                return
-            if seconds > 0 and not self._has_its_turn(message, number, left):
-                if not self._keep_going:
+            if seconds > 0:
+                left = self._timeout - self._waited
+                if KEEP_OPEN < seconds <= left:
+                    self._held, self._seconds = message, seconds
                     return
-                continue
+                if not self._has_its_turn(message, number, left):
+                    if not self._keep_going:
+                        return
+                    continue
             self._waited = 0
             yield message
 
