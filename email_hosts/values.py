@@ -12,6 +12,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -131,6 +132,7 @@ class Limit(NamedTuple):
         return f"{self.number}/{units.get(self.span, self.span)}"
 
 
+@lru_cache(maxsize=1024)  # a call may give them again each time
 def limits(value: str) -> tuple[Limit, ...]:
     """Return the limits of a rate, which all hold: ``14/s,50000/d``."""
     found = {}
