@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import inspect
+import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend
@@ -214,6 +217,8 @@ def _construct(host: Host) -> Any:
     backend_class: Any = class_at(host.backend)
     options = {name: value for name, value in host.options.items() if name not in HOST_OPTIONS}
     _refuse_misspelt_redirect(backend_class, options)
+    if host.backend.startswith("anymail."):
+        _refuse_mistakes(backend_class, options)
     # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
     # Django 6.1 they take no alias. Remove the condition once we require 6.1.
     named = {"alias": host.key or ""} if conf.DJANGO_HAS_MAILERS else {}
@@ -254,3 +259,39 @@ def _refuse_misspelt_redirect(backend_class: type, options: Iterable[str]) -> No
 def _hint_at_redirect(name: str) -> str:
     of_redirect = [name for name, each in HOST_OPTIONS.items() if not each.can_be_removed]
     return did_you_mean(name, of_redirect, cutoff=0.8)
+
+
+class _Rest(BaseEmailBackend):
+    """Stands behind a backend of Anymail, and keeps the options that it passes on."""
+
+    def __init__(self, **options: Any) -> None:
+        self.rest = options
+
+
+@lru_cache(maxsize=64)
+def _with_rest(backend_class: type) -> type:
+    return type("WithRest", (backend_class, _Rest), {})
+
+
+def _refuse_mistakes(backend_class: Any, options: Mapping[str, Any]) -> None:
+    """Refuse an option that Anymail does not know, and the lack of one that it needs.
+
+    Before Django 6.1, it ignores unknown options. Where it misses one, it names its settings.
+    """
+    try:
+        trial = _with_rest(backend_class)(**options)
+    except ImproperlyConfigured as error:
+        setting = re.search(r"ANYMAIL = \{'(\w+)'", str(error))
+        if setting is None:
+            raise
+    else:
+        for name in trial.rest:
+            if name not in vars(trial):  # older ones pass on what they also read
+                hint = did_you_mean(name, vars(trial))
+                raise InvalidEmailHost(f"unknown option {name!r}{hint}")
+        return
+    provider = backend_class.esp_name.upper().replace(" ", "_")
+    missing = setting[1].removeprefix(f"{provider}_").lower()
+    for misspelt in difflib.get_close_matches(missing, options, n=1, cutoff=0.7):
+        raise InvalidEmailHost(f"unknown option {misspelt!r}; did you mean '{missing}'?")
+    raise InvalidEmailHost(f"option '{missing}' is missing; in a DSN, write ?{missing}=...")
