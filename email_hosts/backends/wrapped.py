@@ -24,7 +24,7 @@ from ..host import Host, class_at, default_port, from_python
 from ..log import warn
 from ..options import HOST_OPTIONS, did_you_mean
 from ..retry import NOT_SENT, set_delivery
-from ..rules import RULES, SMTP_RULES, Notes, applied
+from ..rules import SMTP_RULES, Notes
 from ..rules.redirect import FIELDS, refuse_to_go_past
 from ..smtp.redaction import Redactor
 from .base import Backend, is_sending
@@ -65,8 +65,8 @@ class HostBackend(Backend):
         super().take(host)
         is_made_here = wrapped is None
         self.wrapped = _construct(host) if is_made_here else wrapped
-        is_smtp = isinstance(self.wrapped, EmailBackend)
-        self._rules = SMTP_RULES if is_smtp else RULES
+        if isinstance(self.wrapped, EmailBackend):
+            self.rules = SMTP_RULES
         if is_made_here or host.key:
             self.wrapped.alias = host.key  # None without a key, and not ""
         if self.redirect_to:
@@ -108,10 +108,6 @@ class HostBackend(Backend):
         """Close the wrapped backend. Inside of a send over this object, it does nothing."""
         if not is_sending(self):
             self.wrapped.close()
-
-    def apply_host(self, message: EmailMessage) -> EmailMessage:
-        """Return the message as this host sends it. Yours stays as it was."""
-        return applied(message, self, self._rules)
 
     def _outcomes(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
@@ -249,16 +245,11 @@ def _refuse_misspelt_redirect(backend_class: type, options: Iterable[str]) -> No
 
     Before Django 6.1, backends ignore unknown options, and your customers would get the mail.
     """
+    of_redirect = [name for name, each in HOST_OPTIONS.items() if not each.can_be_removed]
     for name in options:
-        hint = _hint_at_redirect(name)
+        hint = did_you_mean(name, of_redirect, cutoff=0.8)
         if hint and name not in inspect.signature(backend_class).parameters:
             raise InvalidEmailHost(f"unknown option {name!r}{hint}")
-
-
-@lru_cache(maxsize=1024)
-def _hint_at_redirect(name: str) -> str:
-    of_redirect = [name for name, each in HOST_OPTIONS.items() if not each.can_be_removed]
-    return did_you_mean(name, of_redirect, cutoff=0.8)
 
 
 class _Rest(BaseEmailBackend):
