@@ -6,7 +6,7 @@ import smtplib
 import ssl
 from typing import Any
 
-from ..exceptions import InvalidEmailHost, OAuth2Error, printable
+from ..exceptions import InvalidEmailHost, OAuth2Error, one_line
 from ..smtp.tls import NO_STARTTLS_HINT, NOT_TLS, NOT_TLS_HINT
 
 # A class, a part of the error's text, and what explains it.
@@ -27,13 +27,13 @@ EXPLANATIONS = (
 
 def explain(error: Exception) -> str:
     """Return what went wrong, and where to look if that is not obvious."""
-    return _on_one_line(_explanation(error))
+    return one_line(_explanation(error))
 
 
 def explain_refusals(replies: dict[str, tuple[int, bytes]]) -> str:
     """Return the replies of a server that refused recipients, each once."""
     texts = {_reply(code, text) for code, text in replies.values()}
-    return _on_one_line("; ".join(sorted(texts)))
+    return one_line("; ".join(sorted(texts)))
 
 
 def _explanation(error: Any) -> str:
@@ -64,7 +64,3 @@ def _reply(code: int, text: bytes | str) -> str:
     if isinstance(text, bytes):  # a reply is ASCII, RFC 5321, 2.3.1
         text = text.decode("ascii", "backslashreplace")
     return f"{code} {text}"
-
-
-def _on_one_line(text: str) -> str:
-    return printable(" ".join(text.split()))  # a server may send any character
