@@ -7,22 +7,6 @@ import ssl
 from typing import Any
 
 from ..exceptions import InvalidEmailHost, OAuth2Error, one_line
-from ..smtp.tls import NO_STARTTLS_HINT, NOT_TLS, NOT_TLS_HINT
-
-# A class, a part of the error's text, and what explains it.
-EXPLANATIONS = (
-    (
-        smtplib.SMTPNotSupportedError,
-        "STARTTLS extension",
-        f"the server offers no STARTTLS; {NO_STARTTLS_HINT}",
-    ),
-    (
-        smtplib.SMTPNotSupportedError,
-        "AUTH extension",
-        "the server offers no login, or none without TLS",
-    ),
-    *((ssl.SSLError, name, NOT_TLS_HINT) for name in sorted(NOT_TLS)),
-)
 
 
 def explain(error: Exception) -> str:
@@ -38,9 +22,6 @@ def explain_refusals(replies: dict[str, tuple[int, bytes]]) -> str:
 
 def _explanation(error: Any) -> str:
     text = str(error)
-    for kind, part, explanation in EXPLANATIONS:
-        if isinstance(error, kind) and part in text:
-            return explanation
     if isinstance(error, (InvalidEmailHost, OAuth2Error)):
         return error.reason
     if isinstance(error, smtplib.SMTPRecipientsRefused):
