@@ -208,6 +208,11 @@ class TestProvider:
         if provider != "amazon-ses":
             assert problems(settings, f"{complete}&requests_timeout=7") == []
 
+    def test_other_errors_of_anymail_stay(self, complete, settings):
+        (found,) = problems(settings, f"{complete}&idna_encoder=none.such".replace("?&", "?"))
+        assert found.startswith("E002 ")
+        assert "resolve IDNA_ENCODER='none.such'" in found
+
     def test_call_is_named(self, complete, settings):
         settings.EMAIL_HOSTS = {"news": complete}
         with pytest.raises(InvalidEmailHost) as caught:

@@ -276,10 +276,10 @@ def _refuse_mistakes(backend_class: Any, options: Mapping[str, Any]) -> None:
         if setting is None:
             raise
     else:
-        for name in trial.rest:
-            if name not in vars(trial):  # older ones pass on what they also read
-                hint = did_you_mean(name, vars(trial))
-                raise InvalidEmailHost(f"unknown option {name!r}{hint}")
+        # Anymail 14 passes on what it reads later, too.
+        for unknown in [name for name in trial.rest if name not in vars(trial)]:
+            hint = did_you_mean(unknown, vars(trial))
+            raise InvalidEmailHost(f"unknown option {unknown!r}{hint}")
         return
     provider = backend_class.esp_name.upper().replace(" ", "_")
     missing = setting[1].removeprefix(f"{provider}_").lower()
