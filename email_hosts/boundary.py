@@ -23,7 +23,7 @@ PACKAGE = __name__.partition(".")[0]
 # Modules of these packages hold a login, wherever they stand in a traceback.
 HOLDS_LOGIN = {PACKAGE, "smtplib", "anymail"}
 
-# These hold one if something above called them with it.
+# These hold one if something above called them with it. By name: not all are dependencies.
 CLIENTS = {
     *("botocore", "http", "httpcore", "httpx", "requests", "socket", "ssl", "urllib"),
     "urllib3",

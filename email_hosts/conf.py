@@ -196,12 +196,6 @@ def mailers_before_tests() -> Mapping[str, Mailer]:
     return saved
 
 
-def secret_settings() -> list[Any]:
-    """Return the values of those settings that hold logins and are set."""
-    values = (getattr(settings, name, None) for name in SECRET_SETTINGS)
-    return [value for value in values if value is not None]
-
-
 def reporter_filter() -> str:
     """Return ``DEFAULT_EXCEPTION_REPORTER_FILTER``, the path of a class."""
     return cast("str", settings.DEFAULT_EXCEPTION_REPORTER_FILTER)

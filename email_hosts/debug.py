@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, ItemsView, Iterator
+from collections.abc import ItemsView, Iterator
 from contextlib import suppress
 from string import ascii_lowercase
 from types import FrameType
@@ -68,39 +68,34 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
             module = tb_frame.f_globals.get("__name__")
             if not is_own(module) and module != MAKES_MAILER:
                 found = super().get_traceback_frame_variables(request, tb_frame)
-                hosts = set(map(id, conf.secret_settings()))
-                return {name: self._variable(value, hosts) for name, value in found}.items()
+                return {name: self._variable(value) for name, value in found}.items()
         return dict.fromkeys(tb_frame.f_code.co_varnames, self.cleansed_substitute).items()
 
-    def _variable(self, value: Any, hosts: Collection[int]) -> Any:
-        """Return a variable without DSNs. ``hosts`` are the identities of whole settings."""
+    def _variable(self, value: Any) -> Any:
+        """Return a variable without DSNs."""
         if type(value) not in CONTAINERS:  # nearly all, and quick
             return self.cleansed(value)
         left = iter(range(MAX_ITEMS))
-        found = self._searched(value, hosts, MAX_LEVELS, left)
+        found = self._searched(value, MAX_LEVELS, left)
         # Where one is a secret, those that nobody has looked at may be, too.
         is_unfinished = next(left, None) is None
         return self.cleansed_substitute if is_unfinished and found is not value else found
 
-    def _searched(
-        self, value: Any, hosts: Collection[int], levels: int, left: Iterator[int]
-    ) -> Any:
+    def _searched(self, value: Any, levels: int, left: Iterator[int]) -> Any:
         """Return the value without DSNs: the same object if there is none in it."""
         kind = type(value)
-        if id(value) in hosts:
-            return self.starred(value)
         if kind is dict and "BACKEND" in value:
             return self.starred_host(value)
         if kind not in CONTAINERS or not levels:
             return self.cleansed(value)
         if kind is dict:
             pairs = value.items()
-            clean = self._searched(pairs, hosts, levels + 1, left)
+            clean = self._searched(pairs, levels + 1, left)
             return value if clean is pairs else dict(clean)
         items, clean = [], []
         for _, item in zip(left, value, strict=False):
             items.append(item)
-            clean.append(self._searched(item, hosts, levels - 1, left))
+            clean.append(self._searched(item, levels - 1, left))
         if all(new is old for new, old in zip(clean, items, strict=True)):
             return value
         return clean if kind in VIEWS else kind(clean)

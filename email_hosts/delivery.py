@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from django.core.mail import EmailMessage
 
 from . import signals
+from .boundary import CLIENTS
 from .exceptions import AllHostsFailed, shown, summarize
 from .log import warn
 
@@ -19,9 +20,6 @@ Refused = Mapping[str, tuple[int, bytes]]
 clock = time.perf_counter
 
 NOBODY: Refused = MappingProxyType({})
-
-# Packages whose errors are those of a provider. By name, because none is a dependency.
-OF_PROVIDERS = {"anymail", "botocore", "httpcore", "httpx", "requests", "urllib3"}
 
 
 class Outcome(NamedTuple):
@@ -141,4 +139,4 @@ def is_of_mail(error: Exception, package: str = "") -> bool:
     """
     if isinstance(error, OSError):
         return True
-    return type(error).__module__.partition(".")[0] in {package, *OF_PROVIDERS}
+    return type(error).__module__.partition(".")[0] in {package, "anymail", *CLIENTS}

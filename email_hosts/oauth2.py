@@ -74,14 +74,13 @@ class Endpoint:
         del form["token_url"]
         body = urlencode(form).encode()
         try:
-            status, content = _post(self.token_url, body, timeout)
+            status, answer = _post(self.token_url, body, timeout)
         except (OSError, ValueError) as error:
             problem = str(error.reason if isinstance(error, URLError) else error)
             problem = one_line(problem) or type(error).__name__
         except HTTPException as error:
             problem = type(error).__name__  # its text may be that of the server
         else:
-            answer = _json_object(content)
             token = answer.get("access_token")
             if status == HTTPStatus.OK and isinstance(token, str):
                 return token, _seconds(answer.get("expires_in"))
@@ -90,8 +89,8 @@ class Endpoint:
         raise OAuth2Error(f"no OAuth 2.0 token from {server}: {problem}")
 
 
-def _post(url: str, body: bytes, timeout: float) -> tuple[int, bytes]:
-    """Return the status and the content of the answer.
+def _post(url: str, body: bytes, timeout: float) -> tuple[int, dict[str, Any]]:
+    """Return the status and the JSON object of the answer, an empty one if it has none.
 
     No redirect is followed, because the secret is meant for this address.
     """
@@ -103,16 +102,11 @@ def _post(url: str, body: bytes, timeout: float) -> tuple[int, bytes]:
     else:
         opener.add_handler(HTTPHandler())
     with opener.open(request, timeout=timeout) as answer:
-        return answer.status, answer.read(MAX_ANSWER)
-
-
-def _json_object(content: bytes) -> dict[str, Any]:
-    """Return the JSON object of an answer, or an empty one if it is not an object."""
-    try:
-        answer = json.loads(content)
-    except (ValueError, RecursionError):
-        return {}
-    return answer if isinstance(answer, dict) else {}
+        status, content = answer.status, answer.read(MAX_ANSWER)
+    found = None
+    with suppress(ValueError, RecursionError):
+        found = json.loads(content)
+    return status, found if isinstance(found, dict) else {}
 
 
 def _seconds(expires_in: Any) -> float:

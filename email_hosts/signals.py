@@ -44,10 +44,7 @@ def tell(sender: type, outcome: Outcome) -> None:
         "alias": outcome.alias,
         "seconds": outcome.seconds,
     }
-    if outcome.error:
-        told["error"] = outcome.error
-    else:
-        told["refused"] = dict(outcome.refused)
+    told |= {"error": outcome.error} if outcome.error else {"refused": dict(outcome.refused)}
     try:  # first: a signal handler may raise behind any call
         _is_telling.set(True)
         with without_tracebacks(outcome.error):

@@ -3,14 +3,13 @@
 import gc
 import itertools
 import logging
-import os
 import smtplib
 from collections import Counter
 from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
-from conftest import interrupted_at_each_call, needs_mailers, run_python
+from conftest import interrupted_at_each_call, needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -290,37 +289,6 @@ class TestRoundRobin:
         servers = [closed_port, serve_auth()]
         assert send({**dsns(servers), "all": "roundrobin:h0,h1"}, messages(4)) == 4
         assert len(servers[1].accepted) == 4
-
-    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-    def test_begins_at_random_in_each_child_of_a_process(self):
-        assert {*run_python("-c", FORKS).split()} == {"a", "b"}
-
-
-FORKS = """
-import os, django
-from django.core.mail import EmailMessage
-from django.test import override_settings
-from email_hosts.backends import get_connection
-from email_hosts.signals import message_sent
-django.setup()
-
-def send():
-    message = EmailMessage("Hello", "World", "a@example.com", ["b@example.net"])
-    get_connection("all").send_messages([message])
-
-def tell(alias, **others):
-    print(alias, flush=True)
-
-hosts = {"a": "dummy:", "b": "dummy:", "all": "roundrobin:a,b"}
-with override_settings(EMAIL_HOSTS=hosts):
-    send()
-    message_sent.connect(tell)
-    for number in range(30):
-        if not (child := os.fork()):
-            send()
-            os._exit(0)
-        os.waitpid(child, 0)
-"""
 
 
 def test_members_may_be_several_hosts_themselves(serve_auth, closed_port):

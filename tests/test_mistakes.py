@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
+from django.utils.module_loading import import_string
 
 from email_hosts.backends import (
     HostBackend,
@@ -18,7 +19,9 @@ from email_hosts.backends import (
     connection_from_dsn,
     get_connection,
 )
+from email_hosts.checks import check_hosts
 from email_hosts.exceptions import InvalidEmailHost, RateLimited
+from email_hosts.schemes import PROVIDERS
 from email_hosts.testing import real_hosts
 
 PASSWORD = "Wj4bYt2"
@@ -127,3 +130,129 @@ def test_message_to_too_many_says_how_many(settings):
     assert str(caught.value) == (
         'host "shop": a message to 3 recipients can never be sent with its limit of 2/m'
     )
+
+
+def problems(settings, dsn):
+    """Return what ``check`` says about the host ``news``, each with its hint."""
+    settings.EMAIL_HOSTS = {"news": dsn}
+    found = [f"{each.id} {each.msg} {each.hint}" for each in check_hosts(None)]
+    return [each.removeprefix("email_hosts.") for each in found]
+
+
+INVALID = 'E002 EMAIL_HOSTS["news"]:'
+
+# What each provider needs, in the order in which Anymail asks for it.
+NEEDED = {
+    "amazon-ses": (),
+    "mailersend": ("api_token",),
+    "mailjet": ("api_key", "secret_key"),
+    "mailtrap": ("api_token",),
+    "postal": ("api_key", "api_url"),
+    "postmark": ("server_token",),
+    "scaleway": ("secret_key", "project_id"),
+    "unisender-go": ("api_key", "api_url"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:django-anymail has dropped")  # SendGrid
+@pytest.mark.parametrize("provider", PROVIDERS)
+class TestProvider:
+    """A mistake in the options of a provider, whose package has other words for it."""
+
+    @pytest.fixture(autouse=True)
+    def importable(self, provider):
+        try:
+            import_string(f"anymail.backends.{provider.replace('-', '_')}.EmailBackend")
+        except ImportError as error:  # Amazon SES needs boto3, and Mailtrap a newer Anymail
+            pytest.skip(str(error))
+
+    @pytest.fixture
+    def complete(self, provider):
+        needed = NEEDED.get(provider, ("api_key",))
+        return f"anymail+{provider}://?" + "&".join(f"{each}=X7" for each in needed)
+
+    def test_complete(self, complete, settings):
+        assert problems(settings, complete) == []
+
+    def test_missing_option_is_told_as_a_dsn_has_it(self, provider, complete, settings):
+        start, query = complete.split("?")
+        given = query.split("&")
+        for number, each in enumerate(given if query else ()):
+            name = each.partition("=")[0]
+            dsn = f"{start}?{'&'.join(given[:number])}"
+            assert problems(settings, dsn) == [
+                f"{INVALID} option '{name}' is missing; in a DSN, write ?{name}=... "
+                "The documentation of Anymail has the options of each provider."
+            ]
+
+    def test_misspelt_option_that_is_needed(self, provider, complete, settings):
+        for name in NEEDED.get(provider, ("api_key",)):
+            misspelt = name[:-2] + name[-1] + name[-2]
+            assert problems(settings, complete.replace(name, misspelt)) == [
+                f"{INVALID} unknown option '{misspelt}'; did you mean '{name}'? "
+            ]
+
+    @pytest.mark.parametrize(
+        ("name", "answer"),
+        [
+            ("debug_api_request", "; did you mean 'debug_api_requests'? "),
+            ("send_default", "; did you mean 'send_defaults'? "),
+            ("nonsense", " "),
+        ],
+    )
+    def test_misspelt_option_that_is_not_needed(self, complete, name, answer, settings):
+        (found,) = problems(settings, f"{complete}&{name}=1".replace("?&", "?"))
+        assert found.startswith(f"{INVALID} unknown option '{name}'{answer}")
+
+    def test_option_that_is_no_attribute(self, provider, complete, settings):
+        if provider != "amazon-ses":
+            assert problems(settings, f"{complete}&requests_timeout=7") == []
+
+    def test_other_errors_of_anymail_stay(self, complete, settings):
+        (found,) = problems(settings, f"{complete}&idna_encoder=none.such".replace("?&", "?"))
+        assert found.startswith("E002 ")
+        assert "resolve IDNA_ENCODER='none.such'" in found
+
+    def test_call_is_named(self, complete, settings):
+        settings.EMAIL_HOSTS = {"news": complete}
+        with pytest.raises(InvalidEmailHost) as caught:
+            get_connection("news", debug_api_request=True)
+        assert str(caught.value) == (
+            "get_connection(\"news\"): unknown option 'debug_api_request'; did you mean "
+            "'debug_api_requests'?"
+        )
+
+
+NO_EFFECT = 'W017 EMAIL_HOSTS["news"] does not use TLS, so these options have no effect:'
+NOT_SET = "W018 EMAIL_HOSTS[\"news\"] has 'None' as"
+
+
+@pytest.mark.parametrize(
+    ("dsn", "expected"),
+    [
+        # Files of TLS, without TLS.
+        ("smtp://h?ssl_cafile={file}", [f"{NO_EFFECT} ssl_cafile. "]),
+        (
+            "smtp://h?ssl_keyfile={file}&ssl_certfile={file}",
+            [f"{NO_EFFECT} ssl_certfile, ssl_keyfile. "],
+        ),
+        ("submission://h?ssl_cafile={file}", []),
+        ("smtps://h?ssl_certfile={file}", []),
+        ("smtp://h", []),
+        (f"backend://{SUBCLASS}?host=h&ssl_certfile=" + "{file}", []),
+        # A DSN of variables that are not set.
+        (
+            f"submission://{None}:{None}@{None}",
+            [f"{NOT_SET} username, password, host: an environment variable is "],
+        ),
+        (f"submission://me:{None}@h", [f"{NOT_SET} password: "]),
+        (f"anymail+postmark://?server_token={None}", [f"{NOT_SET} server_token: "]),
+        ("submission://none:none@none.example", []),
+        ("submission://Nonesuch:xNone@h", []),
+    ],
+)
+def test_what_has_no_effect_is_told(dsn, expected, settings):
+    found = problems(settings, dsn.format(file=__file__))
+    assert len(found) == len(expected)
+    for each, start in zip(found, expected, strict=True):
+        assert each.startswith(start)

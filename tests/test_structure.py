@@ -17,7 +17,7 @@ TABLE = "options.py"
 SMTP = "backends/smtp.py"
 WRAPPED = "backends/wrapped.py"  # what Django's SMTP backend would take from the settings
 TRANSPORT = {SMTP, WRAPPED, "host.py", "dsn.py", "schemes.py"}
-SENDER = {"rules/base.py", "rules/sender.py"}
+SENDER = {"backends/base.py", "rules/sender.py"}
 
 # The modules that use the value of an option. Those of ssl_cafile, for example, connect.
 USERS = {
@@ -50,10 +50,10 @@ USERS = {
     "oauth2_refresh_token": set(),
     "default_from_email": {*SENDER, "hosts.py", "registry.py"},
     "server_email": {*SENDER, "hosts.py"},
-    "reply_to": {"rules/__init__.py", "rules/base.py", "rules/headers.py"},
+    "reply_to": {"rules/__init__.py", "rules/headers.py"},
     "envelope_from": SENDER,
-    "redirect_to": {"rules/base.py", "rules/redirect.py", WRAPPED},
-    "allowed_recipients": {"rules/base.py", "rules/redirect.py"},
+    "redirect_to": {"rules/redirect.py", WRAPPED},
+    "allowed_recipients": {"rules/redirect.py"},
     "rate": {"backends/base.py", "backends/smtp.py", "backends/limited.py", "rate.py"}
     | {"conf.py", "exceptions.py", "values.py"},  # the word
     "rate_by": {"backends/base.py", "backends/limited.py", "values.py"},

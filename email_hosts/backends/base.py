@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from contextvars import ContextVar
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -17,7 +17,6 @@ from ..delivery import Outcome, Report, is_of_mail
 from ..exceptions import name_host, shown
 from ..host import Host
 from ..rules import RULES, Notes, Rule, applied
-from ..rules.base import HostOfMessage
 from ..values import Limit
 
 # The backends that are sending in this context. Each is in a list of its own, which is emptied
@@ -25,13 +24,16 @@ from ..values import Limit
 _sending: ContextVar[tuple[list[BaseEmailBackend], ...]] = ContextVar("sending", default=())
 
 
-class Backend(BaseEmailBackend, HostOfMessage):
+class Backend(BaseEmailBackend):
     """A backend of this app. It applies the options of its host, and has one way to send.
 
     A subclass has ``_outcomes``, and calls ``take`` with the host.
     """
 
-    rules: ClassVar[tuple[Rule, ...]] = RULES
+    rules: tuple[Rule, ...] = RULES
+    alias: str | None = None
+    default_from_email: str
+    server_email: str
     fail_silently: bool = False
     # The server's replies to recipients who did not get a message that others got.
     refused_recipients: dict[str, tuple[int, bytes]]

@@ -45,11 +45,6 @@ class RoutingBackend(Backend):
         self.fail_silently = fail_silently
 
     @property
-    def name(self) -> str:
-        """How messages for people name it."""
-        return super().name if self.alias is not None else "router"
-
-    @property
     def full_name(self) -> str:
         """Nothing: what the router raises is about no host."""
         return ""

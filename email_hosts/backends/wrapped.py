@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import inspect
+import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend
@@ -21,7 +24,7 @@ from ..host import Host, class_at, default_port, from_python
 from ..log import warn
 from ..options import HOST_OPTIONS, did_you_mean
 from ..retry import NOT_SENT, set_delivery
-from ..rules import RULES, SMTP_RULES, Notes, applied
+from ..rules import SMTP_RULES, Notes
 from ..rules.redirect import FIELDS, refuse_to_go_past
 from ..smtp.redaction import Redactor
 from .base import Backend, is_sending
@@ -62,8 +65,8 @@ class HostBackend(Backend):
         super().take(host)
         is_made_here = wrapped is None
         self.wrapped = _construct(host) if is_made_here else wrapped
-        is_smtp = isinstance(self.wrapped, EmailBackend)
-        self._rules = SMTP_RULES if is_smtp else RULES
+        if isinstance(self.wrapped, EmailBackend):
+            self.rules = SMTP_RULES
         if is_made_here or host.key:
             self.wrapped.alias = host.key  # None without a key, and not ""
         if self.redirect_to:
@@ -105,10 +108,6 @@ class HostBackend(Backend):
         """Close the wrapped backend. Inside of a send over this object, it does nothing."""
         if not is_sending(self):
             self.wrapped.close()
-
-    def apply_host(self, message: EmailMessage) -> EmailMessage:
-        """Return the message as this host sends it. Yours stays as it was."""
-        return applied(message, self, self._rules)
 
     def _outcomes(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
@@ -214,6 +213,8 @@ def _construct(host: Host) -> Any:
     backend_class: Any = class_at(host.backend)
     options = {name: value for name, value in host.options.items() if name not in HOST_OPTIONS}
     _refuse_misspelt_redirect(backend_class, options)
+    if host.backend.startswith("anymail."):
+        _refuse_mistakes(backend_class, options)
     # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
     # Django 6.1 they take no alias. Remove the condition once we require 6.1.
     named = {"alias": host.key or ""} if conf.DJANGO_HAS_MAILERS else {}
@@ -244,13 +245,44 @@ def _refuse_misspelt_redirect(backend_class: type, options: Iterable[str]) -> No
 
     Before Django 6.1, backends ignore unknown options, and your customers would get the mail.
     """
+    of_redirect = [name for name, each in HOST_OPTIONS.items() if not each.can_be_removed]
     for name in options:
-        hint = _hint_at_redirect(name)
+        hint = did_you_mean(name, of_redirect, cutoff=0.8)
         if hint and name not in inspect.signature(backend_class).parameters:
             raise InvalidEmailHost(f"unknown option {name!r}{hint}")
 
 
-@lru_cache(maxsize=1024)
-def _hint_at_redirect(name: str) -> str:
-    of_redirect = [name for name, each in HOST_OPTIONS.items() if not each.can_be_removed]
-    return did_you_mean(name, of_redirect, cutoff=0.8)
+class _Rest(BaseEmailBackend):
+    """Stands behind a backend of Anymail, and keeps the options that it passes on."""
+
+    def __init__(self, **options: Any) -> None:
+        self.rest = options
+
+
+@lru_cache(maxsize=64)
+def _with_rest(backend_class: type) -> type:
+    return type("WithRest", (backend_class, _Rest), {})
+
+
+def _refuse_mistakes(backend_class: Any, options: Mapping[str, Any]) -> None:
+    """Refuse an option that Anymail does not know, and the lack of one that it needs.
+
+    Before Django 6.1, it ignores unknown options. Where it misses one, it names its settings.
+    """
+    try:
+        trial = _with_rest(backend_class)(**options)
+    except ImproperlyConfigured as error:
+        setting = re.search(r"ANYMAIL = \{'(\w+)'", str(error))
+        if setting is None:
+            raise
+    else:
+        # Anymail 14 passes on what it reads later, too.
+        for unknown in [name for name in trial.rest if name not in vars(trial)]:
+            hint = did_you_mean(unknown, vars(trial))
+            raise InvalidEmailHost(f"unknown option {unknown!r}{hint}")
+        return
+    provider = backend_class.esp_name.upper().replace(" ", "_")
+    missing = setting[1].removeprefix(f"{provider}_").lower()
+    for misspelt in difflib.get_close_matches(missing, options, n=1, cutoff=0.7):
+        raise InvalidEmailHost(f"unknown option {misspelt!r}; did you mean '{missing}'?")
+    raise InvalidEmailHost(f"option '{missing}' is missing; in a DSN, write ?{missing}=...")

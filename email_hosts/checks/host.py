@@ -48,6 +48,7 @@ HINTS = (
     ("DSN string, not tuple", "A comma after the DSN makes it a tuple. Remove the comma."),
     ("percent-encode", 'In Python, urllib.parse.quote(password, safe="") does that.'),
     ("did you mean", ""),
+    ("in a DSN, write ?", "The documentation of Anymail has the options of each provider."),
     ("quotation marks", "Look where the DSN is set: in the environment, or in an .env file."),
     ("write the DSN in EMAIL_HOSTS", MAILERS_HINT),
     ("dotted path of a class", "A path is like django.core.mail.backends.smtp.EmailBackend."),
@@ -211,6 +212,34 @@ def _password(host: Host) -> Found:
         )
 
 
+def _files_without_tls(host: Host) -> Found:
+    options = host.options
+    is_encrypted = options.get("use_tls") or options.get("use_ssl")
+    files = [name for name in options if name.startswith("ssl_")]
+    if host.is_a(SMTP_BACKEND) and files and not is_encrypted:
+        yield message(
+            "W017",
+            f"{host.name} does not use TLS, so these options have no effect: "
+            f"{', '.join(sorted(files))}.",
+            "Use submission:// (STARTTLS) or submissions:// (TLS from the first byte), or "
+            "remove them.",
+        )
+
+
+def _not_set(host: Host) -> Found:
+    # The server of a DSN is in lower case.
+    unset = [name for name, value in host.options.items() if value == "None"]
+    if host.options.get("host") == "none":
+        unset.append("host")
+    if unset:
+        yield message(
+            "W018",
+            f"{host.name} has 'None' as {', '.join(unset)}: an environment variable is "
+            "probably not set.",
+            'Set it. With os.environ["NAME"], a variable that is not set is an error.',
+        )
+
+
 def _shadowed(host: Host) -> Found:
     if is_shadowed(host):  # pragma: mailers-only
         yield message(
@@ -227,6 +256,8 @@ OF_HOST: tuple[Callable[[Host], Found], ...] = (
     _members,
     _port,
     _password,
+    _files_without_tls,
+    _not_set,
     _shadowed,
 )
 

@@ -6,41 +6,22 @@ import smtplib
 import ssl
 from typing import Any
 
-from ..exceptions import InvalidEmailHost, OAuth2Error, printable
-from ..smtp.tls import NO_STARTTLS_HINT, NOT_TLS, NOT_TLS_HINT
-
-# A class, a part of the error's text, and what explains it.
-EXPLANATIONS = (
-    (
-        smtplib.SMTPNotSupportedError,
-        "STARTTLS extension",
-        f"the server offers no STARTTLS; {NO_STARTTLS_HINT}",
-    ),
-    (
-        smtplib.SMTPNotSupportedError,
-        "AUTH extension",
-        "the server offers no login, or none without TLS",
-    ),
-    *((ssl.SSLError, name, NOT_TLS_HINT) for name in sorted(NOT_TLS)),
-)
+from ..exceptions import InvalidEmailHost, OAuth2Error, one_line
 
 
 def explain(error: Exception) -> str:
     """Return what went wrong, and where to look if that is not obvious."""
-    return _on_one_line(_explanation(error))
+    return one_line(_explanation(error))
 
 
 def explain_refusals(replies: dict[str, tuple[int, bytes]]) -> str:
     """Return the replies of a server that refused recipients, each once."""
     texts = {_reply(code, text) for code, text in replies.values()}
-    return _on_one_line("; ".join(sorted(texts)))
+    return one_line("; ".join(sorted(texts)))
 
 
 def _explanation(error: Any) -> str:
     text = str(error)
-    for kind, part, explanation in EXPLANATIONS:
-        if isinstance(error, kind) and part in text:
-            return explanation
     if isinstance(error, (InvalidEmailHost, OAuth2Error)):
         return error.reason
     if isinstance(error, smtplib.SMTPRecipientsRefused):
@@ -64,7 +45,3 @@ def _reply(code: int, text: bytes | str) -> str:
     if isinstance(text, bytes):  # a reply is ASCII, RFC 5321, 2.3.1
         text = text.decode("ascii", "backslashreplace")
     return f"{code} {text}"
-
-
-def _on_one_line(text: str) -> str:
-    return printable(" ".join(text.split()))  # a server may send any character

@@ -1,7 +1,8 @@
 """What a host does to a message: a tuple of small functions, each on a copy.
 
 To change what a host does, write a rule and add it to one of the tuples below. A rule returns
-the attributes of the message that it sets. ``HostOfMessage`` has the options that it reads.
+the attributes of the message that it sets. ``host`` is the backend of the host, which has its
+options as attributes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from django.core.mail import EmailMessage
 
 from ..exceptions import InvalidEmailHost
 from . import headers, redirect, sender
-from .base import HostOfMessage, headers_of
+from .headers import headers_of
 
 Rule = Callable[[EmailMessage, Any], Mapping[str, Any]]
 
@@ -38,7 +39,7 @@ RULES: tuple[Rule, ...] = (*BEFORE_REDIRECT, redirect.recipients, redirect.nobod
 SMTP_RULES: tuple[Rule, ...] = (*RULES, sender.envelope_in_smtp)
 
 
-def applied(message: EmailMessage, host: HostOfMessage, rules: Iterable[Rule]) -> EmailMessage:
+def applied(message: EmailMessage, host: Any, rules: Iterable[Rule]) -> EmailMessage:
     """Return the message as the host sends it: a copy, if a rule changes something.
 
     The caller's message stays as it was, and a backend that keeps messages (an outbox, a

@@ -7,7 +7,7 @@ message says who would get it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from datetime import date
 from functools import lru_cache, partial
 from numbers import Number
@@ -55,19 +55,6 @@ class Address(NamedTuple):
     domain: str
 
 
-class Allowed(NamedTuple):
-    """The people who get their mail."""
-
-    addresses: frozenset[Address]
-    domains: frozenset[str]
-
-    def allows(self, address: Address | None) -> bool:
-        """Whether mail may go to this address."""
-        return address is not None and (
-            address in self.addresses or address.domain in self.domains
-        )
-
-
 def recipients(message: EmailMessage, host: Any) -> dict[str, Any]:
     """The host's ``redirect_to`` takes the place of recipients who are not allowed.
 
@@ -79,11 +66,10 @@ def recipients(message: EmailMessage, host: Any) -> dict[str, Any]:
     refuse_to_go_past(lambda name: getattr(message, name, None), "the message", host.alias)
     allowed = _allowed(host.redirect_to, tuple(host.allowed_recipients))
     people = [(str(each), _address(str(each))) for each in message.recipients()]
-    staying = {address: text for text, address in people if allowed.allows(address)}
+    staying = {address: text for text, address in people if _may_get_mail(address, allowed)}
     others = [text for text, address in people if address not in staying]
-    stand_in = [host.redirect_to] if others else []
-    if _address(host.redirect_to) in staying:
-        stand_in = []
+    is_new = others and _address(host.redirect_to) not in staying
+    stand_in = [host.redirect_to] if is_new else []
     changes: dict[str, Any] = {}
     for field in FIELDS:
         changes[field] = []
@@ -117,7 +103,7 @@ def nobody_else(message: EmailMessage, host: Any) -> dict[str, Any]:
             text for field in FIELDS for text in map(str, getattr(message, field, ()) or ())
         ]
         for text in [*map(str, message.recipients()), *own]:
-            if not allowed.allows(_address(text)) and text != host.redirect_to:
+            if not _may_get_mail(_address(text), allowed) and text != host.redirect_to:
                 raise InvalidEmailHost(
                     "option '_redirect_to' cannot be combined with a message whose recipients "
                     "cannot be replaced",
@@ -162,17 +148,18 @@ def _may_have_address(value: Any) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _allowed(redirect_to: str, recipients: tuple[str, ...]) -> Allowed:
-    addresses = {address for address in [_address(redirect_to)] if address}
-    domains: set[str] = set()
+def _allowed(redirect_to: str, recipients: tuple[str, ...]) -> set[Address | str | None]:
+    """Return the addresses and domains that get their mail."""
+    allowed: set[Address | str | None] = {_address(redirect_to)}
     for recipient in recipients:
         local_part, at, domain = recipient.rpartition("@")
         for spelling in spellings(domain):
-            if at:
-                addresses.add(Address(local_part, spelling))
-            else:
-                domains.add(spelling)
-    return Allowed(frozenset(addresses), frozenset(domains))
+            allowed.add(Address(local_part, spelling) if at else spelling)
+    return allowed
+
+
+def _may_get_mail(address: Address | None, allowed: Container[Address | str | None]) -> bool:
+    return address is not None and (address in allowed or address.domain in allowed)
 
 
 def _address(recipient: str) -> Address | None:

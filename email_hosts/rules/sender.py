@@ -8,10 +8,10 @@ from typing import Any
 from django.core.mail import EmailMessage
 
 from .. import conf
-from .base import HostOfMessage, has_header, headers_of
+from .headers import has_header, headers_of
 
 
-def sender(message: EmailMessage, host: HostOfMessage) -> Mapping[str, Any]:
+def sender(message: EmailMessage, host: Any) -> Mapping[str, Any]:
     """The host's sender takes the place of the project's."""
     from_email = message.from_email
     if from_email is None and getattr(message, "template_id", None):
@@ -24,7 +24,7 @@ def sender(message: EmailMessage, host: HostOfMessage) -> Mapping[str, Any]:
     return {}
 
 
-def envelope(message: EmailMessage, host: HostOfMessage) -> Mapping[str, Any]:
+def envelope(message: EmailMessage, host: Any) -> Mapping[str, Any]:
     """Bounces go where the host says, unless the message says something."""
     # With a From header, from_email is the envelope sender: Django's own way to name both.
     if not host.envelope_from or _envelope_sender(message) or has_header(message, "from"):
@@ -32,7 +32,7 @@ def envelope(message: EmailMessage, host: HostOfMessage) -> Mapping[str, Any]:
     return {"envelope_sender": host.envelope_from}  # Anymail's name for it
 
 
-def envelope_in_smtp(message: EmailMessage, host: HostOfMessage) -> Mapping[str, Any]:
+def envelope_in_smtp(message: EmailMessage, host: Any) -> Mapping[str, Any]:
     """Django's SMTP backend takes the envelope sender from ``from_email``."""
     own = _envelope_sender(message)
     if not own or not message.from_email or has_header(message, "from"):

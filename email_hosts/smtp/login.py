@@ -119,7 +119,9 @@ def _log_in_with_token(connection: smtplib.SMTP, username: str, token: str) -> N
 def _offered(connection: SMTP, wanted: list[str], problem: str) -> list[str]:
     """Return which mechanisms the server offers. Raises ``SMTPNotSupportedError``."""
     if not connection.has_extn("auth"):
-        raise smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server.")
+        raise smtplib.SMTPNotSupportedError(
+            "SMTP AUTH extension not supported by server: no login, or none without TLS"
+        )
     offered = connection.esmtp_features["auth"].upper().split()
     found = [each for each in wanted if each in offered]
     if not found:
