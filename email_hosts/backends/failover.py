@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -168,3 +169,6 @@ class _HostHealth:
 
 
 _healths: dict[object, _HostHealth] = {}
+if hasattr(os, "register_at_fork"):  # pragma: no branch (there is no fork on Windows)
+    # So that the children do not all have the same turn.
+    os.register_at_fork(after_in_child=_healths.clear)
