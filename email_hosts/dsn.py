@@ -16,7 +16,7 @@ from speckenv_django import django_email_url
 
 from .addresses import is_ipv6
 from .exceptions import InvalidEmailHost, checked_key
-from .host import FAILOVER_BACKEND, SMTP_BACKEND, TABLES, Host, from_values
+from .host import FAILOVER_BACKEND, SMTP_BACKEND, TABLES, Host, from_values, with_transport
 from .options import (
     HEADER,
     HOST_OPTIONS,
@@ -37,7 +37,6 @@ from .schemes import (
     DJANGO_BACKENDS,
     DJANGO_SMTP_BACKEND,
     FILE_BACKEND,
-    IMPLICIT_TLS_PORT,
     LOCAL_SCHEMES,
     OTHER_SCHEMES,
     SCHEMES,
@@ -139,6 +138,10 @@ def parse_conf(config: Mapping[str, Any]) -> dict[str, Any]:
     return {option: config.get(setting) for option, setting in DJANGO_SETTINGS.items()}
 
 
+# A backend and its options.
+Made = tuple[str, dict[str, Any]]
+
+
 class _Parts(NamedTuple):
     """The parts of a URI, as RFC 3986 names them, still percent-encoded."""
 
@@ -162,10 +165,12 @@ def _parse(dsn: str) -> Host:
     )
     parts = _Parts(scheme, authority, slash + path, query)
     if scheme in SMTP_SCHEMES:
-        return _smtp(parts)
-    if scheme in SEVERAL_SCHEMES:
-        return _several(parts)
-    return _file(parts) if scheme == "file" else _backend(parts)
+        backend, options = _smtp(parts)
+    elif scheme in SEVERAL_SCHEMES:
+        backend, options = _several(parts)
+    else:
+        backend, options = _file(parts) if scheme == "file" else _backend(parts)
+    return from_values(Host(None, backend, options, scheme=scheme))
 
 
 def _scheme_of(dsn: str) -> str:
@@ -182,45 +187,38 @@ def _scheme_of(dsn: str) -> str:
     raise InvalidEmailHost(f"unknown scheme '{match[0]}'; {known}{hint or f'; {EXAMPLE}'}")
 
 
-def _smtp(parts: _Parts) -> Host:
+def _smtp(parts: _Parts) -> Made:
     if parts.authority and parts.path not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
     if parts.path[:1] not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN names no host; write it after {parts.scheme}://")
     options = _options_of(parts, SMTP_OPTIONS)
     userinfo, at, address = parts.authority.rpartition("@")
-    _check_login(userinfo, has_token="oauth2" in options)
+    address = address.replace("%25", "%")  # a zone, RFC 6874: [fe80::1%25eth0]
+    username, _, password = userinfo.partition(":")
+    _decoded("the user name", username)
+    _decoded("the password", password)
     _check_address(address, has_login=bool(at))
     # RFC 3986 has neither brackets nor other scripts in user information, and speckenv may
-    # refuse them. A zone is RFC 6874's: [fe80::1%25eth0].
+    # refuse them.
     userinfo = quote(userinfo, safe="%:!$&'()*+,;=~")
-    address = address.replace("%25", "%")
     conf = parse_conf(django_email_url(f"smtp://{userinfo}{at}{address}"))
     conf["host"] = SMTP_OPTIONS["host"].of(conf["host"])
-    return _host(parts, SMTP_BACKEND, {**conf, **_transport(parts, options), **options})
+    if re.search(r":[0-9]+$", address):
+        options["port"] = conf["port"]
+    of_scheme = {**conf, **SMTP_SCHEMES[parts.scheme]._asdict()}
+    return SMTP_BACKEND, {**of_scheme, **with_transport(options, of_scheme)}
 
 
-def _transport(parts: _Parts, options: dict[str, Any]) -> dict[str, Any]:
-    """Return TLS and port. An option outranks the scheme, and replaces its kind of TLS."""
-    scheme = SMTP_SCHEMES[parts.scheme]
-    use_ssl = options.get("use_ssl", scheme.use_ssl and not options.get("use_tls"))
-    use_tls = options.get("use_tls", scheme.use_tls and not options.get("use_ssl"))
-    found = {"use_tls": use_tls, "use_ssl": use_ssl}
-    if not re.search(r":[0-9]+$", parts.authority):
-        found["port"] = IMPLICIT_TLS_PORT if use_ssl else scheme.port
-    return found
-
-
-def _file(parts: _Parts) -> Host:
+def _file(parts: _Parts) -> Made:
     path = _decoded("the path", parts.path)
     if parts.authority or not path.strip("/"):
         examples = "file:///var/mail/out is absolute, file:mail/out relative"
         raise InvalidEmailHost(f"a file host must name a folder: {examples}")
-    options = _options_of(parts, HOST_OPTIONS)
-    return _host(parts, FILE_BACKEND, {"file_path": path, **options})
+    return FILE_BACKEND, {"file_path": path, **_options_of(parts, HOST_OPTIONS)}
 
 
-def _several(parts: _Parts) -> Host:
+def _several(parts: _Parts) -> Made:
     """Parse the keys of other hosts: ``failover:shop,spare``"""
     names = (parts.authority + parts.path).split(",")
     keys = tuple(checked_key(_decoded("a host", name).strip()) for name in names)
@@ -228,11 +226,10 @@ def _several(parts: _Parts) -> Host:
         reason = f"must name hosts, each once; write {parts.scheme}:shop,spare"
         raise InvalidEmailHost(f"'{parts.scheme}' {reason}")
     options = _options_of(parts, SEVERAL_OPTIONS)
-    several = {"hosts": keys, **SEVERAL_SCHEMES[parts.scheme], **options}
-    return _host(parts, FAILOVER_BACKEND, several)
+    return FAILOVER_BACKEND, {"hosts": keys, **SEVERAL_SCHEMES[parts.scheme], **options}
 
 
-def _backend(parts: _Parts) -> Host:
+def _backend(parts: _Parts) -> Made:
     """Parse ``backend://dotted.path.Class``, or a scheme that stands for a class."""
     scheme = parts.scheme
     path = parts.authority + parts.path
@@ -252,29 +249,11 @@ def _backend(parts: _Parts) -> Host:
     if path == FAILOVER_BACKEND:
         raise InvalidEmailHost("write failover:shop,spare or roundrobin:shop,spare instead")
     has_options_of_its_own = path not in TABLES and scheme not in BUILTIN_SCHEMES
-    return _host(parts, path, _options_of(parts, HOST_OPTIONS, others=has_options_of_its_own))
-
-
-def _host(parts: _Parts, backend: str, options: dict[str, Any]) -> Host:
-    """Return the host. Messages name its options as a DSN does."""
-    host = Host(None, backend, options, scheme=parts.scheme)
-    return from_values(host, spelled=lambda name: host.table[name].in_dsn)
-
-
-def _check_login(userinfo: str, *, has_token: bool) -> None:
-    username, _, password = userinfo.partition(":")
-    if bool(username) != bool(password) and not has_token:
-        given, missing = ("user name", "password") if username else ("password", "user name")
-        raise InvalidEmailHost(
-            f"the DSN has a {given} and no {missing}; write both or neither (only a host of "
-            "the settings may have 'oauth2' instead of a password)"
-        )
-    _decoded("the user name", username)
-    _decoded("the password", password)
+    return path, _options_of(parts, HOST_OPTIONS, others=has_options_of_its_own)
 
 
 def _check_address(address: str, *, has_login: bool) -> None:
-    if is_ipv6(address.replace("%25", "%")):
+    if is_ipv6(address):
         raise InvalidEmailHost("write an IPv6 address in brackets, like [2001:db8::1]")
     match = re.fullmatch(r"(\[[^]]*\]|[^:]*)(?::(.*))?", address, re.DOTALL)
     host, port = match.groups() if match else (address, None)
@@ -282,7 +261,7 @@ def _check_address(address: str, *, has_login: bool) -> None:
         place = "at sign" if has_login else "two slashes"
         raise InvalidEmailHost(f"the DSN names no host; write one after the {place}")
     try:
-        SMTP_OPTIONS["host"].convert(host.replace("%25", "%"))
+        SMTP_OPTIONS["host"].convert(host)
     except ValueError as error:
         raise InvalidEmailHost(f"the host {error}; {PERCENT_ENCODE}") from None
     try:

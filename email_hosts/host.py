@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, cast
 
@@ -37,8 +37,6 @@ TABLES: Mapping[str, Table] = {
     FAILOVER_BACKEND: SEVERAL_OPTIONS,
     ROUTING_BACKEND: HOST_OPTIONS,
 }
-
-STANDARD_PORTS = {SMTP_PORT, SUBMISSION_PORT, IMPLICIT_TLS_PORT}
 
 
 class Mailer(TypedDict):
@@ -112,21 +110,29 @@ class Host:
     def but(self, **given: Any) -> Host:
         """Return this host with other options. ``None`` removes one, but no redirect.
 
-        As in a DSN, TLS from the first byte and STARTTLS switch each other off, and the
-        former has a port of its own. Raises ``InvalidEmailHost``.
+        Raises ``InvalidEmailHost``.
         """
         options = dict(self.options)
         for name in given:
             option = self.table.get(name)
             if option is None or option.can_be_removed:
                 options.pop(name, None)
-        if self.is_smtp and given.get("use_ssl"):
-            given = {"use_tls": False, **given}
-            if options.get("port") in STANDARD_PORTS:
-                given.setdefault("port", IMPLICIT_TLS_PORT)
-        elif self.is_smtp and given.get("use_tls"):
-            given = {"use_ssl": False, **given}
+        if self.is_smtp:
+            given = with_transport(given, options)
         return from_python(replace(self, options=options), given)
+
+
+def with_transport(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given options, with those that they replace.
+
+    TLS from the first byte and STARTTLS switch each other off. The former has a port of its
+    own.
+    """
+    if not given.get("use_ssl"):
+        return {"use_ssl": False, **given} if given.get("use_tls") else dict(given)
+    is_standard = options.get("port") in (SMTP_PORT, SUBMISSION_PORT)
+    port = {"port": IMPLICIT_TLS_PORT} if is_standard else {}
+    return {"use_tls": False, **port, **given}
 
 
 def from_python(host: Host, given: Mapping[str, Any]) -> Host:
@@ -144,10 +150,10 @@ def from_python(host: Host, given: Mapping[str, Any]) -> Host:
         raise
 
 
-def from_values(host: Host, *, spelled: Callable[[str], str] = str) -> Host:
+def from_values(host: Host) -> Host:
     """Return the host if its options, which have been checked one by one, go together.
 
-    ``spelled`` returns what messages call an option. Raises ``InvalidEmailHost``.
+    Raises ``InvalidEmailHost``.
     """
     options = host.options
     if not host.backend:
@@ -158,21 +164,21 @@ def from_values(host: Host, *, spelled: Callable[[str], str] = str) -> Host:
         raise InvalidEmailHost("option 'hosts' must name hosts")
     if options.get("use_ssl") and options.get("use_tls"):
         raise InvalidEmailHost(
-            f"options '{spelled('use_ssl')}' and '{spelled('use_tls')}' are mutually "
-            "exclusive: the first is TLS from the first byte, the second is STARTTLS"
+            "TLS from the first byte ('ssl', in Python 'use_ssl') and STARTTLS ('tls', in "
+            "Python 'use_tls') are mutually exclusive"
         )
     if problem := host.is_smtp and options.get("oauth2") and _problem_with_token(options):
         raise InvalidEmailHost(problem)
-    has_half_a_login = bool(options.get("username")) != bool(options.get("password"))
-    if host.is_smtp and has_half_a_login and not options.get("oauth2"):
+    login = bool(options.get("username")), bool(options.get("password"))
+    if host.is_smtp and len({*login}) > 1 and not options.get("oauth2"):
+        given, missing = ("user name", "password") if login[0] else ("password", "user name")
         raise InvalidEmailHost(
-            "the options 'username' and 'password' go together; give both or neither"
+            f"the host has a {given} and no {missing}; write both or neither (only a host of "
+            "the settings may have 'oauth2' instead of a password)"
         )
     for name, option in host.table.items():
         if options.get(name) and option.needs and not options.get(option.needs):
-            raise InvalidEmailHost(
-                f"option '{spelled(name)}' needs '{spelled(option.needs)}' beside it"
-            )
+            raise InvalidEmailHost(f"option '{name}' needs '{option.needs}' beside it")
     return host
 
 

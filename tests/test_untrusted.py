@@ -78,7 +78,7 @@ class TestFiles:
         ("smtp://h?ssl_cafile ", "option 'ssl_cafile' is not allowed"),
         (
             "submission://u@h",
-            "the DSN has a user name and no password; write both or neither ",
+            "the host has a user name and no password; write both or neither ",
         ),
     ],
 )
