@@ -29,7 +29,6 @@ from .options import (
     add_header,
     by_name_in_dsn,
     did_you_mean,
-    refuse_options_from_elsewhere,
 )
 from .schemes import (
     ANYMAIL,
@@ -80,15 +79,18 @@ def is_empty(dsn: object) -> bool:
     return dsn is None or dsn == ""
 
 
-def parse(dsn: object, key: str | None = None) -> Host:
-    """Return the host that a DSN stands for. Raises ``InvalidEmailHost`` with its key."""
+def parse(dsn: object, key: str | None = None, *, from_elsewhere: bool = False) -> Host:
+    """Return the host that a DSN stands for. Raises ``InvalidEmailHost`` with its key.
+
+    With ``from_elsewhere``, it has none of the options that a stranger must not use.
+    """
     try:
         if not isinstance(dsn, str):
             decode = "; decode it" if isinstance(dsn, bytes) else ""
             raise InvalidEmailHost(
                 f"a host must be a DSN string, not {type(dsn).__name__}{decode}"
             )
-        return replace(_parse(dsn.strip()), key=key)
+        return replace(_parse(dsn.strip(), from_elsewhere), key=key)
     except InvalidEmailHost as error:
         reason = error.reason
     # Raised outside of the except block: __context__ may hold a part of the DSN.
@@ -115,18 +117,12 @@ def parse_from_elsewhere(dsn: str, schemes: str | Iterable[str]) -> Host:
                 "credentials of this project; allow schemes of SMTP, console, locmem, dummy "
                 "or file"
             )
-    # First, so that nobody asks for more of what is refused.
-    query = str(dsn).strip().partition("?")[2]
-    names = {part.partition("=")[0] for part in query.split("&")}
-    given = [each.name for each in SMTP_OPTIONS.values() if each.in_dsn in names]
-    refuse_options_from_elsewhere(dict.fromkeys(given, True), SMTP_OPTIONS)
-    host = parse(dsn)
+    host = parse(dsn, from_elsewhere=True)
     if host.scheme not in allowed:
         more = "; pass schemes= to allow it" if host.scheme in LOCAL_SCHEMES else ""
         raise InvalidEmailHost(
             f"scheme '{host.scheme}' is not allowed here; allowed: {', '.join(allowed)}{more}"
         )
-    refuse_options_from_elsewhere(host.options, host.table)
     return host
 
 
@@ -149,10 +145,11 @@ class _Parts(NamedTuple):
     authority: str
     path: str
     query: str
+    from_elsewhere: bool
 
 
 @lru_cache(maxsize=256)
-def _parse(dsn: str) -> Host:
+def _parse(dsn: str, from_elsewhere: bool) -> Host:
     _refuse_control_characters("the DSN", dsn)
     if dsn[:1] in {"'", '"'}:
         raise InvalidEmailHost("the DSN is in quotation marks; remove them")
@@ -163,7 +160,7 @@ def _parse(dsn: str) -> Host:
     authority, slash, path = (
         rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
     )
-    parts = _Parts(scheme, authority, slash + path, query)
+    parts = _Parts(scheme, authority, slash + path, query, from_elsewhere)
     if scheme in SMTP_SCHEMES:
         backend, options = _smtp(parts)
     elif scheme in SEVERAL_SCHEMES:
@@ -298,15 +295,28 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
         if not equals and option.convert is boolean:
             value = "true"
         try:
-            text = _decoded(f"option '{name}'", value)
             if is_header:
+                text = _decoded(f"option '{name}'", value)
                 headers = options.setdefault(option.name, {})
                 add_header(headers, name.removeprefix(HEADER), text)
             else:
-                options[option.name] = option.convert(text)
+                options[option.name] = _converted(option, value, parts)
         except ValueError as error:
             raise InvalidEmailHost(f"option '{name}' {error}") from None
     return options
+
+
+def _converted(option: Option, text: str, parts: _Parts) -> Any:
+    """Return the value of an option. Raises ``ValueError`` for more than a stranger may."""
+    if parts.from_elsewhere and not option.for_strangers:
+        raise ValueError(
+            f"is not allowed in a DSN from elsewhere; pass {option.name}= to "
+            "connection_from_dsn() yourself"
+        )
+    value = option.convert(_decoded(f"option '{option.in_dsn}'", text))
+    if parts.from_elsewhere and option.limit and value > option.limit:
+        raise ValueError(f"must be at most {option.limit:g} in a DSN from elsewhere")
+    return value
 
 
 def _refuse_other_separators(query: str, known: Iterable[str]) -> None:

@@ -244,19 +244,3 @@ def _in_python(name: str, table: Table) -> str:
         or did_you_mean(name, table)
         or f"; known options: {', '.join(table)}"
     )
-
-
-def refuse_options_from_elsewhere(options: Mapping[str, Any], table: Table) -> None:
-    """Raise ``InvalidEmailHost`` for what the DSN of a stranger must not have."""
-    for option in table.values():
-        value = options.get(option.name)
-        if value and not option.for_strangers:
-            raise InvalidEmailHost(
-                f"option '{option.in_dsn}' is not allowed in a DSN from elsewhere; pass "
-                f"{option.name}= to connection_from_dsn() yourself"
-            )
-        if value and option.limit and value > option.limit:
-            raise InvalidEmailHost(
-                f"option '{option.in_dsn}' must be at most {option.limit:g} in a DSN from "
-                "elsewhere"
-            )
