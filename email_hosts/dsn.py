@@ -29,6 +29,7 @@ from .options import (
     add_header,
     by_name_in_dsn,
     did_you_mean,
+    instead_of,
 )
 from .schemes import (
     ANYMAIL,
@@ -69,8 +70,6 @@ PERCENT_ENCODE = (
 
 EXAMPLE = "for a mail server, write submission://smtp.example.com"
 
-NO_HOST_YET = "if it is part of a password, the at sign and the host are missing after it"
-
 NO_OPTION = "the text after a question mark or an ampersand is not an option"
 
 
@@ -86,10 +85,7 @@ def parse(dsn: object, key: str | None = None, *, from_elsewhere: bool = False) 
     """
     try:
         if not isinstance(dsn, str):
-            decode = "; decode it" if isinstance(dsn, bytes) else ""
-            raise InvalidEmailHost(
-                f"a host must be a DSN string, not {type(dsn).__name__}{decode}"
-            )
+            raise InvalidEmailHost(f"a host must be a DSN string, not {type(dsn).__name__}")
         return replace(_parse(dsn.strip(), from_elsewhere), key=key)
     except InvalidEmailHost as error:
         reason = error.reason
@@ -105,10 +101,6 @@ def parse_from_elsewhere(dsn: str, schemes: str | Iterable[str]) -> Host:
     """
     if isinstance(dsn, str) and len(dsn) > MAX_LENGTH:
         raise InvalidEmailHost(f"the DSN must have at most {MAX_LENGTH} characters")
-    if isinstance(dsn, str) and re.fullmatch(r"[\w-]+", dsn):
-        raise InvalidEmailHost(
-            "connection_from_dsn() takes a DSN; get_connection() takes the key of a host"
-        )
     allowed = [schemes] if isinstance(schemes, str) else sorted(schemes)
     for scheme in allowed:
         if scheme not in SMTP_SCHEMES and scheme not in LOCAL_SCHEMES:
@@ -195,7 +187,7 @@ def _smtp(parts: _Parts) -> Made:
     username, _, password = userinfo.partition(":")
     _decoded("the user name", username)
     _decoded("the password", password)
-    _check_address(address, has_login=bool(at))
+    _check_address(address)
     # RFC 3986 has neither brackets nor other scripts in user information, and speckenv may
     # refuse them.
     userinfo = quote(userinfo, safe="%:!$&'()*+,;=~")
@@ -249,25 +241,22 @@ def _backend(parts: _Parts) -> Made:
     return path, _options_of(parts, HOST_OPTIONS, others=has_options_of_its_own)
 
 
-def _check_address(address: str, *, has_login: bool) -> None:
+def _check_address(address: str) -> None:
     if is_ipv6(address):
         raise InvalidEmailHost("write an IPv6 address in brackets, like [2001:db8::1]")
     match = re.fullmatch(r"(\[[^]]*\]|[^:]*)(?::(.*))?", address, re.DOTALL)
     host, port = match.groups() if match else (address, None)
     if not host:
-        place = "at sign" if has_login else "two slashes"
-        raise InvalidEmailHost(f"the DSN names no host; write one after the {place}")
-    try:
-        SMTP_OPTIONS["host"].convert(host)
-    except ValueError as error:
-        raise InvalidEmailHost(f"the host {error}; {PERCENT_ENCODE}") from None
-    try:
-        SMTP_OPTIONS["port"].convert(port or "25")
-    except ValueError as error:
-        advice = "" if has_login else f"; {NO_HOST_YET}"
-        if not str(port).isdigit():
-            advice = f"; {NO_HOST_YET}, or {PERCENT_ENCODE}"
-        raise InvalidEmailHost(f"the port {error}{advice}") from None
+        raise InvalidEmailHost(
+            "the DSN names no host; write one after the two slashes or the at sign"
+        )
+    no_host_yet = "if it is part of a password, the at sign and the host are missing after it"
+    parts = ("host", host, PERCENT_ENCODE), ("port", port or "25", no_host_yet)
+    for name, text, advice in parts:
+        try:
+            SMTP_OPTIONS[name].convert(text)
+        except ValueError as error:
+            raise InvalidEmailHost(f"the {name} {error}; {advice}") from None
 
 
 def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[str, Any]:
@@ -277,7 +266,6 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
     """
     options: dict[str, Any] = {}
     known = by_name_in_dsn(table)
-    _refuse_end_of_password(parts, known)
     _refuse_other_separators(parts.query, known)
     given = [part.partition("=") for part in parts.query.split("&") if part]
     has_secret = any(name in known and known[name].is_secret for name, _, _ in given)
@@ -324,15 +312,14 @@ def _refuse_other_separators(query: str, known: Iterable[str]) -> None:
         name = re.split("[=&]", part)[0]
         if name in known or name.startswith(HEADER):
             raise InvalidEmailHost(
-                "options are separated by ampersands; percent-encode a semicolon or a "
-                "question mark that belongs to a value"
+                "options are separated by ampersands, and not by a semicolon or a question "
+                f"mark; {PERCENT_ENCODE}"
             )
 
 
 def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> str:
     word = OTHER_NAMES.get(name.lower().lstrip("_"), name.lower())
-    hint = INSTEAD.get(word) or did_you_mean(word, known)
-    hint = hint or f"; known options: {', '.join(known)}"
+    hint = instead_of(word, known)
     if may_be_secret or not re.fullmatch("[A-Za-z0-9_-]+", name):
         return f"{NO_OPTION}{hint}; {PERCENT_ENCODE}"
     return f"unknown option {name!r}{hint}"
@@ -340,24 +327,10 @@ def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> 
 
 def _may_be_password(parts: _Parts, name: str, value: str) -> bool:
     """Whether what looks like an option may be the rest of a password."""
-    if _may_end_early(parts):
+    # Then host:port may be a user name and the beginning of the password.
+    if ":" in parts.authority and "@" not in parts.authority:
         return "@" in parts.query and not re.fullmatch("_[a-z_-]+", name)
     return "@" in value and not re.fullmatch("[a-z_-]+", name)
-
-
-def _may_end_early(parts: _Parts) -> bool:
-    """Whether ``host:port`` may be a user name and the beginning of a password."""
-    return ":" in parts.authority and "@" not in parts.authority
-
-
-def _refuse_end_of_password(parts: _Parts, known: Iterable[str]) -> None:
-    """Refuse what looks like options but is the rest of a password and the host."""
-    for name, _, value in (part.partition("=") for part in parts.query.split("&")):
-        takes_no_address = not name.startswith("_") and (name in known or "?" in value)
-        if "@" in name or (_may_end_early(parts) and "@" in value and takes_no_address):
-            raise InvalidEmailHost(
-                f"the DSN has an at sign among its options; {PERCENT_ENCODE}"
-            )
 
 
 def _foreign_option(name: str) -> Option:

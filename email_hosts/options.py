@@ -186,6 +186,12 @@ def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 
+def instead_of(name: str, known: Iterable[str]) -> str:
+    """Return what to write instead of a name that is no option."""
+    others = f"; known options: {', '.join(known)}"
+    return INSTEAD.get(name) or did_you_mean(name, known) or others
+
+
 def add_header(headers: dict[str, str], name: str, value: str) -> None:
     """Add a header that a host gives to its messages.
 
@@ -239,8 +245,4 @@ def _in_python(name: str, table: Table) -> str:
         return f"; in Python, write headers={{{name.removeprefix(HEADER)!r}: ...}}"
     if name in in_dsn:
         return f"; in Python, its name is {in_dsn[name].name!r}"
-    return (
-        INSTEAD.get(name)
-        or did_you_mean(name, table)
-        or f"; known options: {', '.join(table)}"
-    )
+    return instead_of(name, table)

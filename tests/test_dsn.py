@@ -204,7 +204,7 @@ REFUSED: list[tuple[Any, str]] = [
     ("submission://Kx7vQz9:Wj4?bYt2@h?_default_from_email=a@example.com", ENCODE),
     ("submission://Kx7vQz9:Wj4?bYt2&timeout=5@h:25", ENCODE),
     ("submission://Kx7vQz9:25?Wj4bYt2@h", ENCODE),
-    ("submission://Kx7vQz9:Wj4?timeout=5@h", "an at sign among its options"),
+    ("submission://Kx7vQz9:Wj4?timeout=5@h", "option 'timeout' must be a positive number"),
     ("submission://Kx7vQz9:Wj4%bYt2@h", "the password has a percent sign without two"),
     ("submission://Kx7%ffvQz9:Wj4bYt2@h", "the user name is percent-encoded, but not in"),
     ("submission://Kx7vQz9:Wj4%0AbYt2@h", "the password has a control character"),
