@@ -193,17 +193,14 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
 
 def dict_of_mailer(mailer: Any, key: Any = None) -> Mailer:  # pragma: mailers-only
     """Return an entry of ``MAILERS``, or raise ``InvalidEmailHost`` if it is a DSN."""
-    if not isinstance(mailer, dict):
-        reason = (
-            f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "
-            "MAILERS = mailers(EMAIL_HOSTS), which makes entries from DSNs"
-        )
-    else:
-        options = mailer.get("OPTIONS", {})
-        if isinstance(options, dict) and all(isinstance(name, str) for name in options):
-            return cast("Mailer", mailer)
-        reason = "the OPTIONS of an entry of MAILERS must be a dict of names and values"
-    raise InvalidEmailHost(reason, alias=key, setting="MAILERS")
+    if isinstance(mailer, dict) and isinstance(mailer.get("OPTIONS", {}), dict):
+        return cast("Mailer", mailer)
+    raise InvalidEmailHost(
+        "each entry of MAILERS must be a dict, and so must its OPTIONS; write MAILERS = "
+        "mailers(EMAIL_HOSTS), which makes entries from DSNs",
+        alias=key,
+        setting="MAILERS",
+    )
 
 
 def checked_path(path: Any, what: str = "the backend") -> str:

@@ -202,8 +202,11 @@ def _problem_with(key: str) -> str:
 
 
 def _known_hosts() -> str:
-    """Return the first keys, for a message: there may be thousands."""
-    keys = list(islice(registry().keys(), MAX_KEYS_SHOWN + 1))
-    names = ", ".join(map(shown, keys[:MAX_KEYS_SHOWN])) or "none"
-    more = " and others" if len(keys) > MAX_KEYS_SHOWN else ""
-    return f"known hosts: {names}{more}"
+    return f"known hosts: {listed(map(shown, registry().keys())) or 'none'}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first of these names, for a message. There may be thousands."""
+    first = list(islice(names, MAX_KEYS_SHOWN + 1))
+    more = " and others" if len(first) > MAX_KEYS_SHOWN else ""
+    return ", ".join(first[:MAX_KEYS_SHOWN]) + more

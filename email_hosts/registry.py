@@ -43,12 +43,12 @@ class Registry:
 
     def of_mailer(self, key: str) -> Host | None:
         """Return the host of ``MAILERS``. Raises ``InvalidEmailHost``."""
-        mailer = self.mailers.get(key)
-        return None if mailer is None else self._of_entry(key, mailer)
-
-    def _of_entry(self, key: str, mailer: Any) -> Host:  # pragma: mailers-only
-        entry = {**dict_of_mailer(mailer, key), "OPTIONS": dict(mailer.get("OPTIONS", {}))}
-        return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
+        mailer: Any = self.mailers.get(key)
+        if mailer is not None:  # pragma: mailers-only
+            entry = dict_of_mailer(mailer, key)
+            entry = {**entry, "OPTIONS": dict(entry.get("OPTIONS", {}))}
+            return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
+        return None
 
     def _made(self, setting: str, key: str, entry: object, make: Callable[[], Host]) -> Host:
         """Return the host of an entry, made anew if the entry has changed in place."""

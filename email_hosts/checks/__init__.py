@@ -20,6 +20,7 @@ from ..addresses import address_and_domain
 from ..boundary import boundary
 from ..exceptions import InvalidEmailHost, named, shown
 from ..host import ROUTING_BACKEND, Host, backend_of, class_at
+from ..hosts import listed
 from ..options import did_you_mean
 from ..registry import is_checked, registry, with_first_member
 from ..schemes import DJANGO_SMTP_BACKEND
@@ -37,7 +38,6 @@ from .host import (
     invalid,
     is_host,
     is_shadowed,
-    listed,
     message,
 )
 
