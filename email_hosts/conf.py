@@ -33,9 +33,7 @@ SMTP_SETTINGS = {
 # For a setting that is not set: the same object each time.
 NOTHING: Mapping[str, Any] = {}
 
-OWN_SETTINGS = (
-    *("EMAIL_HOSTS", "EMAIL_HOSTS_CACHE", "EMAIL_HOSTS_ROUTER", "EMAIL_HOSTS_STRICT"),
-)
+OWN_SETTINGS = ("EMAIL_HOSTS", "EMAIL_HOSTS_CACHE", "EMAIL_HOSTS_ROUTER", "EMAIL_HOSTS_STRICT")
 
 # Settings that hold logins.
 SECRET_SETTINGS = ("EMAIL_HOSTS", "MAILERS")
@@ -105,11 +103,6 @@ def router() -> Router | None:
 def rate_cache() -> str:
     """Return ``EMAIL_HOSTS_CACHE``, an alias of ``CACHES``, or ``""`` if it is not set."""
     return getattr(settings, "EMAIL_HOSTS_CACHE", None) or ""
-
-
-def rate_cache_backend() -> str:
-    """Return the path of that cache, or ``""`` if there is none."""
-    return str(settings.CACHES.get(rate_cache(), {}).get("BACKEND", ""))
 
 
 def project_senders() -> tuple[str, str]:

@@ -73,11 +73,6 @@ EXAMPLE = "for a mail server, write submission://smtp.example.com"
 NO_OPTION = "the text after a question mark or an ampersand is not an option"
 
 
-def is_empty(dsn: object) -> bool:
-    """Whether a host counts as not configured, as if its key were missing."""
-    return dsn is None or dsn == ""
-
-
 def parse(dsn: object, key: str | None = None, *, from_elsewhere: bool = False) -> Host:
     """Return the host that a DSN stands for. Raises ``InvalidEmailHost`` with its key.
 

@@ -14,11 +14,11 @@ from django.utils.module_loading import import_string
 
 from . import conf
 from .boundary import boundary
-from .dsn import is_empty, parse_from_elsewhere
+from .dsn import parse_from_elsewhere
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
 from .host import FAILOVER_BACKEND, HOST_BACKEND, TABLES, Host, class_at
 from .log import warn
-from .options import HOST_OPTIONS
+from .options import HOST_OPTIONS, NOT_GIVEN
 from .registry import BASE, find_cycle, registry, with_first_member
 from .schemes import SMTP_SCHEMES
 from .testmode import LOCMEM_BACKEND, test_mode
@@ -178,7 +178,7 @@ def _default_connection(key: str) -> BaseEmailBackend:
     """Return what a key without a host gets, or raise ``EmailHostDoesNotExist``."""
     if conf.strict():
         raise _does_not_exist(key)
-    if any(not is_empty(dsn) for dsn in registry().dsns.values()):
+    if any(dsn not in NOT_GIVEN for dsn in registry().dsns.values()):
         _warn_of_default(key)
     connection = conf.default_connection()
     if connection is None:  # pragma: mailers-only

@@ -17,14 +17,17 @@ from .addresses import ehlo_name, email_address, host_or_address, recipients
 from .exceptions import InvalidEmailHost
 from .values import CLIENT_CREDENTIALS, OAUTH2_GRANTS, REFRESH_TOKEN, Converter
 
-# Values in Python that mean that an option is not given.
+# Values in Python of an option that is not given, and of a host as if its key were missing.
 NOT_GIVEN = (None, "")
 
 # The prefix of the option for a header. The name of the header follows.
 HEADER = "_header-"
 
 # Headers that a host does not add, because each message has its own.
-OWN_HEADERS = "to|cc|bcc|sender|subject|date|message-id|mime-version|content-.*|resent-.*"
+OWN_HEADERS = (
+    "from|reply-to|return-path|to|cc|bcc|sender|subject|date|message-id|mime-version|"
+    "content-.*|resent-.*"
+)
 
 
 class Option(NamedTuple):
@@ -39,7 +42,6 @@ class Option(NamedTuple):
     for_strangers: bool = True  # whether a DSN from elsewhere may have it
     limit: float | None = None  # the maximum in a DSN from elsewhere
     is_pooled: bool = False  # whether a parked connection depends on it
-    instead_of_header: str = ""  # in lower case
     needs: str = ""  # another option, by its name in Python
     can_be_removed: bool = True  # by a call
     needed_for: tuple[str, ...] = ()  # grant types that require it
@@ -117,10 +119,10 @@ OF_SMTP = (
     _text("oauth2_refresh_token", is_secret=True, needed_for=(REFRESH_TOKEN,), **_OAUTH2),
 )
 OF_ANY_HOST = (
-    _address("default_from_email", instead_of_header="from"),
+    _address("default_from_email"),
     _address("server_email"),
-    _address("reply_to", instead_of_header="reply-to"),
-    _address("envelope_from", instead_of_header="return-path"),
+    _address("reply_to"),
+    _address("envelope_from"),
     Option("headers", f"{HEADER}NAME", values.not_empty, _headers, {}),
     # No call may switch a redirect off by accident.
     _address("redirect_to", can_be_removed=False),
@@ -201,11 +203,11 @@ def add_header(headers: dict[str, str], name: str, value: str) -> None:
         raise ValueError(
             "must name a header in printable ASCII without spaces and colons, like X-Shop"
         )
-    for option in OF_ANY_HOST:
-        if name.lower() == option.instead_of_header:
-            raise ValueError(f"cannot be added by a host; write {option.in_dsn}")
     if re.fullmatch(OWN_HEADERS, name.lower()):
-        raise ValueError("cannot be added by a host, because each message has its own")
+        raise ValueError(
+            "cannot be added by a host, because each message has its own; there are options "
+            "for addresses: _default_from_email, _reply_to and _envelope_from"
+        )
     if name.lower() in map(str.lower, headers):
         raise ValueError("is given twice")
     headers[name] = values.not_empty(value)

@@ -13,10 +13,10 @@ from django.core.mail import EmailMessage
 from . import conf
 from .addresses import address_and_domain
 from .boundary import is_own
-from .dsn import is_empty, parse
+from .dsn import parse
 from .exceptions import InvalidEmailHost, checked_key
 from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python
-from .options import HOST_OPTIONS, missing_headers
+from .options import HOST_OPTIONS, NOT_GIVEN, missing_headers
 from .schemes import DJANGO_SMTP_BACKEND
 from .testmode import test_mode
 
@@ -37,7 +37,7 @@ class Registry:
     def of_dsn(self, key: str) -> Host | None:
         """Return the host of ``EMAIL_HOSTS``. Raises ``InvalidEmailHost``."""
         dsn = self.dsns.get(key)
-        if is_empty(dsn):
+        if dsn in NOT_GIVEN:
             return None
         return self._made("EMAIL_HOSTS", key, dsn, lambda: parse(dsn, key))
 
@@ -74,10 +74,10 @@ class Registry:
     def keys(self) -> Iterator[str]:
         """Yield the keys that have a host of their own, in the order of the settings."""
         for key, dsn in self.dsns.items():
-            if not is_empty(dsn):
+            if dsn not in NOT_GIVEN:
                 yield str(key)
         for key, mailer in self.mailers.items():  # pragma: mailers-only
-            if is_empty(self.dsns.get(key)) and not backend_of(mailer, key).routes:
+            if self.dsns.get(key) in NOT_GIVEN and not backend_of(mailer, key).routes:
                 yield key
 
     def own_mailers(self) -> Iterator[str]:
@@ -86,7 +86,7 @@ class Registry:
         Raises ``InvalidEmailHost`` if an entry is a DSN.
         """
         for key, mailer in self.mailers.items():  # pragma: mailers-only
-            if is_empty(self.dsns.get(key)) and is_checked(mailer):
+            if self.dsns.get(key) in NOT_GIVEN and is_checked(mailer):
                 yield key
 
     def host_of(self, sender: str) -> str | None:
@@ -162,24 +162,19 @@ def is_checked(mailer: Mailer) -> bool:  # pragma: mailers-only
     return not is_path or is_own(path) or is_ours(mailer)
 
 
-def find_cycle(
-    key: str, path: tuple[str, ...] = (), acyclic: set[str] | None = None
-) -> tuple[str, ...]:
+def find_cycle(key: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the hosts that name each other in a cycle: ``("a", "b", "a")``, or ``()``.
 
     The host of this key is one of them, or leads to them.
     """
-    acyclic = set() if acyclic is None else acyclic
     if key in path:
         return (*path[path.index(key) :], key)
-    if key not in acyclic:
-        host = None
-        with suppress(InvalidEmailHost):  # reported where the host is used
-            host = registry().find(key)
-        for member in host.members if host else ():
-            if cycle := find_cycle(member, (*path, key), acyclic):
-                return cycle
-        acyclic.add(key)
+    host = None
+    with suppress(InvalidEmailHost):  # reported where the host is used
+        host = registry().find(key)
+    for member in host.members if host else ():
+        if cycle := find_cycle(member, (*path, key)):
+            return cycle
     return ()
 
 

@@ -289,7 +289,7 @@ def _rate_cache() -> Found:
     limited = [host.name for host in _hosts() if host.options.get("rate")]
     if not limited or any(_cache()):  # that is told already
         return
-    cache = conf.rate_cache_backend()
+    cache = str(conf.settings.CACHES.get(conf.rate_cache(), {}).get("BACKEND", ""))
     if not cache or cache.endswith((".LocMemCache", ".DummyCache")):
         yield message(
             "W011",
