@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote
 from speckenv_django import django_email_url
 
 from .addresses import is_ipv6
-from .exceptions import InvalidEmailHost, checked_key
+from .exceptions import InvalidEmailHost
 from .host import FAILOVER_BACKEND, SMTP_BACKEND, TABLES, Host, from_values, with_transport
 from .options import (
     HEADER,
@@ -43,7 +43,7 @@ from .schemes import (
     SEVERAL_SCHEMES,
     SMTP_SCHEMES,
 )
-from .values import as_given, boolean, without_control_characters
+from .values import as_given, boolean, keys_in_python, without_control_characters
 
 # Django's settings that an SMTP DSN replaces. speckenv returns them.
 DJANGO_SETTINGS = {
@@ -205,10 +205,7 @@ def _file(parts: _Parts) -> Made:
 def _several(parts: _Parts) -> Made:
     """Parse the keys of other hosts: ``failover:shop,spare``"""
     names = (parts.authority + parts.path).split(",")
-    keys = tuple(checked_key(_decoded("a host", name).strip()) for name in names)
-    if not all(keys) or len(set(keys)) < len(keys):
-        reason = f"must name hosts, each once; write {parts.scheme}:shop,spare"
-        raise InvalidEmailHost(f"'{parts.scheme}' {reason}")
+    keys = keys_in_python([_decoded("a host", name) for name in names])
     options = _options_of(parts, SEVERAL_OPTIONS)
     return FAILOVER_BACKEND, {"hosts": keys, **SEVERAL_SCHEMES[parts.scheme], **options}
 

@@ -161,7 +161,7 @@ def from_values(host: Host) -> Host:
     if host.is_smtp and not options.get("host"):
         raise InvalidEmailHost("option 'host' is missing")
     if host.backend == FAILOVER_BACKEND and not options.get("hosts"):
-        raise InvalidEmailHost("option 'hosts' must name hosts")
+        raise InvalidEmailHost("option 'hosts' must name hosts, as in failover:shop,spare")
     if options.get("use_ssl") and options.get("use_tls"):
         raise InvalidEmailHost(
             "TLS from the first byte ('ssl', in Python 'use_ssl') and STARTTLS ('tls', in "

@@ -147,19 +147,15 @@ def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     return from_python(Host(key, path, {}, setting="MAILERS"), options)
 
 
-def is_ours(mailer: Mailer) -> bool:  # pragma: mailers-only
-    """Whether a mailer has a backend of this app, or one that inherits from it."""
-    return backend_of(mailer).is_a(BASE)
-
-
 def is_checked(mailer: Mailer) -> bool:  # pragma: mailers-only
     """Whether a mailer is ours, or has a DSN or the like in the place of a backend.
 
     The path of one of ours may be misspelt.
     """
-    path: Any = backend_of(mailer).backend
+    host = backend_of(mailer)
+    path: Any = host.backend
     is_path = isinstance(path, str) and ":" not in path
-    return not is_path or is_own(path) or is_ours(mailer)
+    return not is_path or is_own(path) or host.is_a(BASE)
 
 
 def find_cycle(key: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:

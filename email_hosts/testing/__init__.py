@@ -7,8 +7,9 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from .. import conf
+from ..host import backend_of
 from ..hosts import OUTBOX_BACKEND
-from ..registry import host_of_mailer, is_ours, with_first_member
+from ..registry import BASE, host_of_mailer, with_first_member
 from ..testmode import test_mode
 
 __all__ = ["capture_mailers", "real_hosts"]
@@ -45,7 +46,7 @@ def capture_mailers() -> None:
     """
     captured = {}
     for alias, mailer in conf.mailers_before_tests().items():  # pragma: mailers-only
-        if is_ours(mailer):
+        if backend_of(mailer).is_a(BASE):
             host = host_of_mailer(alias, mailer)
             options = dict(with_first_member(host).options)
             in_tests = {"BACKEND": OUTBOX_BACKEND, "OPTIONS": options}
