@@ -188,21 +188,18 @@ def _default_connection(key: str) -> BaseEmailBackend:
 
 @lru_cache(maxsize=1024)  # warn once for each key
 def _warn_of_default(key: str) -> None:
-    reason = f"{_problem_with(key)}, so its mail goes to the default backend"
-    warn("%s: %s; %s", named(key), reason, _known_hosts())
+    warn("%s: %s", named(key), _missing(key, ", so its mail goes to the default backend"))
 
 
 def _does_not_exist(key: str, more: str = "") -> EmailHostDoesNotExist:
-    reason = f"{_problem_with(key)}{more}; {_known_hosts()}"
-    return EmailHostDoesNotExist(reason, alias=key)
+    return EmailHostDoesNotExist(_missing(key, more), alias=key)
 
 
-def _problem_with(key: str) -> str:
-    return "the host is empty" if key in registry().dsns else "there is no such host"
-
-
-def _known_hosts() -> str:
-    return f"known hosts: {listed(map(shown, registry().keys())) or 'none'}"
+def _missing(key: str, more: str) -> str:
+    """Return why there is no host of this key, and which ones there are."""
+    problem = "the host is empty" if key in registry().dsns else "there is no such host"
+    known = listed(map(shown, registry().keys())) or "none"
+    return f"{problem}{more}; known hosts: {known}"
 
 
 def listed(names: Iterable[str]) -> str:
