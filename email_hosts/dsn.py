@@ -16,7 +16,15 @@ from speckenv_django import django_email_url
 
 from .addresses import is_ipv6
 from .exceptions import InvalidEmailHost
-from .host import FAILOVER_BACKEND, SMTP_BACKEND, TABLES, Host, from_values, with_transport
+from .host import (
+    FAILOVER_BACKEND,
+    SMTP_BACKEND,
+    TABLES,
+    Host,
+    default_port,
+    from_values,
+    with_transport,
+)
 from .options import (
     HEADER,
     HOST_OPTIONS,
@@ -190,7 +198,8 @@ def _smtp(parts: _Parts) -> Made:
     conf["host"] = SMTP_OPTIONS["host"].of(conf["host"])
     if re.search(r":[0-9]+$", address):
         options["port"] = conf["port"]
-    of_scheme = {**conf, **SMTP_SCHEMES[parts.scheme]._asdict()}
+    transport = SMTP_SCHEMES[parts.scheme]
+    of_scheme = {**conf, **transport, "port": default_port(transport)}
     return SMTP_BACKEND, {**of_scheme, **with_transport(options, of_scheme)}
 
 
