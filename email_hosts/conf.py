@@ -16,7 +16,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
 from .dsn import DJANGO_SETTINGS
-from .host import Mailer, checked_path, dict_of_hosts, dict_of_mailer
+from .host import Mailer, checked_path, dict_of_hosts, dict_of_mailer, is_path
 
 # The type checker knows neither MAILERS nor the layers of the settings.
 settings: Any = django_settings
@@ -83,9 +83,8 @@ def router() -> Router | None:
     """
     chosen = getattr(settings, "EMAIL_HOSTS_ROUTER", None)
     try:
-        # A DSN is no path, and would be repeated.
-        is_path = isinstance(chosen, str) and ":" not in chosen
-        found = import_string(str(chosen)) if is_path else chosen
+        # A DSN would be repeated.
+        found = import_string(chosen) if is_path(chosen) else chosen
     except Exception as error:  # its module may raise anything
         raise ImproperlyConfigured(
             f"EMAIL_HOSTS_ROUTER cannot be imported: {error}; its path must be like "

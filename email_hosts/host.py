@@ -10,7 +10,7 @@ import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, TypeGuard, cast
 
 import django
 from django.utils.module_loading import import_string
@@ -205,13 +205,16 @@ def dict_of_mailer(mailer: Any, key: Any = None) -> Mailer:  # pragma: mailers-o
 
 def checked_path(path: Any, what: str = "the backend") -> str:
     """Return the path. Raises ``InvalidEmailHost`` for a DSN, which Django would repeat."""
-    if not isinstance(path, str):
-        found = type(path).__name__
-    elif ":" in path:
-        found = "a DSN; write the DSN in EMAIL_HOSTS"
-    else:
+    if is_path(path):
         return path
+    is_dsn = isinstance(path, str)
+    found = "a DSN; write the DSN in EMAIL_HOSTS" if is_dsn else type(path).__name__
     raise InvalidEmailHost(f"{what} must be the dotted path of a class, not {found}")
+
+
+def is_path(value: object) -> TypeGuard[str]:
+    """Whether this can be the path of a class or a callable. A DSN has a colon."""
+    return isinstance(value, str) and ":" not in value
 
 
 def backend_of(mailer: Any, key: Any = None) -> Host:

@@ -15,7 +15,7 @@ from .addresses import address_and_domain
 from .boundary import is_own
 from .dsn import parse
 from .exceptions import InvalidEmailHost, checked_key
-from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python
+from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python, is_path
 from .options import HOST_OPTIONS, NOT_GIVEN, missing_headers
 from .schemes import DJANGO_SMTP_BACKEND
 from .testmode import test_mode
@@ -153,9 +153,7 @@ def is_checked(mailer: Mailer) -> bool:  # pragma: mailers-only
     The path of one of ours may be misspelt.
     """
     host = backend_of(mailer)
-    path: Any = host.backend
-    is_path = isinstance(path, str) and ":" not in path
-    return not is_path or is_own(path) or host.is_a(BASE)
+    return not is_path(host.backend) or is_own(host.backend) or host.is_a(BASE)
 
 
 def find_cycle(key: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
