@@ -41,7 +41,6 @@ class Option(NamedTuple):
     is_secret: bool = False
     for_strangers: bool = True  # whether a DSN from elsewhere may have it
     limit: float | None = None  # the maximum in a DSN from elsewhere
-    is_pooled: bool = False  # whether a parked connection depends on it
     needs: str = ""  # another option, by its name in Python
     can_be_removed: bool = True  # by a call
     needed_for: tuple[str, ...] = ()  # grant types that require it
@@ -81,27 +80,30 @@ def _headers(value: Any) -> dict[str, str]:
     return headers
 
 
-# A file would show its content to a stranger, or reveal that it exists.
-_FILE: dict[str, Any] = {"for_strangers": False, "is_pooled": True}
 # A token would go to the stranger's server.
 _OAUTH2: dict[str, Any] = {"for_strangers": False, "needs": "oauth2"}
 
 # The limits: a stranger's server must not hold up a worker, keep a connection for hours, or
-# take dozens of threads. Times are in seconds.
+# take dozens of threads. Times are in seconds. A parked connection is for those who have the
+# same options of a session.
+OF_SESSION = (
+    _text("host", host_or_address, in_dsn=""),
+    _number("port", partial(values.whole_number, maximum=65535), in_dsn=""),
+    _text("username", str, in_dsn="", is_secret=True),
+    _text("password", str, in_dsn="", is_secret=True),
+    _flag("use_tls", "tls"),
+    _flag("use_ssl", "ssl"),
+    _number("timeout", values.seconds, limit=600),
+    # A file would show its content to a stranger, or reveal that it exists.
+    _text("ssl_certfile", for_strangers=False),
+    _text("ssl_keyfile", for_strangers=False, needs="ssl_certfile"),
+    _text("ssl_cafile", for_strangers=False),
+    _text("local_hostname", ehlo_name),
+    _number("conn_max_age", values.seconds, limit=3600),
+    _number("conn_max_messages", values.whole_number, 100),
+)
 OF_SMTP = (
-    _text("host", host_or_address, in_dsn="", is_pooled=True),
-    _number("port", partial(values.whole_number, maximum=65535), in_dsn="", is_pooled=True),
-    _text("username", str, in_dsn="", is_secret=True, is_pooled=True),
-    _text("password", str, in_dsn="", is_secret=True, is_pooled=True),
-    _flag("use_tls", "tls", is_pooled=True),
-    _flag("use_ssl", "ssl", is_pooled=True),
-    _number("timeout", values.seconds, limit=600, is_pooled=True),
-    _text("ssl_certfile", **_FILE),
-    _text("ssl_keyfile", **_FILE, needs="ssl_certfile"),
-    _text("ssl_cafile", **_FILE),
-    _text("local_hostname", ehlo_name, is_pooled=True),
-    _number("conn_max_age", values.seconds, limit=3600, is_pooled=True),
-    _number("conn_max_messages", values.whole_number, 100, is_pooled=True),
+    *OF_SESSION,
     _number("conn_max_idle", values.whole_number, 10, limit=10),
     # Servers allow far fewer connections, and each takes a thread.
     _number("parallel", partial(values.whole_number, maximum=50), 1, limit=4),
