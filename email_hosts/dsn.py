@@ -29,7 +29,6 @@ from .options import (
     HEADER,
     HOST_OPTIONS,
     INSTEAD,
-    OTHER_NAMES,
     SEVERAL_OPTIONS,
     SMTP_OPTIONS,
     Option,
@@ -319,8 +318,7 @@ def _refuse_other_separators(query: str, known: Iterable[str]) -> None:
 
 
 def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> str:
-    word = OTHER_NAMES.get(name.lower().lstrip("_"), name.lower())
-    hint = instead_of(word, known)
+    hint = instead_of(name.lower(), known)
     if may_be_secret or not re.fullmatch("[A-Za-z0-9_-]+", name):
         return f"{NO_OPTION}{hint}; {PERCENT_ENCODE}"
     return f"unknown option {name!r}{hint}"

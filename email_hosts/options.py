@@ -163,17 +163,14 @@ def by_name_in_dsn(table: Table) -> dict[str, Option]:
     return {option.in_dsn: option for option in table.values() if option.in_dsn}
 
 
-# What other libraries call an option of ours, without underscores before it.
-OTHER_NAMES = {
-    **dict.fromkeys(("from", "sender"), "_default_from_email"),
-    **dict.fromkeys(("verify", "ssl_verify", "verify_ssl"), "ssl_cafile"),
-    "starttls": "tls",
-    "rate_limit": "rate",
-}
-
-
 # What is no option here or is given twice, and what to write instead.
 INSTEAD = {
+    **dict.fromkeys(
+        ("from", "_from", "sender", "_sender"), "; did you mean '_default_from_email'?"
+    ),
+    **dict.fromkeys(("verify", "ssl_verify", "verify_ssl"), "; did you mean 'ssl_cafile'?"),
+    "starttls": "; did you mean 'tls'?",
+    "rate_limit": "; did you mean 'rate'?",
     "rotate": "; write roundrobin: instead of failover:",
     "router": "; the setting EMAIL_HOSTS_ROUTER names the router",
     "rate": "; write rate=14/s,50000/d",
