@@ -41,6 +41,12 @@ class Registry:
             return None
         return self._made("EMAIL_HOSTS", key, dsn, lambda: parse(dsn, key))
 
+    def valid(self, key: str) -> Host | None:
+        """Return the same, or ``None`` for a host that is not valid."""
+        with suppress(InvalidEmailHost):  # reported where the host is used
+            return self.of_dsn(key)
+        return None
+
     def of_mailer(self, key: str) -> Host | None:
         """Return the host of ``MAILERS``. Raises ``InvalidEmailHost``."""
         mailer: Any = self.mailers.get(key)
@@ -104,10 +110,7 @@ class Registry:
         """Return the key of the host for each address and for each domain."""
         by_address: dict[str, str] = {}
         by_domain: dict[str, str] = {}
-        hosts: list[Host] = []
-        for key in self.dsns:
-            with suppress(InvalidEmailHost):
-                hosts += filter(None, [self.of_dsn(key)])
+        hosts = list(filter(None, map(self.valid, self.dsns)))
         # Several hosts come before their members, which may be several, too.
         of_several = {key for host in hosts for key in host.members}
         several = sorted(
@@ -181,9 +184,7 @@ def with_first_member(host: Host, above: tuple[str, ...] = ()) -> Host:
     members = host.members
     if not members or members[0] in above:
         return host
-    member = None
-    with suppress(InvalidEmailHost):  # reported where the host is used
-        member = registry().of_dsn(members[0])
+    member = registry().valid(members[0])
     if member is None:
         return host
     below = with_first_member(member, (*above, members[0])).options

@@ -158,7 +158,7 @@ def _default_backend() -> Found:
 
 def _default_host() -> Found:
     """Django's own mail does not go to a host only because its key is ``default``."""
-    host, default = _of_dsn("default"), conf.default_mailer()
+    host, default = registry().valid("default"), conf.default_mailer()
     if host is None or (conf.has_mailers() and default is not None):
         return  # if it is not used, W005 says so
     if default is not None and (
@@ -226,7 +226,7 @@ def _group(key: str) -> set[str]:
     """Return the keys that a host of several stands for, its own among them."""
     group = [key]
     for each in group:  # it grows, because a member may have members
-        host = _of_dsn(each)
+        host = registry().valid(each)
         group += [member for member in (host.members if host else ()) if member not in group]
     return set(group)
 
@@ -263,7 +263,7 @@ OF_SETTINGS: tuple[Callable[[], Found], ...] = (
 
 
 def _default_sends_nothing() -> Found:
-    default, host = conf.default_mailer(), _of_dsn("default")
+    default, host = conf.default_mailer(), registry().valid("default")
     is_host = host is not None and host.mailer == default  # it is told of the host
     if default is None or is_host or test_mode.has_replaced(default):
         return
@@ -306,13 +306,6 @@ OF_DEPLOYED_SETTINGS = (_default_sends_nothing, _reporter_filter, _rate_cache)
 # What the checks above ask
 
 
-def _of_dsn(key: str) -> Host | None:
-    """Return the host of this key in ``EMAIL_HOSTS``, if there is a valid one."""
-    with suppress(InvalidEmailHost):
-        return registry().of_dsn(key)
-    return None
-
-
 def _hosts() -> Iterator[Host]:
     """Yield the hosts of both settings that can be used."""
     for key in list(registry().keys()):
@@ -322,4 +315,4 @@ def _hosts() -> Iterator[Host]:
 
 
 def _hosts_of_dsns() -> Iterator[Host]:
-    return filter(None, map(_of_dsn, registry().dsns))
+    return filter(None, map(registry().valid, registry().dsns))
