@@ -71,11 +71,6 @@ def foreign_settings() -> list[str]:
     return [name for name in dir(settings) if name.isupper() and name not in known]
 
 
-def own_settings_not_set() -> list[str]:
-    """Return the names of our settings that the project does not have."""
-    return [name for name in OWN_SETTINGS if not hasattr(settings, name)]
-
-
 def router() -> Router | None:
     """Return ``EMAIL_HOSTS_ROUTER``, or ``None`` if it is not set.
 

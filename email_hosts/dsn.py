@@ -227,8 +227,7 @@ def _backend(parts: _Parts) -> Made:
             example = f"write {scheme}:// or {scheme}://?option=value"
             raise InvalidEmailHost(f"'{scheme}' takes nothing but options; {example}")
         provider = scheme.removeprefix(ANYMAIL).replace("-", "_")
-        is_djangos = scheme in BUILTIN_SCHEMES
-        package = DJANGO_BACKENDS if is_djangos else "anymail.backends"
+        package = DJANGO_BACKENDS if scheme in BUILTIN_SCHEMES else "anymail.backends"
         path = f"{package}.{provider}.EmailBackend"
     elif not re.fullmatch(r"\w+(\.\w+)+", path):
         example = "backend://dotted.path.Class?option=value"
@@ -251,8 +250,8 @@ def _check_address(address: str) -> None:
             "the DSN names no host; write one after the two slashes or the at sign"
         )
     no_host_yet = "if it is part of a password, the at sign and the host are missing after it"
-    parts = ("host", host, PERCENT_ENCODE), ("port", port or "25", no_host_yet)
-    for name, text, advice in parts:
+    both = ("host", host, PERCENT_ENCODE), ("port", port or "25", no_host_yet)
+    for name, text, advice in both:
         try:
             SMTP_OPTIONS[name].convert(text)
         except ValueError as error:

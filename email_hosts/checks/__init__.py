@@ -191,8 +191,9 @@ def _hosts_without_mailers() -> Found:
 
 
 def _similar_settings() -> Found:
+    missing = [name for name in conf.OWN_SETTINGS if not hasattr(conf.settings, name)]
     for name in conf.foreign_settings():
-        if hint := did_you_mean(name, conf.own_settings_not_set(), cutoff=NEAR):
+        if hint := did_you_mean(name, missing, cutoff=NEAR):
             yield message(
                 "W015",
                 f"The setting {name} has no effect{hint}",
