@@ -281,10 +281,9 @@ def _problem_with_grant(options: Mapping[str, Any]) -> str:
     grant = options["oauth2"] if options["oauth2"] in OAUTH2_GRANTS else ""
     missing = []
     for name, option in SMTP_OPTIONS.items():
-        takers = {*option.needed_for, *option.taken_by}
-        if takers and options.get(name) and grant not in takers:
-            ways = " and ".join(f"oauth2={each}" for each in OAUTH2_GRANTS if each in takers)
+        if option.grants and options.get(name) and grant not in option.grants:
+            ways = " and ".join(f"oauth2={each}" for each in option.grants)
             return f"option '{name}' is only for {ways}"
-        if grant in option.needed_for and not options.get(name):
+        if option.grants.get(grant) and not options.get(name):
             missing.append(f"'{name}'")
     return f"oauth2={grant} needs {' and '.join(missing)} beside it" if missing else ""

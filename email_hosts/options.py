@@ -43,8 +43,7 @@ class Option(NamedTuple):
     limit: float | None = None  # the maximum in a DSN from elsewhere
     needs: str = ""  # another option, by its name in Python
     can_be_removed: bool = True  # by a call
-    needed_for: tuple[str, ...] = ()  # grant types that require it
-    taken_by: tuple[str, ...] = ()  # grant types that allow it
+    grants: Mapping[str, bool] = {}  # grant types that allow it: whether they require it
 
     def of(self, value: Any) -> Any:
         """Return a value given in Python as a DSN would give it, or raise ``ValueError``."""
@@ -82,6 +81,7 @@ def _headers(value: Any) -> dict[str, str]:
 
 # A token would go to the stranger's server.
 _OAUTH2: dict[str, Any] = {"for_strangers": False, "needs": "oauth2"}
+_EACH = dict.fromkeys(OAUTH2_GRANTS, True)
 
 # The limits: a stranger's server must not hold up a worker, keep a connection for hours, or
 # take dozens of threads. Times are in seconds. A parked connection is for those who have the
@@ -108,17 +108,16 @@ OF_SMTP = (
     # Servers allow far fewer connections, and each takes a thread.
     _number("parallel", partial(values.whole_number, maximum=50), 1, limit=4),
     Option("oauth2", "oauth2", values.oauth2, values.oauth2_in_python, for_strangers=False),
-    _text("oauth2_token_url", values.token_url, needed_for=OAUTH2_GRANTS, **_OAUTH2),
-    _text("oauth2_client_id", needed_for=OAUTH2_GRANTS, **_OAUTH2),
+    _text("oauth2_token_url", values.token_url, grants=_EACH, **_OAUTH2),
+    _text("oauth2_client_id", grants=_EACH, **_OAUTH2),
     _text(
         "oauth2_client_secret",
         is_secret=True,
-        needed_for=(CLIENT_CREDENTIALS,),
-        taken_by=(REFRESH_TOKEN,),
+        grants={CLIENT_CREDENTIALS: True, REFRESH_TOKEN: False},
         **_OAUTH2,
     ),
-    _text("oauth2_scope", taken_by=OAUTH2_GRANTS, **_OAUTH2),
-    _text("oauth2_refresh_token", is_secret=True, needed_for=(REFRESH_TOKEN,), **_OAUTH2),
+    _text("oauth2_scope", grants=dict.fromkeys(OAUTH2_GRANTS, False), **_OAUTH2),
+    _text("oauth2_refresh_token", is_secret=True, grants={REFRESH_TOKEN: True}, **_OAUTH2),
 )
 OF_ANY_HOST = (
     _address("default_from_email"),
