@@ -294,7 +294,7 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
 
 
 def _converted(option: Option, text: str, parts: _Parts) -> Any:
-    """Return the value of an option. Raises ``ValueError`` for more than a stranger may."""
+    """Return the value. Raises ``ValueError``, also for what a stranger must not use."""
     if parts.from_elsewhere and not option.for_strangers:
         raise ValueError(
             f"is not allowed in a DSN from elsewhere; pass {option.name}= to "

@@ -123,10 +123,10 @@ class Host:
 
 
 def with_transport(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the given options, with those that they replace.
+    """Return the given options, and those of TLS and port that change with them.
 
     TLS from the first byte and STARTTLS switch each other off. The former has a port of its
-    own.
+    own, which replaces another standard port in ``options``.
     """
     if not given.get("use_ssl"):
         return {"use_ssl": False, **given} if given.get("use_tls") else dict(given)
