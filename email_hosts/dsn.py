@@ -311,8 +311,8 @@ def _refuse_other_separators(query: str, known: Iterable[str]) -> None:
         name = re.split("[=&]", part)[0]
         if name in known or name.startswith(HEADER):
             raise InvalidEmailHost(
-                "options are separated by ampersands, and not by a semicolon or a question "
-                f"mark; {PERCENT_ENCODE}"
+                "options are separated by ampersands; percent-encode a semicolon or a "
+                "question mark that belongs to a password or a value"
             )
 
 

@@ -178,7 +178,9 @@ def from_values(host: Host) -> Host:
         )
     for name, option in host.table.items():
         if options.get(name) and option.needs and not options.get(option.needs):
-            raise InvalidEmailHost(f"option '{name}' needs '{option.needs}' beside it")
+            both = option, host.table[option.needs]
+            names = [each.in_dsn if host.scheme else each.name for each in both]
+            raise InvalidEmailHost("option '{}' needs '{}' beside it".format(*names))
     return host
 
 
