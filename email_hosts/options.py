@@ -203,8 +203,8 @@ def add_header(headers: dict[str, str], name: str, value: str) -> None:
         )
     if re.fullmatch(OWN_HEADERS, name.lower()):
         raise ValueError(
-            "cannot be added by a host, because each message has its own; there are options "
-            "for addresses: _default_from_email, _reply_to and _envelope_from"
+            "cannot be added by a host, because each message has its own; for an address, "
+            "write _default_from_email, _reply_to or _envelope_from"
         )
     if name.lower() in map(str.lower, headers):
         raise ValueError("is given twice")
