@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .boundary import boundary
-from .dsn import is_empty, parse
+from .dsn import parse
 from .exceptions import checked_key
 from .host import Mailer, dict_of_hosts
+from .options import NOT_GIVEN
 
 __version__ = "1.0.0"
 
@@ -21,5 +22,5 @@ def mailers(hosts: Mapping[str, str | None]) -> dict[str, Mailer]:
     return {
         checked_key(key): parse(dsn, key).mailer
         for key, dsn in dict_of_hosts(hosts).items()
-        if not is_empty(dsn)
+        if dsn not in NOT_GIVEN
     }

@@ -16,7 +16,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
 from .dsn import DJANGO_SETTINGS
-from .host import Mailer, checked_path, dict_of_hosts, dict_of_mailer
+from .host import Mailer, checked_path, dict_of_hosts, dict_of_mailer, is_path
 
 # The type checker knows neither MAILERS nor the layers of the settings.
 settings: Any = django_settings
@@ -33,9 +33,7 @@ SMTP_SETTINGS = {
 # For a setting that is not set: the same object each time.
 NOTHING: Mapping[str, Any] = {}
 
-OWN_SETTINGS = (
-    *("EMAIL_HOSTS", "EMAIL_HOSTS_CACHE", "EMAIL_HOSTS_ROUTER", "EMAIL_HOSTS_STRICT"),
-)
+OWN_SETTINGS = ("EMAIL_HOSTS", "EMAIL_HOSTS_CACHE", "EMAIL_HOSTS_ROUTER", "EMAIL_HOSTS_STRICT")
 
 # Settings that hold logins.
 SECRET_SETTINGS = ("EMAIL_HOSTS", "MAILERS")
@@ -73,11 +71,6 @@ def foreign_settings() -> list[str]:
     return [name for name in dir(settings) if name.isupper() and name not in known]
 
 
-def own_settings_not_set() -> list[str]:
-    """Return the names of our settings that the project does not have."""
-    return [name for name in OWN_SETTINGS if not hasattr(settings, name)]
-
-
 def router() -> Router | None:
     """Return ``EMAIL_HOSTS_ROUTER``, or ``None`` if it is not set.
 
@@ -85,9 +78,8 @@ def router() -> Router | None:
     """
     chosen = getattr(settings, "EMAIL_HOSTS_ROUTER", None)
     try:
-        # A DSN is no path, and would be repeated.
-        is_path = isinstance(chosen, str) and ":" not in chosen
-        found = import_string(str(chosen)) if is_path else chosen
+        # A DSN would be repeated.
+        found = import_string(chosen) if is_path(chosen) else chosen
     except Exception as error:  # its module may raise anything
         raise ImproperlyConfigured(
             f"EMAIL_HOSTS_ROUTER cannot be imported: {error}; its path must be like "
@@ -105,11 +97,6 @@ def router() -> Router | None:
 def rate_cache() -> str:
     """Return ``EMAIL_HOSTS_CACHE``, an alias of ``CACHES``, or ``""`` if it is not set."""
     return getattr(settings, "EMAIL_HOSTS_CACHE", None) or ""
-
-
-def rate_cache_backend() -> str:
-    """Return the path of that cache, or ``""`` if there is none."""
-    return str(settings.CACHES.get(rate_cache(), {}).get("BACKEND", ""))
 
 
 def project_senders() -> tuple[str, str]:

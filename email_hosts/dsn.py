@@ -15,13 +15,20 @@ from urllib.parse import quote, unquote
 from speckenv_django import django_email_url
 
 from .addresses import is_ipv6
-from .exceptions import InvalidEmailHost, checked_key
-from .host import FAILOVER_BACKEND, SMTP_BACKEND, TABLES, Host, from_values
+from .exceptions import InvalidEmailHost
+from .host import (
+    FAILOVER_BACKEND,
+    SMTP_BACKEND,
+    TABLES,
+    Host,
+    default_port,
+    from_values,
+    with_transport,
+)
 from .options import (
     HEADER,
     HOST_OPTIONS,
     INSTEAD,
-    OTHER_NAMES,
     SEVERAL_OPTIONS,
     SMTP_OPTIONS,
     Option,
@@ -29,7 +36,7 @@ from .options import (
     add_header,
     by_name_in_dsn,
     did_you_mean,
-    refuse_options_from_elsewhere,
+    instead_of,
 )
 from .schemes import (
     ANYMAIL,
@@ -37,14 +44,13 @@ from .schemes import (
     DJANGO_BACKENDS,
     DJANGO_SMTP_BACKEND,
     FILE_BACKEND,
-    IMPLICIT_TLS_PORT,
     LOCAL_SCHEMES,
     OTHER_SCHEMES,
     SCHEMES,
     SEVERAL_SCHEMES,
     SMTP_SCHEMES,
 )
-from .values import as_given, boolean, without_control_characters
+from .values import as_given, boolean, keys_in_python, without_control_characters
 
 # Django's settings that an SMTP DSN replaces. speckenv returns them.
 DJANGO_SETTINGS = {
@@ -71,25 +77,18 @@ PERCENT_ENCODE = (
 
 EXAMPLE = "for a mail server, write submission://smtp.example.com"
 
-NO_HOST_YET = "if it is part of a password, the at sign and the host are missing after it"
-
 NO_OPTION = "the text after a question mark or an ampersand is not an option"
 
 
-def is_empty(dsn: object) -> bool:
-    """Whether a host counts as not configured, as if its key were missing."""
-    return dsn is None or dsn == ""
+def parse(dsn: object, key: str | None = None, *, from_elsewhere: bool = False) -> Host:
+    """Return the host that a DSN stands for. Raises ``InvalidEmailHost`` with its key.
 
-
-def parse(dsn: object, key: str | None = None) -> Host:
-    """Return the host that a DSN stands for. Raises ``InvalidEmailHost`` with its key."""
+    With ``from_elsewhere``, it has none of the options that a stranger must not use.
+    """
     try:
         if not isinstance(dsn, str):
-            decode = "; decode it" if isinstance(dsn, bytes) else ""
-            raise InvalidEmailHost(
-                f"a host must be a DSN string, not {type(dsn).__name__}{decode}"
-            )
-        return replace(_parse(dsn.strip()), key=key)
+            raise InvalidEmailHost(f"a host must be a DSN string, not {type(dsn).__name__}")
+        return replace(_parse(dsn.strip(), from_elsewhere), key=key)
     except InvalidEmailHost as error:
         reason = error.reason
     # Raised outside of the except block: __context__ may hold a part of the DSN.
@@ -104,10 +103,6 @@ def parse_from_elsewhere(dsn: str, schemes: str | Iterable[str]) -> Host:
     """
     if isinstance(dsn, str) and len(dsn) > MAX_LENGTH:
         raise InvalidEmailHost(f"the DSN must have at most {MAX_LENGTH} characters")
-    if isinstance(dsn, str) and re.fullmatch(r"[\w-]+", dsn):
-        raise InvalidEmailHost(
-            "connection_from_dsn() takes a DSN; get_connection() takes the key of a host"
-        )
     allowed = [schemes] if isinstance(schemes, str) else sorted(schemes)
     for scheme in allowed:
         if scheme not in SMTP_SCHEMES and scheme not in LOCAL_SCHEMES:
@@ -116,18 +111,12 @@ def parse_from_elsewhere(dsn: str, schemes: str | Iterable[str]) -> Host:
                 "credentials of this project; allow schemes of SMTP, console, locmem, dummy "
                 "or file"
             )
-    # First, so that nobody asks for more of what is refused.
-    query = str(dsn).strip().partition("?")[2]
-    names = {part.partition("=")[0] for part in query.split("&")}
-    given = [each.name for each in SMTP_OPTIONS.values() if each.in_dsn in names]
-    refuse_options_from_elsewhere(dict.fromkeys(given, True), SMTP_OPTIONS)
-    host = parse(dsn)
+    host = parse(dsn, from_elsewhere=True)
     if host.scheme not in allowed:
         more = "; pass schemes= to allow it" if host.scheme in LOCAL_SCHEMES else ""
         raise InvalidEmailHost(
             f"scheme '{host.scheme}' is not allowed here; allowed: {', '.join(allowed)}{more}"
         )
-    refuse_options_from_elsewhere(host.options, host.table)
     return host
 
 
@@ -139,6 +128,10 @@ def parse_conf(config: Mapping[str, Any]) -> dict[str, Any]:
     return {option: config.get(setting) for option, setting in DJANGO_SETTINGS.items()}
 
 
+# A backend and its options.
+Made = tuple[str, dict[str, Any]]
+
+
 class _Parts(NamedTuple):
     """The parts of a URI, as RFC 3986 names them, still percent-encoded."""
 
@@ -146,10 +139,11 @@ class _Parts(NamedTuple):
     authority: str
     path: str
     query: str
+    from_elsewhere: bool
 
 
 @lru_cache(maxsize=256)
-def _parse(dsn: str) -> Host:
+def _parse(dsn: str, from_elsewhere: bool) -> Host:
     _refuse_control_characters("the DSN", dsn)
     if dsn[:1] in {"'", '"'}:
         raise InvalidEmailHost("the DSN is in quotation marks; remove them")
@@ -160,12 +154,14 @@ def _parse(dsn: str) -> Host:
     authority, slash, path = (
         rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
     )
-    parts = _Parts(scheme, authority, slash + path, query)
+    parts = _Parts(scheme, authority, slash + path, query, from_elsewhere)
     if scheme in SMTP_SCHEMES:
-        return _smtp(parts)
-    if scheme in SEVERAL_SCHEMES:
-        return _several(parts)
-    return _file(parts) if scheme == "file" else _backend(parts)
+        backend, options = _smtp(parts)
+    elif scheme in SEVERAL_SCHEMES:
+        backend, options = _several(parts)
+    else:
+        backend, options = _file(parts) if scheme == "file" else _backend(parts)
+    return from_values(Host(None, backend, options, scheme=scheme))
 
 
 def _scheme_of(dsn: str) -> str:
@@ -182,57 +178,47 @@ def _scheme_of(dsn: str) -> str:
     raise InvalidEmailHost(f"unknown scheme '{match[0]}'; {known}{hint or f'; {EXAMPLE}'}")
 
 
-def _smtp(parts: _Parts) -> Host:
+def _smtp(parts: _Parts) -> Made:
     if parts.authority and parts.path not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
     if parts.path[:1] not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN names no host; write it after {parts.scheme}://")
     options = _options_of(parts, SMTP_OPTIONS)
     userinfo, at, address = parts.authority.rpartition("@")
-    _check_login(userinfo, has_token="oauth2" in options)
-    _check_address(address, has_login=bool(at))
+    address = address.replace("%25", "%")  # a zone, RFC 6874: [fe80::1%25eth0]
+    username, _, password = userinfo.partition(":")
+    _decoded("the user name", username)
+    _decoded("the password", password)
+    _check_address(address)
     # RFC 3986 has neither brackets nor other scripts in user information, and speckenv may
-    # refuse them. A zone is RFC 6874's: [fe80::1%25eth0].
+    # refuse them.
     userinfo = quote(userinfo, safe="%:!$&'()*+,;=~")
-    address = address.replace("%25", "%")
     conf = parse_conf(django_email_url(f"smtp://{userinfo}{at}{address}"))
     conf["host"] = SMTP_OPTIONS["host"].of(conf["host"])
-    return _host(parts, SMTP_BACKEND, {**conf, **_transport(parts, options), **options})
+    if re.search(r":[0-9]+$", address):
+        options["port"] = conf["port"]
+    transport = SMTP_SCHEMES[parts.scheme]
+    of_scheme = {**conf, **transport, "port": default_port(transport)}
+    return SMTP_BACKEND, {**of_scheme, **with_transport(options, of_scheme)}
 
 
-def _transport(parts: _Parts, options: dict[str, Any]) -> dict[str, Any]:
-    """Return TLS and port. An option outranks the scheme, and replaces its kind of TLS."""
-    scheme = SMTP_SCHEMES[parts.scheme]
-    use_ssl = options.get("use_ssl", scheme.use_ssl and not options.get("use_tls"))
-    use_tls = options.get("use_tls", scheme.use_tls and not options.get("use_ssl"))
-    found = {"use_tls": use_tls, "use_ssl": use_ssl}
-    if not re.search(r":[0-9]+$", parts.authority):
-        found["port"] = IMPLICIT_TLS_PORT if use_ssl else scheme.port
-    return found
-
-
-def _file(parts: _Parts) -> Host:
+def _file(parts: _Parts) -> Made:
     path = _decoded("the path", parts.path)
     if parts.authority or not path.strip("/"):
         examples = "file:///var/mail/out is absolute, file:mail/out relative"
         raise InvalidEmailHost(f"a file host must name a folder: {examples}")
-    options = _options_of(parts, HOST_OPTIONS)
-    return _host(parts, FILE_BACKEND, {"file_path": path, **options})
+    return FILE_BACKEND, {"file_path": path, **_options_of(parts, HOST_OPTIONS)}
 
 
-def _several(parts: _Parts) -> Host:
+def _several(parts: _Parts) -> Made:
     """Parse the keys of other hosts: ``failover:shop,spare``"""
     names = (parts.authority + parts.path).split(",")
-    keys = tuple(checked_key(_decoded("a host", name).strip()) for name in names)
-    if not all(keys) or len(set(keys)) < len(keys):
-        reason = f"must name hosts, each once; write {parts.scheme}:shop,spare"
-        raise InvalidEmailHost(f"'{parts.scheme}' {reason}")
+    keys = keys_in_python([_decoded("a host", name) for name in names])
     options = _options_of(parts, SEVERAL_OPTIONS)
-    several = {"hosts": keys, **SEVERAL_SCHEMES[parts.scheme], **options}
-    return _host(parts, FAILOVER_BACKEND, several)
+    return FAILOVER_BACKEND, {"hosts": keys, **SEVERAL_SCHEMES[parts.scheme], **options}
 
 
-def _backend(parts: _Parts) -> Host:
+def _backend(parts: _Parts) -> Made:
     """Parse ``backend://dotted.path.Class``, or a scheme that stands for a class."""
     scheme = parts.scheme
     path = parts.authority + parts.path
@@ -241,8 +227,7 @@ def _backend(parts: _Parts) -> Host:
             example = f"write {scheme}:// or {scheme}://?option=value"
             raise InvalidEmailHost(f"'{scheme}' takes nothing but options; {example}")
         provider = scheme.removeprefix(ANYMAIL).replace("-", "_")
-        is_djangos = scheme in BUILTIN_SCHEMES
-        package = DJANGO_BACKENDS if is_djangos else "anymail.backends"
+        package = DJANGO_BACKENDS if scheme in BUILTIN_SCHEMES else "anymail.backends"
         path = f"{package}.{provider}.EmailBackend"
     elif not re.fullmatch(r"\w+(\.\w+)+", path):
         example = "backend://dotted.path.Class?option=value"
@@ -252,46 +237,25 @@ def _backend(parts: _Parts) -> Host:
     if path == FAILOVER_BACKEND:
         raise InvalidEmailHost("write failover:shop,spare or roundrobin:shop,spare instead")
     has_options_of_its_own = path not in TABLES and scheme not in BUILTIN_SCHEMES
-    return _host(parts, path, _options_of(parts, HOST_OPTIONS, others=has_options_of_its_own))
+    return path, _options_of(parts, HOST_OPTIONS, others=has_options_of_its_own)
 
 
-def _host(parts: _Parts, backend: str, options: dict[str, Any]) -> Host:
-    """Return the host. Messages name its options as a DSN does."""
-    host = Host(None, backend, options, scheme=parts.scheme)
-    return from_values(host, spelled=lambda name: host.table[name].in_dsn)
-
-
-def _check_login(userinfo: str, *, has_token: bool) -> None:
-    username, _, password = userinfo.partition(":")
-    if bool(username) != bool(password) and not has_token:
-        given, missing = ("user name", "password") if username else ("password", "user name")
-        raise InvalidEmailHost(
-            f"the DSN has a {given} and no {missing}; write both or neither (only a host of "
-            "the settings may have 'oauth2' instead of a password)"
-        )
-    _decoded("the user name", username)
-    _decoded("the password", password)
-
-
-def _check_address(address: str, *, has_login: bool) -> None:
-    if is_ipv6(address.replace("%25", "%")):
+def _check_address(address: str) -> None:
+    if is_ipv6(address):
         raise InvalidEmailHost("write an IPv6 address in brackets, like [2001:db8::1]")
     match = re.fullmatch(r"(\[[^]]*\]|[^:]*)(?::(.*))?", address, re.DOTALL)
     host, port = match.groups() if match else (address, None)
     if not host:
-        place = "at sign" if has_login else "two slashes"
-        raise InvalidEmailHost(f"the DSN names no host; write one after the {place}")
-    try:
-        SMTP_OPTIONS["host"].convert(host.replace("%25", "%"))
-    except ValueError as error:
-        raise InvalidEmailHost(f"the host {error}; {PERCENT_ENCODE}") from None
-    try:
-        SMTP_OPTIONS["port"].convert(port or "25")
-    except ValueError as error:
-        advice = "" if has_login else f"; {NO_HOST_YET}"
-        if not str(port).isdigit():
-            advice = f"; {NO_HOST_YET}, or {PERCENT_ENCODE}"
-        raise InvalidEmailHost(f"the port {error}{advice}") from None
+        raise InvalidEmailHost(
+            "the DSN names no host; write one after the two slashes or the at sign"
+        )
+    no_host_yet = "if it is part of a password, the at sign and the host are missing after it"
+    both = ("host", host, PERCENT_ENCODE), ("port", port or "25", no_host_yet)
+    for name, text, advice in both:
+        try:
+            SMTP_OPTIONS[name].convert(text)
+        except ValueError as error:
+            raise InvalidEmailHost(f"the {name} {error}; {advice}") from None
 
 
 def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[str, Any]:
@@ -301,7 +265,6 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
     """
     options: dict[str, Any] = {}
     known = by_name_in_dsn(table)
-    _refuse_end_of_password(parts, known)
     _refuse_other_separators(parts.query, known)
     given = [part.partition("=") for part in parts.query.split("&") if part]
     has_secret = any(name in known and known[name].is_secret for name, _, _ in given)
@@ -319,15 +282,28 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
         if not equals and option.convert is boolean:
             value = "true"
         try:
-            text = _decoded(f"option '{name}'", value)
             if is_header:
+                text = _decoded(f"option '{name}'", value)
                 headers = options.setdefault(option.name, {})
                 add_header(headers, name.removeprefix(HEADER), text)
             else:
-                options[option.name] = option.convert(text)
+                options[option.name] = _converted(option, value, parts)
         except ValueError as error:
             raise InvalidEmailHost(f"option '{name}' {error}") from None
     return options
+
+
+def _converted(option: Option, text: str, parts: _Parts) -> Any:
+    """Return the value. Raises ``ValueError``, also for what a stranger must not use."""
+    if parts.from_elsewhere and not option.for_strangers:
+        raise ValueError(
+            f"is not allowed in a DSN from elsewhere; pass {option.name}= to "
+            "connection_from_dsn() yourself"
+        )
+    value = option.convert(_decoded(f"option '{option.in_dsn}'", text))
+    if parts.from_elsewhere and option.limit and value > option.limit:
+        raise ValueError(f"must be at most {option.limit:g} in a DSN from elsewhere")
+    return value
 
 
 def _refuse_other_separators(query: str, known: Iterable[str]) -> None:
@@ -336,14 +312,12 @@ def _refuse_other_separators(query: str, known: Iterable[str]) -> None:
         if name in known or name.startswith(HEADER):
             raise InvalidEmailHost(
                 "options are separated by ampersands; percent-encode a semicolon or a "
-                "question mark that belongs to a value"
+                "question mark that belongs to a password or a value"
             )
 
 
 def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> str:
-    word = OTHER_NAMES.get(name.lower().lstrip("_"), name.lower())
-    hint = INSTEAD.get(word) or did_you_mean(word, known)
-    hint = hint or f"; known options: {', '.join(known)}"
+    hint = instead_of(name.lower(), known)
     if may_be_secret or not re.fullmatch("[A-Za-z0-9_-]+", name):
         return f"{NO_OPTION}{hint}; {PERCENT_ENCODE}"
     return f"unknown option {name!r}{hint}"
@@ -351,24 +325,10 @@ def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> 
 
 def _may_be_password(parts: _Parts, name: str, value: str) -> bool:
     """Whether what looks like an option may be the rest of a password."""
-    if _may_end_early(parts):
+    # Then host:port may be a user name and the beginning of the password.
+    if ":" in parts.authority and "@" not in parts.authority:
         return "@" in parts.query and not re.fullmatch("_[a-z_-]+", name)
     return "@" in value and not re.fullmatch("[a-z_-]+", name)
-
-
-def _may_end_early(parts: _Parts) -> bool:
-    """Whether ``host:port`` may be a user name and the beginning of a password."""
-    return ":" in parts.authority and "@" not in parts.authority
-
-
-def _refuse_end_of_password(parts: _Parts, known: Iterable[str]) -> None:
-    """Refuse what looks like options but is the rest of a password and the host."""
-    for name, _, value in (part.partition("=") for part in parts.query.split("&")):
-        takes_no_address = not name.startswith("_") and (name in known or "?" in value)
-        if "@" in name or (_may_end_early(parts) and "@" in value and takes_no_address):
-            raise InvalidEmailHost(
-                f"the DSN has an at sign among its options; {PERCENT_ENCODE}"
-            )
 
 
 def _foreign_option(name: str) -> Option:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, TypeGuard, cast
 
 import django
 from django.utils.module_loading import import_string
@@ -37,8 +37,6 @@ TABLES: Mapping[str, Table] = {
     FAILOVER_BACKEND: SEVERAL_OPTIONS,
     ROUTING_BACKEND: HOST_OPTIONS,
 }
-
-STANDARD_PORTS = {SMTP_PORT, SUBMISSION_PORT, IMPLICIT_TLS_PORT}
 
 
 class Mailer(TypedDict):
@@ -112,21 +110,29 @@ class Host:
     def but(self, **given: Any) -> Host:
         """Return this host with other options. ``None`` removes one, but no redirect.
 
-        As in a DSN, TLS from the first byte and STARTTLS switch each other off, and the
-        former has a port of its own. Raises ``InvalidEmailHost``.
+        Raises ``InvalidEmailHost``.
         """
         options = dict(self.options)
         for name in given:
             option = self.table.get(name)
             if option is None or option.can_be_removed:
                 options.pop(name, None)
-        if self.is_smtp and given.get("use_ssl"):
-            given = {"use_tls": False, **given}
-            if options.get("port") in STANDARD_PORTS:
-                given.setdefault("port", IMPLICIT_TLS_PORT)
-        elif self.is_smtp and given.get("use_tls"):
-            given = {"use_ssl": False, **given}
+        if self.is_smtp:
+            given = with_transport(given, options)
         return from_python(replace(self, options=options), given)
+
+
+def with_transport(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given options, and those of TLS and port that change with them.
+
+    TLS from the first byte and STARTTLS switch each other off. The former has a port of its
+    own, which replaces another standard port in ``options``.
+    """
+    if not given.get("use_ssl"):
+        return {"use_ssl": False, **given} if given.get("use_tls") else dict(given)
+    is_standard = options.get("port") in (SMTP_PORT, SUBMISSION_PORT)
+    port = {"port": IMPLICIT_TLS_PORT} if is_standard else {}
+    return {"use_tls": False, **port, **given}
 
 
 def from_python(host: Host, given: Mapping[str, Any]) -> Host:
@@ -144,10 +150,10 @@ def from_python(host: Host, given: Mapping[str, Any]) -> Host:
         raise
 
 
-def from_values(host: Host, *, spelled: Callable[[str], str] = str) -> Host:
+def from_values(host: Host) -> Host:
     """Return the host if its options, which have been checked one by one, go together.
 
-    ``spelled`` returns what messages call an option. Raises ``InvalidEmailHost``.
+    Raises ``InvalidEmailHost``.
     """
     options = host.options
     if not host.backend:
@@ -155,24 +161,26 @@ def from_values(host: Host, *, spelled: Callable[[str], str] = str) -> Host:
     if host.is_smtp and not options.get("host"):
         raise InvalidEmailHost("option 'host' is missing")
     if host.backend == FAILOVER_BACKEND and not options.get("hosts"):
-        raise InvalidEmailHost("option 'hosts' must name hosts")
+        raise InvalidEmailHost("option 'hosts' must name hosts, as in failover:shop,spare")
     if options.get("use_ssl") and options.get("use_tls"):
         raise InvalidEmailHost(
-            f"options '{spelled('use_ssl')}' and '{spelled('use_tls')}' are mutually "
-            "exclusive: the first is TLS from the first byte, the second is STARTTLS"
+            "TLS from the first byte ('ssl', in Python 'use_ssl') and STARTTLS ('tls', in "
+            "Python 'use_tls') are mutually exclusive"
         )
     if problem := host.is_smtp and options.get("oauth2") and _problem_with_token(options):
         raise InvalidEmailHost(problem)
-    has_half_a_login = bool(options.get("username")) != bool(options.get("password"))
-    if host.is_smtp and has_half_a_login and not options.get("oauth2"):
+    login = bool(options.get("username")), bool(options.get("password"))
+    if host.is_smtp and len({*login}) > 1 and not options.get("oauth2"):
+        given, missing = ("user name", "password") if login[0] else ("password", "user name")
         raise InvalidEmailHost(
-            "the options 'username' and 'password' go together; give both or neither"
+            f"the host has a {given} and no {missing}; write both or neither (only a host of "
+            "the settings may have 'oauth2' instead of a password)"
         )
     for name, option in host.table.items():
         if options.get(name) and option.needs and not options.get(option.needs):
-            raise InvalidEmailHost(
-                f"option '{spelled(name)}' needs '{spelled(option.needs)}' beside it"
-            )
+            both = option, host.table[option.needs]
+            names = [each.in_dsn if host.scheme else each.name for each in both]
+            raise InvalidEmailHost("option '{}' needs '{}' beside it".format(*names))
     return host
 
 
@@ -187,28 +195,28 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
 
 def dict_of_mailer(mailer: Any, key: Any = None) -> Mailer:  # pragma: mailers-only
     """Return an entry of ``MAILERS``, or raise ``InvalidEmailHost`` if it is a DSN."""
-    if not isinstance(mailer, dict):
-        reason = (
-            f"each entry of MAILERS must be a dict, not {type(mailer).__name__}; write "
-            "MAILERS = mailers(EMAIL_HOSTS), which makes entries from DSNs"
-        )
-    else:
-        options = mailer.get("OPTIONS", {})
-        if isinstance(options, dict) and all(isinstance(name, str) for name in options):
-            return cast("Mailer", mailer)
-        reason = "the OPTIONS of an entry of MAILERS must be a dict of names and values"
-    raise InvalidEmailHost(reason, alias=key, setting="MAILERS")
+    if isinstance(mailer, dict) and isinstance(mailer.get("OPTIONS", {}), dict):
+        return cast("Mailer", mailer)
+    raise InvalidEmailHost(
+        "each entry of MAILERS must be a dict, and so must its OPTIONS; write MAILERS = "
+        "mailers(EMAIL_HOSTS), which makes entries from DSNs",
+        alias=key,
+        setting="MAILERS",
+    )
 
 
 def checked_path(path: Any, what: str = "the backend") -> str:
     """Return the path. Raises ``InvalidEmailHost`` for a DSN, which Django would repeat."""
-    if not isinstance(path, str):
-        found = type(path).__name__
-    elif ":" in path:
-        found = "a DSN; write the DSN in EMAIL_HOSTS"
-    else:
+    if is_path(path):
         return path
+    is_dsn = isinstance(path, str)
+    found = "a DSN; write the DSN in EMAIL_HOSTS" if is_dsn else type(path).__name__
     raise InvalidEmailHost(f"{what} must be the dotted path of a class, not {found}")
+
+
+def is_path(value: object) -> TypeGuard[str]:
+    """Whether this can be the path of a class or a callable. A DSN has a colon."""
+    return isinstance(value, str) and ":" not in value
 
 
 def backend_of(mailer: Any, key: Any = None) -> Host:
@@ -275,10 +283,9 @@ def _problem_with_grant(options: Mapping[str, Any]) -> str:
     grant = options["oauth2"] if options["oauth2"] in OAUTH2_GRANTS else ""
     missing = []
     for name, option in SMTP_OPTIONS.items():
-        takers = {*option.needed_for, *option.taken_by}
-        if takers and options.get(name) and grant not in takers:
-            ways = " and ".join(f"oauth2={each}" for each in OAUTH2_GRANTS if each in takers)
+        if option.grants and options.get(name) and grant not in option.grants:
+            ways = " and ".join(f"oauth2={each}" for each in option.grants)
             return f"option '{name}' is only for {ways}"
-        if grant in option.needed_for and not options.get(name):
+        if option.grants.get(grant) and not options.get(name):
             missing.append(f"'{name}'")
     return f"oauth2={grant} needs {' and '.join(missing)} beside it" if missing else ""

@@ -14,15 +14,14 @@ from django.utils.module_loading import import_string
 
 from . import conf
 from .boundary import boundary
-from .dsn import is_empty, parse_from_elsewhere
+from .dsn import parse_from_elsewhere
 from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
 from .host import FAILOVER_BACKEND, HOST_BACKEND, TABLES, Host, class_at
 from .log import warn
-from .options import HOST_OPTIONS
+from .options import HOST_OPTIONS, NOT_GIVEN
 from .registry import BASE, find_cycle, registry, with_first_member
 from .schemes import SMTP_SCHEMES
 from .testmode import LOCMEM_BACKEND, test_mode
-from .values import takes
 
 # Whether this server may be used: a host name or an IP address, and a port.
 Allow = Callable[[str, int], bool]
@@ -81,8 +80,6 @@ def connection_from_dsn(
     ``InvalidEmailHost``.
     """
     _check_flag(fail_silently)
-    if allow is not None and not takes(allow, "", 0):
-        raise InvalidEmailHost("'allow' must be a function: allow(host, port) returns True")
     host = parse_from_elsewhere(dsn, schemes).but(**options)
     if allow is not None and host.is_smtp:
         server = host.options["host"], host.options["port"]
@@ -178,7 +175,7 @@ def _default_connection(key: str) -> BaseEmailBackend:
     """Return what a key without a host gets, or raise ``EmailHostDoesNotExist``."""
     if conf.strict():
         raise _does_not_exist(key)
-    if any(not is_empty(dsn) for dsn in registry().dsns.values()):
+    if any(dsn not in NOT_GIVEN for dsn in registry().dsns.values()):
         _warn_of_default(key)
     connection = conf.default_connection()
     if connection is None:  # pragma: mailers-only
@@ -188,22 +185,22 @@ def _default_connection(key: str) -> BaseEmailBackend:
 
 @lru_cache(maxsize=1024)  # warn once for each key
 def _warn_of_default(key: str) -> None:
-    reason = f"{_problem_with(key)}, so its mail goes to the default backend"
-    warn("%s: %s; %s", named(key), reason, _known_hosts())
+    warn("%s: %s", named(key), _missing(key, ", so its mail goes to the default backend"))
 
 
 def _does_not_exist(key: str, more: str = "") -> EmailHostDoesNotExist:
-    reason = f"{_problem_with(key)}{more}; {_known_hosts()}"
-    return EmailHostDoesNotExist(reason, alias=key)
+    return EmailHostDoesNotExist(_missing(key, more), alias=key)
 
 
-def _problem_with(key: str) -> str:
-    return "the host is empty" if key in registry().dsns else "there is no such host"
+def _missing(key: str, more: str) -> str:
+    """Return why there is no host of this key, and which ones there are."""
+    problem = "the host is empty" if key in registry().dsns else "there is no such host"
+    known = listed(map(shown, registry().keys())) or "none"
+    return f"{problem}{more}; known hosts: {known}"
 
 
-def _known_hosts() -> str:
-    """Return the first keys, for a message: there may be thousands."""
-    keys = list(islice(registry().keys(), MAX_KEYS_SHOWN + 1))
-    names = ", ".join(map(shown, keys[:MAX_KEYS_SHOWN])) or "none"
-    more = " and others" if len(keys) > MAX_KEYS_SHOWN else ""
-    return f"known hosts: {names}{more}"
+def listed(names: Iterable[str]) -> str:
+    """Return the first of these names, for a message. There may be thousands."""
+    first = list(islice(names, MAX_KEYS_SHOWN + 1))
+    more = " and others" if len(first) > MAX_KEYS_SHOWN else ""
+    return ", ".join(first[:MAX_KEYS_SHOWN]) + more

@@ -17,14 +17,17 @@ from .addresses import ehlo_name, email_address, host_or_address, recipients
 from .exceptions import InvalidEmailHost
 from .values import CLIENT_CREDENTIALS, OAUTH2_GRANTS, REFRESH_TOKEN, Converter
 
-# Values in Python that mean that an option is not given.
+# Values in Python of an option that is not given, and of a host as if its key were missing.
 NOT_GIVEN = (None, "")
 
 # The prefix of the option for a header. The name of the header follows.
 HEADER = "_header-"
 
 # Headers that a host does not add, because each message has its own.
-OWN_HEADERS = "to|cc|bcc|sender|subject|date|message-id|mime-version|content-.*|resent-.*"
+OWN_HEADERS = (
+    "from|reply-to|return-path|to|cc|bcc|sender|subject|date|message-id|mime-version|"
+    "content-.*|resent-.*"
+)
 
 
 class Option(NamedTuple):
@@ -38,12 +41,9 @@ class Option(NamedTuple):
     is_secret: bool = False
     for_strangers: bool = True  # whether a DSN from elsewhere may have it
     limit: float | None = None  # the maximum in a DSN from elsewhere
-    is_pooled: bool = False  # whether a parked connection depends on it
-    instead_of_header: str = ""  # in lower case
     needs: str = ""  # another option, by its name in Python
     can_be_removed: bool = True  # by a call
-    needed_for: tuple[str, ...] = ()  # grant types that require it
-    taken_by: tuple[str, ...] = ()  # grant types that allow it
+    grants: Mapping[str, bool] = {}  # grant types that allow it: whether they require it
 
     def of(self, value: Any) -> Any:
         """Return a value given in Python as a DSN would give it, or raise ``ValueError``."""
@@ -79,48 +79,51 @@ def _headers(value: Any) -> dict[str, str]:
     return headers
 
 
-# A file would show its content to a stranger, or reveal that it exists.
-_FILE: dict[str, Any] = {"for_strangers": False, "is_pooled": True}
 # A token would go to the stranger's server.
 _OAUTH2: dict[str, Any] = {"for_strangers": False, "needs": "oauth2"}
+_EACH = dict.fromkeys(OAUTH2_GRANTS, True)
 
 # The limits: a stranger's server must not hold up a worker, keep a connection for hours, or
-# take dozens of threads. Times are in seconds.
+# take dozens of threads. Times are in seconds. A parked connection is for those who have the
+# same options of a session.
+OF_SESSION = (
+    _text("host", host_or_address, in_dsn=""),
+    _number("port", partial(values.whole_number, maximum=65535), in_dsn=""),
+    _text("username", str, in_dsn="", is_secret=True),
+    _text("password", str, in_dsn="", is_secret=True),
+    _flag("use_tls", "tls"),
+    _flag("use_ssl", "ssl"),
+    _number("timeout", values.seconds, limit=600),
+    # A file would show its content to a stranger, or reveal that it exists.
+    _text("ssl_certfile", for_strangers=False),
+    _text("ssl_keyfile", for_strangers=False, needs="ssl_certfile"),
+    _text("ssl_cafile", for_strangers=False),
+    _text("local_hostname", ehlo_name),
+    _number("conn_max_age", values.seconds, limit=3600),
+    _number("conn_max_messages", values.whole_number, 100),
+)
 OF_SMTP = (
-    _text("host", host_or_address, in_dsn="", is_pooled=True),
-    _number("port", partial(values.whole_number, maximum=65535), in_dsn="", is_pooled=True),
-    _text("username", str, in_dsn="", is_secret=True, is_pooled=True),
-    _text("password", str, in_dsn="", is_secret=True, is_pooled=True),
-    _flag("use_tls", "tls", is_pooled=True),
-    _flag("use_ssl", "ssl", is_pooled=True),
-    _number("timeout", values.seconds, limit=600, is_pooled=True),
-    _text("ssl_certfile", **_FILE),
-    _text("ssl_keyfile", **_FILE, needs="ssl_certfile"),
-    _text("ssl_cafile", **_FILE),
-    _text("local_hostname", ehlo_name, is_pooled=True),
-    _number("conn_max_age", values.seconds, limit=3600, is_pooled=True),
-    _number("conn_max_messages", values.whole_number, 100, is_pooled=True),
+    *OF_SESSION,
     _number("conn_max_idle", values.whole_number, 10, limit=10),
     # Servers allow far fewer connections, and each takes a thread.
     _number("parallel", partial(values.whole_number, maximum=50), 1, limit=4),
     Option("oauth2", "oauth2", values.oauth2, values.oauth2_in_python, for_strangers=False),
-    _text("oauth2_token_url", values.token_url, needed_for=OAUTH2_GRANTS, **_OAUTH2),
-    _text("oauth2_client_id", needed_for=OAUTH2_GRANTS, **_OAUTH2),
+    _text("oauth2_token_url", values.token_url, grants=_EACH, **_OAUTH2),
+    _text("oauth2_client_id", grants=_EACH, **_OAUTH2),
     _text(
         "oauth2_client_secret",
         is_secret=True,
-        needed_for=(CLIENT_CREDENTIALS,),
-        taken_by=(REFRESH_TOKEN,),
+        grants={CLIENT_CREDENTIALS: True, REFRESH_TOKEN: False},
         **_OAUTH2,
     ),
-    _text("oauth2_scope", taken_by=OAUTH2_GRANTS, **_OAUTH2),
-    _text("oauth2_refresh_token", is_secret=True, needed_for=(REFRESH_TOKEN,), **_OAUTH2),
+    _text("oauth2_scope", grants=dict.fromkeys(OAUTH2_GRANTS, False), **_OAUTH2),
+    _text("oauth2_refresh_token", is_secret=True, grants={REFRESH_TOKEN: True}, **_OAUTH2),
 )
 OF_ANY_HOST = (
-    _address("default_from_email", instead_of_header="from"),
+    _address("default_from_email"),
     _address("server_email"),
-    _address("reply_to", instead_of_header="reply-to"),
-    _address("envelope_from", instead_of_header="return-path"),
+    _address("reply_to"),
+    _address("envelope_from"),
     Option("headers", f"{HEADER}NAME", values.not_empty, _headers, {}),
     # No call may switch a redirect off by accident.
     _address("redirect_to", can_be_removed=False),
@@ -159,17 +162,14 @@ def by_name_in_dsn(table: Table) -> dict[str, Option]:
     return {option.in_dsn: option for option in table.values() if option.in_dsn}
 
 
-# What other libraries call an option of ours, without underscores before it.
-OTHER_NAMES = {
-    **dict.fromkeys(("from", "sender"), "_default_from_email"),
-    **dict.fromkeys(("verify", "ssl_verify", "verify_ssl"), "ssl_cafile"),
-    "starttls": "tls",
-    "rate_limit": "rate",
-}
-
-
 # What is no option here or is given twice, and what to write instead.
 INSTEAD = {
+    **dict.fromkeys(
+        ("from", "_from", "sender", "_sender"), "; did you mean '_default_from_email'?"
+    ),
+    **dict.fromkeys(("verify", "ssl_verify", "verify_ssl"), "; did you mean 'ssl_cafile'?"),
+    "starttls": "; did you mean 'tls'?",
+    "rate_limit": "; did you mean 'rate'?",
     "rotate": "; write roundrobin: instead of failover:",
     "router": "; the setting EMAIL_HOSTS_ROUTER names the router",
     "rate": "; write rate=14/s,50000/d",
@@ -186,6 +186,12 @@ def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 
+def instead_of(name: str, known: Iterable[str]) -> str:
+    """Return what to write instead of a name that is no option."""
+    others = f"; known options: {', '.join(known)}"
+    return INSTEAD.get(name) or did_you_mean(name, known) or others
+
+
 def add_header(headers: dict[str, str], name: str, value: str) -> None:
     """Add a header that a host gives to its messages.
 
@@ -195,11 +201,11 @@ def add_header(headers: dict[str, str], name: str, value: str) -> None:
         raise ValueError(
             "must name a header in printable ASCII without spaces and colons, like X-Shop"
         )
-    for option in OF_ANY_HOST:
-        if name.lower() == option.instead_of_header:
-            raise ValueError(f"cannot be added by a host; write {option.in_dsn}")
     if re.fullmatch(OWN_HEADERS, name.lower()):
-        raise ValueError("cannot be added by a host, because each message has its own")
+        raise ValueError(
+            "cannot be added by a host, because each message has its own; for an address, "
+            "write _default_from_email, _reply_to or _envelope_from"
+        )
     if name.lower() in map(str.lower, headers):
         raise ValueError("is given twice")
     headers[name] = values.not_empty(value)
@@ -239,24 +245,4 @@ def _in_python(name: str, table: Table) -> str:
         return f"; in Python, write headers={{{name.removeprefix(HEADER)!r}: ...}}"
     if name in in_dsn:
         return f"; in Python, its name is {in_dsn[name].name!r}"
-    return (
-        INSTEAD.get(name)
-        or did_you_mean(name, table)
-        or f"; known options: {', '.join(table)}"
-    )
-
-
-def refuse_options_from_elsewhere(options: Mapping[str, Any], table: Table) -> None:
-    """Raise ``InvalidEmailHost`` for what the DSN of a stranger must not have."""
-    for option in table.values():
-        value = options.get(option.name)
-        if value and not option.for_strangers:
-            raise InvalidEmailHost(
-                f"option '{option.in_dsn}' is not allowed in a DSN from elsewhere; pass "
-                f"{option.name}= to connection_from_dsn() yourself"
-            )
-        if value and option.limit and value > option.limit:
-            raise InvalidEmailHost(
-                f"option '{option.in_dsn}' must be at most {option.limit:g} in a DSN from "
-                "elsewhere"
-            )
+    return instead_of(name, table)

@@ -13,10 +13,10 @@ from django.core.mail import EmailMessage
 from . import conf
 from .addresses import address_and_domain
 from .boundary import is_own
-from .dsn import is_empty, parse
+from .dsn import parse
 from .exceptions import InvalidEmailHost, checked_key
-from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python
-from .options import HOST_OPTIONS, missing_headers
+from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python, is_path
+from .options import HOST_OPTIONS, NOT_GIVEN, missing_headers
 from .schemes import DJANGO_SMTP_BACKEND
 from .testmode import test_mode
 
@@ -37,18 +37,24 @@ class Registry:
     def of_dsn(self, key: str) -> Host | None:
         """Return the host of ``EMAIL_HOSTS``. Raises ``InvalidEmailHost``."""
         dsn = self.dsns.get(key)
-        if is_empty(dsn):
+        if dsn in NOT_GIVEN:
             return None
         return self._made("EMAIL_HOSTS", key, dsn, lambda: parse(dsn, key))
 
+    def valid(self, key: str) -> Host | None:
+        """Return the same, or ``None`` for a host that is not valid."""
+        with suppress(InvalidEmailHost):  # reported where the host is used
+            return self.of_dsn(key)
+        return None
+
     def of_mailer(self, key: str) -> Host | None:
         """Return the host of ``MAILERS``. Raises ``InvalidEmailHost``."""
-        mailer = self.mailers.get(key)
-        return None if mailer is None else self._of_entry(key, mailer)
-
-    def _of_entry(self, key: str, mailer: Any) -> Host:  # pragma: mailers-only
-        entry = {**dict_of_mailer(mailer, key), "OPTIONS": dict(mailer.get("OPTIONS", {}))}
-        return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
+        mailer: Any = self.mailers.get(key)
+        if mailer is not None:  # pragma: mailers-only
+            entry = dict_of_mailer(mailer, key)
+            entry = {**entry, "OPTIONS": dict(entry.get("OPTIONS", {}))}
+            return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
+        return None
 
     def _made(self, setting: str, key: str, entry: object, make: Callable[[], Host]) -> Host:
         """Return the host of an entry, made anew if the entry has changed in place."""
@@ -74,10 +80,10 @@ class Registry:
     def keys(self) -> Iterator[str]:
         """Yield the keys that have a host of their own, in the order of the settings."""
         for key, dsn in self.dsns.items():
-            if not is_empty(dsn):
+            if dsn not in NOT_GIVEN:
                 yield str(key)
         for key, mailer in self.mailers.items():  # pragma: mailers-only
-            if is_empty(self.dsns.get(key)) and not backend_of(mailer, key).routes:
+            if self.dsns.get(key) in NOT_GIVEN and not backend_of(mailer, key).routes:
                 yield key
 
     def own_mailers(self) -> Iterator[str]:
@@ -86,7 +92,7 @@ class Registry:
         Raises ``InvalidEmailHost`` if an entry is a DSN.
         """
         for key, mailer in self.mailers.items():  # pragma: mailers-only
-            if is_empty(self.dsns.get(key)) and is_checked(mailer):
+            if self.dsns.get(key) in NOT_GIVEN and is_checked(mailer):
                 yield key
 
     def host_of(self, sender: str) -> str | None:
@@ -104,10 +110,7 @@ class Registry:
         """Return the key of the host for each address and for each domain."""
         by_address: dict[str, str] = {}
         by_domain: dict[str, str] = {}
-        hosts: list[Host] = []
-        for key in self.dsns:
-            with suppress(InvalidEmailHost):
-                hosts += filter(None, [self.of_dsn(key)])
+        hosts = list(filter(None, map(self.valid, self.dsns)))
         # Several hosts come before their members, which may be several, too.
         of_several = {key for host in hosts for key in host.members}
         several = sorted(
@@ -147,39 +150,28 @@ def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     return from_python(Host(key, path, {}, setting="MAILERS"), options)
 
 
-def is_ours(mailer: Mailer) -> bool:  # pragma: mailers-only
-    """Whether a mailer has a backend of this app, or one that inherits from it."""
-    return backend_of(mailer).is_a(BASE)
-
-
 def is_checked(mailer: Mailer) -> bool:  # pragma: mailers-only
     """Whether a mailer is ours, or has a DSN or the like in the place of a backend.
 
     The path of one of ours may be misspelt.
     """
-    path: Any = backend_of(mailer).backend
-    is_path = isinstance(path, str) and ":" not in path
-    return not is_path or is_own(path) or is_ours(mailer)
+    host = backend_of(mailer)
+    return not is_path(host.backend) or is_own(host.backend) or host.is_a(BASE)
 
 
-def find_cycle(
-    key: str, path: tuple[str, ...] = (), acyclic: set[str] | None = None
-) -> tuple[str, ...]:
+def find_cycle(key: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the hosts that name each other in a cycle: ``("a", "b", "a")``, or ``()``.
 
     The host of this key is one of them, or leads to them.
     """
-    acyclic = set() if acyclic is None else acyclic
     if key in path:
         return (*path[path.index(key) :], key)
-    if key not in acyclic:
-        host = None
-        with suppress(InvalidEmailHost):  # reported where the host is used
-            host = registry().find(key)
-        for member in host.members if host else ():
-            if cycle := find_cycle(member, (*path, key), acyclic):
-                return cycle
-        acyclic.add(key)
+    host = None
+    with suppress(InvalidEmailHost):  # reported where the host is used
+        host = registry().find(key)
+    for member in host.members if host else ():
+        if cycle := find_cycle(member, (*path, key)):
+            return cycle
     return ()
 
 
@@ -192,9 +184,7 @@ def with_first_member(host: Host, above: tuple[str, ...] = ()) -> Host:
     members = host.members
     if not members or members[0] in above:
         return host
-    member = None
-    with suppress(InvalidEmailHost):  # reported where the host is used
-        member = registry().of_dsn(members[0])
+    member = registry().valid(members[0])
     if member is None:
         return host
     below = with_first_member(member, (*above, members[0])).options

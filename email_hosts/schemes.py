@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 SMTP_PORT, SUBMISSION_PORT, IMPLICIT_TLS_PORT = 25, 587, 465  # RFC 8314, 7.3
 
-
-class Transport(NamedTuple):
-    """What a scheme says about TLS, and its default port."""
-
-    port: int
-    use_ssl: bool = False
-    use_tls: bool = False
-
-
-STARTTLS = Transport(SUBMISSION_PORT, use_tls=True)
-IMPLICIT_TLS = Transport(IMPLICIT_TLS_PORT, use_ssl=True)
-SMTP_SCHEMES = {
-    "smtp": Transport(SMTP_PORT),
+# Options that a scheme stands for.
+STARTTLS, IMPLICIT_TLS = {"use_tls": True}, {"use_ssl": True}
+SMTP_SCHEMES: dict[str, dict[str, Any]] = {
+    "smtp": {},
     "submission": STARTTLS,
     "smtp+tls": STARTTLS,
     "smtps": IMPLICIT_TLS,
     "submissions": IMPLICIT_TLS,
     "smtp+ssl": IMPLICIT_TLS,
 }
+SEVERAL_SCHEMES: dict[str, dict[str, Any]] = {"failover": {}, "roundrobin": {"rotate": True}}
 BUILTIN_SCHEMES = ("console", "locmem", "dummy")
 LOCAL_SCHEMES = (*BUILTIN_SCHEMES, "file")  # nothing leaves the machine
-SEVERAL_SCHEMES: dict[str, dict[str, Any]] = {"failover": {}, "roundrobin": {"rotate": True}}
 ANYMAIL = "anymail+"  # the name of the provider follows
 PROVIDERS = (  # of django-anymail 15
     *("amazon-ses", "brevo", "mailersend", "mailgun", "mailjet", "mailtrap", "mandrill"),

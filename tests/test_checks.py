@@ -450,8 +450,8 @@ class TestMailers:  # pragma: mailers-only
         ("hosts", "mailers", "expected"),
         [
             ({}, [], ["E001 MAILERS must be a dict...Write MAILERS"]),
-            ({}, {"m": 5}, ['E001 MAILERS["m"]: each entry...not int']),
-            ({}, {"m": {"OPTIONS": 5}}, ['E001 MAILERS["m"]: the OPTIONS...dict of names']),
+            ({}, {"m": 5}, ['E001 MAILERS["m"]: each entry']),
+            ({}, {"m": {"OPTIONS": 5}}, ['E001 MAILERS["m"]: each entry...its OPTIONS']),
             # W004: the default sends nothing
             ({}, {"default": CONSOLE}, ["W004 The default mailer...MAILERS"]),
             ({}, mailers({"default": f"console:{SENDER}"}), ['W004 MAILERS["default"]']),

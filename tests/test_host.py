@@ -98,9 +98,8 @@ def test_package_of_a_provider_that_is_missing_is_named(monkeypatch, settings):
     [
         ("shop", "smtp://Kx7vQz9@h", "each entry of MAILERS must be a dict"),
         ("other", ["smtp://h"], "each entry of MAILERS must be a dict"),
-        ("shop", {"OPTIONS": None}, "OPTIONS of an entry of MAILERS must be a dict"),
-        ("shop", {"OPTIONS": "host=h"}, "OPTIONS of an entry of MAILERS must be a dict"),
-        ("shop", {"OPTIONS": {1: 2}}, "OPTIONS of an entry of MAILERS must be a dict"),
+        ("shop", {"OPTIONS": None}, "must be a dict, and so must its OPTIONS"),
+        ("shop", {"OPTIONS": "host=h"}, "must be a dict, and so must its OPTIONS"),
     ],
 )
 def test_mailer_and_its_options_must_be_dicts(  # pragma: mailers-only

@@ -78,7 +78,7 @@ class TestFiles:
         ("smtp://h?ssl_cafile ", "option 'ssl_cafile' is not allowed"),
         (
             "submission://u@h",
-            "the DSN has a user name and no password; write both or neither ",
+            "the host has a user name and no password; write both or neither ",
         ),
     ],
 )
@@ -258,8 +258,7 @@ class TestAllow:
 
     @pytest.mark.parametrize("allow", [["h"], [], True, False, "h", lambda host: True])
     def test_is_a_function(self, allow):
-        reason = r"^'allow' must be a function: allow\(host, port\) returns True$"
-        with pytest.raises(InvalidEmailHost, match=reason):
+        with pytest.raises(TypeError):
             connection_from_dsn("smtp://h", allow=allow)
 
     def test_is_asked_about_what_the_caller_says_instead(self):

@@ -23,7 +23,7 @@ from ..exceptions import InvalidEmailHost, name_host, summarize
 from ..host import SMTP_BACKEND, Host, default_port, from_python
 from ..hosts import Allow
 from ..log import debug, warn
-from ..options import OF_SMTP
+from ..options import OF_SESSION
 from ..retry import NOT_SENT, PERHAPS, set_delivery
 from ..rules import SMTP_RULES
 from ..smtp.connection import CLASSES, can_pipeline, connect, is_closed
@@ -37,8 +37,7 @@ from .envelopes import envelopes_of
 
 DEFAULT_TIMEOUT = 60  # seconds
 
-# Two connections are interchangeable if these options are equal.
-pooled_by = attrgetter(*(option.name for option in OF_SMTP if option.is_pooled))
+pooled_by = attrgetter(*(option.name for option in OF_SESSION))
 
 
 class EmailHostsBackend(Backend, EmailBackend):

@@ -20,6 +20,7 @@ from ..addresses import address_and_domain
 from ..boundary import boundary
 from ..exceptions import InvalidEmailHost, named, shown
 from ..host import ROUTING_BACKEND, Host, backend_of, class_at
+from ..hosts import listed
 from ..options import did_you_mean
 from ..registry import is_checked, registry, with_first_member
 from ..schemes import DJANGO_SMTP_BACKEND
@@ -37,7 +38,6 @@ from .host import (
     invalid,
     is_host,
     is_shadowed,
-    listed,
     message,
 )
 
@@ -158,7 +158,7 @@ def _default_backend() -> Found:
 
 def _default_host() -> Found:
     """Django's own mail does not go to a host only because its key is ``default``."""
-    host, default = _of_dsn("default"), conf.default_mailer()
+    host, default = registry().valid("default"), conf.default_mailer()
     if host is None or (conf.has_mailers() and default is not None):
         return  # if it is not used, W005 says so
     if default is not None and (
@@ -191,8 +191,9 @@ def _hosts_without_mailers() -> Found:
 
 
 def _similar_settings() -> Found:
+    missing = [name for name in conf.OWN_SETTINGS if not hasattr(conf.settings, name)]
     for name in conf.foreign_settings():
-        if hint := did_you_mean(name, conf.own_settings_not_set(), cutoff=NEAR):
+        if hint := did_you_mean(name, missing, cutoff=NEAR):
             yield message(
                 "W015",
                 f"The setting {name} has no effect{hint}",
@@ -226,7 +227,7 @@ def _group(key: str) -> set[str]:
     """Return the keys that a host of several stands for, its own among them."""
     group = [key]
     for each in group:  # it grows, because a member may have members
-        host = _of_dsn(each)
+        host = registry().valid(each)
         group += [member for member in (host.members if host else ()) if member not in group]
     return set(group)
 
@@ -263,7 +264,7 @@ OF_SETTINGS: tuple[Callable[[], Found], ...] = (
 
 
 def _default_sends_nothing() -> Found:
-    default, host = conf.default_mailer(), _of_dsn("default")
+    default, host = conf.default_mailer(), registry().valid("default")
     is_host = host is not None and host.mailer == default  # it is told of the host
     if default is None or is_host or test_mode.has_replaced(default):
         return
@@ -289,7 +290,7 @@ def _rate_cache() -> Found:
     limited = [host.name for host in _hosts() if host.options.get("rate")]
     if not limited or any(_cache()):  # that is told already
         return
-    cache = conf.rate_cache_backend()
+    cache = str(conf.settings.CACHES.get(conf.rate_cache(), {}).get("BACKEND", ""))
     if not cache or cache.endswith((".LocMemCache", ".DummyCache")):
         yield message(
             "W011",
@@ -306,13 +307,6 @@ OF_DEPLOYED_SETTINGS = (_default_sends_nothing, _reporter_filter, _rate_cache)
 # What the checks above ask
 
 
-def _of_dsn(key: str) -> Host | None:
-    """Return the host of this key in ``EMAIL_HOSTS``, if there is a valid one."""
-    with suppress(InvalidEmailHost):
-        return registry().of_dsn(key)
-    return None
-
-
 def _hosts() -> Iterator[Host]:
     """Yield the hosts of both settings that can be used."""
     for key in list(registry().keys()):
@@ -322,4 +316,4 @@ def _hosts() -> Iterator[Host]:
 
 
 def _hosts_of_dsns() -> Iterator[Host]:
-    return filter(None, map(_of_dsn, registry().dsns))
+    return filter(None, map(registry().valid, registry().dsns))

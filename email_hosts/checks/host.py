@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -83,12 +83,6 @@ def invalid(problem: InvalidEmailHost, number: str = "E002") -> CheckMessage:
     """Return an error for a host or a setting that is not valid, with the hint that fits."""
     hint = next(hint for part, hint in HINTS if part in str(problem))
     return message(number, str(problem), hint)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first of these names. There may be thousands."""
-    more = " and others" if len(names) > hosts.MAX_KEYS_SHOWN else ""
-    return ", ".join(names[: hosts.MAX_KEYS_SHOWN]) + more
 
 
 def entries() -> dict[Any, Host | CheckMessage]:

@@ -9,8 +9,8 @@ from .. import conf
 from ..addresses import is_ipv6
 from ..dsn import parse
 from ..exceptions import InvalidEmailHost
+from ..host import default_port
 from ..options import NOT_GIVEN, SMTP_OPTIONS
-from ..schemes import SMTP_SCHEMES
 
 HIDDEN = "*****:*****@"
 
@@ -38,7 +38,7 @@ def dsn_of_settings(*, show_login: bool = False) -> str:
     server = given["host"]
     if is_ipv6(server):
         server = f"[{server.replace('%', '%25')}]"
-    if given["port"] != SMTP_SCHEMES[scheme].port:
+    if given["port"] != default_port(given):
         server += f":{given['port']}"
     query = {name: given[name] for name in OPTIONS if given[name]}
     if query:

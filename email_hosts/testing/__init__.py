@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import ContextDecorator
-from inspect import iscoroutinefunction
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .. import conf
+from ..host import backend_of
 from ..hosts import OUTBOX_BACKEND
-from ..registry import host_of_mailer, is_ours, with_first_member
+from ..registry import BASE, host_of_mailer, with_first_member
 from ..testmode import test_mode
 
 __all__ = ["capture_mailers", "real_hosts"]
 
 
-class real_hosts(ContextDecorator):  # noqa: N801 (like Django's override_settings)
-    """Makes every host real in a ``with`` block, or in a function that it decorates.
+@contextmanager
+def real_hosts() -> Iterator[None]:
+    """Make every host real in a ``with`` block, or in a function that it decorates.
 
-    Use it in a test that talks to a server. It applies to all threads of the process.
-    Raises ``TypeError`` for a class or a coroutine function, which it cannot decorate.
+    Use it in a test that talks to a server. It applies to all threads of the process. A class
+    or a coroutine function cannot be decorated.
     """
-
-    def __call__(self, function: Any) -> Any:
-        """Decorate a function."""
-        if isinstance(function, type) or iscoroutinefunction(function):
-            raise TypeError("real_hosts() decorates functions; use 'with real_hosts():' here")
-        return super().__call__(function)
-
-    def __enter__(self) -> None:
-        """Make hosts real."""
-        test_mode.real_blocks += 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Capture their mail again."""
+    test_mode.real_blocks += 1
+    try:
+        yield
+    finally:
         test_mode.real_blocks -= 1
 
 
@@ -45,7 +37,7 @@ def capture_mailers() -> None:
     """
     captured = {}
     for alias, mailer in conf.mailers_before_tests().items():  # pragma: mailers-only
-        if is_ours(mailer):
+        if backend_of(mailer).is_a(BASE):
             host = host_of_mailer(alias, mailer)
             options = dict(with_first_member(host).options)
             in_tests = {"BACKEND": OUTBOX_BACKEND, "OPTIONS": options}
