@@ -103,6 +103,10 @@ def parse_from_elsewhere(dsn: str, schemes: str | Iterable[str]) -> Host:
     """
     if isinstance(dsn, str) and len(dsn) > MAX_LENGTH:
         raise InvalidEmailHost(f"the DSN must have at most {MAX_LENGTH} characters")
+    if isinstance(dsn, str) and re.fullmatch(r"[\w-]+", dsn):
+        raise InvalidEmailHost(
+            "connection_from_dsn() takes a DSN; get_connection() takes the key of a host"
+        )
     allowed = [schemes] if isinstance(schemes, str) else sorted(schemes)
     for scheme in allowed:
         if scheme not in SMTP_SCHEMES and scheme not in LOCAL_SCHEMES:
@@ -317,10 +321,10 @@ def _refuse_other_separators(query: str, known: Iterable[str]) -> None:
 
 
 def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> str:
-    hint = instead_of(name.lower(), known)
     if may_be_secret or not re.fullmatch("[A-Za-z0-9_-]+", name):
+        hint = INSTEAD.get(name.lower()) or did_you_mean(name, known)
         return f"{NO_OPTION}{hint}; {PERCENT_ENCODE}"
-    return f"unknown option {name!r}{hint}"
+    return f"unknown option {name!r}{instead_of(name.lower(), known)}"
 
 
 def _may_be_password(parts: _Parts, name: str, value: str) -> bool:

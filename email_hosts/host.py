@@ -160,8 +160,11 @@ def from_values(host: Host) -> Host:
         raise InvalidEmailHost("option 'backend' must name the backend to wrap")
     if host.is_smtp and not options.get("host"):
         raise InvalidEmailHost("option 'host' is missing")
-    if host.backend == FAILOVER_BACKEND and not options.get("hosts"):
-        raise InvalidEmailHost("option 'hosts' must name hosts, as in failover:shop,spare")
+    names = options.get("hosts") or ()
+    if host.backend == FAILOVER_BACKEND and (not names or len({*names}) < len(names)):
+        raise InvalidEmailHost(
+            "option 'hosts' must name hosts, each once, as in failover:shop,spare"
+        )
     if options.get("use_ssl") and options.get("use_tls"):
         raise InvalidEmailHost(
             "TLS from the first byte ('ssl', in Python 'use_ssl') and STARTTLS ('tls', in "

@@ -22,6 +22,7 @@ from .options import HOST_OPTIONS, NOT_GIVEN
 from .registry import BASE, find_cycle, registry, with_first_member
 from .schemes import SMTP_SCHEMES
 from .testmode import LOCMEM_BACKEND, test_mode
+from .values import takes
 
 # Whether this server may be used: a host name or an IP address, and a port.
 Allow = Callable[[str, int], bool]
@@ -80,6 +81,8 @@ def connection_from_dsn(
     ``InvalidEmailHost``.
     """
     _check_flag(fail_silently)
+    if allow is not None and not takes(allow, "", 0):
+        raise InvalidEmailHost("'allow' must be a function: allow(host, port) returns True")
     host = parse_from_elsewhere(dsn, schemes).but(**options)
     if allow is not None and host.is_smtp:
         server = host.options["host"], host.options["port"]

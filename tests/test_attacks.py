@@ -189,3 +189,9 @@ def test_terminal_gets_no_control_characters(settings, capsys):
     settings.EMAIL_HOSTS = {"a": dsn, "b": "file:mail/\u202eout"}
     call_command("checkemailhosts")
     assert "\u202e" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", [type("Tests", (), {}), asyncio.sleep])
+def test_real_hosts_decorates_functions(what):
+    with pytest.raises(TypeError, match="real_hosts"):
+        real_hosts()(what)

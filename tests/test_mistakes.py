@@ -72,7 +72,10 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
         for value in ("no", 2)
     ),
     # A key for a DSN, and the reverse.
-    (lambda: connection_from_dsn("shop"), "the DSN starts with no scheme; for a mail server"),
+    (
+        lambda: connection_from_dsn("shop"),
+        "connection_from_dsn() takes a DSN; get_connection() takes the key of a host$",
+    ),
     (
         lambda: get_connection(DSN),
         "the key of a host must not be a DSN; give the DSN a key in ",

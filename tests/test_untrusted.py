@@ -258,7 +258,8 @@ class TestAllow:
 
     @pytest.mark.parametrize("allow", [["h"], [], True, False, "h", lambda host: True])
     def test_is_a_function(self, allow):
-        with pytest.raises(TypeError):
+        reason = r"^'allow' must be a function: allow\(host, port\) returns True$"
+        with pytest.raises(InvalidEmailHost, match=reason):
             connection_from_dsn("smtp://h", allow=allow)
 
     def test_is_asked_about_what_the_caller_says_instead(self):

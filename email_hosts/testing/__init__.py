@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
+from inspect import iscoroutinefunction
+from typing import Any
 
 from .. import conf
 from ..host import backend_of
@@ -14,17 +15,25 @@ from ..testmode import test_mode
 __all__ = ["capture_mailers", "real_hosts"]
 
 
-@contextmanager
-def real_hosts() -> Iterator[None]:
-    """Make every host real in a ``with`` block, or in a function that it decorates.
+class real_hosts(ContextDecorator):  # noqa: N801 (like Django's override_settings)
+    """Makes every host real in a ``with`` block, or in a function that it decorates.
 
-    Use it in a test that talks to a server. It applies to all threads of the process. A class
-    or a coroutine function cannot be decorated.
+    Use it in a test that talks to a server. It applies to all threads of the process.
+    Raises ``TypeError`` for a class or a coroutine function, which it cannot decorate.
     """
-    test_mode.real_blocks += 1
-    try:
-        yield
-    finally:
+
+    def __call__(self, function: Any) -> Any:
+        """Decorate a function."""
+        if isinstance(function, type) or iscoroutinefunction(function):
+            raise TypeError("real_hosts() decorates functions; use 'with real_hosts():' here")
+        return super().__call__(function)
+
+    def __enter__(self) -> None:
+        """Make hosts real."""
+        test_mode.real_blocks += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Capture their mail again."""
         test_mode.real_blocks -= 1
 
 
