@@ -200,7 +200,7 @@ REFUSED: list[tuple[Any, str]] = [
     ("submission://Kx7vQz9:Wj4/bYt2@h", ENCODE),
     ("submission://Kx7vQz9:Wj4?bYt2@h", ENCODE),
     ("submission://Kx7vQz9:Wj4#bYt2@h", ENCODE),
-    ("submission://Kx7vQz9:Wj4/bYt2@h?_default_from_email=a@example.com", "a question mark"),
+    ("submission://Kx7vQz9:Wj4/bYt2@h?_default_from_email=a@example.com", ENCODE),
     ("submission://Kx7vQz9:Wj4?bYt2@h?_default_from_email=a@example.com", "a question mark"),
     ("submission://Kx7vQz9:Wj4?bYt2&timeout=5@h:25", ENCODE),
     ("submission://Kx7vQz9:25?Wj4bYt2@h", ENCODE),
