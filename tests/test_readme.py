@@ -359,7 +359,7 @@ def test_demo_prints_what_is_shown():
     def lines(text):
         return [" ".join(line.split()) for line in text.splitlines()]
 
-    (shown,) = (block for block in BLOCKS if "sendnews" in block)
+    (shown,) = (block for block in BLOCKS if "IS DOWN" in block)
     printed = iter(lines(run_python("-m", "tools.demo")))
     assert all(line in printed for line in lines(shown))  # in this order
 
