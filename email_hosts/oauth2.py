@@ -24,6 +24,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandl
 from django.utils.module_loading import import_string
 
 from .exceptions import InvalidEmailHost, OAuth2Error, one_line, raise_time_limit
+from .smtp.redaction import Redactor
 from .smtp.tls import shared_context
 
 # In seconds. A token is not used at the end of its lifetime, and is kept for a day at most.
@@ -150,7 +151,7 @@ class Custom:
         try:
             token = self.function(username, renew=renew)
         except OAuth2Error as error:
-            problem = one_line(error.reason)
+            problem = one_line(Redactor(username, "").redact(error.reason))
         except Exception as error:  # whatever else it raises, the login has failed
             raise_time_limit(error)
             problem = _raised(error)

@@ -20,7 +20,7 @@ from email_hosts.backends import (
     get_connection,
 )
 from email_hosts.checks import check_hosts
-from email_hosts.exceptions import InvalidEmailHost, RateLimited
+from email_hosts.exceptions import InvalidEmailHost, OAuth2Error, RateLimited
 from email_hosts.schemes import PROVIDERS
 from email_hosts.testing import real_hosts
 
@@ -120,6 +120,26 @@ def test_server_without_starttls_says_which_scheme_fits(serve):
     assert str(caught.value).endswith(
         "by server. submissions:// is for TLS from the first byte, smtp:// for no TLS"
     )
+
+
+def tells(username, *, renew):
+    raise OAuth2Error(f"{username} has no mailbox")
+
+
+@real_hosts()
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        (lambda: "", "it cannot be called as token(username, renew=True)"),
+        (tells, "***** has no mailbox"),
+    ],
+)
+def test_user_name_that_is_a_word_hides_none_of_our_words(token, reason, settings):
+    settings.EMAIL_HOSTS = {"shop": "submission://h"}
+    connection = get_connection("shop", username="user", oauth2=token)
+    with pytest.raises(OAuth2Error) as caught:
+        connection.open()
+    assert str(caught.value).endswith(reason)
 
 
 def test_message_to_too_many_says_how_many(settings):

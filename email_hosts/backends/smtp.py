@@ -19,7 +19,7 @@ from django.utils.module_loading import import_string
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import InvalidEmailHost, name_host, summarize
+from ..exceptions import InvalidEmailHost, OAuth2Error, name_host, summarize
 from ..host import SMTP_BACKEND, Host, default_port, from_python
 from ..hosts import Allow
 from ..log import debug, warn
@@ -331,7 +331,8 @@ class EmailHostsBackend(Backend, EmailBackend):
                 return self._connect_once()
             return self._connect_with_token()
         except OSError as error:
-            self._redactor.redact_error(error)
+            if not isinstance(error, OAuth2Error):  # whose text is ours
+                self._redactor.redact_error(error)
             set_delivery(error, NOT_SENT)
             name_host(error, self.full_name)
             raise
