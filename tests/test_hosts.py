@@ -1,11 +1,13 @@
 """From a key to a connection: which setting it comes from, and what it carries."""
 
-import logging
+import sys
+from collections import UserDict
 from typing import Any
 from unittest import mock
 
 import pytest
 from conftest import needs_mailers, run_python
+from django.conf import settings as django_settings
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
@@ -17,6 +19,8 @@ from email_hosts import mailers
 from email_hosts.backends import (
     FailoverBackend,
     HostBackend,
+    RoutingBackend,
+    connection_from_dsn,
     get_connection,
 )
 from email_hosts.dsn import parse
@@ -26,7 +30,7 @@ from email_hosts.registry import host_of_sender
 
 DJANGO_SMTP = "django.core.mail.backends.smtp.EmailBackend"
 CONSOLE = "django.core.mail.backends.console.EmailBackend"
-SENDERS = "_default_from_email=a@example.com&_server_email=b@example.com"
+SENDERS = "?_default_from_email=a@example.com&_server_email=b@example.com"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer"),
@@ -42,12 +46,19 @@ class Several(FailoverBackend):
     """Another one."""
 
 
+class Router(RoutingBackend):
+    """Another one."""
+
+
 class Options(BaseEmailBackend):
     """Takes any option, and keeps it."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self.options = options
+
+
+SEVERAL = f"backend://{__name__}.Several"
 
 
 def connect(dsn: object, **options: Any) -> Any:
@@ -57,16 +68,15 @@ def connect(dsn: object, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("dsn", "backend"), [("smtp://h?", smtp.EmailBackend), ("console://?", HostBackend)]
+    ("dsn", "backend"), [("smtp://h", smtp.EmailBackend), ("console:", HostBackend)]
 )
-@pytest.mark.parametrize(
-    ("query", "senders"), [("", ("", "")), (SENDERS, ("a@example.com", "b@example.com"))]
-)
-def test_connection_carries_key_and_senders(dsn, backend, query, senders):
-    connection = connect(dsn + query)
+def test_connection_carries_key_and_senders(dsn, backend):
+    connection, plain = connect(dsn + SENDERS), connect(dsn)
     assert isinstance(connection, backend)
-    assert connection.alias == "shop"
-    assert (connection.default_from_email, connection.server_email) == senders
+    assert connection.alias == plain.alias == "shop"
+    assert connection.default_from_email == "a@example.com"
+    assert connection.server_email == "b@example.com"
+    assert (plain.default_from_email, plain.server_email) == ("", "")
 
 
 def test_settings_may_not_be_loaded_yet():
@@ -91,18 +101,31 @@ def test_connection_is_new_closed_and_has_its_own_options():
         ("file:out", {"file_path": __file__}, "not a directory"),  # in Django's words
         (f"backend://{__name__}.Smtp", {}, "host"),
         (f"backend://{__name__}.Smtp?host=h&use_tls=true", {"use_ssl": True}, "exclusive"),
-        (f"backend://{__name__}.Several?hosts=a&retyr=5", {}, "unknown option 'retyr'"),
+        (SEVERAL, {}, "option 'hosts' must name hosts"),
+        (f"{SEVERAL}?hosts=a&retyr=5", {}, "unknown option 'retyr'"),
         pytest.param("dummy:", {"foo": "bar"}, "Unknown options 'foo'", marks=needs_mailers),
-        ("backend://email_hosts.backends.RoutingBackend", {"foo": 1}, "unknown option 'foo'"),
+        (f"backend://{ROUTING_BACKEND}", {"foo": 1}, "unknown option 'foo'"),
+        ("backend://no.such?hosts=a", {}, "backend 'no.such' cannot be imported: No module"),
+        ("backend://email_hosts.hosts.registry?hosts=a", {}, "must be the class of a mail"),
+        ("backend://anymail.backends.nobody.EmailBackend", {}, "nobody'$"),
+        ("backend://anymail.backends.mailgum.EmailBackend", {}, "mean 'anymail+mailgun'?$"),
+        ("backend://anymail.backends.postmark.Nothing", {}, "cannot be imported"),
     ],
 )
 def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reason):
     with pytest.raises(InvalidEmailHost) as caught:
         connect(dsn, **options)
-    name = 'get_connection("shop")' if options else 'EMAIL_HOSTS["shop"]'
-    assert str(caught.value).startswith(f"{name}: ")
-    assert reason in str(caught.value)
-    assert "MAILERS" not in str(caught.value)
+    text = str(caught.value)
+    assert text.startswith('get_connection("shop"): ' if options else 'EMAIL_HOSTS["shop"]: ')
+    assert text.endswith(reason[:-1]) if reason.endswith("$") else reason in text
+    assert "MAILERS" not in text
+    assert caught.value.alias == "shop"
+
+
+def test_package_of_a_provider_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "anymail.backends.mailgun", None)
+    with pytest.raises(InvalidEmailHost, match=r"pip install 'django-anymail\[mailgun\]'"):
+        connect("anymail+mailgun:")
 
 
 @override_settings(
@@ -137,7 +160,7 @@ def test_timeout_is_never_for_ever(dsn, settings, timeout):
     [
         ({"a": "failover:a"}, "a -> a"),
         ({"a": "failover:b", "b": "failover:c", "c": "roundrobin:a"}, "a -> b -> c -> a"),
-        ({"a": f"backend://{__name__}.Several?hosts=h,a", "h": "smtp://h"}, "a -> a"),
+        ({"a": f"{SEVERAL}?hosts=h,a", "h": "smtp://h"}, "a -> a"),
         ({"a": "failover:b,c", "b": "failover:c", "c": "failover:a"}, "a -> b -> c -> a"),
         ({"a": "failover:b,c", "b": "smtp://h", "c": "failover:b,a"}, "a -> c -> a"),
         # Below it: what it needs is not there, either.
@@ -151,89 +174,169 @@ def test_hosts_in_a_cycle_are_refused(hosts, way):
     assert str(caught.value).endswith(f"in a cycle: {way}")
 
 
-class TestUnknownKey:
-    """A key without a host gets the default backend."""
+def test_host_says_where_it_stands_and_shows_no_option():
+    assert repr(parse("smtp://u:Kx7vQz9@h", "shop")) == '<Host EMAIL_HOSTS["shop"]>'
 
-    def test_gets_the_very_default_backend(self):
-        connection: Any = get_connection("shpo", fail_silently=True)
-        assert type(connection) is locmem.EmailBackend
-        assert connection.fail_silently is True
-        assert getattr(connection, "alias", None) != "shpo"
 
-    def test_is_logged_once(self, caplog):
-        for key in ("shpo", "shpo", "other"):
-            get_connection(key)
-        assert {(each.name, each.levelno) for each in caplog.records} == {
-            ("email_hosts", logging.WARNING)
-        }
-        assert [text.partition(": ")[0] for text in caplog.messages] == [
-            'EMAIL_HOSTS["shpo"]',
-            'EMAIL_HOSTS["other"]',
-        ]
-        assert "there is no such host" in caplog.messages[0]
-        assert caplog.messages[0].endswith("known hosts: shop, club")
+@pytest.mark.parametrize("dsn", ["smtp://h?_header-X=1", "failover:a", "backend://a.b.C?x={}"])
+def test_its_mailer_is_the_callers_to_change(dsn):
+    changed, expected = mailers({"a": dsn})["a"], repr(mailers({"a": dsn}))
+    for value in changed["OPTIONS"].values():
+        if isinstance(value, dict):
+            value["changed"] = True
+    changed["OPTIONS"].clear()
+    assert repr(mailers({"a": dsn})) == expected
 
-    @pytest.mark.parametrize("empty", ["", None])
-    def test_is_one_with_an_empty_host(self, empty, settings, caplog):
-        settings.EMAIL_HOSTS = {"shop": empty, "club": "smtp://h"}
-        assert isinstance(get_connection("shop"), locmem.EmailBackend)
-        (text,) = caplog.messages
-        assert text.startswith('EMAIL_HOSTS["shop"]: the host is empty')
-        assert text.endswith("known hosts: club")
 
-    @pytest.mark.parametrize("hosts", [{}, {"shop": ""}, {1: ""}, None])
-    def test_is_no_news_where_there_are_no_hosts(self, hosts, settings, caplog):
+def test_allow_is_asked_where_tests_capture_the_mail(message, mailoutbox):
+    connection = connection_from_dsn("smtp://h", allow=lambda host, port: host == "h")
+    assert connection.send_messages([message]) == len(mailoutbox) == 1
+    with pytest.raises(InvalidEmailHost, match="does not allow this server"):
+        connection_from_dsn("smtp://h", allow=lambda host, port: host != "h")
+
+
+ALL = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+
+each_without_the_host = pytest.mark.parametrize(
+    ("hosts", "problem", "known"),
+    [
+        ({"a": "smtp://h", "b": "smtp://h"}, "there is no such host", "hosts: a, b"),
+        ({"shop": "", "a": "smtp://h"}, "the host is empty", "hosts: a"),
+        ({"shop": None, "a": "smtp://h"}, "the host is empty", "hosts: a"),
+        (dict.fromkeys(range(10), "smtp://h"), "there is no such host", f"hosts: {ALL}"),
+        (dict.fromkeys(range(11), "smtp://h"), "there is no such host", f"{ALL} and others"),
+        # Where there are no hosts, it is no news.
+        ({}, "there is no such host", "none"),
+        ({"shop": "", 1: ""}, "the host is empty", "none"),
+        (None, "there is no such host", "none"),
+    ],
+)
+
+
+@pytest.fixture
+def hosts_of(settings):
+    """Return a function that sets ``EMAIL_HOSTS``, or deletes it."""
+
+    def hosts_of(hosts):
         settings.EMAIL_HOSTS = hosts
         if hosts is None:
             del settings.EMAIL_HOSTS
-        assert isinstance(get_connection("shop"), locmem.EmailBackend)
-        assert not caplog.records
 
-    @override_settings(EMAIL_HOSTS={1: "smtp://h"})
-    def test_is_no_worse_with_a_key_that_is_not_a_string(self):
-        assert isinstance(get_connection("shop"), locmem.EmailBackend)
-
-    @pytest.mark.parametrize(
-        ("key", "reason"),
-        [
-            ("smtp://Kx7vQz9:Wj4bYt2@h", "pass it to connection_from_dsn"),
-            ("Kx7vQz9:Wj4bYt2@h", "pass it to connection_from_dsn"),
-            ("anymail+mailgun:?api_key=Kx7vQz9", "pass it to connection_from_dsn"),
-            (None, "must be a string, not NoneType"),
-            (b"shop", "must be a string, not bytes"),
-        ],
-    )
-    def test_that_can_be_none_is_an_error_that_does_not_repeat_it(self, key, reason, caplog):
-        with pytest.raises(InvalidEmailHost, match=reason) as caught:
-            get_connection(key)
-        assert "Kx7" not in str(caught.value) + caplog.text
-
-    @override_settings(EMAIL_BACKEND=f"{__name__}.Options")
-    def test_does_not_get_the_options_of_the_missing_host(self):
-        connection: Any = get_connection("shpo", password="secret")
-        assert isinstance(connection, Options)
-        assert "password" not in connection.options
-
-    @pytest.mark.parametrize(
-        ("hosts", "problem"),
-        [
-            ({"club": "smtp://h"}, "there is no such host; known hosts: club"),
-            ({"shop": ""}, "the host is empty; known hosts: none"),
-        ],
-    )
-    def test_is_an_error_if_the_project_wants_that(self, hosts, problem):
-        with (
-            override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_STRICT=True),
-            pytest.raises(EmailHostDoesNotExist) as caught,
-        ):
-            get_connection("shop")
-        assert isinstance(caught.value, KeyError)
-        assert str(caught.value) == f'EMAIL_HOSTS["shop"]: {problem}'
+    return hosts_of
 
 
-def smtp_mailer(**options: Any) -> dict[str, Any]:
-    """Return a mailer of Django's SMTP backend."""
-    return {"BACKEND": DJANGO_SMTP, "OPTIONS": options}
+@each_without_the_host
+def test_unknown_key_gets_the_default_backend(hosts, problem, known, hosts_of, caplog):
+    hosts_of(hosts)
+    for _ in range(2):  # logged once
+        connection: Any = get_connection("shop", fail_silently=True)
+        assert type(connection) is locmem.EmailBackend
+        assert connection.fail_silently is True
+        assert getattr(connection, "alias", None) != "shop"
+    records = [(each.name, each.levelname) for each in caplog.records]
+    assert records == ([] if known == "none" else [("email_hosts", "WARNING")])
+    for text in caplog.messages:
+        assert text.startswith(f'EMAIL_HOSTS["shop"]: {problem}, so its mail goes to the def')
+        assert text.endswith(known)
+
+
+@each_without_the_host
+def test_unknown_key_is_an_error_if_the_project_wants_that(hosts, problem, known, hosts_of):
+    hosts_of(hosts)
+    with override_settings(EMAIL_HOSTS_STRICT=True), pytest.raises(KeyError) as caught:
+        get_connection("shop")
+    assert isinstance(caught.value, EmailHostDoesNotExist)
+    assert str(caught.value).startswith(f'EMAIL_HOSTS["shop"]: {problem}; known hosts: ')
+    assert str(caught.value).endswith(known)
+
+
+@override_settings(EMAIL_BACKEND=f"{__name__}.Options")
+def test_default_backend_does_not_get_the_options_of_the_missing_host():
+    connection: Any = get_connection("shpo", password="secret")
+    assert isinstance(connection, Options)
+    assert "password" not in connection.options
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("smtp://Kx7vQz9:Wj4bYt2@h", "pass it to connection_from_dsn"),
+        ("Kx7vQz9:Wj4bYt2@h", "pass it to connection_from_dsn"),
+        ("anymail+mailgun:?api_key=Kx7vQz9", "pass it to connection_from_dsn"),
+        (None, "must be a string, not NoneType"),
+        (b"shop", "must be a string, not bytes"),
+    ],
+)
+def test_key_that_can_be_none_is_an_error_that_does_not_repeat_it(key, reason, caplog):
+    with pytest.raises(InvalidEmailHost, match=reason) as caught:
+        get_connection(key)
+    assert "Kx7" not in str(caught.value) + caplog.text
+
+
+class TestChanges:
+    """Settings are read whenever a connection is made, and so may change at any time."""
+
+    @pytest.fixture(autouse=True)
+    def first_host(self, settings):
+        settings.EMAIL_HOSTS = {"shop": "smtp://first"}
+        assert self.host() == self.host() == "first"
+
+    def host(self):
+        """Return where mail of the host ``shop`` goes."""
+        connection: Any = get_connection("shop")
+        return connection.host
+
+    @pytest.mark.parametrize("mapping", [dict, UserDict])
+    def test_in_place_count(self, mapping, settings):
+        settings.EMAIL_HOSTS_STRICT = True
+        settings.EMAIL_HOSTS = hosts = mapping(other="smtp://h")
+        for name in ("second", "third", "second"):
+            hosts["shop"] = f"smtp://{name}"
+            assert self.host() == name
+        for dsn, reason in (("smtp://a?timout=5", "timout"), ("", "the host is empty")):
+            hosts["shop"] = dsn
+            for _ in range(2):
+                with pytest.raises(InvalidEmailHost, match=reason):
+                    self.host()
+        del hosts["shop"]
+        with pytest.raises(EmailHostDoesNotExist, match="there is no such host"):
+            self.host()
+
+    def test_by_override_and_assignment_count(self):
+        with override_settings(EMAIL_HOSTS={"shop": "smtp://second"}):
+            assert self.host() == "second"
+        assert self.host() == "first"
+        django_settings.EMAIL_HOSTS = {"shop": "smtp://third"}
+        assert self.host() == "third"
+
+    @pytest.mark.parametrize("value", [["smtp://h"], "smtp://h", None, 1])
+    def test_must_leave_a_dict(self, value, settings):
+        settings.EMAIL_HOSTS = value
+        reason = f"^EMAIL_HOSTS must be a dict of DSN strings, not {type(value).__name__}$"
+        with pytest.raises(InvalidEmailHost, match=reason):
+            self.host()
+
+    @needs_mailers
+    def test_of_mailers_count(self, settings):  # pragma: mailers-only
+        """In place, of an option in place, and by assignment."""
+        default = {"BACKEND": SMTP_BACKEND, "OPTIONS": {"host": "default"}}
+        settings.MAILERS = {"default": default}
+        assert self.host() == "first"
+        options = {"host": "mailer"}
+        settings.MAILERS["shop"] = {"BACKEND": SMTP_BACKEND, "OPTIONS": options}
+        assert self.host() == "mailer"
+        options["host"] = "second"
+        assert self.host() == "second"
+        django_settings.MAILERS = {"shop": {"OPTIONS": {"host": "third"}}}
+        assert self.host() == "third"
+
+
+def mailer(path: str, **options: Any) -> dict[str, Any]:
+    return {"BACKEND": path, "OPTIONS": options}
+
+
+NO_DICT = "each entry of MAILERS must be a dict"
+NO_OPTIONS = "the OPTIONS of an entry of MAILERS must be a dict"
 
 
 @needs_mailers
@@ -242,75 +345,77 @@ class TestMailers:  # pragma: mailers-only
 
     @pytest.fixture(autouse=True)
     def hosts(self, settings):
-        settings.MAILERS = {"default": smtp_mailer(host="default")}
-        settings.EMAIL_HOSTS = {"shop": "smtp://host", "club": "smtp://h"}
+        settings.MAILERS = {"default": mailer(DJANGO_SMTP, host="default")}
+        settings.EMAIL_HOSTS = {"host": "smtp://host", "club": "smtp://h"}
 
     @pytest.mark.parametrize(
-        "mailer", [smtp_mailer(host="mailer", timeout=3), {"OPTIONS": {"host": "mailer"}}]
+        "given",
+        [mailer(DJANGO_SMTP, host="mailer", timeout=3), {"OPTIONS": {"host": "mailer"}}],
     )
-    def test_mailer_comes_first(self, mailer, settings):
-        settings.MAILERS["shop"] = mailer
-        connection: Any = get_connection("shop")
-        assert (connection.host, connection.alias) == ("mailer", "shop")
-        assert connection.timeout == mailer["OPTIONS"].get("timeout", 60)
+    def test_mailer_comes_first(self, given, settings):
+        settings.MAILERS["host"] = given
+        connection: Any = get_connection("host")
+        assert (connection.host, connection.alias) == ("mailer", "host")
+        assert connection.timeout == given["OPTIONS"].get("timeout", 60)
         assert (connection.default_from_email, connection.server_email) == ("", "")
         assert type(connection.wrapped) is smtp.EmailBackend
 
-    @pytest.mark.parametrize("ask", [lambda key: mail.mailers[key], get_connection])
     @pytest.mark.parametrize(
-        ("backend", "options", "reason"),
+        ("given", "reason"),
         [
-            (DJANGO_SMTP, {}, "OPTIONS must define 'host'"),
-            (DJANGO_SMTP, {"x": 1}, "Unknown options 'x'"),
-            (SMTP_BACKEND, {"host": "h", "timeout": "5"}, "option 'timeout' must be"),
-            (FAILOVER_BACKEND, {}, "option 'hosts' must name hosts"),
-            (ROUTING_BACKEND, {"router": "x"}, "unknown option 'router'"),
-            (HOST_BACKEND, {}, "option 'backend' must name the backend to wrap"),
-            (HOST_BACKEND, {"backend": "no.such.Backend"}, "backend 'no.such.Backend' cannot"),
-            (HOST_BACKEND, {"backend": CONSOLE, "x": 1}, "Unknown options 'x'."),
-            (HOST_BACKEND, {"backend": CONSOLE, "reply_to": 5}, "option 'reply_to' must be"),
+            (mailer(DJANGO_SMTP), "OPTIONS must define 'host'"),
+            (mailer(DJANGO_SMTP, x=1), "Unknown options 'x'"),
+            (mailer(SMTP_BACKEND, host="h", timeout="5"), "option 'timeout' must be"),
+            (mailer(FAILOVER_BACKEND), "option 'hosts' must name hosts"),
+            (mailer(ROUTING_BACKEND, router="x"), "unknown option 'router'"),
+            (mailer(HOST_BACKEND), "option 'backend' must name the backend to wrap"),
+            (mailer(HOST_BACKEND, backend="no.such.X"), "backend 'no.such.X' cannot"),
+            (mailer(HOST_BACKEND, backend=CONSOLE, x=1), "Unknown options 'x'."),
+            (mailer(HOST_BACKEND, backend=CONSOLE, reply_to=5), "option 'reply_to' must be"),
+            ("smtp://Kx7vQz9@h", NO_DICT),
+            (["smtp://h"], NO_DICT),
+            *(({"OPTIONS": options}, NO_OPTIONS) for options in (None, "host=h", {1: 2})),
         ],
     )
-    def test_refusal_names_the_setting_once(self, backend, options, reason, ask, settings):
-        settings.EMAIL_HOSTS = {}
-        settings.MAILERS["shop"] = {"BACKEND": backend, "OPTIONS": options}
-        with pytest.raises(ImproperlyConfigured) as caught:
-            ask("shop")
-        text = str(caught.value).replace("'shop'", '"shop"')
-        assert text.startswith('MAILERS["shop"]: ')
-        assert reason in text
-        assert text.count("MAILERS") == 1
+    def test_refusal_names_the_setting_once(self, given, reason, settings):
+        settings.MAILERS["shop"] = given
+        is_mailer = isinstance(given, dict) and "BACKEND" in given
+        for ask in (get_connection, mail.mailers.__getitem__)[: 1 + is_mailer]:
+            with pytest.raises(ImproperlyConfigured) as caught:
+                ask("shop")
+            text = str(caught.value).replace("'shop'", '"shop"')
+            assert text.startswith('MAILERS["shop"]: ')
+            assert reason in text
+            assert text.count('MAILERS["') == 1
+            assert "Kx7vQz9" not in text
 
     def test_options_of_any_host_surround_any_backend(self, settings):
-        options = {"backend": CONSOLE, "reply_to": "a@b", "headers": {"X": "1"}}
-        settings.MAILERS["shop"] = {"BACKEND": HOST_BACKEND, "OPTIONS": options}
+        options = {"reply_to": "a@b", "headers": {"X": "1"}}
+        settings.MAILERS["shop"] = mailer(HOST_BACKEND, backend=CONSOLE, **options)
         connection: Any = mail.mailers["shop"]
         assert (connection.reply_to, connection.headers) == ("a@b", {"X": "1"})
         assert type(connection.wrapped) is console.EmailBackend
 
-    @pytest.mark.parametrize(("key", "host"), [("shop", "host"), ("unknown", "default")])
+    @pytest.mark.parametrize(("key", "host"), [("host", "host"), ("unknown", "default")])
     def test_key_without_a_mailer_gets_its_host_or_the_default_mailer(self, key, host):
         connection: Any = get_connection(key)
         assert connection.host == host
 
     @override_settings(MAILERS={"mailer": {}})
     def test_unknown_key_without_a_default_mailer_is_an_error(self):
-        with pytest.raises(EmailHostDoesNotExist, match="known hosts: shop, club, mailer"):
+        with pytest.raises(EmailHostDoesNotExist, match="known hosts: host, club, mailer"):
             get_connection("unknown")
 
+    @override_settings(MAILERS={"default": {"BACKEND": f"{__name__}.Router"}})
+    def test_default_mailer_that_routes_is_no_host(self, message):
+        with pytest.raises(EmailHostDoesNotExist, match="there is no such host"):
+            mail.mailers["default"].send_messages([message])
+
     def test_cycle_may_lead_through_mailers(self, settings):
-        settings.MAILERS["a"] = {"BACKEND": FAILOVER_BACKEND, "OPTIONS": {"hosts": ["b"]}}
+        settings.MAILERS["a"] = mailer(FAILOVER_BACKEND, hosts=["b"])
         settings.EMAIL_HOSTS["b"] = "failover:a"
         with pytest.raises(InvalidEmailHost, match="cycle: a -> b -> a"):
             get_connection("a")
-
-    @pytest.mark.parametrize("dsn", ["smtp://h", f"console:?{SENDERS}"])
-    @pytest.mark.filterwarnings("ignore:The 'fail_silently' argument is deprecated")
-    @pytest.mark.filterwarnings("ignore:get_connection\\(\\) is deprecated")
-    def test_default_mailer_takes_djangos_deprecated_arguments(self, dsn):
-        with override_settings(MAILERS=mailers({"default": dsn})):
-            connection: Any = mail.get_connection(fail_silently=True)
-        assert connection.fail_silently is True
 
 
 def sender_is_of(address: object) -> str | None:
@@ -349,24 +454,6 @@ class TestManyHosts:
             assert sender_is_of(f"shop@nobody-{i}.example") is None
         assert len(parses()) == self.NUMBER + 1
 
-    @pytest.mark.parametrize("is_strict", [True, False])
-    def test_unknown_key_names_ten_of_them(self, is_strict, settings, caplog):
-        settings.EMAIL_HOSTS_STRICT = is_strict
-        try:
-            get_connection("nobody")
-            text = caplog.messages[-1]
-        except EmailHostDoesNotExist as error:
-            text = str(error)
-        ten = ", ".join(map(str, range(10)))
-        assert text.partition("known hosts: ")[2] == f"{ten} and others"
-
-    @needs_mailers
-    def test_in_mailers_are_parsed_once(self, parses, settings):  # pragma: mailers-only
-        settings.MAILERS = mailers(settings.EMAIL_HOSTS)
-        for _ in range(5):
-            get_connection("3")
-        assert len(parses()) <= 1
-
 
 class TestSenders:
     """The same address first, then the first host with the same domain."""
@@ -402,18 +489,86 @@ class TestSenders:
             ("info@xn--bcher-kva.example", "idn"),
             ("x@BÜCHER.example", "idn"),
             ("c@console.example", "console"),
-            ("s@server.example", None),
-            ("x@sub.example.com", None),
-            ("nonsense", None),
-            ("", None),
-            (None, None),
-            ("a@" + "x" * 500, None),
-            ("a@b..example", None),
             ("m@member.example", "outer"),
             ("x@member.example", "outer"),
             ("own@own.example", "own"),
+            *((f"s@{domain}", None) for domain in ("server.example", "sub.example.com")),
+            *((nonsense, None) for nonsense in ("nonsense", "", None)),
+            *((f"a@{nonsense}", None) for nonsense in ("x" * 500, "b..example")),
         ],
     )
     def test_pick_the_host(self, sender, key):
         with override_settings(EMAIL_HOSTS=self.HOSTS):
             assert sender_is_of(sender) == key
+
+    def test_of_another_setting_are_forgotten(self):
+        for name, other in ("ab", "ba"):
+            dsn = f"smtp://h?_default_from_email=me@{name}.example"
+            with override_settings(EMAIL_HOSTS={name: dsn}):
+                assert sender_is_of(f"x@{name}.example") == name
+                assert sender_is_of(f"x@{other}.example") is None
+
+
+class Spare(FailoverBackend):
+    """A project's EMAIL_BACKEND."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(hosts=["spare"], **options)
+
+
+ROUTING, FAILOVER = mailer(ROUTING_BACKEND), mailer(FAILOVER_BACKEND, hosts=["spare"])
+MAIL = ("Hello", "World", "spare@example.com", ["a@example.net"])
+LOGIN: dict[str, Any] = {"auth_user": "me", "auth_password": "Kx7vQz9"}
+
+
+def by_get_connection():
+    connection = mail.get_connection(foo="bar", fail_silently=False)
+    connection.send_messages([EmailMessage(*MAIL)])
+
+
+# Django 6.1 deprecates each of these ways.
+@pytest.mark.filterwarnings("ignore:get_connection\\(\\) is deprecated")
+@pytest.mark.filterwarnings("ignore:The 'fail_silently' argument is deprecated")
+@pytest.mark.filterwarnings("ignore:The 'auth_")
+class TestOptionsForTheDefaultBackend:
+    """Django passes them on, whatever it is."""
+
+    @pytest.mark.parametrize(
+        "settings_of_project",
+        [
+            {"EMAIL_BACKEND": ROUTING_BACKEND},
+            {"EMAIL_BACKEND": f"{__name__}.Spare"},
+            pytest.param({"MAILERS": {"default": ROUTING}}, marks=needs_mailers),
+            pytest.param({"MAILERS": {"default": FAILOVER}}, marks=needs_mailers),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "send",
+        [
+            by_get_connection,
+            lambda: mail.send_mail(*MAIL, **LOGIN),
+            lambda: mail.send_mass_mail([MAIL], **LOGIN),
+        ],
+    )
+    @override_settings(EMAIL_HOSTS={"spare": "locmem:?_default_from_email=spare@example.com"})
+    def test_are_ignored(self, settings_of_project, send, mailoutbox):
+        with override_settings(**settings_of_project):
+            send()
+        assert len(mailoutbox) == 1
+
+    @needs_mailers
+    @pytest.mark.parametrize("default", [ROUTING, FAILOVER])
+    def test_of_the_setting_itself_are_an_error(self, default):  # pragma: mailers-only
+        options = {**default["OPTIONS"], "foo": "bar"}
+        with (
+            override_settings(MAILERS={"default": {**default, "OPTIONS": options}}),
+            pytest.raises(InvalidEmailHost, match=r"unknown option 'foo'"),
+        ):
+            mail.mailers["default"]
+
+    def test_are_not_passed_on_to_the_host(self, serve, message, settings):
+        """A login is not meant for whatever host the router picks."""
+        settings.EMAIL_HOSTS = {"default": f"smtp://127.0.0.1:{serve().port}?timeout=20"}
+        backend = RoutingBackend(username="me", password="Kx7vQz9", timeout=0.001)
+        assert backend.send_messages([message]) == 1  # the server knows no login
+        assert "Kx7vQz9" not in str(vars(backend))
