@@ -64,49 +64,42 @@ def test_may_have_4096_characters():
 PROJECTS = ("backend://a.B", "failover:shop", "anymail+postmark:")  # with its credentials
 LONG = ("smtp://h" + " " * 4089, "smtp://h?" + "&" * 1_000_000, "x" * 1_000_000)
 
+NO_FUNCTIONS = [["h"], [], True, "h", lambda host: True]
+NOT_TRUE = [mock.Mock(return_value=answer) for answer in (None, 1, "yes")]
+
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (None, {}, "^a host must be a DSN string, not NoneType$"),
     ("", {}, "^the DSN starts with no scheme; "),
     *((dsn, {}, "^the DSN must have at most 4096 char") for dsn in LONG),
     *((dsn, {}, "is not allowed here; allowed: smtp, ") for dsn in ("locmem:", *PROJECTS)),
     *((dsn, {}, "; pass schemes= to allow it") for dsn in ("console:", "file:///etc")),
+    *((dsn, {"schemes": [dsn.partition(":")[0]]}, "cannot be allowed in") for dsn in PROJECTS),
+    ("backend://a.B", {"schemes": ["backend", "smtp"]}, "^scheme 'backend' cannot be allowed"),
     ("smtp://h", {"schemes": "console"}, "'smtp' is not allowed here; allowed: console"),
-    *(
-        (dsn, {"schemes": [dsn.partition(":")[0], *others]}, "cannot be allowed in a DSN fr")
-        for dsn in PROJECTS
-        for others in ([], ["smtp"])
-    ),
-    *(
-        ("smtp://h", {"allow": allow}, r"^'allow' must be a function: allow\(host, port\) ret")
-        for allow in (["h"], [], True, False, "h", lambda host: True)
-    ),
-    *(
-        ("smtp://h", {"allow": mock.Mock(return_value=answer)}, "does .* must return True$")
-        for answer in (None, 1, "yes")
-    ),
+    *(("smtp://h", {"allow": it}, "^'allow' must be a function: ") for it in NO_FUNCTIONS),
+    *(("smtp://h", {"allow": it}, "does not .* must return True$") for it in NOT_TRUE),
     ("smtp://h", {"allow": Asked()}, r"^allow\(\) does not allow this server$"),
     ("smtp://good", {"host": "bad", "allow": Asked("good")}, "does not allow this server$"),
 ]
 
 
-X
+@pytest.mark.parametrize(
+    ("dsn", "options", "reason"), REFUSED, ids=lambda each: str(each)[:50]
+)
 def test_is_refused(dsn, options, reason):
     with pytest.raises(InvalidEmailHost, match=reason):
         connection_from_dsn(dsn, **options)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
-@pytest.mark.parametrize("option", ["ssl_certfile", "ssl_cafile"])
-def test_files_are_refused_in_the_same_words_and_not_looked_at(option, tmp_path):
+def test_file_is_refused_in_the_same_words_and_not_looked_at(tmp_path):
     """A FIFO that nobody writes to would hold up the worker for ever."""
     os.mkfifo(tmp_path / "fifo")
     for path in ("/etc/hostname", "/there/is/no/such/file", tmp_path / "fifo"):
         with pytest.raises(InvalidEmailHost) as caught:
-            connection_from_dsn(f"smtps://h?{option}={path}")
-        assert str(caught.value) == (
-            f"option '{option}' is not allowed in a DSN from elsewhere; pass {option}= to "
-            "connection_from_dsn() yourself"
-        )
+            connection_from_dsn(f"smtps://h?ssl_cafile={path}")
+        assert str(caught.value).startswith("option 'ssl_cafile' is not allowed in a DSN from")
+        assert str(caught.value).endswith("pass ssl_cafile= to connection_from_dsn() yourself")
 
 
 def test_files_of_the_caller_are_used(start_server, tls, cafile):
@@ -193,9 +186,7 @@ class TestAllow:
         assert allow.hosts == [MX, *addresses]
         assert site.connected == ["127.0.0.2", "127.0.0.1"]  # nobody listens at the first
 
-    def test_name_is_resolved_once_for_the_question_and_the_connection(
-        self, serve, site, message
-    ):
+    def test_name_is_resolved_once_for_question_and_connection(self, serve, site, message):
         """DNS that changes in between: the second answer would be in the network."""
         site.names[MX] = [["127.0.0.1"], ["127.0.0.2"]]
         allow = Asked(MX, "127.0.0.1")
@@ -265,20 +256,14 @@ class TestAllowAndKeptConnections:
         assert self.server.connections == 2
 
 
-# Each way to write an address in an own network, and what is reached through it.
+# Ways to write an address in an own network, and what is reached through it.
 OWN_NETWORK = """
-    127.0.0.1 127.1 2130706433 0x7f000001 0x7f.1 0177.0.0.1 017700000001 127.255.255.254
-    localhost \uff11\uff12\uff17.0.0.1 127\u30020.0.1
-    0.0.0.0 0 10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1
-    169.254.169.254 2852039166 100.64.0.1 198.18.0.1 192.0.2.1
-    224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255
-    [::1] [::] [0:0:0:0:0:0:0:1] [fe80::1] [fe80::1%25lo]
-    [fc00::1] [fd00:ec2::254] [ff02::1] [ff0e::1] [2001:db8::1]
-    [::ffff:127.0.0.1] [::ffff:7f00:1] [::ffff:10.0.0.1]
-    [::ffff:169.254.169.254] [::127.0.0.1] [::ffff:0:127.0.0.1]
-    [64:ff9b::127.0.0.1] [64:ff9b::a00:1] [64:ff9b:1::a00:1]
-    168.63.129.16 192.0.0.192 2822734096 3221225664
-    [::ffff:168.63.129.16] [::ffff:c000:c0] [64:ff9b::a83f:8110]
+    127.0.0.1 127.1 2130706433 0x7f000001 0177.0.0.1 localhost \uff11\uff12\uff17.0.0.1
+    127\u30020.0.1 0.0.0.0 10.0.0.1 172.31.255.255 192.168.1.1 169.254.169.254 2852039166
+    100.64.0.1 198.18.0.1 192.0.2.1 224.0.0.1 240.0.0.1 255.255.255.255 [::1] [::]
+    [fe80::1%25lo] [fd00:ec2::254] [ff0e::1] [2001:db8::1] [::ffff:7f00:1] [::ffff:10.0.0.1]
+    [::127.0.0.1] [::ffff:0:127.0.0.1] [64:ff9b::a00:1] [64:ff9b:1::a00:1] 168.63.129.16
+    192.0.0.192 2822734096 [::ffff:168.63.129.16] [::ffff:c000:c0] [64:ff9b::a83f:8110]
 """
 
 
@@ -287,9 +272,8 @@ class TestRecipe:
 
     @pytest.fixture
     def is_public(self):
-        (block,) = (block for block in OTHERS if "def is_public" in block)
         names: dict[str, Any] = {}
-        exec(block, names)
+        exec(next(block for block in OTHERS if "def is_public" in block), names)
         return names["is_public"]
 
     @pytest.mark.parametrize("host", [*OWN_NETWORK.split(), MX])
@@ -299,8 +283,6 @@ class TestRecipe:
             connection_from_dsn(f"smtp://{host}:2525?timeout=1", allow=is_public).open()
         assert site.connected == []
 
-    @pytest.mark.parametrize(
-        "host", ["smtp.example.com", "8.8.8.8", "2001:4860:4860::8888", "203.0.114.1"]
-    )
+    @pytest.mark.parametrize("host", ["smtp.example.com", "8.8.8.8", "2001:4860:4860::8888"])
     def test_rest_of_the_world_is_allowed(self, host, is_public):
         assert is_public(host, 587)
