@@ -1,7 +1,9 @@
 """What a user's tests look like. Nothing is overridden, nothing is mocked."""
 
 from typing import Any
+from unittest import skipUnless
 
+from django.conf import settings
 from django.core import mail
 from django.core.management import call_command
 from django.test import SimpleTestCase
@@ -28,19 +30,30 @@ class MailTest(OutboxTestCase):
             ("club", ALERT, "alert@example.org"),
             ("folder", HELLO, "folder@example.com"),
         ):
-            with self.subTest(from_email):
-                get_connection(key).send_messages([mail.EmailMessage(*message)])
-                self.assert_sent(from_email, key)
+            get_connection(key).send_messages([mail.EmailMessage(*message)])
+            self.assert_sent(from_email, key)
 
     def test_dsn_from_elsewhere(self) -> None:
         connection_from_dsn("smtp://h").send_messages([mail.EmailMessage(*HELLO)])
         self.assert_sent("project@example.com", None)
 
-
-class CommandTest(OutboxTestCase):
-    """Of another class, so that another process may run it."""
-
     def test_commands(self) -> None:
         call_command("checkemailhosts", connect=True)
         call_command("sendtestemailhosts", "shop", "someone@example.net")
         self.assert_sent("shop@example.com", "shop")
+
+
+@skipUnless("hand" in getattr(settings, "MAILERS", {}), "new in Django 6.1")
+class UsingTest(OutboxTestCase):  # pragma: mailers-only
+    """Mail for a mailer is sent as by its host. Another process may run it."""
+
+    def test_using(self) -> None:
+        for using, from_email, sent_using in (
+            ("shop", "shop@example.com", "shop"),
+            ("hand", "hand@example.com", "hand"),
+            ("safe", "shop@example.com", "safe"),
+            ("routed", "shop@example.com", "shop"),
+            ("default", "project@example.com", "default"),
+        ):
+            mail.EmailMessage(*HELLO).send(using=using)
+            self.assert_sent(from_email, sent_using)

@@ -28,7 +28,7 @@ HAND = {**ELSEWHERE, "default_from_email": "hand@example.com"}
 DEFAULT = os.environ["DEFAULT"]
 if DEFAULT == "EMAIL_HOST":
     EMAIL_HOST = "smtp.example.net"
-elif DEFAULT == "MAILERS":  # pragma: mailers-only
+elif DEFAULT == "MAILERS" and django.VERSION >= (6, 1):  # pragma: mailers-only
     BACKENDS = "email_hosts.backends"
     MAILERS = {
         "default": {
