@@ -277,6 +277,7 @@ class TestMailers:  # pragma: mailers-only
         assert where() == "second"
         django_settings.MAILERS = {"shop": {"OPTIONS": {"host": "third"}}}
         assert where() == "third"
+        assert get_connection("shop").timeout == 60  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize(
         ("given", "reason"),
@@ -288,11 +289,8 @@ class TestMailers:  # pragma: mailers-only
             (mailer(ROUTING_BACKEND, router="x"), "unknown option 'router'"),
             (mailer(HOST_BACKEND), "option 'backend' must name the backend to wrap"),
             (mailer(HOST_BACKEND, backend=CONSOLE, x=1), "Unknown options 'x'."),
-            *(
-                (entry, "each entry of MAILERS must be a dict")
-                for entry in ("a:Kx7vQz9@h", [])
-            ),
-            *(({"OPTIONS": each}, "the OPTIONS of an entry") for each in (None, "x", {1: 2})),
+            *((entry, NO_DICT) for entry in ("a:Kx7vQz9@h", [])),
+            *(({"OPTIONS": each}, NO_OPTIONS) for each in (None, "x", {1: 2})),
         ],
     )
     def test_refusal_names_the_setting_once(self, given, reason, settings):

@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 from django.core.mail.backends.console import EmailBackend
 from servers import server_context
-from test_readme import OTHERS
+from test_readme import the_one
 
 from email_hosts.addresses import MAX_EMAIL_ADDRESS, MAX_HOST_NAME
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
@@ -249,7 +249,7 @@ class TestRecipe:
     @pytest.fixture
     def is_public(self):
         names: dict[str, Any] = {}
-        exec(next(block for block in OTHERS if "def is_public" in block), names)
+        exec(the_one("def is_public"), names)
         return names["is_public"]
 
     @pytest.mark.parametrize("host", [*OWN_NETWORK.split(), MX])
