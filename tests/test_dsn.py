@@ -102,6 +102,11 @@ def test_dsn_stands_for_an_entry_of_mailers(text, expected):
     assert dsn.parse(text).mailer == expected
 
 
+KEYS_AND_NAMES = (
+    "api_key server_token client_secret password user username subaccount stream_name id a_id"
+)
+
+
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
@@ -109,9 +114,7 @@ def test_dsn_stands_for_an_entry_of_mailers(text, expected):
         *(("x=10", 10), ("x=-3", -3), ("x=0", 0), ("x=2.50", 2.5), ("requests_timeout=5", 5)),
         # What may be a key or a version, and what a number could not hold.
         *((f"x={text}", text) for text in ("007", "1e5", "+1", "1.", "0x10", "9" * 16)),
-        *((f"{name}=10", "10") for name in ("api_key", "server_token", "client_secret")),
-        *((f"{name}=10", "10") for name in ("password", "user", "username", "subaccount")),
-        *((f"{name}=10", "10") for name in ("stream_name", "id", "project_id")),
+        *((f"{name}=10", "10") for name in KEYS_AND_NAMES.split()),
         *(("x=%2210%22", "10"), ('x="a b"', "a b"), ('token="10"', "10"), ("x=%7B%7D", {})),
         ('x={"region": "eu", "retries": {"max": 1}}', {"region": "eu", "retries": {"max": 1}}),
         *(("x=x@y", "x@y"), ("x=", ""), ("x=[1]", "[1]"), ("x=null", "null")),
@@ -126,6 +129,7 @@ LOGIN = "submission://Kx7vQz9:Wj4bYt2"
 ENCODE = "percent-encode each slash, question mark, hash"
 NO_OPTION = "an ampersand is not an option"
 MEANT = "did you mean '_default_from_email'?"
+AMPERSANDS = "options are separated by ampersands"
 KNOWN = f"{NO_OPTION}; known options: "
 NAME = "cannot be the name of an option"
 LONG, DEEP = "a" * 64, "backend://a.b.C?x=" + '{"a":' * 100_000
@@ -148,19 +152,13 @@ REFUSED: list[tuple[str, str]] = [
     ("an IPv6 address in brackets, like [2001:db8::1]$", f"{LOGIN}@::1 smtp://fe80::1%25eth0"),
     ("the host must be a host name", "smtp://a..b smtp://[::1 smtp://[h] smtp://h%41"),
     ("the host must be a host name", "smtp://Kx7vQz9:Wj4bYt2@[fe80::1%25a%40evil.example]"),
-    (
-        "the host must be a host name",
-        f"smtp://[fe80::1%25a%23b] smtp://℀.example smtp://{LONG}",
-    ),
+    ("the host must be a host name", f"smtp://[::1%25a%23] smtp://℀.example smtp://{LONG}"),
     ("the port must be a whole number from 1 to 65535", "smtp://h:0 smtp://h:+25 smtp://h:٢٥"),
     ("the at sign and the host are missing after it", LOGIN),
     ("has a path", "smtp://h//"),
     ("has a fragment", "smtp://h# file:out#1"),
     # The login
-    (
-        "has a user name and no password",
-        "smtp://Kx7vQz9@h submission://me@h?oauth2_client_id=x",
-    ),
+    ("user name and no password", "smtp://Kx7vQz9@h submission://me@h?oauth2_client_id=x"),
     ("has a password and no user name", "smtp://:Kx7vQz9@h"),
     (ENCODE, "submission://Kx7vQz9:Wj4/bYt2@h submission://Kx7vQz9:Wj4?bYt2@h"),
     (ENCODE, "submission://Kx7vQz9:Wj4#bYt2@h submission://Kx7vQz9:25?Wj4bYt2@h"),
@@ -175,8 +173,7 @@ REFUSED: list[tuple[str, str]] = [
     ("the DSN has a control character", "smtp://h\ud800 smtp://u:Kx7vQz9@h\0?ssl"),
     ("in quotation marks; remove them", f"\"{LOGIN}@h\" '{LOGIN}@h'"),
     # The names of options
-    ("unknown option 'timout'; did you mean 'timeout'?", "smtp://h?timout=5"),
-    ("unknown option 'TIMEOUT'; did you mean 'timeout'?", "smtp://h?TIMEOUT=5"),
+    ("'; did you mean 'timeout'?", "smtp://h?timout=5 smtp://h?TIMEOUT=5"),
     (f"'; {MEANT}", "smtp://h?default_from_email=a@example.com smtp://h?_from=a@b.com"),
     (f"'; {MEANT}", "smtp://h:25?_from=a@b.com console:?from=a@b.com failover:a?from=a@b.com"),
     ("unknown option '_header'; did you mean '_header-NAME'?", "smtp://h?_header=1"),
@@ -193,15 +190,8 @@ REFUSED: list[tuple[str, str]] = [
     (NO_OPTION, "smtp://h?=5"),
     (f"{NO_OPTION}; percent-encode", "anymail+mailgun://?api_key=abc&Kx7vQz9-x"),
     (f"{NO_OPTION}; percent-encode", "anymail+mailgun://?api_key=Sec&Kx7vQz9&Wj4bYt2"),
-    (
-        "options are separated by ampersands",
-        "smtp://h?timeout=5;ssl=1 smtp://h?ssl&?timeout=5",
-    ),
-    (
-        "options are separated by ampersands",
-        "smtp://h?timeout=5?ssl=1 smtp://h?ssl;_header-X=1",
-    ),
-    ("options are separated by ampersands", "anymail+mailgun:?api_key=a?_reply_to=b@c"),
+    (AMPERSANDS, "smtp://h?timeout=5;ssl=1 smtp://h?ssl&?timeout=5 smtp://h?timeout=5?ssl=1"),
+    (AMPERSANDS, "smtp://h?ssl;_header-X=1 anymail+mailgun:?api_key=a?_reply_to=b@c"),
     ("' is given twice", "smtp://h?timeout=5&ssl&timeout=5 smtp://h?_header-X=1&_header-x=2"),
     ("' is given twice", "anymail+mailgun://?api_key=x&api_key=y"),
     ("is given twice; write rate=14/s,50000/d$", "smtp://h?rate=14/s&rate=50000/d"),
@@ -214,10 +204,7 @@ REFUSED: list[tuple[str, str]] = [
     ("must not be a DSN", "failover:smtp://Kx7vQz9:Wj4bYt2@a,b failover:a,Kx7vQz9:Wj4%40b"),
     ("or anymail+mailgun://?option=value$", "anymail+mailgun://api_key=Kx7vQz9"),
     (f"' {NAME}", "anymail+mailgun:?api-key=x anymail+mailgun:?alias=x backend://a.b.C?_x=1"),
-    (
-        f"' {NAME}; did you mean '_re",
-        "backend://a.b.C?reply_to=x backend://a.b.C?_redirct_to=x",
-    ),
+    (f"' {NAME}; did you mean", "backend://a.b.C?reply_to=x backend://a.b.C?_redirct_to=x"),
     ("write backend://dotted.path.Class?option=value$", "backend:// backend://a.b.C/x"),
     ("write smtp://, submission:// or submissions://", f"backend://{SMTP} {DJANGOS_SMTP}"),
     ("write failover:shop,spare or roundrobin:shop,spare", f"backend://{FAILOVER}?hosts=a"),
@@ -250,9 +237,8 @@ def test_parse_conf_returns_what_speckenv_says_as_options():
 
 
 def test_mailers_have_an_entry_for_each_host_that_is_not_empty():
-    assert mailers({"debug": "console://", "empty": "", "none": None}) == {
-        "debug": {"BACKEND": DJANGO.format("console"), "OPTIONS": {}}
-    }
+    found = mailers({"debug": "console://", "empty": "", "none": None})
+    assert found == {"debug": mailer(CONSOLE)}
 
 
 @pytest.mark.parametrize(
