@@ -27,8 +27,9 @@ PLAIN = {
     "use_ssl": False,
     "timeout": None,
 }
-STARTTLS, TLS = {"port": 587, "use_tls": True}, {"port": 465, "use_ssl": True}
-BY_FOLDER = {"backend": FOLDER, "file_path": "a"}
+STARTTLS: dict[str, Any] = {"port": 587, "use_tls": True}
+TLS: dict[str, Any] = {"port": 465, "use_ssl": True}
+BY_FOLDER: dict[str, Any] = {"backend": FOLDER, "file_path": "a"}
 
 
 def options(text: str) -> dict[str, Any]:
