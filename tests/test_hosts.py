@@ -158,7 +158,7 @@ def test_allow_is_asked_where_tests_capture_the_mail(message, mailoutbox):
         connection_from_dsn("smtp://h", allow=lambda host, port: host != "h")
 
 
-TEN = dict.fromkeys("abcdefghij", "smtp://h")
+TEN: dict[Any, str] = dict.fromkeys("abcdefghij", "smtp://h")
 MISSING, EMPTY = "there is no such host", "the host is empty"
 
 
@@ -289,7 +289,8 @@ class TestMailers:  # pragma: mailers-only
             (mailer(ROUTING_BACKEND, router="x"), "unknown option 'router'"),
             (mailer(HOST_BACKEND), "option 'backend' must name the backend to wrap"),
             (mailer(HOST_BACKEND, backend=CONSOLE, x=1), "Unknown options 'x'."),
-            *((entry, NO_DICT) for entry in ("a:Kx7vQz9@h", [])),
+            ("smtp://Kx7vQz9@h", NO_DICT),
+            (["smtp://h"], NO_DICT),
             *(({"OPTIONS": each}, NO_OPTIONS) for each in (None, "x", {1: 2})),
         ],
     )
