@@ -281,8 +281,8 @@ def test_value_that_does_not_fit_is_refused_wherever_it_is_given(way, name, valu
     spelled = OPTIONS[name].in_dsn if way in IN_TEXT else name
     if spelled == "_header-NAME":
         spelled = f"_header-{next(iter(value))}"
-    if way is of_stranger and not OPTIONS[name].for_strangers:
-        teaches = NOT_FOR_STRANGERS
+    if way is of_stranger and not OPTIONS[name].for_strangers:  # whatever the value is
+        teaches = f"{NOT_FOR_STRANGERS}; pass {name}= to connection_from_dsn() yourself"
     text = refusal(way, {name: value})
     assert f"option '{spelled}'" in text
     assert teaches in text
