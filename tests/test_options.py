@@ -25,6 +25,11 @@ from email_hosts.values import Limit
 
 OPTIONS = {**SMTP_OPTIONS, **SEVERAL_OPTIONS}
 SEVERAL = {option.name for option in OF_SEVERAL}
+# They name a file or code, or hold what would go to the stranger's server.
+NOT_OF_STRANGERS = """
+    ssl_certfile ssl_keyfile ssl_cafile oauth2 oauth2_token_url oauth2_client_id
+    oauth2_client_secret oauth2_scope oauth2_refresh_token
+""".split()
 
 not_callable = "Kx7vQz9"
 
@@ -101,7 +106,7 @@ def shown(given: Any) -> str:
 
 
 def is_for_strangers(names: Any) -> bool:
-    return all(OPTIONS[name].for_strangers and name not in SEVERAL for name in names)
+    return not {*names} & {*NOT_OF_STRANGERS, *SEVERAL}
 
 
 def refusal(way: Any, python: dict[str, Any]) -> str:
@@ -281,7 +286,7 @@ def test_value_that_does_not_fit_is_refused_wherever_it_is_given(way, name, valu
     spelled = OPTIONS[name].in_dsn if way in IN_TEXT else name
     if spelled == "_header-NAME":
         spelled = f"_header-{next(iter(value))}"
-    if way is of_stranger and not OPTIONS[name].for_strangers:  # whatever the value is
+    if way is of_stranger and name in NOT_OF_STRANGERS:  # whatever the value is
         teaches = f"{NOT_FOR_STRANGERS}; pass {name}= to connection_from_dsn() yourself"
     text = refusal(way, {name: value})
     assert f"option '{spelled}'" in text
