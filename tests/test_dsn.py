@@ -67,7 +67,6 @@ def smtp(host: str = "h", port: int = 25, **options: Any) -> dict[str, Any]:
         (" \tsmtp://h/?timeout=5 \r\n", smtp(timeout=5)),
         ("smtp://Mail.Example.COM", smtp("mail.example.com")),
         ("smtp://mail_1.example.com:", smtp("mail_1.example.com")),
-        ("smtp://127.0.0.1:2525", smtp("127.0.0.1", 2525)),
         ("smtp://[::1]:2525/", smtp("::1", 2525)),
         *((f"smtp://[fe80::1{zone}]", smtp("fe80::1%eth0")) for zone in ("%25eth0", "%eth0")),
         ("smtp://:@h", smtp()),
