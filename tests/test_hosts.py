@@ -369,23 +369,22 @@ HOSTS = {
     "lost": "failover:missing",
     "bad": "failover:broken",
 }
-NOBODYS = ("s@server.example", "x@sub.example.com", "x", "", None, f"a@{'x' * 500}", "a@b..c")
+SENDERS = [
+    ("first", "FIRST@EXAMPLE.COM Somebody<first@example.com> third@example.com"),
+    ("second", "second@example.com"),
+    ("idn", "info@xn--bcher-kva.example x@BÜCHER.example"),
+    ("console", "c@console.example"),
+    ("outer", "m@member.example x@member.example"),
+    ("own", "own@own.example"),
+    (None, f"s@server.example x@sub.example.com nonsense a@{'x' * 500} a@b..example"),
+]
 
 
 @pytest.mark.parametrize(
     ("sender", "key"),
     [
-        ("FIRST@EXAMPLE.COM", "first"),
-        ("Somebody <first@example.com>", "first"),
-        ("second@example.com", "second"),
-        ("third@example.com", "first"),
-        ("info@xn--bcher-kva.example", "idn"),
-        ("x@BÜCHER.example", "idn"),
-        ("c@console.example", "console"),
-        ("m@member.example", "outer"),
-        ("x@member.example", "outer"),
-        ("own@own.example", "own"),
-        *((nobody, None) for nobody in NOBODYS),
+        *((sender, key) for key, senders in SENDERS for sender in senders.split()),
+        *(("", None), (None, None)),
     ],
 )
 def test_sender_is_of_the_host_with_the_address_and_then_with_the_domain(sender, key):
