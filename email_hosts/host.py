@@ -198,11 +198,12 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
 
 def dict_of_mailer(mailer: Any, key: Any = None) -> Mailer:  # pragma: mailers-only
     """Return an entry of ``MAILERS``, or raise ``InvalidEmailHost`` if it is a DSN."""
-    if isinstance(mailer, dict) and isinstance(mailer.get("OPTIONS", {}), dict):
+    options = mailer.get("OPTIONS", {}) if isinstance(mailer, dict) else None
+    if isinstance(options, dict) and all(isinstance(name, str) for name in options):
         return cast("Mailer", mailer)
     raise InvalidEmailHost(
-        "each entry of MAILERS must be a dict, and so must its OPTIONS; write MAILERS = "
-        "mailers(EMAIL_HOSTS), which makes entries from DSNs",
+        "each entry of MAILERS must be a dict, and its OPTIONS a dict of names and values; "
+        "write MAILERS = mailers(EMAIL_HOSTS), which makes entries from DSNs",
         alias=key,
         setting="MAILERS",
     )

@@ -14,7 +14,6 @@ socket.socket.connect = None  # type: ignore[assignment, method-assign]
 
 SECRET_KEY = "project"
 INSTALLED_APPS = ["email_hosts"]
-ROOT_URLCONF = "project.urls"
 USE_TZ = True
 DEFAULT_FROM_EMAIL = "project@example.com"
 ADMINS = ["admin@example.com"] if django.VERSION >= (6, 0) else [("", "admin@example.com")]
@@ -24,25 +23,21 @@ EMAIL_HOSTS = {
     "club": "smtps://smtp.example.org?_server_email=alert@example.org",
     "folder": "file:/dev/null/out?_default_from_email=folder@example.com",
 }
+ELSEWHERE = {"host": "smtp.example.net"}
+HAND = {**ELSEWHERE, "default_from_email": "hand@example.com"}
 DEFAULT = os.environ["DEFAULT"]
 if DEFAULT == "EMAIL_HOST":
     EMAIL_HOST = "smtp.example.net"
-elif DEFAULT == "MAILERS":  # pragma: mailers-only
+elif DEFAULT == "MAILERS" and django.VERSION >= (6, 1):  # pragma: mailers-only
+    BACKENDS = "email_hosts.backends"
     MAILERS = {
         "default": {
             "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
-            "OPTIONS": {"host": "smtp.example.net"},
+            "OPTIONS": ELSEWHERE,
         },
-        **mailers({"shop": EMAIL_HOSTS["shop"]}),
-        "hand": {
-            "BACKEND": "email_hosts.backends.EmailHostsBackend",
-            "OPTIONS": {"host": "smtp.example.com", "default_from_email": "hand@example.com"},
-        },
-        "safe": {
-            "BACKEND": "email_hosts.backends.FailoverBackend",
-            "OPTIONS": {"hosts": ["shop", "club"]},
-        },
-        "routed": {"BACKEND": "email_hosts.backends.RoutingBackend"},
+        **mailers({"shop": EMAIL_HOSTS["shop"], "safe": "failover:shop,club"}),
+        "hand": {"BACKEND": f"{BACKENDS}.EmailHostsBackend", "OPTIONS": HAND},
+        "routed": {"BACKEND": f"{BACKENDS}.RoutingBackend"},
         "elsewhere": {"BACKEND": "no.such.Backend"},
         "plain": {},
     }
