@@ -13,7 +13,6 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Recorder
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from django.utils.functional import SimpleLazyObject
@@ -188,34 +187,33 @@ class Suppressing(EmailMessage):
         return list(self.people)
 
 
-class TestOverriddenRecipients:
-    """What ``recipients()`` returns is the truth."""
-
-    @pytest.mark.parametrize(
-        ("given", "expected"),
-        [
-            (
-                (["x@x.example", "you@example.org"], ["Me <me@example.org>"], ["a@x.example"]),
-                ([QA], ["Me <me@example.org>"], ["boss@example.net"]),
-            ),
-            (([], [], []), ([], [], ["me@example.org", "boss@example.net", QA])),
-        ],
-    )
-    def test_decides_in_the_place_of_the_fields(self, given, expected):
-        to, cc, bcc = given
-        message = Suppressing("Hello", to=to, cc=cc, bcc=bcc)
-        before = {**vars(message)}
-        found = redirected(message)
-        assert fields(found) == expected
-        assert found.extra_headers[ORIGINAL] == ", ".join(Suppressing.people)
-        assert vars(message) == before
-        copied = pickle.loads(pickle.dumps(found))
-        assert copied.recipients() == found.recipients() == [*chain(*expected)]
-
-    def test_may_be_nobody(self, monkeypatch):
-        monkeypatch.setattr(Suppressing, "people", ())
-        found = redirected(Suppressing("Hello", to=["a@x.example"]))
-        assert (fields(found), found.recipients()) == (([], [], []), [])
+@pytest.mark.parametrize(
+    ("given", "people", "expected"),
+    [
+        (
+            (["x@x.example", "you@example.org"], ["Me <me@example.org>"], ["a@x.example"]),
+            Suppressing.people,
+            ([QA], ["Me <me@example.org>"], ["boss@example.net"]),
+        ),
+        (
+            ([], [], []),
+            Suppressing.people,
+            ([], [], ["me@example.org", "boss@example.net", QA]),
+        ),
+        ((["a@x.example"], [], []), (), ([], [], [])),
+    ],
+)
+def test_overridden_recipients_are_the_truth(given, people, expected, monkeypatch):
+    monkeypatch.setattr(Suppressing, "people", people)
+    to, cc, bcc = given
+    message = Suppressing("Hello", to=to, cc=cc, bcc=bcc)
+    before = {**vars(message)}
+    found = redirected(message)
+    assert fields(found) == expected
+    assert found.extra_headers.get(ORIGINAL, "") == ", ".join(people)
+    assert vars(message) == before
+    copied = pickle.loads(pickle.dumps(found))
+    assert copied.recipients() == found.recipients() == [*chain(*expected)]
 
 
 class ReadOnly(EmailMessage):
@@ -297,7 +295,7 @@ class TestSend:
         [("shop", {}), ("shop", {"parallel": 3}), ("django", {}), ("outer", {})],
     )
     def test_recipients_are_those_of_the_header(self, key, options, server, new_message):
-        people = [f"someone{number}@x.example" for number in range(1000)]
+        people = [f"someone{number}@x.example" for number in range(100)]
         to = ["you@x.example", "Me <me@example.org>"]
         connection = get_connection(key, **options)
         messages = [new_message(to=to, bcc=people) for _ in range(9)]
@@ -330,10 +328,6 @@ class TestSend:
         assert server.accepted == []
 
 
-class Unset:
-    """Anymail's "not set" is a class."""
-
-
 LAZY = gettext_lazy("a@x.example")
 
 
@@ -343,8 +337,7 @@ class TestAnymailAttributes:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            *(("merge_data", value) for value in ({"a@x.example": {}}, {})),
-            *((name, {}) for name in ("merge_metadata", "merge_headers")),
+            *((name, {}) for name in ("merge_data", "merge_metadata", "merge_headers")),
             ("esp_extra", {"personalizations": [{"to": [{"email": "a@x.example"}]}]}),
             ("esp_extra", {"bcc": ("a", LAZY)}),
             ("esp_extra", SimpleLazyObject(lambda: {"a": SimpleLazyObject(lambda: LAZY)})),
@@ -366,25 +359,17 @@ class TestAnymailAttributes:
     @pytest.mark.parametrize(
         ("name", "value"),
         [
-            *(("merge_data", value) for value in (None, Unset)),
+            *(("merge_data", value) for value in (None, EmailMessage)),
             ("merge_global_data", {"a": "b"}),
             ("esp_extra", {"o:tag": ["shop", gettext_lazy("club")]}),
             ("esp_extra", {"o:at": datetime.now(timezone.utc), "price": Decimal("1.5")}),
             ("esp_extra", {"track": True, "group": {5}, "x": None}),
-            ("esp_extra", Unset),
+            ("esp_extra", EmailMessage),  # Anymail's "not set" is a class
         ],
     )
     def test_is_fine_if_it_does_not(self, name, value, message):
         setattr(message, name, value)
         assert redirected(message).recipients() == [QA]
-
-    @pytest.mark.parametrize("name", ["to", "cc", "bcc", "merge_data"])
-    def test_is_refused_among_the_defaults_of_a_project(self, name):
-        backend: Any = Recorder()
-        backend.send_defaults = {name: ["archive@x.example"]}
-        with pytest.raises(InvalidEmailHost, match=f"with {name} in SEND_DEFAULTS"):
-            HostBackend(backend, **OPTIONS)
-        assert HostBackend(backend).wrapped is backend
 
 
 LOCAL_PARTS = st.sampled_from(["me", "boss", "you", "qa", '"a b"', "Boss", "ä", ""])
