@@ -55,9 +55,6 @@ class Tokens:
         return self.given[min(len(self.calls), len(self.given)) - 1]
 
 
-token_of_a_path = Tokens("token-1")
-
-
 @pytest.fixture
 def start_smtp(tls):
     """Start an SMTP server that takes these tokens."""
@@ -120,8 +117,9 @@ class TestSend:
     """A message is sent after a login with a token."""
 
     @pytest.mark.usefixtures("trusted")
-    @pytest.mark.parametrize("grant", ["client_credentials", "refresh_token"])
-    @pytest.mark.parametrize("parallel", [1, 4])
+    @pytest.mark.parametrize(
+        ("grant", "parallel"), [("client_credentials", 1), ("refresh_token", 4)]
+    )
     def test_that_is_built_in(
         self, grant, parallel, start_smtp, start_token_server, tls, dsn_of, settings
     ):
@@ -134,13 +132,6 @@ class TestSend:
         assert set(server.logins) == {(USER, "token-1")}
         assert [form["grant_type"] for form in token_server.forms] == [grant]
         assert {(one.user, one.tls) for one in server.received} == {(USER, True)}
-
-    @pytest.mark.parametrize("oauth2", [Tokens("token-1"), f"{__name__}.token_of_a_path"])
-    def test_that_one_connection_alone_has(self, oauth2, start_smtp, dsn_of, settings):
-        dsn = dsn_of(start_smtp("token-1")).replace("@127", ":password@127")
-        settings.EMAIL_HOSTS = {"shop": dsn}
-        shop = get_connection("shop", password="", oauth2=oauth2)
-        assert shop.send_messages(mails("a")) == 1
 
 
 class TestRenewal:

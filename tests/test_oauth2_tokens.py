@@ -172,6 +172,12 @@ class TestAnswer:
         assert given == [f"token-{number}" for number in numbers]
 
 
+def test_certificate_of_the_endpoint_is_verified(start_token_server, tls):
+    server = start_token_server()
+    server.start_tls(tls)
+    assert "CERTIFICATE_VERIFY_FAILED" in failure(endpoint(server.url))
+
+
 def test_proxy_gets_what_is_encrypted_and_nothing_else(
     tokens, start_token_server, monkeypatch
 ):
