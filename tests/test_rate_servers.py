@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -21,6 +21,12 @@ from email_hosts.rate import Limit
 pytestmark = pytest.mark.slow
 
 MESSAGES, PROCESSES, THREADS = 500, 4, 8
+
+# The backend of a program, where it is, and how to start it, on a port.
+SERVERS = {
+    "redis-server": (REDIS, "redis://127.0.0.1:{}", "--bind 127.0.0.1 --port {}"),
+    "memcached": (MEMCACHED, "127.0.0.1:{}", f"-l 127.0.0.1 -u {getpass.getuser()} -p {{}}"),
+}
 
 clock = test_rate.clock  # of each test here, too
 
@@ -37,44 +43,20 @@ def is_open(port):
     return False
 
 
-@contextmanager
-def started(*command, port):
-    """Run a server, which listens on this port when it is ready."""
-    if not shutil.which(command[0]):
-        pytest.skip(f"{command[0]} is not installed")
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
+@pytest.fixture(scope="session", params=SERVERS)
+def server(request, tmp_path_factory):
+    """The backend and the location of a real server."""
+    if not shutil.which(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    backend, location, options = SERVERS[request.param]
+    port = free_port()
+    command = [request.param, *options.format(port).split()]
+    folder = tmp_path_factory.mktemp("cache")
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
         while not is_open(port):
-            assert server.poll() is None
-        yield
-    finally:
-        server.kill()
-        server.wait()
-
-
-@pytest.fixture(scope="session")
-def redis(tmp_path_factory):
-    """The settings of a real Redis."""
-    port = free_port()
-    options = ["--save", "", "--dir", str(tmp_path_factory.mktemp("redis"))]
-    address = ["--bind", "127.0.0.1", "--port", str(port)]
-    with started("redis-server", *address, *options, port=port):
-        yield REDIS, f"redis://127.0.0.1:{port}"
-
-
-@pytest.fixture(scope="session")
-def memcached():
-    """The settings of a real Memcached."""
-    port = free_port()
-    user = ["-u", getpass.getuser()]  # root has to say so
-    with started("memcached", "-l", "127.0.0.1", "-p", str(port), *user, port=port):
-        yield MEMCACHED, f"127.0.0.1:{port}"
-
-
-@pytest.fixture(params=["redis", "memcached"])
-def server(request):
-    """The settings of one of them."""
-    return request.getfixturevalue(request.param)
+            assert process.poll() is None
+        yield backend, location.format(port)
+        process.kill()
 
 
 @pytest.fixture
@@ -85,7 +67,6 @@ def cache(server, caplog):
         caches["default"].clear()
         yield caches["default"]
         assert caplog.messages == []
-        caches["default"].clear()
 
 
 class TestServer(test_rate.TestCache):
