@@ -43,16 +43,7 @@ SECRETS = [
 ]
 
 
-class Tokens:
-    """A callable that gives out these tokens in turn, and the last one for ever."""
-
-    def __init__(self, *given):
-        self.given = given
-        self.calls: list[tuple[str, bool]] = []
-
-    def __call__(self, username, *, renew):
-        self.calls.append((username, renew))
-        return self.given[min(len(self.calls), len(self.given)) - 1]
+OLD_TOKEN, NEW_TOKEN = mock.call(USER, renew=False), mock.call(USER, renew=True)
 
 
 @pytest.fixture
@@ -142,12 +133,16 @@ class TestRenewal:
         [
             (["old", "new"], ["old", "new"], None),
             ([TOKEN, f"{TOKEN}-2"], [TOKEN, f"{TOKEN}-2"], smtplib.SMTPAuthenticationError),
-            ([TOKEN], [TOKEN], smtplib.SMTPAuthenticationError),  # it gets the same again
+            (
+                [TOKEN, TOKEN],
+                [TOKEN],
+                smtplib.SMTPAuthenticationError,
+            ),  # it gets the same again
             ([TOKEN, None], [TOKEN], OAuth2Error),
         ],
     )
     def test_is_tried_once(self, given, logins, error, start_smtp, backend):
-        server, tokens = start_smtp("new"), Tokens(*given)
+        server, tokens = start_smtp("new"), mock.Mock(side_effect=given)
         connection = backend(server, tokens, use_tls=True)
         if error is None:
             assert connection.send_messages(mails("a")) == 1
@@ -157,15 +152,16 @@ class TestRenewal:
             assert type(caught.value) is error
             assert can_be_retried(caught.value)
             assert TOKEN not in f"{caught.value} {caught.value.__context__}"
-        assert tokens.calls == [(USER, False), (USER, True)]
+        assert tokens.mock_calls == [OLD_TOKEN, NEW_TOKEN]
         assert server.logins == [(USER, token) for token in logins]
 
     def test_is_for_no_other_refusal(self, serve_tls, backend):
-        server, tokens = serve_tls(always("AUTH", f"454 later, {TOKEN}")), Tokens(TOKEN)
+        server = serve_tls(always("AUTH", f"454 later, {TOKEN}"))
+        tokens = mock.Mock(return_value=TOKEN)
         with pytest.raises(smtplib.SMTPAuthenticationError) as caught:
             backend(server, tokens, use_ssl=True).send_messages(mails("a"))
         assert caught.value.args == (454, b"later, *****")
-        assert tokens.calls == [(USER, False)]
+        assert tokens.mock_calls == [OLD_TOKEN]
 
     def test_one_that_is_kept_is_replaced(
         self, start_smtp, start_token_server, dsn_of, settings
@@ -243,10 +239,10 @@ class TestKeptConnection:
     """A token is asked for only when a connection is opened."""
 
     def test_needs_no_token(self, start_smtp, backend):
-        server, tokens = start_smtp("token-1"), Tokens("token-1")
+        server, tokens = start_smtp("token-1"), mock.Mock(return_value="token-1")
         for _ in range(3):
             backend(server, tokens, use_tls=True, conn_max_age=60).send_messages(mails("a"))
-        assert (len(tokens.calls), len(server.logins), len(server.received)) == (1, 1, 3)
+        assert (tokens.call_count, len(server.logins), len(server.received)) == (1, 1, 3)
 
     @pytest.mark.parametrize(
         ("options", "change"),
@@ -265,7 +261,7 @@ class TestKeptConnection:
     def test_shows_no_token_in_a_later_reply(self, serve_tls, backend):
         server = serve_tls(at("RCPT", None, f"550 not {TOKEN}"))
         options = {"use_ssl": True, "conn_max_age": 60}
-        tokens = Tokens(TOKEN)
+        tokens = mock.Mock(return_value=TOKEN)
         backend(server, tokens, **options).send_messages(mails("a"))
         with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
             backend(server, tokens, **options).send_messages(mails("a"))
@@ -310,13 +306,13 @@ CHALLENGE = any_of(
 # What the token server does, or the path of a callable, and what the SMTP server does.
 GIVE_TOKEN = {"access_token": TOKEN, "expires_in": 60}
 REPEATED = {"error": "invalid_client", "error_description": f"{SECRET} {REFRESH}"}
-FAILURES: dict[str, tuple[Any, Any]] = {
-    "refused by the token server": (REPEATED, None),
-    "lost by the token server": (lambda request: request.connection.shutdown(2), None),
-    "interrupted at the token server": (interrupt_request, None),
-    "interrupted in TLS": (GIVE_TOKEN, None),
-    "callable that raises": (f"{__name__}.raise_token", None),
-    "callable that returns nonsense": (f"{__name__}.bad_token", None),
+FAILURES: dict[str, tuple[Any, ...]] = {
+    "refused by the token server": (REPEATED,),
+    "lost by the token server": (lambda request: request.connection.shutdown(2),),
+    "interrupted at the token server": (interrupt_request,),
+    "interrupted in TLS": (GIVE_TOKEN,),
+    "callable that raises": (f"{__name__}.raise_token",),
+    "callable that returns nonsense": (f"{__name__}.bad_token",),
     "refused": (GIVE_TOKEN, repeat(f"535 {{}} {TOKEN}")),
     "refused with a challenge": (GIVE_TOKEN, CHALLENGE),
     "bad challenge": (GIVE_TOKEN, always("AUTH", "334 !!!notb64=a")),
@@ -331,27 +327,19 @@ class TestSecrets:
     """No frame, text or log record of a failure shows a secret or a token."""
 
     @pytest.fixture
-    def options(self, failure, ca, start_token_server):
-        """How the host gets its tokens, from a server with TLS or a callable."""
-        given, _ = FAILURES[failure]
-        if isinstance(given, str):
-            return {"oauth2": given}
-        context = server_context(ca.issue_cert("127.0.0.1"))
-        if failure == "interrupted in TLS":
-            context.sni_callback = lambda *args: interrupt()
-        token_server = start_token_server(given)
-        token_server.start_tls(context)
-        return built_in(token_server.url, "refresh_token")
-
-    @pytest.fixture
-    def hosts(self, failure, options, serve_tls, dsn_of, settings):
+    def hosts(self, failure, ca, start_token_server, serve_tls, dsn_of, settings):
         """The host ``shop``, whose sends fail so, and ``all`` that sends through it."""
-        _, script = FAILURES[failure]
-        server = serve_tls(*([script] if script else []))
-        settings.EMAIL_HOSTS = {
-            "shop": dsn_of(server, "submissions", **options),
-            "all": "failover:shop",
-        }
+        given, *scripts = FAILURES[failure]
+        options = {"oauth2": given}
+        if not isinstance(given, str):
+            context = server_context(ca.issue_cert("127.0.0.1"))
+            if failure == "interrupted in TLS":
+                context.sni_callback = lambda *args: interrupt()
+            token_server = start_token_server(given)
+            token_server.start_tls(context)
+            options = built_in(token_server.url, "refresh_token")
+        dsn = dsn_of(serve_tls(*scripts), "submissions", **options)
+        settings.EMAIL_HOSTS = {"shop": dsn, "all": "failover:shop"}
 
     @pytest.fixture
     def interruptions(self):

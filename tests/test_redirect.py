@@ -308,10 +308,6 @@ class TestSend:
             assert received[ORIGINAL].split(", ") == [*to, *people]
             assert received["Bcc"] is None
 
-    def test_message_to_nobody_is_for_nobody(self, server, new_message):
-        assert get_connection("shop").send_messages([new_message(to=[])]) == 0
-        assert server.accepted == []
-
     def test_next_host_redirects_the_message_of_the_caller(self, server, new_message):
         """Each has its own idea of who may get mail."""
         people = ["me@example.org", "you@x.example"]
@@ -373,16 +369,8 @@ class TestAnymailAttributes:
 
 
 LOCAL_PARTS = st.sampled_from(["me", "boss", "you", "qa", '"a b"', "Boss", "ä", ""])
-DOMAINS = st.sampled_from(
-    [
-        "example.org",
-        "example.net",
-        "EXAMPLE.ORG",
-        "x.example",
-        "sub.example.org",
-        "example.com",
-    ]
-)
+NAMES = "example.org example.net EXAMPLE.ORG x.example sub.example.org example.com"
+DOMAINS = st.sampled_from(NAMES.split())
 ADDRESSES = st.builds("{}@{}".format, LOCAL_PARTS, DOMAINS)
 PIECES = st.lists(
     ADDRESSES | st.text(max_size=5) | st.sampled_from([*'<>(),;:"\\ \n', "=?utf-8?q?", "?="]),
