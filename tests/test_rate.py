@@ -65,19 +65,11 @@ def hosts(serve, settings):
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        *(
-            (each, "must be a whole number per")
-            for each in ("1.5/m", "30/w", "30/m,", "1e3/m")
-        ),
-        *((each, "must be a whole number per") for each in ("1.5/m", "30/w", "30/m,", [])),
-        *((each, 'write it like "30/m"') for each in (30, [Limit(30, 7)], "9999999999/d")),
-        ("30/m,20/m", "has two limits for one span; remove 20/m or the other one"),
-    ],
+    "value", ["1.5/m", "30/w", "30/m,", "9999999999/d", [], 30, [Limit(30, 7)], "30/m,20/m"]
 )
-def test_option_is_text_with_a_number_for_each_span(value, reason):
-    with pytest.raises(InvalidEmailHost, match=f"option 'rate' .*{reason}"):
+def test_option_is_text_with_a_number_for_each_span(value):
+    reason = 'must be .*like "30/m"|has two limits for one span; remove 20/m or the other'
+    with pytest.raises(InvalidEmailHost, match=f"option 'rate' ({reason})"):
         get_connection("shop", rate=value)
 
 
@@ -150,16 +142,16 @@ class TestTurnThatComesTooLate:
             'host "shop": RateLimited: host "shop"'
         ] * 2
 
-    @pytest.mark.parametrize("span", ["m", "s"])
-    def test_is_so_when_others_are_faster(self, span, hosts, clock, monkeypatch):
+    @pytest.mark.parametrize(("limit", "timeout"), [("1/m", 100), ("1/s", 2)])
+    def test_is_so_when_others_are_faster(self, limit, timeout, hosts, clock, monkeypatch):
         """It waits no longer than the timeout in all."""
-        hosts(shop=f"{{}}?rate=1/{span}&timeout={ {'m': 100, 's': 2}[span] }")
+        hosts(shop=f"{{}}?rate={limit}&timeout={timeout}")
 
         def sleep(seconds):
             clock.naps.append(seconds)
             assert len(clock.naps) < 3
             clock.now += seconds
-            take("shop", rate.limits(f"1/{span}"))
+            take("shop", rate.limits(limit))
 
         monkeypatch.setattr(rate, "sleep", sleep)
         with pytest.raises(RateLimited):
@@ -491,36 +483,26 @@ class TestCacheThatFails:
         assert len(clock.naps) <= 1  # it is not asked again
 
     @pytest.mark.parametrize(
-        ("backend", "reason"),
-        [
-            ("django.core.cache.backends.dummy.DummyCache", "ValueError"),
-            ("no.such.Cache", "InvalidCacheBackendError"),
-        ],
-    )
-    def test_because_it_is_none(self, backend, reason, caplog):
-        with use_cache(backend):
-            self.goes_on(caplog, reason)
-
-    @pytest.mark.parametrize(
         ("backend", "is_silent", "reason"),
         [
+            ("no.such.Cache", False, "InvalidCacheBackendError"),
+            ("django.core.cache.backends.dummy.DummyCache", False, "ValueError"),
             (REDIS, False, "ConnectionError"),
             (MEMCACHED, False, "ConnectionRefusedError"),
             (REDIS, True, "TimeoutError"),
             (MEMCACHED, True, "TimeoutError"),
         ],
     )
-    def test_because_it_is_down_or_silent(
+    def test_because_it_is_none_or_down_or_silent(
         self, backend, is_silent, reason, closed_port, caplog
     ):
         with socket.create_server(("127.0.0.1", 0)) as silent:
             port = silent.getsockname()[1] if is_silent else closed_port
             location = f"{'redis://' * (backend == REDIS)}127.0.0.1:{port}"
-            with use_cache(backend, location, **TIMEOUTS[backend]):
+            with use_cache(backend, location, **TIMEOUTS.get(backend, {})):
                 began = time.monotonic()
                 self.goes_on(caplog, reason)
-                # Less than a second, on a machine that is busy, too.
-                assert not is_silent or time.monotonic() - began < 3
+                assert time.monotonic() - began < 3  # on a machine that is busy, too
 
     def test_with_an_answer_that_came_too_late_but_came(self, fail, caplog):
         fail("incr", answer(4, 0.6))
