@@ -389,9 +389,10 @@ def test_cache_keeps_counts_for_longer_than_the_span_and_not_for_ever(
         assert take("shop", [Limit(5, 86400), PER_SECOND], 1) > 0
         clock.now += 86399
         assert usage("shop", [PER_DAY]) == (4,)
-        kept = [key.removeprefix(":1:") for key in caches["default"]._cache]
+        cache: Any = caches["default"]
+        kept = [key.removeprefix(":1:") for key in cache._cache]
         clock.now += 2 * 86400
-        assert caches["default"].get_many(kept) == {}
+        assert cache.get_many(kept) == {}
 
 
 IN_DATABASE = """

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import pytest
 import test_rate
@@ -100,10 +101,11 @@ def begin(server, value):
 
 def send(limits, messages):
     """Return when each message had its turn, as pairs of the message and the time."""
+    clock: Any = rate.clock
 
     def send_one(message):
         rate.wait_for_turn("shop", limits, 1, 1e9, alias="shop")
-        return message, rate.clock.seen.now
+        return message, clock.seen.now
 
     with ThreadPoolExecutor(THREADS) as threads:
         turns = list(threads.map(send_one, messages))
@@ -114,11 +116,11 @@ def send(limits, messages):
 @pytest.mark.parametrize("limits", [(Limit(30, 60),), (Limit(14, 1), Limit(200, 60))])
 def test_many_processes_send_no_more_than_the_limit(server, limits):
     context = multiprocessing.get_context("spawn")
-    prepared = {"initializer": begin, "initargs": (server, context.Value("d", 1.8e9))}
     parts = [range(first, MESSAGES, PROCESSES) for first in range(PROCESSES)]
     with test_rate.use_cache(*server):
         caches["default"].clear()
-    with ProcessPoolExecutor(PROCESSES, mp_context=context, **prepared) as processes:
+    shared = server, context.Value("d", 1.8e9)
+    with ProcessPoolExecutor(PROCESSES, context, begin, shared) as processes:
         turns = [turn for part in processes.map(partial(send, limits), parts) for turn in part]
     assert sorted(message for message, _ in turns) == list(range(MESSAGES))
     times = sorted(when for _, when in turns)

@@ -15,7 +15,7 @@ from email_hosts.backends import EmailHostsBackend, RoutingBackend, get_connecti
 SHOP, ALERT, BACK = "Shop <shop@example.com>", "alert@example.com", "bounces@example.com"
 PROJECT, ROOT, ME = "project@example.com", "root@example.com", "me@example.com"
 DEFAULT, SERVER = {"default_from_email": SHOP}, {"server_email": ALERT}
-BOTH = DEFAULT | SERVER
+BOTH: Any = DEFAULT | SERVER
 REPLY_TO = {"reply_to": "Shop <help@example.com>"}
 HEADERS = {"headers": {"X-Shop": "Bücher", "X-A": "2"}}
 BOUNCES = {"envelope_from": BACK}
