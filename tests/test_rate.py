@@ -380,6 +380,7 @@ settings.configure(
 )
 django.setup()
 call_command("createcachetable", verbosity=0)
+rate.stopwatch = lambda: 0.0  # a busy machine makes no cache slow
 limits = rate.limits("5/d")
 print([rate.take("shop", limits) == 0 for _ in range(3)], rate.usage("shop", limits))
 """
