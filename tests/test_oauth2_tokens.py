@@ -82,6 +82,7 @@ def test_endpoint_is_asked_once_for_all_users(grant, more, tokens, start_token_s
     source = endpoint(server.url, grant, **more)
     assert [get(tokens, source, user) for user in ("a", "b")] == ["token-1", "token-1"]
     assert server.forms == [{"grant_type": grant, "client_id": "my-id", **more}]
+    assert not any(secret[:7] in repr(source) for secret in (SECRET, REFRESH))
 
 
 def described(error, text):
