@@ -13,6 +13,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+from conftest import Recorder
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from django.utils.functional import SimpleLazyObject
@@ -365,6 +366,12 @@ class TestAnymailAttributes:
     def test_is_fine_if_it_does_not(self, name, value, message):
         setattr(message, name, value)
         assert redirected(message).recipients() == [QA]
+
+    def test_is_refused_among_the_defaults_of_a_project(self):
+        backend: Any = Recorder()
+        backend.send_defaults = {"bcc": ["archive@x.example"]}
+        with pytest.raises(InvalidEmailHost, match="with bcc in SEND_DEFAULTS"):
+            HostBackend(backend, **OPTIONS)
 
 
 LOCAL_PARTS = st.sampled_from(["me", "boss", "you", "qa", '"a b"', "Boss", "ä", ""])
