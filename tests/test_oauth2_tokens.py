@@ -132,16 +132,9 @@ class TestAnswer:
         source = endpoint(start_token_server(answer).url, client_secret=SECRET)
         assert failure(source) == expected
 
-    @pytest.mark.parametrize(
-        ("error", "expected"),
-        [
-            (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
-            (TimeoutError(), "URLError"),
-        ],
-    )
-    def test_of_nobody(self, error, expected, monkeypatch):
-        monkeypatch.setattr(socket, "create_connection", mock.Mock(side_effect=error))
-        assert failure(endpoint("http://127.0.0.1/token")).endswith(expected)
+    def test_error_without_a_text_is_told_by_its_class(self, monkeypatch):
+        monkeypatch.setattr(socket, "create_connection", mock.Mock(side_effect=TimeoutError))
+        assert failure(endpoint("http://127.0.0.1/token")) == "URLError"
 
     def test_that_takes_too_long(self, start_token_server):
         server = start_token_server(lambda request: request.rfile.read())
@@ -213,13 +206,6 @@ class SoftTimeLimitExceeded(TimeLimit):
     __module__ = "billiard.exceptions"
 
 
-class Unhashable(list[str]):
-    """A callable without a hash."""
-
-    def __call__(self, username, *, renew):
-        return "token"
-
-
 NO_TOKEN = "the OAuth 2.0 token is empty, or not printable ASCII"
 LINE = inspect.getsourcelines(raises)[1] + 2
 
@@ -266,9 +252,6 @@ class TestCallable:
         with ThreadPoolExecutor(2) as threads:
             given = threads.map(lambda user: get(tokens, custom(token), user), "ab")
             assert list(given) == ["a", "b"]
-
-    def test_need_not_be_hashable(self, tokens):
-        assert get(tokens, custom(Unhashable())) == "token"
 
 
 class TestKept:
@@ -322,7 +305,9 @@ class TestKept:
 
 
 class Hanging:
-    """A callable whose first call lasts until ``end`` is set."""
+    """A callable whose first call lasts until ``end`` is set. It need not be hashable."""
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self):
         self.begun, self.end = threading.Event(), threading.Event()
