@@ -1,32 +1,33 @@
-"""How much a host takes in a time."""
+"""How much a host takes in a time: messages wait for their turn, or go to the next host."""
+
+from __future__ import annotations
 
 import copy
 import math
-import multiprocessing
 import os
 import pickle
-import smtplib
+import re
 import socket
 import threading
 import time
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from unittest import mock
 
 import pytest
-import rate_worker
-from conftest import Clock, run_python
+from conftest import Clock, mails, run_python, told
 from django.core.cache import BaseCache, caches
-from django.core.cache.backends.locmem import LocMemCache
+from django.core.cache.backends import locmem
+from django.core.management import call_command
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
 from email_hosts import rate
-from email_hosts.dsn import parse
+from email_hosts.backends import can_be_retried, failover, get_connection
 from email_hosts.exceptions import InvalidEmailHost, RateLimited, summarize
-from email_hosts.host import Host, from_python
-from email_hosts.rate import Limit, take, usage, wait_for_turn
+from email_hosts.rate import Limit, take, usage
 
 LOCAL = "django.core.cache.backends.locmem.LocMemCache"
 REDIS = "django.core.cache.backends.redis.RedisCache"
@@ -41,92 +42,171 @@ PER_SECOND, PER_MINUTE, PER_DAY = Limit(2, 1), Limit(3, 60), Limit(4, 86400)
 
 
 @pytest.fixture(autouse=True)
-def clock(rate_clock):
+def clock(clock, rate_clock, monkeypatch):
+    """One clock for rates, the pool and failover."""
+    monkeypatch.setattr(failover, "clock", rate_clock)
     return rate_clock
 
 
-def use_cache(backend, location="", **options):
-    """Count in this cache, while it is used as a context manager."""
-    default = {"BACKEND": backend, "LOCATION": location, "OPTIONS": options}
-    return override_settings(CACHES={"default": default}, EMAIL_HOSTS_CACHE="default")
+@pytest.fixture
+def hosts(serve, settings):
+    """Make hosts of these queries, each with a server of its own. Return the servers."""
+
+    def make(**queries):
+        servers = {key: serve() for key in queries}
+        settings.EMAIL_HOSTS = {
+            key: query.format(f"smtp://127.0.0.1:{servers[key].port}")
+            for key, query in queries.items()
+        }
+        return servers
+
+    return make
 
 
-class TestOption:
+@pytest.mark.parametrize(
+    "value", ["1.5/m", "30/w", "30/m,", "9999999999/d", [], 30, [Limit(30, 7)], "30/m,20/m"]
+)
+def test_option_is_text_with_a_number_for_each_span(value):
+    reason = 'must be .*like "30/m"|has two limits for one span; remove 20/m or the other'
+    with pytest.raises(InvalidEmailHost, match=f"option 'rate' ({reason})"):
+        get_connection("shop", rate=value)
+
+
+@pytest.mark.parametrize(
+    ("query", "number", "naps", "connections"),
+    [
+        ("rate=2/m&timeout=100", 5, [61, 61], 3),  # none is kept during a long wait
+        ("rate=1/s&timeout=100", 3, [1.1, 1.1], 1),  # but during a short one
+        ("rate=100/s,0100/h, 30/m", 3, [], 1),
+    ],
+)
+def test_each_message_waits_for_its_turn(query, number, naps, connections, hosts, clock):
+    server = hosts(shop=f"{{}}?{query}")["shop"]
+    assert get_connection("shop").send_messages(mails(*"abcde"[:number])) == number
+    assert len(server.accepted) == server.commands.count("DATA") == number
+    assert clock.naps == pytest.approx(naps)
+    assert server.connections == connections
+
+
+def test_parallel_keeps_the_rate(hosts, clock):
+    server = hosts(shop="{}?rate=4/m&timeout=200&parallel=3")["shop"]
+    began = clock.now
+    assert get_connection("shop").send_messages(mails(*"abcdefghij")) == 10
+    assert len(server.accepted) == 10
+    assert clock.now - began >= 120
+
+
+class TestTurnThatComesTooLate:
+    """It is an error, before anything is sent or connected for it."""
+
+    @pytest.mark.parametrize("dsn", ["{}?rate=2/h&timeout=10", "console:?rate=2/h"])
+    def test_is_told_of_a_host_of_any_scheme(self, dsn, hosts, clock, caplog):
+        server, batch = hosts(shop=dsn)["shop"], mails(*"abcd")
+        with told() as heard, pytest.raises(RateLimited) as caught:
+            get_connection("shop").send_messages(batch)
+        error: Any = caught.value
+        assert (error.sent, error.unsent) == (batch[:2], batch[2:])
+        assert (error.alias, clock.naps) == ("shop", [])
+        assert heard == [("a", None), ("b", None), ("c", RateLimited)]
+        connections = server.connections
+        assert get_connection("shop", fail_silently=True).send_messages(mails(*"cd")) == 0
+        assert server.connections == connections
+        assert [text.partition(": its")[0] for text in caplog.messages] == [
+            'host "shop": RateLimited: host "shop"'
+        ] * 2
+
     @pytest.mark.parametrize(
-        "value",
+        ("limits", "names", "text", "seconds"),
         [
-            *("30", "/m", "0/m", "-1/m", "1.5/m", "30/M", "30/w", "30/min", "30/m,", "30m"),
-            *("30/m;1/s", "٣/m", "1e3/m", "9999999999/d"),
-            *([30], [Limit(0, 60)], [Limit(30, 7)], []),
+            ("3/m", "a", "its limit of 3/m is reached; ask again in 61 s", 61),
+            ("9/s,3/d", "a", "its limit of 3/d is reached; ask again in 87840 s", 87840),
+            ("3/m", "a+b+c+d", "a message to 4 recipients can never be sent with", math.inf),
         ],
     )
-    def test_is_a_number_for_each_span(self, value):
-        with pytest.raises(InvalidEmailHost, match="must be a whole number per second, "):
-            from_python(parse("smtp://h"), {"rate": value})
+    def test_says_when_it_comes(self, limits, names, text, seconds, hosts):
+        """Recipients may be counted."""
+        server = hosts(shop=f"{{}}?rate={limits}&rate_by=recipients&timeout=10")["shop"]
+        connection = get_connection("shop")
+        assert connection.send_messages(mails("a+b", "c")) == 2
+        with pytest.raises(RateLimited, match=f'^host "shop": {text}') as caught:
+            connection.send_messages(mails(names))
+        assert caught.value.retry_after == seconds
+        assert can_be_retried(caught.value) is (seconds < math.inf)
+        assert len(server.accepted) == 2
 
-    @pytest.mark.parametrize(
-        ("value", "reason"),
-        [
-            (30, 'must be .*; write it like "30/m"'),
-            (b"30/m", 'must be .*; write it like "30/m"'),
-            ("30/m,20/m", "has two limits for one span; remove 20/m or the other one"),
-        ],
-    )
-    def test_is_text_and_has_each_span_once(self, value, reason):
-        with pytest.raises(InvalidEmailHost, match=f"option 'rate' {reason}"):
-            from_python(parse("smtp://h"), {"rate": value})
+    @pytest.mark.parametrize(("limit", "timeout"), [("1/m", 100), ("1/s", 2)])
+    def test_is_so_when_others_are_faster(self, limit, timeout, hosts, clock, monkeypatch):
+        """It waits no longer than the timeout in all."""
+        hosts(shop=f"{{}}?rate={limit}&timeout={timeout}")
 
-    @pytest.mark.parametrize(
-        "change", [tuple, list, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))]
-    )
-    def test_can_be_given_again(self, change):
-        limits = parse("smtp://h?rate=14/s,50000/d,0100/h, 30/m").options["rate"]
-        assert limits == (Limit(14, 1), Limit(50000, 86400), Limit(100, 3600), Limit(30, 60))
-        again = from_python(parse("smtp://h"), {"rate": change(limits)})
-        assert again.options["rate"] == limits
-        assert [str(limit) for limit in limits] == ["14/s", "50000/d", "100/h", "30/m"]
+        def sleep(seconds):
+            clock.naps.append(seconds)
+            assert len(clock.naps) < 3
+            clock.now += seconds
+            take("shop", rate.limits(limit))
 
-    @pytest.mark.parametrize(
-        "dsn", ["smtp://h", "console:", "failover:shop", "anymail+brevo:", "backend://a.b.C"]
-    )
-    def test_is_for_any_host_and_survives_mailers(self, dsn):
-        host = parse(f"{dsn}?rate=30/m&rate_by=recipients")
-        options = {**host.mailer["OPTIONS"]}
-        options.pop("backend", None)
-        again = from_python(Host("shop", host.backend, {}, setting="MAILERS"), options)
-        for each in (host, again):
-            assert each.options["rate"] == (Limit(30, 60),)
-            assert each.options["rate_by"] == "recipients"
+        monkeypatch.setattr(rate, "sleep", sleep)
+        with pytest.raises(RateLimited):
+            get_connection("shop").send_messages(mails("a", "b"))
+        assert len(clock.naps) == 1
 
-    def test_of_recipients_needs_a_number(self):
-        with pytest.raises(InvalidEmailHost, match="'rate_by' needs 'rate' beside it"):
-            parse("smtp://h?rate_by=messages")
+    @pytest.mark.parametrize("alias", ["shop", None, "smtp://shop:Kx7vQz9@h"])
+    @pytest.mark.parametrize("change", [copy.copy, lambda e: pickle.loads(pickle.dumps(e))])
+    def test_error_can_be_pickled_and_shows_no_dsn(self, alias, change):
+        error = RateLimited("its limit is reached", alias=alias, retry_after=2.5)
+        again = change(error)
+        assert (type(again), again.alias, again.retry_after) == (RateLimited, alias, 2.5)
+        assert str(again) == str(error)
+        assert "Kx7vQz9" not in summarize(again)
+
+
+def test_interrupted_wait_is_over(hosts, monkeypatch):
+    hosts(shop="{}?rate=1/m&timeout=100")
+    monkeypatch.setattr(rate, "sleep", mock.Mock(side_effect=KeyboardInterrupt))
+    batch = mails("a", "b")
+    with pytest.raises(KeyboardInterrupt) as caught:
+        get_connection("shop").send_messages(batch)
+    error: Any = caught.value
+    assert (error.sent, error.unsent) == (batch[:1], batch[1:])
+
+
+class TestFailover:
+    """Full hosts are passed over, and are not down."""
+
+    def test_spills_over_to_the_next_host(self, hosts, clock):
+        query = "{}?rate=2/m&timeout=100"  # for which nobody waits while another is free
+        servers = hosts(a=query, b=query, all="failover:a,b")
+        assert get_connection("all").send_messages(mails(*"1234")) == 4
+        assert [len(servers[key].accepted) for key in "ab"] == [2, 2]
+        assert clock.naps == []
+
+    def test_waits_where_the_turn_comes_first(self, hosts, clock):
+        query = "{}?timeout=90&rate="
+        servers = hosts(a=query + "1/h", b=query + "1/m", all="failover:a,b")
+        assert get_connection("all").send_messages(mails(*"123")) == 3
+        assert [len(servers[key].accepted) for key in "ab"] == [1, 2]
+        assert len(clock.naps) == 1
+
+
+def test_checkemailhosts_shows_how_much_is_used(hosts, settings, capsys):
+    settings.CACHES = {"own": {"BACKEND": LOCAL}}
+    hosts(shop="{}?rate=5/m,100/d&rate_by=recipients")
+    for alias, shown in [(None, "5/m, 100/d"), ("own", "5/m (2 used), 100/d (2 used)")]:
+        settings.EMAIL_HOSTS_CACHE = alias
+        get_connection("shop").send_messages(mails("a+b"))
+        call_command("checkemailhosts")
+        printed = capsys.readouterr().out
+        assert f"rate: {shown}\n" in printed
+        assert "rate by: recipients" in printed
+
+
+def test_in_tests_nothing_waits_and_nothing_is_counted(clock, mailoutbox):
+    connection = get_connection("shop", rate="1/h")
+    assert connection.send_messages(mails(*"abc")) == len(mailoutbox) == 3
+    assert clock.naps == []
 
 
 class TestTake:
-    def test_gives_what_the_limit_has_to_each_host(self):
-        assert take("shop", [PER_MINUTE], 2) == 0
-        assert take("shop", [PER_MINUTE], 2) > 0
-        assert take("shop", [PER_MINUTE], 1) == take("club", [PER_MINUTE], 3) == 0
-        assert take("shop", [PER_MINUTE], 1) > 0
-        assert take("shop", [Limit(4, 60)], 1) == 0  # it goes on counting
-        assert take("shop", [Limit(100, 60), PER_MINUTE], 4) == math.inf
-        assert usage("shop", [PER_MINUTE, PER_DAY]) == (None, None)  # which a cache knows
-        assert take("shop", []) == 0
-
-    def test_tells_when_to_ask_again(self, clock):
-        start = clock.now
-        for wait in (0, 10, 10):
-            clock.now += wait
-            take("shop", [PER_MINUTE])
-        # The first message came 20 seconds ago, and counts for a slice of a second longer.
-        assert [take("shop", [PER_MINUTE], number) for number in (1, 2, 3)] == [41, 51, 61]
-        clock.now = start + 60.999
-        assert 0 < take("shop", [PER_MINUTE]) < 0.002
-        clock.now = start + 61
-        assert take("shop", [PER_MINUTE]) == 0
-        assert take("shop", [PER_MINUTE]) == 10
-
     @pytest.mark.parametrize("limits", [[PER_SECOND, PER_DAY], [PER_DAY, PER_SECOND]])
     def test_gives_back_what_another_limit_refuses(self, limits, clock):
         assert take("shop", limits, 2) == 0
@@ -165,109 +245,54 @@ def most_in_a_span(times, span):
     )
 
 
-LIMITS = st.sampled_from([Limit(n, span) for n in (1, 2, 5, 20) for span in (1, 60, 3600)])
-# As parts of the span: many at once, a few slices, a span or two.
-GAPS = st.one_of(st.just(0.0), st.floats(0, 0.1), st.floats(0, 2.5))
+ONE_LIMIT = [[Limit(n, span)] for n in (1, 2, 5, 20) for span in (1, 60, 3600)]
+# As parts of the first span: many at once, a few slices, a span or two, more.
+GAPS = st.one_of(st.just(0.0), st.floats(0, 0.1), st.floats(0, 2.5), st.floats(0, 30))
+OFFERS = st.lists(st.tuples(GAPS, st.integers(1, 5)), min_size=1, max_size=80)
 
 
-@given(limit=LIMITS, gaps=st.lists(GAPS, min_size=1, max_size=80), start=st.floats(0, 1))
-def test_no_span_has_more_than_the_limit(limit, gaps, start):
-    clock = Clock()
-    clock.now = 1_800_000_000 + start * limit.span
+@given(
+    limits=st.sampled_from([*ONE_LIMIT, [Limit(5, 1), Limit(12, 60)]]),
+    offers=OFFERS,
+    start=st.floats(0, 1),
+)
+def test_no_span_has_more_than_a_limit(limits, offers, start):
+    clock, first = Clock(), limits[0]
+    clock.now = 1_800_000_000 + start * first.span
+    longest = first.span * (1 + 1 / (10 if first.span == 1 else 60)) + 1e-3
     accepted = [0.0]
     rate.forget()
     with mock.patch.object(rate, "clock", clock):
-        for gap in gaps:
-            clock.now += gap * limit.span
-            seconds = take("shop", [limit])
-            if seconds > 0:
+        for gap, wanted in offers:
+            clock.now += gap * first.span
+            number = min(wanted, first.number)
+            seconds = take("shop", limits, number)
+            if seconds > 0 and limits in ONE_LIMIT:
                 # There is a reason within the span and one slice: it is gone after the wait.
-                longest = limit.span * (1 + 1 / (10 if limit.span == 1 else 60)) + 1e-3
                 recent = [each for each in accepted if clock.now - each <= longest]
-                assert len(recent) >= limit.number
+                assert len(recent) + number > first.number
                 assert seconds <= longest
                 clock.now += seconds
-                assert take("shop", [limit]) == 0
-            accepted.append(clock.now)
-    assert most_in_a_span(accepted, limit.span) <= limit.number
-
-
-OFFERS = st.lists(st.tuples(st.floats(0, 30), st.integers(1, 5)), min_size=1, max_size=80)
-
-
-@given(offers=OFFERS)
-def test_no_span_has_more_recipients_than_any_limit(offers):
-    clock = Clock()
-    limits = [Limit(5, 1), Limit(12, 60)]
-    accepted = [0.0]
-    rate.forget()
-    with mock.patch.object(rate, "clock", clock):
-        for gap, number in offers:
-            clock.now += gap
-            if take("shop", limits, number) == 0:
-                accepted += [clock.now] * number
+                seconds = take("shop", limits, number)
+                assert seconds == 0
+            accepted += [clock.now] * number * (seconds == 0)
     for limit in limits:
         assert most_in_a_span(accepted, limit.span) <= limit.number
 
 
-class TestWait:
-    @pytest.mark.parametrize(("taken", "naps", "left"), [(0, [], 2), (2, [], 0), (3, [61], 2)])
-    def test_lasts_until_the_turn_comes(self, taken, naps, left, clock):
-        take("shop", [PER_MINUTE], taken)
-        wait_for_turn("shop", [PER_MINUTE], 1, 61 if naps else 0, alias="shop")
-        assert clock.naps == naps
-        assert left == 0 or take("shop", [PER_MINUTE], left) == 0
-        assert take("shop", [PER_MINUTE]) > 0
-
-    @pytest.mark.parametrize(
-        ("limits", "number", "text", "seconds"),
-        [
-            ([PER_MINUTE], 1, "its limit of 3/m is reached; ask again in 61 s", 61),
-            ([PER_SECOND, PER_DAY], 1, "its limit of 4/d is reached", 87840),
-            ([PER_MINUTE], 4, "a message to 4 recipients can never be sent", math.inf),
-        ],
-    )
-    def test_does_not_begin_if_that_is_too_late(self, limits, number, text, seconds, clock):
-        for limit in limits:
-            take("shop", [limit], limit.number)
-        with pytest.raises(RateLimited, match=f'^host "shop": {text}') as caught:
-            wait_for_turn("shop", limits, number, 60, alias="shop")
-        assert (caught.value.alias, caught.value.retry_after) == ("shop", seconds)
-        assert clock.naps == []
-
-    def test_ends_when_others_were_faster(self, clock, monkeypatch):
-        def sleep(seconds):
-            clock.now += seconds
-            take("shop", [PER_MINUTE], 3)
-
-        monkeypatch.setattr(rate, "sleep", sleep)
-        sleep(0)
-        with pytest.raises(RateLimited, match="ask again in 61 s"):
-            wait_for_turn("shop", [PER_MINUTE], 1, 100, alias="shop")
-
-
-@pytest.mark.parametrize("alias", ["shop", None])
-@pytest.mark.parametrize("change", [copy.copy, lambda e: pickle.loads(pickle.dumps(e))])
-def test_error_can_be_pickled(alias, change):
-    error = RateLimited("its limit is reached", alias=alias, retry_after=2.5)
-    again = change(error)
-    assert (type(again), again.alias, again.retry_after) == (RateLimited, alias, 2.5)
-    assert str(again) == str(error)
-
-
-def test_error_shows_its_host_and_no_dsn():
-    assert issubclass(RateLimited, smtplib.SMTPException)
-    error = RateLimited("is full", alias="smtp://shop:Kx7vQz9@h", retry_after=1)
-    assert summarize(error) == 'RateLimited: host "(a DSN)": is full'
-
-
 @pytest.fixture
-def cache():
+def cache(caplog):
     """A cache that counts."""
     with use_cache(LOCAL, "rate"):
         caches["default"].clear()
         yield caches["default"]
-        assert rate._failures == {}
+        assert caplog.messages == []
+
+
+def use_cache(backend, location="", **options):
+    """Count in this cache, while it is used as a context manager."""
+    default = {"BACKEND": backend, "LOCATION": location, "OPTIONS": options}
+    return override_settings(CACHES={"default": default}, EMAIL_HOSTS_CACHE="default")
 
 
 class TestCache:
@@ -292,7 +317,7 @@ class TestCache:
         assert usage("shop", limits) == (1, 3)
         assert usage("club", limits) == (0, 0)
 
-    @pytest.mark.parametrize("name", ["a b\n", "ü" * 300, "x" * 300])
+    @pytest.mark.parametrize("name", ["a b\n", "ü" * 300])
     def test_gets_keys_that_it_can_keep(self, cache, name):
         assert take(name, [PER_MINUTE], 3) == 0
         assert take(name, [PER_MINUTE]) > 0
@@ -304,53 +329,30 @@ class TestCache:
             mock.patch.object(type(cache), "get_many") as get_many,
         ):
             assert take("shop", [PER_MINUTE]) == 0
-        ((_, key, number),) = [call.args for call in incr.mock_calls]
-        assert key.startswith("email_hosts.rate.")
-        assert number == 1
-        get_many.assert_not_called()
+        assert (incr.call_count, get_many.call_count) == (1, 0)
 
 
-def test_counts_are_kept_for_two_spans():
-    spy = mock.patch.object(LocMemCache, "add", autospec=True, side_effect=LocMemCache.add)
-    with use_cache(LOCAL, "spans"), spy as add:
-        take("shop", [PER_MINUTE, PER_DAY])
-    assert [call.args[3] for call in add.mock_calls] == [172800, 120]
-
-
-class CacheWithoutIncr(LocMemCache):
+class CacheWithoutIncr(locmem.LocMemCache):
     """Has the one of Django's base, which gives a key the cache's default timeout."""
 
     incr = BaseCache.incr
 
 
-def test_counts_are_kept_as_long_where_the_cache_has_no_incr():
-    limits = [PER_MINUTE, PER_DAY]
-    spy = mock.patch.object(LocMemCache, "touch", autospec=True, side_effect=LocMemCache.touch)
-    with use_cache(f"{__name__}.CacheWithoutIncr", "no incr"), spy as touch:
-        assert take("shop", limits, 3) == 0
-        assert take("shop", limits) > 0  # and gives back what it has counted
-        kept = [call.args[1:] for call in touch.mock_calls]
-    day, minute = kept[:2]
-    assert [lifetime for _, lifetime in (day, minute)] == [172800, 120]
-    assert kept[2:] == [day, minute, minute, day]
-    assert all(key.startswith("email_hosts.rate.") for key, _ in kept)
-
-
-MESSAGES = 500
-
-
-@pytest.mark.parametrize("caches", [{}, {"default": {"BACKEND": LOCAL, "LOCATION": "many"}}])
-def test_many_threads_send_no_more_than_the_limit(caches):
-    limits = (Limit(14, 1), Limit(200, 60))
-    clock = multiprocessing.Value("d", 1_800_000_000.0)
-    check_turns(rate_worker.send(caches, clock, limits, range(MESSAGES), threads=32), limits)
-
-
-def check_turns(turns, limits):
-    assert sorted(message for message, _ in turns) == list(range(MESSAGES))
-    times = sorted(when for _, when in turns)
-    for limit in limits:
-        assert most_in_a_span(times, limit.span) <= limit.number
+@pytest.mark.parametrize("backend", [LOCAL, f"{__name__}.CacheWithoutIncr"])
+def test_cache_keeps_counts_for_longer_than_the_span_and_not_for_ever(
+    backend, clock, monkeypatch
+):
+    monkeypatch.setattr(time, "time", clock)
+    with use_cache(backend, "kept"):
+        take("shop", [PER_DAY], 2)
+        take("shop", [PER_DAY, PER_SECOND], 2)
+        assert take("shop", [Limit(5, 86400), PER_SECOND], 1) > 0
+        clock.now += 86399
+        assert usage("shop", [PER_DAY]) == (4,)
+        cache: Any = caches["default"]
+        kept = [key.removeprefix(":1:") for key in cache._cache]
+        clock.now += 2 * 86400
+        assert cache.get_many(kept) == {}
 
 
 IN_DATABASE = """
@@ -366,37 +368,47 @@ settings.configure(
 )
 django.setup()
 call_command("createcachetable", verbosity=0)
+rate.stopwatch = lambda: 0.0  # a busy machine makes no cache slow
 limits = rate.limits("5/d")
 print([rate.take("shop", limits) == 0 for _ in range(3)], rate.usage("shop", limits))
-from django.db import connection
-with connection.cursor() as cursor:
-    cursor.execute("SELECT MIN(expires) > datetime('now', '+1 day') FROM counts")
-    print(cursor.fetchall())
 """
 
 
 def test_database_counts_over_processes(tmp_path):
     path = str(tmp_path / "db.sqlite3")
     first, second = (run_python("-c", IN_DATABASE, path, environment={}) for _ in range(2))
-    assert first == "[True, True, True] (3,)\n[(1,)]\n"
-    assert second == "[True, True, False] (5,)\n[(1,)]\n"
+    assert first == "[True, True, True] (3,)\n"
+    assert second == "[True, True, False] (5,)\n"
+
+
+class SoftTimeLimitExceeded(Exception):
+    """Celery's."""
+
+    __module__ = "billiard.exceptions"
 
 
 @pytest.fixture
-def fail(monkeypatch):
+def fail(clock):
     """Use a cache of which one method does something else, until it is told of another."""
 
-    def fail(method="", result=None):
+    def fail(method="", effect=None):
         broken.undo()
         if method:
-            answer = result if callable(result) else lambda *args: result
-            broken.setattr(LocMemCache, method, mock.Mock(side_effect=answer))
-            if isinstance(result, BaseException):
-                broken.setattr(LocMemCache, method, mock.Mock(side_effect=result))
+            broken.setattr(locmem.LocMemCache, method, mock.Mock(side_effect=effect))
 
     with use_cache(LOCAL, "failing"), pytest.MonkeyPatch.context() as broken:
         caches["default"].clear()
         yield fail
+
+
+def answer(result, seconds=0.0):
+    """Make a method of a cache that answers so, after this time."""
+
+    def answer(*args):
+        rate.sleep(seconds)
+        return result
+
+    return answer
 
 
 class TestCacheThatFails:
@@ -407,143 +419,113 @@ class TestCacheThatFails:
         assert 60 < take("shop", [PER_MINUTE]) <= 61
         (record,) = caplog.records
         assert record.name == "email_hosts"
-        assert record.getMessage() == (
+        assert re.fullmatch(
             f"EMAIL_HOSTS_CACHE cannot count what hosts with a rate send: {reason}; for 60 "
-            "seconds, each process counts for itself"
+            "seconds, each process counts for itself",
+            record.getMessage(),
         )
 
     @pytest.mark.parametrize(
-        ("method", "result", "reason"),
+        ("method", "effect", "reason"),
         [
-            ("incr", None, "TypeError"),
-            ("incr", False, "TypeError"),
+            *(("incr", answer(each), r"\w+Error") for each in (None, False)),
+            ("add", answer(False), r"\w+Error"),
+            ("get_many", answer(None), r"\w+Error"),
             ("incr", OSError("redis://:Kx7vQz9@h"), "OSError"),
-            ("incr", NotImplementedError(), "NotImplementedError"),
+            ("incr", NotImplementedError, "NotImplementedError"),
             ("incr", ValueError("Key not found"), "ValueError"),
-            ("add", OSError(), "OSError"),
-            ("add", False, "ValueError"),
-            ("get_many", None, "AttributeError"),
-            ("get_many", MemoryError(), "MemoryError"),
+            ("add", OSError, "OSError"),
+            ("get_many", MemoryError, "MemoryError"),
+            ("get_many", answer({}, 0.6), "TimeoutError"),
         ],
     )
-    def test_in_some_way(self, method, result, reason, fail, caplog):
-        fail(method, result)
+    def test_in_some_way(self, method, effect, reason, fail, caplog, clock):
+        fail(method, effect)
         self.goes_on(caplog, reason)
-
-    @pytest.mark.parametrize(
-        ("alias", "reason"),
-        [
-            ("dummy", "ValueError"),
-            ("unknown", "InvalidCacheBackendError"),
-            ("strange", "AttributeError"),
-        ],
-    )
-    def test_because_it_is_none(self, alias, reason, caplog, settings, monkeypatch):
-        settings.CACHES = {"dummy": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
-        settings.EMAIL_HOSTS_CACHE = alias
-        if alias == "strange":  # it has no incr()
-            monkeypatch.setattr(rate, "caches", {"strange": object()})
-        self.goes_on(caplog, reason)
+        assert len(clock.naps) <= 1  # it is not asked again
 
     @pytest.mark.parametrize(
         ("backend", "is_silent", "reason"),
         [
+            ("no.such.Cache", False, "InvalidCacheBackendError"),
+            ("django.core.cache.backends.dummy.DummyCache", False, "ValueError"),
             (REDIS, False, "ConnectionError"),
             (MEMCACHED, False, "ConnectionRefusedError"),
             (REDIS, True, "TimeoutError"),
             (MEMCACHED, True, "TimeoutError"),
         ],
     )
-    def test_because_it_is_down_or_silent(
+    def test_because_it_is_none_or_down_or_silent(
         self, backend, is_silent, reason, closed_port, caplog
     ):
         with socket.create_server(("127.0.0.1", 0)) as silent:
             port = silent.getsockname()[1] if is_silent else closed_port
             location = f"{'redis://' * (backend == REDIS)}127.0.0.1:{port}"
-            with use_cache(backend, location, **TIMEOUTS[backend]):
+            with use_cache(backend, location, **TIMEOUTS.get(backend, {})):
                 began = time.monotonic()
                 self.goes_on(caplog, reason)
-                # Less than a second, on a machine that is busy, too.
-                assert not is_silent or time.monotonic() - began < 3
+                assert time.monotonic() - began < 10  # on a machine that is busy, too
 
-    def test_because_it_is_slow(self, clock, fail, caplog):
-        def slow(*args):
-            clock.now += 0.6
-            return {}
-
-        fail("get_many", slow)
-        self.goes_on(caplog, "TimeoutError")
-        assert clock.now == 1_800_000_000.6
-
-    def test_with_an_answer_that_came_too_late_but_came(self, clock, fail, caplog):
-        def slow(*args):
-            clock.now += 0.6
-            return 4
-
-        fail("incr", slow)
+    def test_with_an_answer_that_came_too_late_but_came(self, fail, caplog):
+        fail("incr", answer(4, 0.6))
         assert take("shop", [PER_MINUTE]) > 0  # three others were faster
         (text,) = caplog.messages
         assert "TimeoutError" in text
         assert take("shop", [PER_MINUTE], 3) == 0  # this process counts
 
     def test_when_it_gets_something_back(self, fail, caplog):
-        fail("decr", OSError())
+        fail("decr", OSError)
         take("shop", [PER_MINUTE], 2)
         assert take("shop", [PER_MINUTE], 2) > 0
         assert caplog.records == []
         assert usage("shop", [PER_MINUTE]) == (4,)  # less for a span, and never more
 
-    def test_is_asked_again_after_a_minute(self, clock, fail, caplog):
-        fail("incr", OSError())
-        take("shop", [PER_MINUTE])
+    def test_is_asked_and_logged_once_a_minute(self, clock, fail, caplog):
+        fail("incr", OSError)
+        for expected in (1, 1, 1, 2):
+            take("shop", [PER_MINUTE])
+            assert len(caplog.records) == expected
+            clock.now += 20
         fail()
-        clock.now += 59
-        take("shop", [PER_MINUTE])
+        clock.now += 39
         assert usage("shop", [PER_MINUTE]) == (None,)
         clock.now += 1
         assert take("shop", [PER_MINUTE]) == 0
         assert usage("shop", [PER_MINUTE]) == (1,)
-        assert len(caplog.records) == 1
 
-    def test_is_logged_once_a_minute_by_one_thread(self, clock, fail, caplog):
+    def test_is_logged_by_one_of_several_threads(self, fail, caplog):
+        barrier = threading.Barrier(8)
+
         def fail_together(*args):
             barrier.wait(timeout=60)
             raise OSError
 
-        barrier = threading.Barrier(8)
         fail("incr", fail_together)
         with ThreadPoolExecutor(8) as executor:
             list(executor.map(lambda _: take("shop", [PER_DAY]), range(8)))
-        fail("incr", OSError())
-        for expected in (1, 1, 1, 2):
-            take("shop", [PER_DAY])
-            assert len(caplog.records) == expected
-            clock.now += 20
+        assert len(caplog.records) == 1
 
     def test_does_not_know_the_past_for_sure(self, clock, fail):
         take("shop", [PER_DAY], 4)
         clock.now += 1440
         rate.forget()
-        fail("get_many", {})  # as pymemcache does for a while
-        with mock.patch.object(LocMemCache, "incr", side_effect=OSError):
+        fail("get_many", answer({}))  # as pymemcache does for a while
+        with mock.patch.object(locmem.LocMemCache, "incr", side_effect=OSError):
             take("shop", [PER_DAY])
         fail()
         clock.now += 60
         assert take("shop", [PER_DAY]) > 0
 
     def test_makes_usage_unknown(self, fail, caplog):
-        fail("get_many", OSError())
+        fail("get_many", OSError)
         assert usage("shop", [PER_MINUTE, PER_DAY]) == (None, None)
         (text,) = caplog.messages
         assert "OSError" in text
 
     @pytest.mark.parametrize("method", ["incr", "decr", "get_many"])
     def test_does_not_hide_a_time_limit(self, method, fail):
-        class SoftTimeLimitExceeded(Exception):
-            __module__ = "billiard.exceptions"
-
         take("shop", [PER_MINUTE], 2)
         rate.forget()
-        fail(method, SoftTimeLimitExceeded())
+        fail(method, SoftTimeLimitExceeded)
         with pytest.raises(SoftTimeLimitExceeded):
             take("shop", [PER_MINUTE], 2)

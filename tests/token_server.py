@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl
-
-# The body of the answer, or what answers in its place.
-Answer = dict[str, Any] | bytes | Callable[[BaseHTTPRequestHandler], None]
 
 
 class TokenServer:
     """Gives these answers in turn, while its ``with`` block runs, and the last one for ever.
 
     Without answers, the tokens are token-1, token-2, and so on, each good for an hour. An
-    answer with an ``error`` has the status 400, or else the one in ``status``.
+    answer is the body, or what answers in its place. One with an ``error`` has the status
+    400, or else the one in ``status``.
     """
 
     def __init__(self, *answers):
         self.forms: list[dict[str, str]] = []
         self.tunnels: list[str] = []  # that it was asked for, as a proxy
-        self._answers = list(answers)
+        self._answers: tuple[Any, ...] = answers
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -60,7 +57,7 @@ class TokenServer:
         body = request.rfile.read(int(request.headers["Content-Length"]))
         self.forms.append(dict(parse_qsl(body.decode())))
         number = len(self.forms)
-        answer: Answer = {"access_token": f"token-{number}", "expires_in": 3600}
+        answer: Any = {"access_token": f"token-{number}", "expires_in": 3600}
         if self._answers:
             answer = self._answers[min(number, len(self._answers)) - 1]
         if callable(answer):
