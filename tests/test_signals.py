@@ -300,9 +300,8 @@ class TestSignals:
         threads = set()
         receivers.then = lambda: threads.add(threading.current_thread())
         assert silently("many").send_messages(kind(messages(number))) == number - 1
-        *sent, failed = receivers.told.split(", ")
-        assert {*sent} == {f"{i} many" for i in range(1, number)}
-        assert (len(sent), failed) == (number - 1, "0 many SMTPRecipientsRefused")
+        told = [f"{i} many" for i in range(1, number)] + ["0 many SMTPRecipientsRefused"]
+        assert sorted(receivers.told.split(", ")) == sorted(told)
         assert threads == {threading.current_thread()}
 
 
