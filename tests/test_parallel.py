@@ -19,7 +19,6 @@ from conftest import TimeLimit, interrupted_at_each_call, mails
 from django.conf import settings
 from django.db.utils import ConnectionHandler
 from django.utils import timezone, translation
-from roundtrips import Watch
 from scripted import BODY, CLOSE, TAKEN, always, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend, parallel
@@ -28,7 +27,6 @@ from email_hosts.backends.parallel import PIECE
 PIPELINING = ["PIPELINING"]
 STEPWISE = ["SIZE 10000000"]  # so nothing is written ahead, and no session ends for it
 either_way = pytest.mark.parametrize("extensions", [PIPELINING, STEPWISE])
-silently_or_not = pytest.mark.parametrize("fail_silently", [True, False])
 
 
 def messages(number):
@@ -53,6 +51,19 @@ def together(number, step="EHLO", refused: int = 0):
             barrier.wait()
             return "421 too many connections" if position >= number - refused else None
         return None
+
+    return script
+
+
+def waits(step, other):
+    """A server that does not answer a step until another one has come."""
+    has_come = threading.Event()
+
+    def script(name, argument):
+        if name == other:
+            has_come.set()
+        if name == step:
+            has_come.wait(20)
 
     return script
 
@@ -125,21 +136,6 @@ class TestSpread:
         assert recipients(server) == of(batch)
         assert len(threads) == (connections if connections > 1 else 0)
 
-    def test_each_connection_is_pipelined(self, serve):
-        """Two writes for each message: its commands, and its body."""
-        written: list[bytes] = []
-
-        class Writes(Watch):
-            def after(self, sock: Any, name, result: Any, *args: Any):
-                if name == "send":  # servers, and smtplib, use sendall()
-                    written.append(bytes(args[0]))
-
-        server = serve(together(2))
-        with Writes():
-            host(server, 2).send_messages(messages(50))
-        assert sum(each.startswith(b"MAIL") for each in written) == 50
-        assert len(written) == 100
-
     def test_message_does_not_wait_for_another_connection(self, serve):
         """One connection that hangs gets one message, or two, and the other gets the rest."""
         others = threading.Event()
@@ -166,6 +162,15 @@ class TestSpread:
         server = serve()
         assert host(server).send_messages(messages(10)) == 10
         assert server.connections == 1
+
+    def test_connection_that_is_open_is_used_and_stays_open(self, serve):
+        server = serve()
+        with host(server, 2) as connection:
+            for connections in (2, 3):
+                server.script = together(2, BODY)
+                assert connection.send_messages(messages(9)) == 9
+                assert server.connections == connections
+                assert connection.connection
 
     @pytest.mark.parametrize("names", ["0 " * 9, "+ 0 " * 50, "+ 1 + +", "+ + + + +"])
     def test_is_of_what_has_recipients_however_often_it_is_there(self, names, serve):
@@ -226,15 +231,9 @@ class TestError:
     """The first error ends it. It has lists of what was sent and what was not."""
 
     def test_stops_the_handing_out(self, serve):
-        has_failed = threading.Event()
-
-        def script(step, argument):
-            if step == "QUIT":
-                has_failed.set()
-            if step == BODY:  # what is under way ends after the error
-                has_failed.wait(20)
-
-        server = serve(any_of(to("bad", "550 no"), together(2), script), extensions=STEPWISE)
+        # What is under way ends after the error.
+        script = any_of(to("bad", "550 no"), together(2), waits(BODY, "QUIT"))
+        server = serve(script, extensions=STEPWISE)
         error = error_of(host(server, 2), [*mails("bad"), *messages(98)])
         # One was under way, and another was ready when the error came.
         assert 1 <= len(error.sent) <= 2
@@ -253,27 +252,22 @@ class TestError:
     @pytest.mark.parametrize("names", ["later a", "a later"])
     def test_doubt_is_raised_before_certainty(self, names, serve):
         """One message may have been delivered, and the other was certainly not."""
-        is_refused = threading.Event()
-
-        def script(step, argument):
-            if step == "QUIT":
-                is_refused.set()
-            return TAKEN if step == BODY and is_refused.wait(20) else None
-
-        server = serve(any_of(together(2), to("later@", "450 later"), script))
+        refused, taken = to("later@", "450 later"), always(BODY, TAKEN)
+        server = serve(any_of(together(2), refused, waits(BODY, "QUIT"), taken))
         error = error_of(host(server), mails(*names.split()))
         assert type(error) is smtplib.SMTPServerDisconnected
         assert error.sent == []
 
     @pytest.mark.parametrize("number", [0, 9])
-    @pytest.mark.parametrize("kind", [FileNotFoundError, TypeError, SystemExit])
-    def test_of_making_a_message_is_raised(self, kind, number, serve):
-        """Whatever it is, with one message too."""
+    @pytest.mark.parametrize(
+        ("kind", "fail_silently"), [(OSError, False), (TypeError, True), (SystemExit, True)]
+    )
+    def test_of_making_a_message_is_raised(self, kind, fail_silently, number, serve):
+        """With one message, too."""
         server = serve()
         batch = messages(number + 1)
-        batch[-1].message = mock.Mock(side_effect=kind("of this message"))
-        silently = kind is not FileNotFoundError  # which is like an error of mail
-        error = error_of(host(server, fail_silently=silently), batch, kind)
+        batch[-1].message = mock.Mock(side_effect=kind)
+        error = error_of(host(server, fail_silently=fail_silently), batch, kind)
         assert batch[-1] in error.unsent
         if kind is not SystemExit:  # which interrupts, so that one may have been delivered
             assert recipients(server) == of(error.sent)
@@ -309,15 +303,6 @@ class TestGenerator:
         assert len(list(coming)) == 1  # nobody has asked for it
         assert not hasattr(caught.value, "sent")  # that is for lists
 
-    def test_connection_that_is_open_is_used_and_stays_open(self, serve):
-        server = serve()
-        with host(server, 2) as connection:
-            for connections in (2, 3):
-                server.script = together(2, BODY)
-                assert connection.send_messages(messages(9)) == 9
-                assert server.connections == connections
-                assert connection.connection
-
 
 class TestFailSilently:
     """All messages are tried, and the count is right."""
@@ -340,18 +325,17 @@ class TestFailSilently:
 
     def test_connection_that_cannot_be_opened_again_keeps_no_message(self, serve):
         """It gives back those that it has taken."""
-        banners = iter([None, None])
-        bodies = iter([True])
-        has_failed = threading.Event()
+        first_bodies = iter([True])
 
         def script(step, argument):
-            if step == "banner" and (refusal := next(banners, "421 no")):
+            if step == "banner" and server.connections > 2:
                 has_failed.set()
-                return refusal
-            if step == BODY and not next(bodies, False):
+                return "421 no"
+            if step == BODY and not next(first_bodies, False):
                 has_failed.wait(20)
             return None
 
+        has_failed = threading.Event()
         server = serve(any_of(together(2), to("bad@", CLOSE), script))
         batch = mails("0", "1", "bad", *map(str, range(2, 20)))
         assert host(server, 2, fail_silently=True).send_messages(batch) == 20
@@ -362,25 +346,21 @@ class TestRefusedConnection:
     """A server that allows fewer connections costs no message."""
 
     @pytest.mark.parametrize("number", [1, 2, 3])
-    @silently_or_not
+    @pytest.mark.parametrize("fail_silently", [True, False])
     def test_others_do_its_work(self, fail_silently, number, serve):
         server = serve(together(4, "banner", refused=number))
         batch = messages(20)
         assert host(server, fail_silently=fail_silently).send_messages(batch) == 20
         assert recipients(server) == of(batch)
 
-    @silently_or_not
     @pytest.mark.parametrize("script", [always("banner", "421 no"), always("AUTH", "535 no")])
-    def test_is_an_error_once_if_all_are_refused(self, script, fail_silently, serve):
+    def test_is_an_error_once_if_all_are_refused(self, script, serve):
         server = serve(script, extensions=["AUTH PLAIN"])
         login: Any = {"username": "user", "password": "secret"}
-        connection = host(server, fail_silently=fail_silently, **login)
         batch = messages(20)
-        if fail_silently:
-            assert connection.send_messages(batch) == 0
-        else:
-            assert error_of(connection, batch).unsent == batch
-        assert server.connections <= 4
+        assert error_of(host(server, **login), batch).unsent == batch
+        assert host(server, **login, fail_silently=True).send_messages(batch) == 0
+        assert server.connections <= 8
         assert server.accepted == []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import smtplib
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import pytest
 from conftest import Clock, mails, wrapped
 from django.core.mail import EmailMessage
 from django.utils.log import AdminEmailHandler
-from scripted import BODY, CLOSE, at, to
+from scripted import BODY, at, to
 
 from email_hosts import delivery
 from email_hosts.backends import (
@@ -53,20 +52,15 @@ class Receivers:
             for told in self.got
         )
 
-    @contextmanager
-    def connected(self) -> Iterator[Receivers]:
-        """Let them receive."""
-        for signal in (message_sent, message_failed):
-            signal.connect(self.receive)
-        yield self
-        for signal in (message_sent, message_failed):
-            signal.disconnect(self.receive)
-
 
 @pytest.fixture
 def receivers() -> Iterator[Receivers]:
-    with Receivers().connected() as receivers:
-        yield receivers
+    receivers = Receivers()
+    for signal in (message_sent, message_failed):
+        signal.connect(receivers.receive)
+    yield receivers
+    for signal in (message_sent, message_failed):
+        signal.disconnect(receivers.receive)
 
 
 @pytest.fixture(params=[list, iter], ids=["list", "generator"])
@@ -75,9 +69,9 @@ def kind(request):
     return request.param
 
 
-def messages(number: int = 3, body: str = "Hello") -> list[Any]:
+def messages(number: int = 3) -> list[Any]:
     """Return messages with the subjects "0", "1" and so on."""
-    return [EmailMessage(str(i), body, to=[f"{i}@example.net"]) for i in range(number)]
+    return [EmailMessage(str(i), "Hello", to=[f"{i}@example.net"]) for i in range(number)]
 
 
 @pytest.fixture
@@ -318,11 +312,10 @@ class TestReceiver:
         settings.ADMINS = []  # whom Django would mail it to
         start(at(BODY, None, "451 later"))
         receivers.then = raising(RuntimeError("no such counter"))
-        second = Receivers()
-        with second.connected(), pytest.raises(smtplib.SMTPDataError) as caught:
+        with pytest.raises(smtplib.SMTPDataError) as caught:
             get_connection("shop").send_messages(messages())
         assert can_be_retried(caught.value)
-        assert second.told == receivers.told
+        assert receivers.told == "0 shop, 1 shop SMTPDataError"
         records = [record for record in caplog.records if record.name == "django.dispatch"]
         assert ["no such counter" in record.getMessage() for record in records] == [True] * 2
 
@@ -349,22 +342,6 @@ class TestReceiver:
             assert get_connection("shop").send_messages(messages(2)) == 2
         assert alerts == [1, 1]
         assert receivers.told == "0 shop, 1 shop"
-
-    @pytest.mark.parametrize("is_open", [True, False])
-    @pytest.mark.parametrize("fault", ["554 spam", CLOSE])
-    def test_may_send_over_the_same_connection(self, is_open, fault, start, receivers):
-        """Another one is opened for it, whatever becomes of this one."""
-        server, _ = start(at(BODY, None, fault))
-        connection = silently("shop")
-        if is_open:
-            connection.open()
-        receivers.then = lambda: connection.send_messages(messages(1, body="of the receiver"))
-        assert connection.send_messages(messages()) == 2
-        assert bool(connection.connection) is is_open
-        connection.close()
-        assert re.fullmatch(r"0 shop, 1 shop SMTP\w+, 2 shop", receivers.told)
-        of_receiver = [b"of the receiver" in one.content for one in server.accepted]
-        assert (of_receiver.count(False), of_receiver.count(True)) == (2, 3)
 
     def test_may_change_what_it_gets(self, receivers, mailoutbox, caplog):
         """And put it into a queue, as JSON."""
