@@ -98,24 +98,12 @@ def is_of_a_call(thread):
     return thread.name.startswith("ThreadPoolExecutor")
 
 
-begin = threading.Thread.start
-
-
 @pytest.fixture(autouse=True)
-def threads(monkeypatch):
-    """The threads of the call, in the order in which they are started."""
-    started = []
-
-    def spy(thread):
-        if is_of_a_call(thread):
-            started.append(thread)
-        begin(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", spy)
-    yield started
-    for thread in started:
+def no_thread_is_left():
+    yield
+    for thread in filter(is_of_a_call, threading.enumerate()):
         thread.join(20)
-    assert not any(thread.is_alive() for thread in started)
+        assert not thread.is_alive()
 
 
 class TestSpread:
@@ -127,14 +115,21 @@ class TestSpread:
     )
     @either_way
     def test_sends_over_so_many_connections_at_once(
-        self, extensions, parallel, number, connections, serve, threads
+        self, extensions, parallel, number, connections, serve
     ):
+        """In threads, if there are several."""
+        threads = set()
+
+        def note():
+            threads.add(threading.current_thread())
+            return mock.DEFAULT
+
         server = serve(together(connections) if connections else None, extensions=extensions)
-        batch = messages(number)
+        batch = asked(messages(number), note)
         assert host(server, parallel).send_messages(tuple(batch)) == number
-        assert server.connections == connections
+        assert server.connections == len(threads) == connections
         assert recipients(server) == of(batch)
-        assert len(threads) == (connections if connections > 1 else 0)
+        assert (threading.current_thread() in threads) == (connections == 1)
 
     def test_message_does_not_wait_for_another_connection(self, serve):
         """One connection that hangs gets one message, or two, and the other gets the rest."""
@@ -152,9 +147,11 @@ class TestSpread:
         assert others.is_set()
 
     def test_connection_is_opened_only_if_there_is_work(self, serve, monkeypatch):
+        start = threading.Thread.start
+
         def start_and_wait(thread):
             """Let it send everything before the next one starts."""
-            begin(thread)
+            start(thread)
             if is_of_a_call(thread):
                 assert server.wait_for(10)
 
@@ -370,6 +367,7 @@ class TestInterruption:
     @pytest.mark.parametrize("python_raises", [KeyError, RuntimeError])
     def test_is_not_hidden_by_what_python_raises_then(self, python_raises, serve, monkeypatch):
         """In Python 3.10, a thread that was interrupted while it starts is lost to Python."""
+        begin = threading.Thread.start
 
         def start(thread):
             begin(thread)
@@ -386,7 +384,7 @@ class TestInterruption:
         assert recipients(server) == of(error.sent)
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeLimit, TimeoutError])
-    def test_ends_what_is_under_way_and_is_raised(self, kind, serve, threads):
+    def test_ends_what_is_under_way_and_is_raised(self, kind, serve):
         main = threading.get_ident()
         coming = iter([True])
 
@@ -405,8 +403,7 @@ class TestInterruption:
         finally:
             signal.signal(signal.SIGUSR1, before)
         number = len(server.accepted)
-        for thread in threads:
-            thread.join(20)
+        server.wait_for_clients_to_go()
         assert 1 <= number == len(server.accepted) < 200
         assert recipients(server) == of(error.sent)
 
@@ -439,15 +436,17 @@ class TestInterruption:
 
 @pytest.mark.parametrize("number", [None, 0, 2])
 def test_threads_that_cannot_be_started_leave_the_work_to_the_others(
-    number, serve, threads, monkeypatch
+    number, serve, monkeypatch
 ):
     """At a limit of the system, or when Python ends. ``None``: not even one for the others."""
     start = threading.Thread.start
     most = number or 0
+    left = iter([True] * most)
 
     def scarce(thread):
-        is_first = threading.current_thread() is threading.main_thread()
-        if (is_of_a_call(thread) and len(threads) >= most) or (number is None and is_first):
+        is_for_the_others = threading.current_thread() is threading.main_thread()
+        has_room = not is_of_a_call(thread) or next(left, False)
+        if not has_room or (number is None and is_for_the_others):
             raise RuntimeError("can't start new thread")
         start(thread)
 
@@ -455,4 +454,4 @@ def test_threads_that_cannot_be_started_leave_the_work_to_the_others(
     monkeypatch.setattr(threading.Thread, "start", scarce)
     assert host(server).send_messages(messages(100)) == 100
     assert recipients(server) == of(messages(100))
-    assert (server.connections, len(threads)) == (max(most, 1), most)
+    assert server.connections == max(most, 1)

@@ -31,17 +31,8 @@ class Crossing:
         return 0
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ("take", "take"),
-        ("park", "park"),
-        ("take", "park"),
-        ("take", "close"),
-        ("park", "close"),
-    ],
-)
-def test_never_two_threads_are_inside_of_the_pool(first, second):
+@pytest.mark.parametrize("names", ["take take", "park park", "take park", "park close"])
+def test_never_two_threads_are_inside_of_the_pool(names):
     """Both would be given the same connection, for example."""
     shared, key = Pool(), Crossing()
 
@@ -52,7 +43,7 @@ def test_never_two_threads_are_inside_of_the_pool(first, second):
     add()
     key.barrier = threading.Barrier(2)
     with ThreadPoolExecutor(2) as threads:
-        for each in [threads.submit(actions[name]) for name in (first, second)]:
+        for each in [threads.submit(actions[name]) for name in names.split()]:
             each.result()
     assert not key.have_met
 
