@@ -4,7 +4,7 @@ import copy
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from email import message_from_bytes
 from typing import Any
 from unittest import mock
@@ -102,18 +102,16 @@ class Project:
         handler.emit = self.alert
         if moment == "receiver":
             message_sent.connect(self.alert)
-        if moment == "log handler":
+        elif moment == "log handler":
             logger.addHandler(handler)
-        try:
-            if moment == "generator":
-                yield self.yielding()
-            elif moment == "message() that closes":
-                yield self.messages("message()", self.alert_and_close)
-            else:
-                yield self.messages(moment)
-        finally:
-            message_sent.disconnect(self.alert)
-            logger.removeHandler(handler)
+        if moment == "generator":
+            yield self.yielding()
+        elif moment == "message() that closes":
+            yield self.messages("message()", self.alert_and_close)
+        else:
+            yield self.messages(moment)
+        message_sent.disconnect(self.alert)
+        logger.removeHandler(handler)
 
 
 @pytest.fixture
@@ -169,18 +167,11 @@ def assert_nothing_crossed(server: Any, alerts: int) -> None:
     assert sorted(got) == [("Alert", "alert")] * alerts + expected_mails
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "message()",
-        "message() that closes",
-        "recipients()",
-        "attachments",
-        "generator",
-        "receiver",
-        "log handler",
-    ],
-)
+MOMENTS = ["message()", "message() that closes", "recipients()", "attachments", "generator"]
+MOMENTS += ["receiver", "log handler"]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize(("of", "is_open"), [(list, False), (list, True), (iter, True)])
 def test_project_may_send_at_any_moment(of, is_open, moment, project, server, caplog):
     """Even if it closes the connection then. No receiver is told of what it sends itself."""

@@ -251,8 +251,7 @@ class TestError:
         """One message may have been delivered, and the other was certainly not."""
         refused, taken = to("later@", "450 later"), always(BODY, TAKEN)
         server = serve(any_of(together(2), refused, waits(BODY, "QUIT"), taken))
-        error = error_of(host(server), mails(*names.split()))
-        assert type(error) is smtplib.SMTPServerDisconnected
+        error = error_of(host(server), mails(*names.split()), smtplib.SMTPServerDisconnected)
         assert error.sent == []
 
     @pytest.mark.parametrize("number", [0, 9])
@@ -276,7 +275,8 @@ class TestGenerator:
     def test_piece_is_sent_before_the_next_one_is_asked_for(self, serve):
         """And forgotten, so that memory stays flat."""
         server = serve()
-        accepted, alive = [], weakref.WeakSet()
+        accepted: list[int] = []
+        alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
         def generate():
             for one in map(mails, map(str, range(160))):

@@ -101,8 +101,8 @@ def start(serve, settings, closed_port):
 @contextmanager
 def logging_to(name: str, function: Callable[..., object]) -> Iterator[None]:
     """Call a function for each record of a logger."""
-    handler = logging.Handler()
-    handler.emit = function  # type: ignore[method-assign]
+    handler: Any = logging.Handler()
+    handler.emit = function
     logging.getLogger(name).addHandler(handler)
     try:
         yield
@@ -160,7 +160,8 @@ class TestSignals:
         """The error of a list has the same messages."""
         start(at(*fault), extensions)
         settings.EMAIL_HOSTS_ROUTER = lambda message: "shop" if message.subject == "0" else key
-        batch, error = messages(), None
+        batch = messages()
+        error: Any = None
         try:
             connect(key).send_messages(kind(batch))
         except (OSError, LookupError) as raised:
@@ -213,7 +214,7 @@ class TestSignals:
                 yield message
 
         start(script)
-        get_connection("shop").send_messages(coming())
+        loudly("shop").send_messages(coming())
         assert [told["seconds"] for told in receivers.got] == [2, 2, 2]
 
     @pytest.mark.parametrize(
@@ -366,7 +367,7 @@ class TestReceiver:
         servers = start()
         receivers.then = raising(error)
         for times in (1, 2):
-            connection = get_connection(key)
+            connection = loudly(key)
             with pytest.raises(error) as caught:
                 connection.send_messages(iter(messages()))
             assert not can_be_retried(caught.value)
