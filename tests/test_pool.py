@@ -264,7 +264,9 @@ class TestDeath:
         server = serve()
         send(server)
         server.say(b"421 bye\r\n") if is_said else server.disconnect()
-        assert send(server, "b", "c") == 2
+        with host(server) as connection:
+            assert server.connections == 2
+            assert connection.send_messages(mails("b", "c")) == 2
         assert recipients(server) == ["a", "b", "c"]
 
     @pytest.mark.parametrize(
@@ -376,9 +378,9 @@ class TestFork:
             connection = backend.connection
             backend.close()
             monkeypatch.setattr(os, "getpid", lambda: -1)
-            pool.close_all()
+            send(server)
         assert connection.sock is None
-        assert server.connections == 2
+        assert server.connections == 3
         assert "QUIT" not in server.commands
 
 
