@@ -101,8 +101,8 @@ def is_of_a_call(thread):
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    for thread in filter(is_of_a_call, threading.enumerate()):
-        thread.join(20)
+    for thread in filter(is_of_a_call, threading.enumerate()):  # pragma: no cover
+        thread.join(20)  # it is about to end
         assert not thread.is_alive()
 
 

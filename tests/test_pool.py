@@ -230,9 +230,9 @@ class TestNumber:
         for number, connections in [(0, 101), (2, 101), (100, 101), (1, 102)]:
             send(server, local_hostname=f"host-{number}")
             assert server.connections == connections
-        pool.close_all()
+        pool.forget()
         server.wait_for_clients_to_go()
-        assert server.commands.count("QUIT") == server.connections
+        assert server.commands.count("QUIT") == 2  # of those that had to leave
 
 
 class Moment(float):
