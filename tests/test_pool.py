@@ -130,7 +130,6 @@ class TestParking:
             (at("DATA", "554 no"), True),
             (at(BODY, "451 later"), True),
             (at(BODY, CLOSE), False),
-            (at(BODY, HANG), False),
             (always("MAIL", "421 later"), False),
             # The server has given up on this session.
             (at("MAIL", "451 later"), False),
@@ -144,7 +143,7 @@ class TestParking:
     )
     def test_follows_a_transaction_that_leaves_it_in_step(self, script, is_parked, serve):
         with suppress(smtplib.SMTPException):
-            send(serve(script), "a+b", timeout=0.5)
+            send(serve(script), "a+b")
         assert parked() == is_parked
 
     def test_follows_a_transaction_after_one_that_was_delayed(self, serve):
@@ -254,6 +253,9 @@ def test_pool_costs_the_same_with_one_host_and_with_many(clock):
     assert Moment.asked <= 2 * 99
 
 
+LOST = smtplib.SMTPServerDisconnected
+
+
 class TestDeath:
     """A connection that dies while it is parked costs a reconnect, and never a message."""
 
@@ -294,32 +296,34 @@ class TestDeath:
         assert (server.connections, parked()) == (2, 1)
 
     @pytest.mark.parametrize(
-        ("script", "error", "connections"),
+        ("script", "error", "connections", "timeout"),
         [
-            (at("MAIL", None, "550 no", "550 no"), smtplib.SMTPSenderRefused, 2),
+            (at("MAIL", None, "550 no", "550 no"), smtplib.SMTPSenderRefused, 2, 20),
             # The next one writes a group, too. So one command at a time gets a chance.
-            (at("MAIL", None, *9 * [CLOSE]), smtplib.SMTPServerDisconnected, 3),
+            (at("MAIL", None, *9 * [CLOSE]), LOST, 3, 20),
             (
                 any_of(at("MAIL", None, CLOSE), at("banner", None, "421 busy")),
                 smtplib.SMTPConnectError,
                 2,
+                20,
             ),
             # Perhaps the server has the message.
-            (at(BODY, None, CLOSE), smtplib.SMTPServerDisconnected, 1),
-            (at(BODY, None, RESET), smtplib.SMTPServerDisconnected, 1),
-            (at(BODY, None, HANG), smtplib.SMTPServerDisconnected, 1),
+            (at(BODY, None, CLOSE), LOST, 1, 20),
+            (at(BODY, None, RESET), LOST, 1, 20),
+            (at(BODY, None, HANG), LOST, 1, 0.3),
         ],
     )
     def test_of_the_message_or_the_server_too_is_an_error(
-        self, script, error, connections, serve
+        self, script, error, connections, timeout, serve
     ):
         server = serve(script)
-        connection = host(server, timeout=0.3)
+        connection = host(server, timeout=timeout)
         assert connection.send_messages(mails("a")) == 1
         with pytest.raises(error):
             connection.send_messages(mails("b"))
         assert connection.connection is None
         assert server.connections == connections
+        assert parked() == (error is smtplib.SMTPSenderRefused)
 
 
 def test_log_tells_of_each_connection_and_nothing_of_its_login(serve, clock, caplog):
