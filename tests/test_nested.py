@@ -245,16 +245,12 @@ def test_wrapped_backend_with_a_connection(server):
 
 
 @pytest.mark.parametrize("fail_silently", [False, True])
-@pytest.mark.parametrize("with_block", [False, True])
-def test_folder(with_block, fail_silently, tmp_path, settings):
+@pytest.mark.parametrize("action", ["alert", "alert_and_close"])
+def test_folder(action, fail_silently, tmp_path, settings):
     """Its backend keeps a file open, which a copy of it shares."""
     settings.EMAIL_HOSTS = {"disk": f"file:{tmp_path}"}
-    connection = get_connection("disk", fail_silently=fail_silently)
-    project = Project(connection)
-    batch = project.messages(
-        "message()", project.alert_and_close if with_block else project.alert
-    )
-    assert project.send(batch) == 4
+    project = Project(get_connection("disk", fail_silently=fail_silently))
+    assert project.send(project.messages("message()", getattr(project, action))) == 4
     written = "".join(path.read_text() for path in tmp_path.iterdir())
     subjects = re.findall("^Subject: (.*)", written, re.MULTILINE)
     assert sorted(subjects) == ["Alert"] * 4 + [f"Mail {i}" for i in range(4)]
