@@ -147,6 +147,25 @@ class TestSpread:
         assert host(server, 2).send_messages(messages(10)) == 10
         assert others.is_set()
 
+    def test_each_connection_looks_ahead(self, serve):
+        """It makes its next message while the server is busy with a body."""
+        made: list[Any] = []
+        third, was_in_time = threading.Event(), []
+
+        def note():
+            made.append(None)
+            if len(made) == 3:
+                third.set()
+            return mock.DEFAULT
+
+        def script(step, argument):
+            if step == BODY:
+                was_in_time.append(third.wait(20))
+
+        server = serve(any_of(together(2), script))
+        assert host(server, 2).send_messages(asked(messages(4), note)) == 4
+        assert was_in_time == [True] * 4
+
     def test_connection_is_opened_only_if_there_is_work(self, serve, monkeypatch):
         start = threading.Thread.start
 

@@ -202,6 +202,7 @@ class TestSignals:
         }
 
     def test_tell_seconds_without_waiting_for_a_generator(self, start, receivers, monkeypatch):
+        """And nothing of an error of it."""
         clock = Clock()
         monkeypatch.setattr(delivery, "clock", clock)
 
@@ -212,9 +213,11 @@ class TestSignals:
             for message in messages():
                 clock.now += 100
                 yield message
+            raise LookupError
 
         start(script)
-        loudly("shop").send_messages(coming())
+        with pytest.raises(LookupError):
+            loudly("shop").send_messages(coming())
         assert [told["seconds"] for told in receivers.got] == [2, 2, 2]
 
     @pytest.mark.parametrize(
@@ -255,6 +258,13 @@ class TestSignals:
             connection = connection_from_dsn(f"smtp://127.0.0.1:{serve().port}")
         connection.send_messages(messages(1))
         assert receivers.told == "0 None"
+
+    def test_tell_of_what_is_in_the_outbox(self, receivers, mailoutbox):
+        batch = messages(2)
+        batch[1].extra_headers["X"] = "a\nb"
+        with pytest.raises(ValueError, match=r"[Hh]eader") as caught:
+            get_connection("shop").send_messages(batch)
+        assert receivers.told == f"0 shop, 1 shop {type(caught.value).__name__}"
 
     def test_of_several_connections_come_in_the_callers_thread(self, start, kind, receivers):
         start(to("<0@example.net>", "550 no"))
@@ -338,7 +348,7 @@ class TestReceiver:
         assert receivers.told == "0 shop, 1 shop"
 
     def test_may_change_what_it_gets(self, receivers, mailoutbox, caplog):
-        """And put it into a queue, as JSON. Mail in the outbox has signals, too."""
+        """And put it into a queue, as JSON."""
         receivers.then = lambda: json.dumps(receivers.got[-1]["refused"].setdefault("x", []))
         get_connection("shop").send_messages(messages(2))
         assert [told["refused"] for told in receivers.got] == [{"x": []}] * 2
