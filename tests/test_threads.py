@@ -6,6 +6,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ class Place:
 class Key:
     """A key of the pool, which is looked up inside of it."""
 
-    place = None
+    place: Any = None
 
     def __hash__(self):
         if self.place:
