@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import gc
+import queue
 import signal
 import smtplib
-import ssl
 import threading
 import weakref
 from collections import Counter
 from contextvars import ContextVar
 from typing import Any
+from unittest import mock
 
 import pytest
-from conftest import TimeLimit, mails, needs_mailers, parked, run_python
+from conftest import TimeLimit, interrupted_at_each_call, mails
 from django.conf import settings
-from django.core import mail
-from django.core.mail import EmailMessage
-from django.test import override_settings
+from django.db.utils import ConnectionHandler
 from django.utils import timezone, translation
-from roundtrips import Watch
 from scripted import BODY, CLOSE, TAKEN, always, any_of, at, to
 
-from email_hosts import mailers
-from email_hosts.backends import (
-    EmailHostsBackend,
-    RoutingBackend,
-    connection_from_dsn,
-    get_connection,
-)
+from email_hosts.backends import EmailHostsBackend, parallel
 from email_hosts.backends.parallel import PIECE
-from email_hosts.testing import real_hosts
 
 PIPELINING = ["PIPELINING"]
 STEPWISE = ["SIZE 10000000"]  # so nothing is written ahead, and no session ends for it
@@ -63,6 +54,19 @@ def together(number, step="EHLO", refused: int = 0):
     return script
 
 
+def waits(step, other):
+    """A server that does not answer a step until another one has come."""
+    has_come = threading.Event()
+
+    def script(name, argument):
+        if name == other:
+            has_come.set()
+        if name == step:
+            has_come.wait(20)
+
+    return script
+
+
 def recipients(server):
     return Counter(recipient for one in server.accepted for recipient in one.recipients)
 
@@ -71,71 +75,62 @@ def of(batch: list[Any]):
     return Counter(recipient for one in batch for recipient in one.to)
 
 
+def asked(batch, function):
+    """Let these messages call a function while they are made."""
+    for one in batch:
+        one.message = mock.Mock(wraps=one.message, side_effect=lambda **options: function())
+    return batch
+
+
+def error_of(connection: EmailHostsBackend, batch: Any, kind: Any = smtplib.SMTPException):
+    """Return the error of a send, whose lists are the caller's messages in their order."""
+    with pytest.raises(kind) as caught:
+        connection.send_messages(batch)
+    error: Any = caught.value
+    sent = {id(one) for one in error.sent}
+    assert error.sent == [one for one in batch if id(one) in sent]
+    assert error.unsent == [one for one in batch if id(one) not in sent]
+    return error
+
+
 def is_of_a_call(thread):
     return thread.name.startswith("ThreadPoolExecutor")
 
 
-begin = threading.Thread.start
-
-
 @pytest.fixture(autouse=True)
-def threads(monkeypatch):
-    """The threads of the call, in the order in which they are started."""
-    started = []
-
-    def spy(thread):
-        if is_of_a_call(thread):
-            started.append(thread)
-        begin(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", spy)
-    yield started
-    for thread in started:
-        thread.join(20)
-    assert not any(thread.is_alive() for thread in started)
-
-
-class Failing(EmailMessage):
-    error: BaseException = TypeError("of this message")
-
-    def message(self, **options: Any):
-        raise self.error
-
-
-class Writes(Watch):
-    """What the clients of this process write."""
-
-    def __init__(self):
-        self.written: list[bytes] = []
-
-    def after(self, sock: Any, name, result: Any, *args: Any):
-        if name == "send":  # servers, and smtplib, use sendall()
-            self.written.append(bytes(args[0]))
+def no_thread_is_left():
+    before = threading.enumerate()
+    yield
+    for thread in threading.enumerate():
+        if is_of_a_call(thread) and thread not in before:  # pragma: no cover
+            thread.join(20)  # it is about to end
+            assert not thread.is_alive()
 
 
 class TestSpread:
+    """Each connection takes the next message when it is free."""
+
     @pytest.mark.parametrize(
         ("parallel", "number", "connections"),
         [(2, 6, 2), (4, 12, 4), (10, 30, 10), (4, 0, 0), (4, 1, 1), (4, 2, 2), (4, 3, 3)],
     )
     @either_way
     def test_sends_over_so_many_connections_at_once(
-        self, extensions, parallel, number, connections, serve, threads
+        self, extensions, parallel, number, connections, serve
     ):
+        """In threads, if there are several."""
+        threads = set()
+
+        def note():
+            threads.add(threading.current_thread())
+            return mock.DEFAULT
+
         server = serve(together(connections) if connections else None, extensions=extensions)
-        batch = messages(number)
+        batch = asked(messages(number), note)
         assert host(server, parallel).send_messages(tuple(batch)) == number
         assert server.connections == connections
         assert recipients(server) == of(batch)
-        assert len(threads) == (connections if connections > 1 else 0)
-
-    def test_each_connection_is_pipelined(self, serve):
-        """Two writes for each message: its commands, and its body."""
-        server = serve(together(2))
-        with Writes() as writes:
-            host(server, 2).send_messages(messages(50))
-        assert sum(each.startswith(b"MAIL") for each in writes.written) == 50
-        assert len(writes.written) == 100
+        assert (threading.current_thread() in threads) == (connections == 1)
 
     def test_message_does_not_wait_for_another_connection(self, serve):
         """One connection that hangs gets one message, or two, and the other gets the rest."""
@@ -152,10 +147,31 @@ class TestSpread:
         assert host(server, 2).send_messages(messages(10)) == 10
         assert others.is_set()
 
+    def test_each_connection_looks_ahead(self, serve):
+        """It makes its next message while the server is busy with a body."""
+        made: list[Any] = []
+        third, was_in_time = threading.Event(), []
+
+        def note():
+            made.append(None)
+            if len(made) == 3:
+                third.set()
+            return mock.DEFAULT
+
+        def script(step, argument):
+            if step == BODY:
+                was_in_time.append(third.wait(20))
+
+        server = serve(any_of(together(2), script))
+        assert host(server, 2).send_messages(asked(messages(4), note)) == 4
+        assert was_in_time == [True] * 4
+
     def test_connection_is_opened_only_if_there_is_work(self, serve, monkeypatch):
+        start = threading.Thread.start
+
         def start_and_wait(thread):
             """Let it send everything before the next one starts."""
-            begin(thread)
+            start(thread)
             if is_of_a_call(thread):
                 assert server.wait_for(10)
 
@@ -164,124 +180,69 @@ class TestSpread:
         assert host(server).send_messages(messages(10)) == 10
         assert server.connections == 1
 
-    def test_message_that_is_there_twice_is_sent_twice(self, serve):
-        server = serve(together(2))
-        assert host(server).send_messages(messages(1) * 2) == 2
-        assert recipients(server) == {"0@example.net": 2}
+    def test_connection_that_is_open_is_used_and_stays_open(self, serve):
+        server = serve()
+        with host(server, 2) as connection:
+            for connections in (2, 3):
+                server.script = together(2, BODY)
+                assert connection.send_messages(messages(9)) == 9
+                assert server.connections == connections
+                assert connection.connection
 
-    @pytest.mark.parametrize(
-        "names", [" + ".join(map(str, range(50))), "+ 1 + +", "+ + + + +"]
-    )
-    def test_messages_without_recipients_hold_nothing_up(self, names, serve):
+    @pytest.mark.parametrize("names", ["0 " * 9, "+ 0 " * 50, "+ 1 + +", "+ + + + +"])
+    def test_is_of_what_has_recipients_however_often_it_is_there(self, names, serve):
         server = serve()
         batch = mails(*names.split())
-        assert host(server, 3).send_messages(batch) == len(of(batch)) == len(server.accepted)
+        assert host(server, 3).send_messages(batch) == of(batch).total()
+        assert recipients(server) == of(batch)
 
     def test_refused_recipients_of_all_connections_are_noted(self, serve):
         connection = host(serve(any_of(to("no", "550 no"), together(2))))
         assert connection.send_messages(mails("a+no0", "b+no1")) == 2
-        assert [*sorted(connection.refused_recipients)] == [
-            "no0@example.net",
-            "no1@example.net",
-        ]
-
-    def test_tls_login_and_sender_go_for_all(self, start_server, tls, cafile):
-        server = start_server(context=tls, login=("user", "secret"))
-        login: dict[str, Any] = {"username": "user", "password": "secret"}
-        sender = {"default_from_email": "shop@example.com"}
-        connection = host(server, use_tls=True, **login, **sender)
-        connection.ssl_context = ssl.create_default_context(cafile=str(cafile))
-        batch = messages(12)
-        for one in batch:
-            one.from_email = settings.DEFAULT_FROM_EMAIL
-        assert connection.send_messages(batch) == 12
-        seen = {(one.tls, one.user, one.sender) for one in server.received}
-        assert seen == {(True, "user", "shop@example.com")}
-        assert {one.from_email for one in batch} == {settings.DEFAULT_FROM_EMAIL}
-
-
-class TestContext:
-    """What a message sees while it is made."""
+        assert {*connection.refused_recipients} == {"no0@example.net", "no1@example.net"}
 
     @pytest.mark.parametrize(
         ("language", "zone"), [("de", "Asia/Tokyo"), ("en-us", None), (None, None)]
     )
-    def test_is_that_of_the_caller(self, language, zone, serve):
+    def test_message_is_made_in_the_context_of_the_caller(self, language, zone, serve):
         seen = []
         variable = ContextVar("variable", default="default")
         variable.set("of the caller")
 
-        class Curious(EmailMessage):
-            def message(self, **options: Any):
-                zone = str(timezone.get_current_timezone())
-                seen.append((translation.get_language(), zone, variable.get()))
-                return super().message(**options)
+        def look():
+            zone = str(timezone.get_current_timezone())
+            seen.append((translation.get_language(), zone, variable.get()))
+            return mock.DEFAULT
 
         with translation.override(language), timezone.override(zone):
-            host(serve(together(2))).send_messages(mails("a", "b", make=Curious))
+            host(serve(together(2))).send_messages(asked(messages(2), look))
         assert seen == [(language, zone or settings.TIME_ZONE, "of the caller")] * 2
 
-    def test_database_connections_of_the_threads_are_closed(self, serve, tmp_path):
-        server = serve(together(2))
-        shown = run_python("-c", DATABASE, str(server.port), str(tmp_path / "db"))
-        assert shown.split() == ["2", "0"]
+    def test_closes_the_database_connections_of_its_threads(
+        self, serve, tmp_path, monkeypatch, django_db_blocker
+    ):
+        sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db")}
+        databases = ConnectionHandler({"default": sqlite})
+        monkeypatch.setattr(parallel, "connections", databases)
+        used = []
 
+        def query():
+            databases["default"].ensure_connection()
+            used.append(databases["default"])
+            return mock.DEFAULT
 
-DATABASE = """
-import sys, threading
-import django
-from django.conf import settings
-settings.configure(DATABASES={
-    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[2]},
-}, EMAIL_HOSTS={"news": f"smtp://127.0.0.1:{sys.argv[1]}?parallel=2"})
-django.setup()
-from django.core.mail import EmailMessage
-from django.db import connection, connections
-from email_hosts.backends import get_connection
-
-used = {}
-
-class FromTheDatabase(EmailMessage):
-    def message(self, **options):
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 'Subject'")
-            [self.subject] = cursor.fetchone()
-        used[threading.get_ident()] = connections["default"]
-        return super().message(**options)
-
-batch = [FromTheDatabase("", "", "a@example.com", [f"{i}@example.net"]) for i in range(4)]
-assert get_connection("news").send_messages(batch) == 4
-print(len(used), sum(each.connection is not None for each in used.values()))
-"""
-
-
-def error_of(connection: EmailHostsBackend, batch: Any, kind: Any = smtplib.SMTPException):
-    """Return the error of a send, whose lists are the caller's messages in their order."""
-    with pytest.raises(kind) as caught:
-        connection.send_messages(batch)
-    error: Any = caught.value
-    assert Counter(map(id, error.sent + error.unsent)) == Counter(map(id, batch))
-    order = {id(one): position for position, one in enumerate(batch)}
-    for each in (error.sent, error.unsent):
-        positions = [order[id(one)] for one in each]
-        assert positions == sorted(positions)
-    return error
+        with django_db_blocker.unblock():
+            host(serve(together(2))).send_messages(asked(messages(2), query))
+        assert [each.connection for each in used] == [None, None]
 
 
 class TestError:
     """The first error ends it. It has lists of what was sent and what was not."""
 
     def test_stops_the_handing_out(self, serve):
-        has_failed = threading.Event()
-
-        def script(step, argument):
-            if step == "QUIT":
-                has_failed.set()
-            if step == BODY:  # what is under way ends after the error
-                has_failed.wait(20)
-            return
-
-        server = serve(any_of(to("bad", "550 no"), together(2), script), extensions=STEPWISE)
+        # What is under way ends after the error.
+        script = any_of(to("bad", "550 no"), together(2), waits(BODY, "QUIT"))
+        server = serve(script, extensions=STEPWISE)
         error = error_of(host(server, 2), [*mails("bad"), *messages(98)])
         # One was under way, and another was ready when the error came.
         assert 1 <= len(error.sent) <= 2
@@ -297,37 +258,23 @@ class TestError:
         assert recipients(server) == of(error.sent)
         assert len(error.sent) < 100
 
-    @pytest.mark.parametrize("turn", range(2))
-    def test_doubt_is_raised_before_certainty(self, turn, serve):
+    @pytest.mark.parametrize("names", ["later a", "a later"])
+    def test_doubt_is_raised_before_certainty(self, names, serve):
         """One message may have been delivered, and the other was certainly not."""
-        is_refused = threading.Event()
-
-        def script(step, argument):
-            if step == "QUIT":
-                is_refused.set()
-            return TAKEN if step == BODY and is_refused.wait(20) else None
-
-        batch = mails(*["later", "a"][:: 1 - 2 * turn])
-        server = serve(any_of(together(2), to("later@", "450 later"), script))
-        error = error_of(host(server), batch)
-        assert type(error).__name__ == "SMTPServerDisconnected"
+        refused, taken = to("later@", "450 later"), always(BODY, TAKEN)
+        server = serve(any_of(together(2), refused, waits(BODY, "QUIT"), taken))
+        error = error_of(host(server), mails(*names.split()), smtplib.SMTPServerDisconnected)
         assert error.sent == []
 
     @pytest.mark.parametrize("number", [0, 9])
     @pytest.mark.parametrize(
-        ("kind", "fail_silently"),
-        [
-            (FileNotFoundError, False),
-            (TypeError, False),
-            (TypeError, True),
-            (SystemExit, True),
-        ],
+        ("kind", "fail_silently"), [(OSError, False), (TypeError, True), (SystemExit, True)]
     )
     def test_of_making_a_message_is_raised(self, kind, fail_silently, number, serve):
-        """Whatever it is, with one message too."""
+        """With one message, too."""
         server = serve()
-        batch = [*messages(number), *mails("bad", make=Failing)]
-        batch[-1].error = kind("of this message")
+        batch = messages(number + 1)
+        batch[-1].message = mock.Mock(side_effect=kind)
         error = error_of(host(server, fail_silently=fail_silently), batch, kind)
         assert batch[-1] in error.unsent
         if kind is not SystemExit:  # which interrupts, so that one may have been delivered
@@ -338,25 +285,22 @@ class TestGenerator:
     """What is no list is taken in pieces of 25 messages for each connection."""
 
     def test_piece_is_sent_before_the_next_one_is_asked_for(self, serve):
-        """And memory stays flat."""
+        """And forgotten, so that memory stays flat."""
         server = serve()
-        accepted = []
-        alive: weakref.WeakSet[EmailMessage] = weakref.WeakSet()
-        most = []
+        accepted: list[int] = []
+        alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
         def generate():
-            for number in range(320):
-                accepted.append(len(server.accepted))
-                if number % (2 * PIECE) == 0:
+            for one in map(mails, map(str, range(160))):
+                if len(accepted) % (2 * PIECE) == 0:
                     gc.collect()  # on Python 3.10, frames are in cycles of asgiref's errors
-                (one,) = mails(str(number))
-                alive.add(one)
-                most.append(len(alive))
-                yield one
+                accepted.append(len(server.accepted))
+                alive.update(one)
+                assert len(alive) <= 2 * 2 * PIECE + 2
+                yield from one
 
-        assert host(server, 2).send_messages(generate()) == 320
-        assert accepted == [number // 50 * 50 for number in range(320)]
-        assert max(most) <= 2 * 2 * PIECE + 2
+        assert host(server, 2).send_messages(generate()) == 160
+        assert accepted == [number // 50 * 50 for number in range(160)]
 
     def test_error_ends_it_with_its_piece(self, serve):
         size = 2 * PIECE
@@ -369,35 +313,6 @@ class TestGenerator:
         assert not hasattr(caught.value, "sent")  # that is for lists
 
 
-class TestKeptConnections:
-    @pytest.mark.parametrize(
-        ("options", "number"),
-        [({}, 4), ({"conn_max_idle": 2}, 2), ({"conn_max_messages": 1}, 0)],
-    )
-    def test_are_parked_and_used(self, options, number, serve):
-        server = serve(together(4))
-        host(server, conn_max_age=60, **options).send_messages(messages(4))
-        assert (server.connections, parked()) == (4, number)
-        host(server, conn_max_age=60, **options).send_messages(messages(2))
-        assert number < 2 or server.connections == 4
-
-    def test_that_died_cost_no_message(self, serve):
-        server = serve(together(4))
-        host(server, conn_max_age=60).send_messages(messages(8))
-        server.disconnect()
-        assert host(server, conn_max_age=60).send_messages(messages(8)) == 8
-        assert recipients(server) == of(messages(8) * 2)
-
-    def test_connection_that_is_open_is_used_and_stays_open(self, serve):
-        server = serve()
-        with host(server, 2) as connection:
-            for connections in (2, 3):
-                server.script = together(2, BODY)
-                assert connection.send_messages(messages(9)) == 9
-                assert server.connections == connections
-                assert connection.connection
-
-
 class TestFailSilently:
     """All messages are tried, and the count is right."""
 
@@ -406,40 +321,28 @@ class TestFailSilently:
     def test_all_are_tried(self, fault, extensions, serve):
         """A connection that breaks does not swallow what others could send."""
         server = serve(any_of(to("bad", fault), together(3)), extensions=extensions)
-        good = messages(40)
-        batch = list(good)
-        for number in range(10):
-            batch[number * 5 : number * 5] = mails(f"bad{number}")
-        assert host(server, 3, fail_silently=True).send_messages(batch) == 40
-        assert recipients(server) == of(good)
-
-    def test_what_may_be_delivered_is_not_sent_again(self, serve):
-        server = serve(any_of(at(BODY, TAKEN, None, TAKEN), together(2)))
-        batch = messages(20)
-        assert host(server, 2, fail_silently=True).send_messages(batch) == 18
-        assert recipients(server) == of(batch)
+        names = [f"bad{number}" if number % 5 == 0 else str(number) for number in range(50)]
+        assert host(server, 3, fail_silently=True).send_messages(mails(*names)) == 40
+        good = [name for name in names if not name.startswith("bad")]
+        assert recipients(server) == of(mails(*good))
 
     def test_connection_that_cannot_be_opened_again_keeps_no_message(self, serve):
         """It gives back those that it has taken."""
-        banners = iter([None, None])
-        bodies = iter([True])
-        has_failed = threading.Event()
+        first_bodies = iter([True])
 
         def script(step, argument):
-            if step == "banner" and (refusal := next(banners, "421 no")):
+            if step == "banner" and server.connections > 2:
                 has_failed.set()
-                return refusal
-            if step == "RCPT" and "bad@" in argument:
-                return CLOSE
-            if step == BODY and not next(bodies, False):
+                return "421 no"
+            if step == BODY and not next(first_bodies, False):
                 has_failed.wait(20)
             return None
 
-        server = serve(any_of(together(2), script))
-        good = messages(20)
-        batch = [*good[:2], *mails("bad"), *good[2:]]
+        has_failed = threading.Event()
+        server = serve(any_of(together(2), to("bad@", CLOSE), script))
+        batch = mails("0", "1", "bad", *map(str, range(2, 20)))
         assert host(server, 2, fail_silently=True).send_messages(batch) == 20
-        assert recipients(server) == of(good)
+        assert recipients(server) == of(messages(20))
 
 
 class TestRefusedConnection:
@@ -453,59 +356,24 @@ class TestRefusedConnection:
         assert host(server, fail_silently=fail_silently).send_messages(batch) == 20
         assert recipients(server) == of(batch)
 
-    @pytest.mark.parametrize("fail_silently", [True, False])
-    @pytest.mark.parametrize(
-        ("step", "refusal"), [("banner", "421 too many"), ("AUTH", "535 no")]
-    )
-    def test_is_an_error_once_if_all_are_refused(self, step, refusal, fail_silently, serve):
-        server = serve(always(step, refusal), extensions=["AUTH PLAIN"])
+    @pytest.mark.parametrize("script", [always("banner", "421 no"), always("AUTH", "535 no")])
+    def test_is_an_error_once_if_all_are_refused(self, script, serve):
+        server = serve(script, extensions=["AUTH PLAIN"])
         login: Any = {"username": "user", "password": "secret"}
-        connection = host(server, fail_silently=fail_silently, **login)
         batch = messages(20)
-        if fail_silently:
-            assert connection.send_messages(batch) == 0
-        else:
-            assert error_of(connection, batch).unsent == batch
-        assert server.connections <= 4
+        assert error_of(host(server, **login), batch).unsent == batch
+        assert host(server, **login, fail_silently=True).send_messages(batch) == 0
+        assert server.connections <= 8
         assert server.accepted == []
-
-    def test_that_comes_late_is_no_error(self, serve):
-        """The other connection has sent everything, and ended, before this one is refused."""
-        others = threading.Event()
-        coming = iter([True])
-
-        def script(step, argument):
-            if step == "banner" and next(coming, False):
-                others.wait(20)
-                return "421 too many connections"
-            if step == "QUIT":
-                others.set()
-            return None
-
-        server = serve(script)
-        assert host(server, 2).send_messages(messages(5)) == 5
-        assert recipients(server) == of(messages(5))
-        assert server.connections == 2
 
 
 class TestInterruption:
     """Nothing is sent after the call, whatever has ended it."""
 
-    @pytest.fixture(params=[KeyboardInterrupt, TimeLimit, TimeoutError])
-    def interrupt(self, request):
-        """Raise an error in the main thread."""
-
-        def handle(number, frame):
-            raise request.param("time is over")
-
-        before = signal.signal(signal.SIGUSR1, handle)
-        main = threading.get_ident()
-        yield lambda: signal.pthread_kill(main, signal.SIGUSR1)
-        signal.signal(signal.SIGUSR1, before)
-
     @pytest.mark.parametrize("python_raises", [KeyError, RuntimeError])
     def test_is_not_hidden_by_what_python_raises_then(self, python_raises, serve, monkeypatch):
         """In Python 3.10, a thread that was interrupted while it starts is lost to Python."""
+        begin = threading.Thread.start
 
         def start(thread):
             begin(thread)
@@ -521,89 +389,75 @@ class TestInterruption:
         error = error_of(host(server, 3), messages(30), TimeLimit)
         assert recipients(server) == of(error.sent)
 
-    def test_ends_what_is_under_way_and_is_raised(self, interrupt, serve, threads):
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeLimit, TimeoutError])
+    def test_ends_what_is_under_way_and_is_raised(self, kind, serve):
+        main = threading.get_ident()
         coming = iter([True])
+
+        def interrupt(number, frame):
+            raise kind("time is over")
 
         def script(step, argument):
             if step == BODY and next(coming, False):
                 for _ in range(3):  # impatience changes nothing
-                    interrupt()
+                    signal.pthread_kill(main, signal.SIGUSR1)
 
         server = serve(any_of(together(3, BODY), script))
-        of_handlers = (KeyboardInterrupt, TimeLimit, TimeoutError)
-        error = error_of(host(server, 3), messages(200), of_handlers)
+        before = signal.signal(signal.SIGUSR1, interrupt)
+        try:
+            error = error_of(host(server, 3), messages(200), kind)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
         number = len(server.accepted)
-        for thread in threads:
-            thread.join(20)
+        server.wait_for_clients_to_go()
         assert 1 <= number == len(server.accepted) < 200
         assert recipients(server) == of(error.sent)
 
-    def test_at_any_moment_sends_nothing_after_the_call(self):
-        """In a process of its own: CPython tells of threads that were hit while they started.
+    # CPython tells of a thread that was hit while it started.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    @pytest.mark.usefixtures("limit")
+    def test_at_any_call_is_raised(self, serve):  # pragma: no cover (it confuses coverage)
+        """Also while a thread starts."""
+        server = serve()
+        connection, batch = host(server, 3), messages(6)
+        raised: list[Any] = []
 
-        It waits at its end for all threads.
-        """
-        assert run_python("interrupted.py", "30", timeout=60).split()[-1] == "fine"
+        def send() -> None:
+            try:
+                connection.send_messages(batch)
+            except TimeLimit as error:
+                raised.append(error)
+            finally:
+                server.accepted_in_time = [*server.accepted]
+
+        for _ in interrupted_at_each_call(send, parallel, threading, queue):
+            server.wait_for_clients_to_go()
+            assert server.accepted == server.accepted_in_time
+            if raised:
+                assert of(raised[-1].sent) <= recipients(server)
+            server.accepted.clear()
+        assert len(raised) > 50
 
 
 @pytest.mark.parametrize("number", [None, 0, 2])
 def test_threads_that_cannot_be_started_leave_the_work_to_the_others(
-    number, serve, threads, monkeypatch
+    number, serve, monkeypatch
 ):
     """At a limit of the system, or when Python ends. ``None``: not even one for the others."""
     start = threading.Thread.start
+    most = number or 0
+    left = iter([True] * most)
 
     def scarce(thread):
-        is_ours = is_of_a_call(thread) and len(threads) >= (number or 0)
-        is_first = threading.current_thread() is threading.main_thread()
-        if is_ours or (number is None and is_first):
+        is_for_the_others = threading.current_thread() is threading.main_thread()
+        has_room = not is_of_a_call(thread) or next(left, False)
+        if not has_room or (number is None and is_for_the_others):
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    server = serve(together(max(number or 0, 1)))
+    server = serve(together(max(most, 1)))
     monkeypatch.setattr(threading.Thread, "start", scarce)
     assert host(server).send_messages(messages(100)) == 100
     assert recipients(server) == of(messages(100))
-    assert (server.connections, len(threads)) == (max(number or 0, 1), number or 0)
-
-
-@pytest.mark.parametrize(
-    "connect",
-    [
-        lambda dsn: get_connection("news"),
-        lambda dsn: get_connection("plain", parallel=4),
-        lambda dsn: connection_from_dsn(f"{dsn}?parallel=4"),
-        lambda dsn: RoutingBackend(),
-    ],
-)
-def test_may_be_an_option_of_a_dsn_or_a_call(connect, serve):
-    server = serve(together(4))
-    dsn = f"smtp://127.0.0.1:{server.port}"
-    hosts = {"news": f"{dsn}?parallel=4", "plain": dsn, "default": f"{dsn}?parallel=4"}
-    with override_settings(EMAIL_HOSTS=hosts), real_hosts():
-        assert connect(dsn).send_messages(messages(4)) == 4
-    assert server.connections == 4
-
-
-@needs_mailers
-def test_may_be_an_option_of_a_mailer(serve):  # pragma: mailers-only
-    server = serve(together(4))
-    hosts = {"news": f"smtp://127.0.0.1:{server.port}?parallel=4"}
-    with override_settings(MAILERS=mailers(hosts)):
-        assert mail.mailers["news"].send_messages(messages(4)) == 4
-    assert server.connections == 4
-
-
-def test_member_of_a_failover_sends_each_message_on_its_own(serve):
-    server = serve()
-    news = f"smtp://127.0.0.1:{server.port}?parallel=4"
-    with override_settings(EMAIL_HOSTS={"news": news, "safe": "failover:news"}):
-        assert get_connection("safe").send_messages(messages(6)) == 6
-    assert server.connections == 1
-
-
-def test_outbox_gets_each_message():
-    connection: Any = get_connection("shop", parallel=4)
-    assert connection.send_messages(messages(9)) == 9
-    assert of(mail.outbox) == of(messages(9))
-    assert (connection.parallel, connection.alias) == (4, "shop")
+    assert server.connections == max(most, 1)
