@@ -81,7 +81,7 @@ REFUSED = smtplib.SMTPSenderRefused(550, b"", "a")
         (failed(status_code="503"), False),
         (answered_botocore(503), True),
         (answered_botocore(400), False),
-        # As requests has them: urllib3's error is an argument, and has its own cause in reason.
+        # As requests has them: urllib3's error is an argument, and has its cause in reason.
         (failed(ConnectionError(failed(reason=NewConnectionError()))), True),
         (failed(ConnectionError(failed(reason=TimeoutError()))), False),
     ],
