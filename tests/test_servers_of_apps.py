@@ -18,8 +18,9 @@ LISTENER = "fd://{fd}"
 
 GUNICORN = [
     *(sys.executable, "-m", "gunicorn", "worker.web:wsgi", "--bind", LISTENER),
-    "--no-control-socket",  # which would be in the home directory
+    *("--workers=2", "--no-control-socket"),  # that would be in the home directory
 ]
+UVICORN = [sys.executable, "-m", "uvicorn", "worker.web:asgi", "--fd={fd}"]
 UWSGI = [
     *("uwsgi", "--http-socket", LISTENER, "--module", "worker.web:wsgi", "--need-app"),
     *("--master", "--processes=2", "--threads=4", "--die-on-term", "--disable-logging"),
@@ -27,12 +28,6 @@ UWSGI = [
 ]
 # It has no wheel, and so nothing installs it for the tests.
 needs_uwsgi = pytest.mark.skipif(not shutil.which("uwsgi"), reason="uwsgi is not installed")
-SERVERS = [
-    pytest.param([*GUNICORN, "--workers=2", "--threads=4"], id="gunicorn"),
-    pytest.param([*GUNICORN, "--workers=2", "--threads=4", "--preload"], id="preloaded"),
-    pytest.param([*GUNICORN, "--workers=2", "--worker-class=gevent"], id="gevent"),
-    pytest.param(UWSGI, id="uwsgi", marks=needs_uwsgi),
-]
 
 
 async def get(port, path):
@@ -55,8 +50,8 @@ async def get_all(port, paths, at_a_time):
 
 
 @contextmanager
-def serving(command, mail_server, folder, end=signal.SIGTERM):
-    """Run a server of the site in ``worker/``. Give its port, and end it with this signal."""
+def serving(command, mail_server, folder):
+    """Run a server of the site in ``worker/``. Give its port."""
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
         listener.set_inheritable(True)
         fd = listener.fileno()
@@ -65,48 +60,40 @@ def serving(command, mail_server, folder, end=signal.SIGTERM):
         try:
             yield listener.getsockname()[1]
         finally:
-            process.send_signal(end)  # it finishes what it has begun
+            # It finishes what it has begun.
+            process.send_signal(signal.SIGINT if "uvicorn" in command else signal.SIGTERM)
             output, _ = process.communicate(timeout=60)
             print(output)
 
 
-def senders(server):
-    """Return which processes have sent something to others than the parent's address."""
-    return {one.sender.partition("@")[0] for one in of_requests(server)}
+# Each request has a connection at most, and so has each of the two processes when it is loaded.
+TWO = ("send", 8, 2, 2 * (8 + 1))
+# One for each thread of the event loop's pool, which has 32 at most.
+ONE = ("send_async", 500, 1, 32 + 1)
 
 
-def recipients(server):
-    return sorted(recipient for one in of_requests(server) for recipient in one.recipients)
-
-
-def of_requests(server):
-    return [one for one in server.accepted if one.recipients != ("parent@example.net",)]
-
-
-@pytest.mark.parametrize("command", SERVERS)
-def test_each_request_sends_its_message_once(command, serve, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "view", "at_a_time", "processes", "connections"),
+    [
+        pytest.param([*GUNICORN, "--threads=4"], *TWO, id="gunicorn"),
+        pytest.param([*GUNICORN, "--threads=4", "--preload"], *TWO, id="preloaded"),
+        pytest.param([*GUNICORN, "--worker-class=gevent"], *TWO, id="gevent"),
+        pytest.param(UWSGI, *TWO, id="uwsgi", marks=needs_uwsgi),
+        pytest.param(UVICORN, *ONE, id="uvicorn"),
+    ],
+)
+def test_each_request_sends_its_message_once(
+    command, view, at_a_time, processes, connections, serve, tmp_path
+):
     server = serve()
-    addresses = sorted(f"{number}@example.net" for number in range(200))
+    addresses = sorted(f"{number}@example.net" for number in range(max(200, at_a_time)))
     with serving(command, server, tmp_path) as port:
-        paths = [f"/send?to={address}" for address in addresses]
-        answers = asyncio.run(get_all(port, paths, at_a_time=8))
-    assert answers == ["1"] * 200
-    assert recipients(server) == addresses
-    assert 1 <= len(senders(server)) <= 2
-    # For each of two processes: one for each request at a time, and one when it is loaded.
-    assert server.connections <= 2 * (8 + 1)
-
-
-def test_five_hundred_requests_at_a_time_send_each_message_once(serve, tmp_path):
-    server = serve()
-    addresses = sorted(f"{number}@example.net" for number in range(500))
-    command = [sys.executable, "-m", "uvicorn", "worker.web:asgi", "--fd={fd}"]
-    command += ["--log-level=warning"]
-    with serving(command, server, tmp_path, end=signal.SIGINT) as port:
-        paths = [f"/send_async?to={address}" for address in addresses]
-        answers = asyncio.run(get_all(port, paths, at_a_time=500))
-    assert answers == ["1"] * 500
-    assert recipients(server) == addresses
-    assert len(senders(server)) == 1
-    # One for each thread of the event loop's pool, which has 32 at most.
-    assert server.connections <= 32 + 1
+        paths = [f"/{view}?to={address}" for address in addresses]
+        answers = asyncio.run(get_all(port, paths, at_a_time))
+    assert answers == ["1"] * len(addresses)
+    of_requests = [one for one in server.accepted if one.recipients != ("parent@example.net",)]
+    assert (
+        sorted(recipient for one in of_requests for recipient in one.recipients) == addresses
+    )
+    assert 1 <= len({one.sender for one in of_requests}) <= processes
+    assert server.connections <= connections
