@@ -1,4 +1,4 @@
-"""Measure how the cost grows: with hosts, kept connections, threads, messages, ``parallel``.
+"""Measure how the cost grows: with hosts, kept connections, ``parallel``.
 
 ``python -m tools.benchmarks.growth``, in the folder of the tests; with ``--quick``, it ends
 within a minute.
@@ -11,16 +11,12 @@ import argparse
 import logging
 import subprocess
 import sys
-import threading
 import time
-import tracemalloc
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import count
 from statistics import median
 from typing import Any, NamedTuple
-from unittest import mock
 
 import django
 from django.conf import settings
@@ -36,8 +32,8 @@ from email_hosts.registry import host_of_sender
 from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import PooledConnection, pool
 
-from .__main__ import repeat, servers
-from .ways import Server, djangos, kept, message, ours, stepwise
+from .__main__ import servers
+from .ways import Server, djangos, kept, message, stepwise
 
 FEW = 10
 CONNECTIONS = (1, 4, 10)
@@ -52,13 +48,11 @@ class Effort(NamedTuple):
     rounds: int
     seconds: float  # for each
     hosts: int
-    messages: int
-    threads: int
     batch: int  # messages of each connection
 
 
-THOROUGH = Effort(5, 0.3, 10_000, 10_000, 128, 60)
-QUICK = Effort(3, 0.1, 10_000, 1_000, 32, 20)
+THOROUGH = Effort(5, 0.3, 10_000, 60)
+QUICK = Effort(3, 0.1, 10_000, 20)
 
 
 def main() -> None:
@@ -75,8 +69,6 @@ def main() -> None:
     compare_hosts(effort)
     with servers([0, 20]) as at:
         compare_parked(at[0], effort)
-        compare_threads(at[0], effort)
-        compare_memory(at[0], effort)
         for name, offered in (("PIPELINING", nullcontext()), ("no PIPELINING", stepwise())):
             with offered:
                 compare_parallel(f"20 ms, {name}", at[20], effort)
@@ -201,82 +193,6 @@ def compare_parked(server: Server, effort: Effort) -> None:
                 those.append(seconds_each(act, effort.seconds))
                 pool.close_all()
         show(f"{name}, {effort.hosts:,} parked to 1", costs[1], costs[0], "1.5")
-
-
-def compare_threads(server: Server, effort: Effort) -> None:
-    """Print the mails per second of many threads, and how often they connect."""
-    one: list[float] = []
-    many: list[float] = []
-    django: list[float] = []
-    connects = 0.0
-    send: Act = lambda: kept(server, conn_max_idle=128).send_messages([message(1)])  # noqa: E731
-    djangos_send: Act = lambda: djangos(server).send_messages([message(1)])  # noqa: E731
-    for _ in range(effort.rounds):
-        one.append(in_threads(1, send, effort.seconds)[0])
-        in_threads(effort.threads, send, 0)
-        with mock.patch.object(
-            SMTP, "connect", autospec=True, side_effect=SMTP.connect
-        ) as spy:
-            speed, sent = in_threads(effort.threads, send, effort.seconds)
-        connects = max(connects, spy.call_count / sent)
-        many.append(speed)
-        django.append(in_threads(effort.threads, djangos_send, effort.seconds)[0])
-        pool.close_all()
-    name = f"0 ms, conn_max_age, {effort.threads} threads to"
-    show(f"{name} 1", many, one, more=f"{connects:.2f} connects a mail")
-    show(f"{name} Django's", many, django)
-
-
-def in_threads(number: int, send: Act, seconds: float) -> tuple[float, int]:
-    """Return the mails per second of all threads together, and how many they were."""
-    ready = threading.Barrier(number)
-
-    def work(_: int) -> tuple[int, int, float]:
-        first = send()
-        ready.wait()
-        return first, *repeat(send, seconds)
-
-    with ThreadPoolExecutor(number) as threads:
-        results = list(threads.map(work, range(number)))
-    speed = sum(sent / took for _, sent, took in results)
-    return speed, sum(first + sent for first, sent, _ in results)
-
-
-def compare_memory(server: Server, effort: Effort) -> None:
-    """Print the most memory that messages take, compared with Django's backend."""
-
-    def generate(number: int, size: int) -> Iterator[EmailMessage]:
-        for i in range(number):
-            body = f"{i:6} lorem ipsum dolor sit amet\n" * (size // 34)
-            yield EmailMessage("Subject", body, "s@example.com", ["a@example.net"])
-
-    with (
-        djangos(server) as djangos_open,
-        ours(server) as one,
-        ours(server, parallel=4) as four,
-    ):
-        many: Any = lambda: generate(effort.messages, 10_000)  # noqa: E731
-        theirs = peak(djangos_open, many())
-        for name, connection in (("1", one), ("4", four)):
-            most = peak(connection, many())
-            name = f"memory of a generator of {effort.messages:,}, parallel={name}"
-            more = f"{most / 1000:.0f} kB, Django {theirs / 1000:.0f} kB"
-            show(name, [most], [theirs], more=more)
-        big = list(generate(FEW, 500_000))
-        most, theirs = peak(one, big), peak(djangos_open, big)
-        more = f"{most / 1e6:.1f} MB, Django {theirs / 1e6:.1f} MB"
-        show(
-            f"memory of a list of {FEW} messages of 500 kB", [most], [theirs], "+ .5 MB", more
-        )
-
-
-def peak(connection: Any, messages: Any) -> int:
-    """Return the most bytes that sending these has taken at a time."""
-    tracemalloc.start()
-    connection.send_messages(messages)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return most
 
 
 def compare_parallel(name: str, server: Server, effort: Effort) -> None:
