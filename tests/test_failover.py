@@ -10,15 +10,13 @@ from collections import Counter
 from contextlib import suppress
 
 import pytest
-from conftest import interrupted_at_each_call, needs_mailers, run_python
+from conftest import interrupted_at_each_call, run_python
 from django.core.mail import EmailMessage
 from django.test import override_settings
 from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, always, any_of, at, to
 
-from email_hosts import mailers
 from email_hosts.backends import (
     FailoverBackend,
-    can_be_retried,
     failover,
     get_connection,
     parallel,
@@ -30,7 +28,6 @@ from email_hosts.smtp.pool import pool
 
 ROUTER = "email_hosts.backends.RoutingBackend"
 GARBAGE, TOO_LONG = "what?", "240-" + 9000 * "x"
-TOO_LARGE = "552 too large"
 LONG = "failover:h0,h1?retry=600"
 NEXT, CALLER, HERE = "the next host has it", "the caller gets an error", "this host has it"
 UNSURE = "one of the first two"  # depends on how much had been written
@@ -323,27 +320,6 @@ def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, s
     assert reason in logged
 
 
-@needs_mailers
-def test_is_a_mailer(serve_auth, closed_port):  # pragma: mailers-only
-    servers = [closed_port, serve_auth()]
-    settings = dsns(servers)
-    with override_settings(MAILERS={"default": mailers(settings)["h1"], **mailers(settings)}):
-        messages(1)[0].send(using="all")
-        assert deliveries(servers) == [("m0@example.net", "h1@example.com")]
-
-
-@pytest.mark.parametrize("key", ["all", "nested"])
-@pytest.mark.parametrize(("other", "expected"), [(TOO_LARGE, False), ("451 later", True)])
-def test_too_large_is_for_good_if_each_host_says_so(other, expected, key, serve_auth):
-    """552 to MAIL: this host does not take such a size, and another may."""
-    servers = [serve_auth(at("MAIL", TOO_LARGE)), serve_auth(at("MAIL", other))]
-    settings = {**dsns(servers), "nested": "failover:all"}
-    with pytest.raises(AllHostsFailed) as caught:
-        send(settings, messages(1), key)
-    assert can_be_retried(caught.value) is expected
-    assert send(settings, messages(1), key) == 1  # the hosts are asked again
-
-
 @pytest.mark.parametrize(
     ("query", "make_error"),
     [
@@ -358,31 +334,27 @@ def test_too_large_is_for_good_if_each_host_says_so(other, expected, key, serve_
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_error_of_a_signal_handler_at_any_call_sends_nothing_twice(
-    query, make_error
+    query, make_error, serve_auth
 ):  # pragma: no cover (it confuses coverage)
     """Whatever its class: it does not tell what the server has."""
-    with ScriptedServer() as first, ScriptedServer() as second:
-        servers = (first, second)
-        hosts = {
-            name: f"smtp://127.0.0.1:{server.port}?timeout=20{query}"
-            for name, server in zip("ab", servers, strict=True)
-        }
-        settings = {**hosts, "all": "failover:a,b"}
-        numbers = itertools.count()
+    servers = [serve_auth(), serve_auth()]
+    hosts = dsns(servers).items()
+    settings = {key: dsn.replace("u:p@", "") + query for key, dsn in hosts}
+    settings["all"] = "failover:h0,h1"
+    numbers = itertools.count()
 
-        def send_another():
-            failover._healths.clear()  # the first host has each message first
-            message = EmailMessage("Hello", "World", to=[f"{next(numbers)}@example.net"])
-            with suppress(Exception):
-                send(settings, [message])
+    def send_another():
+        failover._healths.clear()  # the first host has each message first
+        message = EmailMessage("Hello", "World", to=[f"{next(numbers)}@example.net"])
+        with suppress(Exception):
+            send(settings, [message])
 
-        code = (pipelining, transaction, smtp, parallel)
-        times = interrupted_at_each_call(send_another, *code, make_error=make_error)
-        for _ in times:
-            pool.close_all()
-        gc.collect()  # the connections that nobody has
-        for server in servers:
-            server.wait_for_clients_to_go()
+    code = (pipelining, transaction, smtp, parallel)
+    for _ in interrupted_at_each_call(send_another, *code, make_error=make_error):
+        pool.close_all()
+    gc.collect()  # the connections that nobody has
+    for server in servers:
+        server.wait_for_clients_to_go()
     accepted = [one for server in servers for one in server.accepted]
     assert max(Counter(one.recipients for one in accepted).values()) == 1
     assert all(one.content for one in accepted)

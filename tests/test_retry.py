@@ -53,6 +53,8 @@ REFUSED = smtplib.SMTPSenderRefused(550, b"", "a")
         (AllHostsFailed({}), True),
         (AllHostsFailed({"a": TOO_LARGE, "b": TOO_LARGE}), False),
         (AllHostsFailed({"a": TOO_LARGE, "b": REFUSED}), True),
+        (AllHostsFailed({"a": TOO_LARGE, "b": AllHostsFailed({"c": TOO_LARGE})}), False),
+        (AllHostsFailed({"a": TOO_LARGE, "b": AllHostsFailed({"c": REFUSED})}), True),
         (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (450, b"")}), True),
         (smtplib.SMTPRecipientsRefused({"a": (500, b""), "b": (554, b"")}), False),
         (REFUSED, True),

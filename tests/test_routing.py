@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Recorder, needs_mailers
+from conftest import needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends import locmem, smtp
@@ -231,18 +231,6 @@ def test_message_that_cannot_be_redirected_does_not_keep_the_others_back(site):
     error: Any = caught.value
     assert (error.sent, error.unsent) == (batch[1:], batch[:1])
     assert site.recipients() == {"shop": ["qa@example.com"]}
-
-
-def test_host_that_takes_none_leaves_it_unknown_what_was_sent(site, monkeypatch):
-    monkeypatch.setattr(Recorder, "answer", 0)
-    hosts = {**site.hosts, "default": "backend://conftest.Recorder"}
-    site.servers["shop"].script = at("MAIL", "550 no")
-    batch = [message("x@y.example"), message("shop@example.com"), message("x@y.example")]
-    with override_settings(EMAIL_HOSTS=hosts):
-        assert RoutingBackend(fail_silently=True).send_messages(batch[::2]) == 0
-        with pytest.raises(smtplib.SMTPSenderRefused) as caught:
-            RoutingBackend().send_messages(batch)
-    assert not hasattr(caught.value, "sent")
 
 
 class TestConnectionOfTheRouter:
