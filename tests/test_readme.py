@@ -58,6 +58,13 @@ def the_one(text, blocks=OTHERS):
     return found
 
 
+def run(block, **names):
+    """Run the code of a block. Return its names."""
+    names = {"__name__": "readme", **names}
+    exec(block, names)
+    return names
+
+
 def literals(part=DOCUMENT):
     """Return what stands between double backquotes."""
     return {literal.astext() for literal in part.findall(nodes.literal)}
@@ -81,8 +88,7 @@ def settings_of(block):
     if "EMAIL_HOSTS" in block:
         for key in ("shop", "club"):
             hosts[key] = f"smtp://h?_default_from_email={key}@example.com"
-    names: dict[str, Any] = {"INSTALLED_APPS": [], "DEBUG": True, "EMAIL_HOSTS": hosts}
-    exec(block, names)
+    names = run(block, INSTALLED_APPS=[], DEBUG=True, EMAIL_HOSTS=hosts)
     return {name: value for name, value in names.items() if name.isupper()}
 
 
@@ -123,22 +129,18 @@ NOT_EVERYWHERE = ("using=", "prometheus_client")
     "block", [block for block in OTHERS if not any(word in block for word in NOT_EVERYWHERE)]
 )
 def test_code_runs_in_a_project_with_these_hosts(block):
-    exec(block, {"__name__": "readme"})
+    run(block)
 
 
 def test_test_of_the_example_passes():
-    names: dict[str, Any] = {"__name__": "readme"}
-    exec(the_one("class WelcomeTest"), names)
-    test = names["WelcomeTest"]
+    test = run(the_one("class WelcomeTest"))["WelcomeTest"]
     test.databases = set()
     test("test_shop_says_hello").debug()
 
 
 @lru_cache  # Celery wants each task but once
 def task():
-    names: dict[str, Any] = {"__name__": "readme.tasks"}
-    exec(the_one("from celery import"), names)
-    return names["send_welcome"]
+    return run(the_one("from celery import"), __name__="readme.tasks")["send_welcome"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_code_runs_with_mailers(block, monkeypatch):  # pragma: mailers-only
     sent: list[Any] = []
     monkeypatch.setattr(EmailHostsBackend, "send_messages", lambda *args: sent.append(args))
     with override_settings(MAILERS=MAILERS):
-        exec(block, {})
+        run(block)
     assert [host.alias for host, _ in sent] == ["shop"]
 
 
@@ -197,14 +199,13 @@ def run_statement(cell: Any, otherwise: Any = None) -> None:
     """Run the code in a cell of a table, with arguments in the place of the dots."""
     code = (cell if literals(cell) else otherwise).astext()
     message = mail.EmailMessage("Hello", "World", to=["someone@example.net"])
-    names = {
-        **vars(mail),
-        "messages": [message],
-        "dsn": "smtp://h",
-        "get_connection": get_connection,
-        "connection_from_dsn": connection_from_dsn,
-    }
-    exec(code.replace("...", ARGUMENTS.get(code.partition("(")[0], "")), names)
+    run(
+        code.replace("...", ARGUMENTS.get(code.partition("(")[0], "")),
+        **{**vars(mail), "get_connection": get_connection},
+        connection_from_dsn=connection_from_dsn,
+        messages=[message],
+        dsn="smtp://h",
+    )
 
 
 (MOVES,) = (rows[1:] for rows in TABLES if rows[0][0].astext() == "Until now")
@@ -244,8 +245,7 @@ def test_mailers_by_hand_are_mailers():  # pragma: mailers-only
 
 
 def test_prometheus_gets_the_seconds_of_each_mail_by_host(message):
-    names: dict[str, Any] = {}
-    exec(the_one("prometheus_client"), names)
+    names = run(the_one("prometheus_client"))
     get_connection("shop").send_messages([message, message])
     get_connection("club").send_messages([message])
     shown = generate_latest(names["SECONDS"]).decode()
@@ -261,8 +261,8 @@ def test_opentelemetry_gets_a_span_of_each_mail(message, serve, monkeypatch):
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
     monkeypatch.setattr("opentelemetry.trace.get_tracer", provider.get_tracer)
-    names: dict[str, Any] = {}  # Django has receivers in weak references
-    exec(the_one("opentelemetry"), names)
+    names = run(the_one("opentelemetry"))
+    assert names  # Django has receivers in weak references
     get_connection("shop").send_messages([message])
     server = serve(at("RCPT", "550 no"))
     hosts = {"shop": f"smtp://127.0.0.1:{server.port}"}
