@@ -1,8 +1,7 @@
 """Providers of Anymail as hosts, against an HTTP server on loopback."""
 
-import json
 import threading
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from token_server import TokenServer
 from email_hosts.backends import HostBackend, get_connection
 
 pytest.importorskip("anymail")
-from anymail.exceptions import AnymailAPIError, AnymailUnsupportedFeature
+from anymail.exceptions import AnymailUnsupportedFeature
 from anymail.message import AnymailMessage
 
 ENVELOPE = "&_envelope_from=bounces@example.com"
@@ -22,25 +21,10 @@ APIS = {
         ("Authorization", "Basic YXBpOks="),
         "/example.com/messages",
     ),
-    "postmark": (
-        "anymail+postmark://?server_token=K&api_url={}",
-        ("X-Postmark-Server-Token", "K"),
-        "/email",
-    ),
     "brevo": ("anymail+brevo://?api_key=K&api_url={}", ("api-key", "K"), "/smtp/email"),
 }
-# What each of them answers, in the others' words too.
-ANSWER = json.dumps(
-    {
-        "id": "<1@example.com>",
-        "message": "Queued. Thank you.",
-        "ErrorCode": 0,
-        "Message": "OK",
-        "MessageID": "1",
-        "To": "someone@example.net",
-        "messageId": "<1@example.com>",
-    }
-).encode()
+# What each of them answers, in the other's words, too.
+ANSWER = b'{"id": "<1@example.com>", "message": "Queued.", "messageId": "<1@example.com>"}'
 
 
 class Provider(TokenServer):
@@ -166,8 +150,7 @@ def test_redirect_is_all_that_a_provider_gets(name, connect, provider):
     to, cc, bcc = people = [f"{name}@example.net" for name in "abc"]
     headers = {"To": to}
     message = AnymailMessage("Hello", "World", to=[to], cc=[cc], bcc=[bcc], headers=headers)
-    with suppress(AnymailAPIError):  # Postmark's answer has another recipient
-        connect(name, "&_redirect_to=qa@example.com").send_messages([message])
+    connect(name, "&_redirect_to=qa@example.com").send_messages([message])
     body = provider.requests[0].body
     assert b"qa@example.com" in body
     assert [body.count(each.encode()) for each in people] == [1, 1, 1]  # in X-Original-To

@@ -201,7 +201,7 @@ def test_error_of_the_caller_does_not_mark_the_host_as_down(serve_auth):
         ([at("MAIL", "451 later")], "h1", LONG, [0, 0, 120], "h1 h0 h0"),
         ([None], "h0", LONG, [0, 0, 120], "h0 h1 h0"),
         ([at("MAIL", "451 later"), at("MAIL", None, "451 later")], "", LONG, [0, 0], "h1 h0"),
-        ([always("MAIL", "451 later")], "", "roundrobin:h0,h1", [0, 0, 0], "h1 h1 h1"),
+        ([None, always("MAIL", "451 no")], "", "roundrobin:h0,h1", [0, 0, 0], "h0 h0 h0"),
         ([always("MAIL", "451 later")], "", "failover:inner,h1", [0], "h1"),
     ],
     ids=[
