@@ -4,5 +4,5 @@
 all bytes back for a while, as a distance does. ``ways`` are the ways to send that are
 compared, ``__main__`` runs them in turns and prints the table.
 
-``growth`` compares few with many: hosts, kept connections, ``parallel``.
+``growth`` compares few with many: hosts, kept connections.
 """

@@ -1,4 +1,4 @@
-"""Measure how the cost grows: with hosts, kept connections, ``parallel``.
+"""Measure how the cost grows: with hosts and kept connections.
 
 ``python -m tools.benchmarks.growth``, in the folder of the tests; with ``--quick``, it ends
 within a minute.
@@ -13,10 +13,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from itertools import count
 from statistics import median
-from typing import Any, NamedTuple
 
 import django
 from django.conf import settings
@@ -33,54 +31,37 @@ from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import PooledConnection, pool
 
 from .__main__ import servers
-from .ways import Server, djangos, kept, message, stepwise
+from .ways import Server, kept, message
 
-FEW = 10
-CONNECTIONS = (1, 4, 10)
+FEW, MANY = 10, 10_000
 
 # Does something, and returns how often.
 Act = Callable[[], int]
-
-
-class Effort(NamedTuple):
-    """How much is measured."""
-
-    rounds: int
-    seconds: float  # for each
-    hosts: int
-    batch: int  # messages of each connection
-
-
-THOROUGH = Effort(5, 0.3, 10_000, 60)
-QUICK = Effort(3, 0.1, 10_000, 20)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tools.benchmarks.growth", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     arguments, _ = parser.parse_known_args()  # the other benchmark takes more
-    effort = QUICK if arguments.quick else THOROUGH
+    rounds, seconds = (3, 0.1) if arguments.quick else (5, 0.3)
     logging.disable()  # of the unknown keys
     settings.configure(USE_TZ=True, EMAIL_HOSTS={}, INSTALLED_APPS=["email_hosts"])
     django.setup()
-    print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {effort}\n")
+    print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds\n")
     print(f"{'':52}{'ratio (min - max)':24}wanted")
-    compare_imports(effort)
-    compare_hosts(effort)
-    with servers([0, 20]) as at:
-        compare_parked(at[0], effort)
-        for name, offered in (("PIPELINING", nullcontext()), ("no PIPELINING", stepwise())):
-            with offered:
-                compare_parallel(f"20 ms, {name}", at[20], effort)
+    compare_imports(rounds)
+    compare_hosts(rounds, seconds)
+    with servers([0]) as at:
+        compare_parked(at[0], rounds, seconds)
 
 
 def show(
-    name: str, ones: list[float], others: list[float], wanted: str = "", more: str = ""
+    name: str, ones: list[float], others: list[float], wanted: str, more: str = ""
 ) -> None:
     """Print how many times as much the ones are, round by round."""
     ratios = [one / other for one, other in zip(ones, others, strict=True)]
-    between = f"({min(ratios):.2f} - {max(ratios):.2f})" if len(ratios) > 1 else ""
-    print(f"{name:52}{f'{median(ratios):.2f} {between}':24}{wanted:8}{more}".rstrip())
+    between = f"{median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
+    print(f"{name:52}{between:24}{wanted:8}{more}".rstrip())
 
 
 IMPORTS = """
@@ -98,10 +79,10 @@ print(end - middle, middle - start, len(sys.modules) - before)
 """
 
 
-def compare_imports(effort: Effort) -> None:
+def compare_imports(rounds: int) -> None:
     """Print what importing the app costs, compared with Django and its mail."""
     command = [sys.executable, "-W", "ignore", "-c", IMPORTS]
-    outputs = [subprocess.check_output(command, text=True) for _ in range(effort.rounds + 1)]
+    outputs = [subprocess.check_output(command, text=True) for _ in range(rounds + 1)]
     rows = [[float(number) for number in output.split()] for output in outputs[1:]]
     ours, theirs, modules = map(list, zip(*rows, strict=True))
     more = f"{median(ours) * 1000:.1f} ms, {modules[0]:.0f} modules"
@@ -117,21 +98,21 @@ def hosts(number: int) -> dict[str, str]:
     return {**many, "a": "dummy:", "b": "dummy:", "safe": "failover:a,b"}
 
 
-def compare_hosts(effort: Effort) -> None:
+def compare_hosts(rounds: int, seconds: float) -> None:
     """Print what a choice costs with many hosts, compared with few."""
     times: dict[str, tuple[list[float], list[float]]] = {}
-    for _ in range(effort.rounds):
-        for position, number in enumerate((FEW, effort.hosts)):
+    for _ in range(rounds):
+        for position, number in enumerate((FEW, MANY)):
             configured = hosts(number)
             with override_settings(EMAIL_HOSTS=configured):
                 for name, act in choices(configured).items():
                     act()
-                    cost = seconds_each(act, effort.seconds)
+                    cost = seconds_each(act, seconds)
                     times.setdefault(name, ([], []))[position].append(cost)
     for name, (few, many) in times.items():
         wanted = "0.2 ms" if name.endswith("a host") else "1.5"
         more = f"{median(many) * 1000:.3f} ms"
-        show(f"{name}, {effort.hosts:,} hosts to {FEW}", many, few, wanted, more)
+        show(f"{name}, {MANY:,} hosts to {FEW}", many, few, wanted, more)
 
 
 def choices(configured: dict[str, str]) -> dict[str, Act]:
@@ -176,7 +157,7 @@ def seconds_each(act: Act, seconds: float) -> float:
     return (time.process_time() - start) / done
 
 
-def compare_parked(server: Server, effort: Effort) -> None:
+def compare_parked(server: Server, rounds: int, seconds: float) -> None:
     """Print what a kept connection costs after many hosts have parked some."""
     acts: dict[str, Act] = {
         "a send over a kept connection": lambda: kept(server).send_messages([message(1)]),
@@ -184,45 +165,15 @@ def compare_parked(server: Server, effort: Effort) -> None:
     }
     for name, act in acts.items():
         costs: tuple[list[float], list[float]] = ([], [])
-        for _ in range(effort.rounds):
-            for those, number in zip(costs, (0, effort.hosts), strict=True):
+        for _ in range(rounds):
+            for those, number in zip(costs, (0, MANY), strict=True):
                 for i in range(number):
                     parked = PooledConnection(SMTP(), "h:25", i, pool.clock() + 3600)
                     pool.park(parked, max_idle=10)
                 act()
-                those.append(seconds_each(act, effort.seconds))
+                those.append(seconds_each(act, seconds))
                 pool.close_all()
-        show(f"{name}, {effort.hosts:,} parked to 1", costs[1], costs[0], "1.5")
-
-
-def compare_parallel(name: str, server: Server, effort: Effort) -> None:
-    """Print how much faster several connections are than one, and than Django's backend."""
-    speeds: dict[int, list[float]] = {0: [], **{parallel: [] for parallel in CONNECTIONS}}
-    for _ in range(effort.rounds):
-        with djangos(server) as held:
-            held.send_messages([message(1)])
-            speeds[0].append(speed_of(held, effort.batch))
-        for parallel in CONNECTIONS:
-            connection = kept(server, parallel=parallel, conn_max_idle=50)
-            connection.send_messages([message(1) for _ in range(10 * parallel)])
-            speeds[parallel].append(speed_of(connection, effort.batch * parallel))
-            pool.close_all()
-    for parallel in CONNECTIONS:
-        wanted = {4: ">= 3.8", 10: ">= 9"}.get(parallel, "")
-        more = f"{median(speeds[parallel]):.0f} mails/s"
-        if parallel > 1:
-            show(
-                f"{name}, parallel={parallel} to 1", speeds[parallel], speeds[1], wanted, more
-            )
-        show(f"{name}, parallel={parallel} to Django", speeds[parallel], speeds[0], "", more)
-
-
-def speed_of(connection: Any, number: int) -> float:
-    """Return the mails per second of a list."""
-    batch = [message(1) for _ in range(number)]
-    start = time.perf_counter()
-    connection.send_messages(batch)
-    return number / (time.perf_counter() - start)
+        show(f"{name}, {MANY:,} parked to 1", costs[1], costs[0], "1.5")
 
 
 if __name__ == "__main__":
