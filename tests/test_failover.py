@@ -226,6 +226,13 @@ def test_host(scripts, limited, several, pauses, expected, serve_auth, clock, ra
     assert [sender[:2] for _, sender in sorted(deliveries(servers))] == expected.split()
 
 
+def test_sender_of_its_own_comes_first(serve_auth):
+    servers = [serve_auth()]
+    settings = {**dsns(servers), "all": "failover:h0?_default_from_email=all@example.com"}
+    send(settings, messages(1))
+    assert deliveries(servers) == [("m0@example.net", "all@example.com")]
+
+
 def test_all_hosts_failed_tells_of_each(serve_auth, closed_port, caplog):
     servers = [closed_port, serve_auth(at("AUTH", "535 u is not allowed"))]
     with pytest.raises(AllHostsFailed) as caught:
