@@ -252,7 +252,7 @@ def test_all_hosts_failed_tells_of_each(serve_auth, closed_port, caplog):
     ]
 
 
-def test_failure_may_be_ignored_and_without_a_key_it_has_the_names_of_its_hosts(caplog):
+def test_ignored_failure_is_logged_by_the_keys_of_the_hosts_if_there_is_none(caplog):
     backend = FailoverBackend(["nobody", "none"], fail_silently=True)
     with override_settings(EMAIL_HOSTS={}):
         assert backend.send_messages(messages(1)) == 0
