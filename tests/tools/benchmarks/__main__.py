@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
@@ -20,6 +20,7 @@ import trustme
 from django.conf import settings
 from roundtrips import RoundTrips
 
+from .picture import draw
 from .sink import PASSWORD, USER
 from .ways import RAW, WAYS, Server, stepwise
 
@@ -63,9 +64,7 @@ def main() -> None:
         columns = [Column(ms, recipients) for ms in at for recipients in (1, 20)]
         table = measure(columns, at, rounds, seconds)
         show(columns, table)
-    if arguments.picture:  # needs what only tox -e bench installs
-        from .picture import draw
-
+    if arguments.picture:
         draw(table, columns[-2:], arguments.picture)
 
 
@@ -117,7 +116,10 @@ def measure(columns, at, rounds, seconds):
             for name, way in WAYS.items():
                 with way(server, column.recipients) as send:
                     send()
-                    sent, took = repeat(send, seconds)
+                    sent, took, start = 0, 0.0, time.perf_counter()
+                    while not sent or took < seconds:
+                        sent += send()
+                        took = time.perf_counter() - start
                 speeds[name].append(sent / took)
         for name, way in WAYS.items():
             trips = round_trips(way, server, column.recipients)
@@ -132,15 +134,6 @@ def round_trips(way, server, recipients):
         with RoundTrips(all_threads=True) as trips:
             sent = send()
     return trips.count / sent
-
-
-def repeat(send: Callable[[], int], seconds: float) -> tuple[int, float]:
-    """Send until the time is over. Return how many messages that were, and the time."""
-    sent, took, start = 0, 0.0, time.perf_counter()
-    while not sent or took < seconds:
-        sent += send()
-        took = time.perf_counter() - start
-    return sent, took
 
 
 def show(columns: list[Column], table: dict[tuple[str, Column], Result]) -> None:
