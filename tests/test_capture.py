@@ -183,12 +183,14 @@ def test_what_a_host_adds_is_there_and_its_recipients_are_the_messages(
 
 
 def test_what_a_host_does_is_there_to_look_at(monkeypatch):
-    monkeypatch.setattr(django_settings, "EMAIL_HOSTS", {"shop": DSN})
+    hosts = {"shop": DSN, "news": "anymail+brevo:?api_key=K"}
+    monkeypatch.setattr(django_settings, "EMAIL_HOSTS", hosts)
     connection: Any = get_connection("shop", reply_to="me@example.com", timeout=5)
     assert (connection.host, connection.timeout) == ("h", 5)
     assert (connection.reply_to, connection.headers) == ("me@example.com", {"X-Shop": "news"})
     assert connection.redirect_to == "qa@example.com"
     assert connection.allowed_recipients == ["example.org"]
+    assert get_connection("news").api_key == "K"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("dsn", ["smtp://h", "failover:shop", "console:", "anymail+brevo:"])
