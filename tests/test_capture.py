@@ -1,4 +1,4 @@
-"""While tests run, nothing leaves the machine, unless a test says so."""
+"""While tests run, the mail of hosts is in ``mail.outbox``, unless a test says otherwise."""
 
 from typing import Any
 from unittest import mock
@@ -14,6 +14,7 @@ from email_hosts import mailers
 from email_hosts.backends import (
     EmailHostsBackend,
     FailoverBackend,
+    RoutingBackend,
     connection_from_dsn,
     get_connection,
 )
@@ -24,7 +25,10 @@ from email_hosts.testing import real_hosts
 LOCMEM = {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}
 OF_FILE = django_settings.EMAIL_HOSTS
 
-pytestmark = pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated"),
+    pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +36,6 @@ def no_network():
     """Let each attempt to connect fail."""
     with mock.patch("socket.create_connection", side_effect=AssertionError):
         yield
-
-
-class Several(FailoverBackend):
-    """A failover of the project."""
-
-
-class Subclass(locmem.EmailBackend):
-    """Another project's idea of an outbox."""
 
 
 def real(*keys: str) -> list[str]:
@@ -51,50 +47,45 @@ def real(*keys: str) -> list[str]:
     return [key for key, each in found.items() if isinstance(each, EmailHostsBackend)]
 
 
+class Several(FailoverBackend):
+    """A failover of the project."""
+
+
+class Subclass(locmem.EmailBackend):
+    """Another project's idea of an outbox."""
+
+
+@pytest.fixture(
+    params=[
+        "django.core.mail.backends.smtp.EmailBackend",
+        "email_hosts.backends.RoutingBackend",
+        f"{__name__}.Subclass",
+        "no.such.Backend",
+    ]
+)
+def default_backend(request, setting):
+    mailers = {"default": {"BACKEND": request.param}}
+    with override_settings(**{setting: mailers if setting == "MAILERS" else request.param}):
+        yield
+
+
 each_setting = pytest.mark.parametrize(
     "setting", ["EMAIL_BACKEND", pytest.param("MAILERS", marks=needs_mailers)]
 )
 
 
-def override_default(setting: str, backend: str) -> Any:
-    """Override the default backend."""
-    mailers = {"default": {"BACKEND": backend}}
-    return override_settings(**{setting: mailers if setting == "MAILERS" else backend})
-
-
-each_default = pytest.mark.parametrize(
-    "backend",
-    [
-        "django.core.mail.backends.smtp.EmailBackend",
-        "django.core.mail.backends.console.EmailBackend",
-        "django.core.mail.backends.dummy.EmailBackend",
-        "anymail.backends.test.EmailBackend",
-        "email_hosts.backends.RoutingBackend",
-        f"{__name__}.Subclass",
-        "no.such.Backend",
-    ],
-)
-
-
-@each_default
 @each_setting
-def test_hosts_are_captured_whatever_the_default_backend_is(backend, setting):
-    with override_default(setting, backend):
-        assert real("shop", "club") == []
+def test_hosts_are_captured_whatever_the_default_backend_is(default_backend):
+    assert real("shop", "club") == []
 
 
-@pytest.fixture
-def outside_of_tests():
+@each_setting
+def test_hosts_are_real_outside_of_tests(default_backend, caplog):
     teardown_test_environment()
-    yield
-    setup_test_environment()
-
-
-@each_default
-@each_setting
-def test_hosts_are_real_outside_of_tests(backend, setting, outside_of_tests, caplog):
-    with override_default(setting, backend):
+    try:
         assert real("shop", "club") == ["shop", "club", "dsn"]
+    finally:
+        setup_test_environment()
     assert caplog.messages == []
 
 
@@ -102,11 +93,6 @@ def test_hosts_are_real_outside_of_tests(backend, setting, outside_of_tests, cap
 def test_host_that_a_test_has_set_or_changed_is_real_and_nothing_else():
     with override_settings(DEBUG=True):
         assert real("shop", "club", "x") == ["club", "x"]
-
-
-def test_settings_fixture_of_pytest_can_set_a_host(settings):
-    settings.EMAIL_HOSTS = {**OF_FILE, "x": "smtp://real"}
-    assert real("shop", "x") == ["x"]
 
 
 def test_change_of_the_settings_in_place_makes_nothing_real(monkeypatch):
@@ -121,6 +107,26 @@ def test_every_host_is_real_where_a_test_says_so():
         assert real("shop", "club") == ["shop", "club", "dsn"]
     assert real_hosts()(real)("shop") == ["shop", "dsn"]
     assert real("shop") == []
+
+
+def test_message_is_there_with_the_hosts_sender_and_key(message, mailoutbox):
+    before = dict(vars(message))
+    elsewhere = connection_from_dsn("smtp://h?_default_from_email=a@example.com")
+    nameless = connection_from_dsn("smtp://h")
+    for connection in (get_connection("shop"), get_connection("club"), elsewhere, nameless):
+        assert connection.send_messages([message, message]) == 2
+    assert [(sent.from_email, sent.sent_using) for sent in mailoutbox[::2]] == [
+        ("shop@example.com", "shop"),
+        ("club@example.org", "club"),
+        ("a@example.com", None),
+        ("project@example.com", None),
+    ]
+    assert vars(message) == before
+
+
+def test_message_may_hold_its_connection(new_message, mailoutbox):
+    new_message(connection=get_connection("shop")).send()
+    assert mailoutbox[0].sent_using == "shop"
 
 
 @pytest.mark.parametrize(
@@ -138,6 +144,53 @@ def test_several_hosts_as_one_send_as_the_first(dsn, sender, message, monkeypatc
     monkeypatch.setitem(OF_FILE, "safe", dsn)
     get_connection("safe").send_messages([message])
     assert [(sent.from_email, sent.sent_using) for sent in mailoutbox] == [(sender, "safe")]
+
+
+DSN = (
+    "smtp://h?_default_from_email=shop@example.com&_reply_to=help@example.com"
+    "&_envelope_from=bounces@example.com&_header-X-Shop=news"
+    "&_redirect_to=qa@example.com&_allowed_recipients=example.org"
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("shop", {"X-Shop": "news"}),
+        ("all", {"X-Shop": "news"}),
+        ("more", {"x-shop": "more", "X-More": "1"}),
+        ("router", {"x-shop": "more", "X-More": "1"}),  # it has the sender of its first
+    ],
+)
+def test_what_a_host_adds_is_there_and_its_recipients_are_the_messages(
+    key, expected, message, monkeypatch, mailoutbox
+):
+    """As they would be in production: that is what a test asks about."""
+    hosts = {
+        "shop": DSN,
+        "all": "failover:shop",
+        "more": "roundrobin:all?_header-x-shop=more&_header-X-More=1",
+        "default": DSN,
+    }
+    monkeypatch.setattr(django_settings, "EMAIL_HOSTS", hosts)
+    connection: Any = RoutingBackend() if key == "router" else get_connection(key)
+    assert connection.send_messages([message]) == 1
+    (sent,) = mailoutbox
+    assert sent.recipients() == sent.to == ["someone@example.net"]
+    assert (sent.from_email, sent.reply_to) == ("shop@example.com", ["help@example.com"])
+    assert sent.envelope_sender == "bounces@example.com"
+    assert sent.extra_headers == expected
+
+
+def test_what_a_host_does_is_there_to_look_at(monkeypatch):
+    hosts = {"shop": DSN, "news": "anymail+brevo:?api_key=K"}
+    monkeypatch.setattr(django_settings, "EMAIL_HOSTS", hosts)
+    connection: Any = get_connection("shop", reply_to="me@example.com", timeout=5)
+    assert (connection.host, connection.timeout) == ("h", 5)
+    assert (connection.reply_to, connection.headers) == ("me@example.com", {"X-Shop": "news"})
+    assert connection.redirect_to == "qa@example.com"
+    assert connection.allowed_recipients == ["example.org"]
+    assert get_connection("news").api_key == "K"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("dsn", ["smtp://h", "failover:shop", "console:", "anymail+brevo:"])

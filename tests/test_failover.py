@@ -3,35 +3,32 @@
 import gc
 import itertools
 import logging
+import os
+import re
 import smtplib
 from collections import Counter
-from contextlib import nullcontext, suppress
-from typing import Any
+from contextlib import suppress
 
 import pytest
-from conftest import interrupted_at_each_call, needs_mailers
-from django.core import mail
+from conftest import interrupted_at_each_call, run_python
 from django.core.mail import EmailMessage
-from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
 from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, always, any_of, at, to
 
-from email_hosts import mailers, rate
 from email_hosts.backends import (
     FailoverBackend,
-    can_be_retried,
     failover,
     get_connection,
     parallel,
     smtp,
 )
-from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
+from email_hosts.exceptions import AllHostsFailed
 from email_hosts.smtp import pipelining, transaction
 from email_hosts.smtp.pool import pool
 
 ROUTER = "email_hosts.backends.RoutingBackend"
-GARBAGE = "what?"
-TOO_LARGE = "552 too large"
+GARBAGE, TOO_LONG = "what?", "240-" + 9000 * "x"
+LONG = "failover:h0,h1?retry=600"
 NEXT, CALLER, HERE = "the next host has it", "the caller gets an error", "this host has it"
 UNSURE = "one of the first two"  # depends on how much had been written
 
@@ -54,7 +51,7 @@ def faults():
         yield step, "554 no", CALLER
     for action in broken:
         yield "CONTENT", action, UNSURE
-    for action in (*broken, "554 no", GARBAGE):
+    for action in (*broken, "554 no", GARBAGE, TOO_LONG):
         yield BODY, action, CALLER
     for action in ("421 later", "451 later"):
         yield BODY, action, NEXT
@@ -171,23 +168,27 @@ def test_fault_in_a_batch_moves_the_rest_to_the_next(serve_auth):
     assert [server.connections for server in servers] == [1, 1]
 
 
-def test_error_for_a_list_tells_what_was_sent(serve_auth):
-    servers = [serve_auth(to("m2@", "550 no")), serve_auth()]
-    batch = messages(4)
-    with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
-        send({**dsns(servers), "nested": "failover:all"}, batch, "nested")
-    error: Any = caught.value
-    assert (error.sent, error.unsent) == (batch[:2], batch[2:])
+def test_host_that_failed_and_is_asked_again_gets_a_new_connection(serve_auth):
+    servers = [serve_auth(at("MAIL", "451 later")), serve_auth(at("MAIL", None, "451 later"))]
+    assert send(dsns(servers), messages(2)) == 2
+    assert [(len(server.accepted), server.connections) for server in servers] == [
+        (1, 2),
+        (1, 1),
+    ]
 
 
-def test_error_of_all_hosts_tells_what_was_sent(serve_auth):
-    """The same message may be in a list twice."""
-    servers = [serve_auth(to("m1@", "451 later")), serve_auth(to("m1@", "451 later"))]
+@pytest.mark.parametrize("key", ["all", "nested"])
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [("550 no", smtplib.SMTPRecipientsRefused), ("451 later", AllHostsFailed)],
+)
+def test_error_for_a_list_tells_what_was_sent(reply, error, key, serve_auth):
+    """The same message may be in it twice."""
+    servers = [serve_auth(to("m1@", reply)) for _ in range(2)]
     first, second = messages(2)
-    with pytest.raises(AllHostsFailed) as caught:
-        send(dsns(servers), [first, first, second, first])
-    error: Any = caught.value
-    assert (error.sent, error.unsent) == ([first, first], [second, first])
+    with pytest.raises(error) as caught:
+        send({**dsns(servers), "nested": "failover:all"}, [first, first, second, first], key)
+    assert (caught.value.sent, caught.value.unsent) == ([first, first], [second, first])
 
 
 def test_error_of_the_caller_does_not_mark_the_host_as_down(serve_auth):
@@ -200,46 +201,43 @@ def test_error_of_the_caller_does_not_mark_the_host_as_down(serve_auth):
     assert [len(server.accepted) for server in servers] == [1, 0]
 
 
-@pytest.mark.parametrize("retry", [60, 0.5])
-def test_host_that_failed_comes_back_after_retry(retry, serve_auth, clock):
-    servers = [serve_auth(at("MAIL", "451 later")), serve_auth()]
-    settings = {**dsns(servers), "all": f"failover:h0,h1?retry={retry}"}
-    counts = []
-    for seconds in (0, retry * 0.9, retry * 0.2):
+@pytest.mark.parametrize(
+    ("scripts", "limited", "several", "pauses", "expected"),
+    [
+        ([at("MAIL", "451 later")], "", "failover:h0,h1", [0, 54, 12], "h1 h1 h0"),
+        ([at("MAIL", "451 later")], "", "failover:h0,h1?retry=0.5", [0, 0.4, 0.2], "h1 h1 h0"),
+        # The other one has its limit.
+        ([at("MAIL", "451 later")], "h1", LONG, [0, 0, 120], "h1 h0 h0"),
+        ([None], "h0", LONG, [0, 0, 120], "h0 h1 h0"),
+        ([None, always("MAIL", "451 no")], "", "roundrobin:h0,h1", [0, 0, 0], "h0 h0 h0"),
+        ([always("MAIL", "451 later")], "", "failover:inner,h1", [0], "h1"),
+    ],
+    ids=[
+        "comes back after a minute",
+        "comes back after retry",
+        "is not down any more once it takes a message",
+        "that has its limit is not down",
+        "that is down is asked last in its turn, too",
+        "may be several hosts",
+    ],
+)
+def test_host(scripts, limited, several, pauses, expected, serve_auth, clock, rate_clock):
+    servers = [serve_auth(script) for script in (*scripts, None)][:2]
+    settings = {**dsns(servers), "inner": "failover:h0", "all": several}
+    if limited:
+        settings[limited] += "&rate=1/m"
+    for number, seconds in enumerate(pauses):
         clock.now += seconds
-        send(settings, messages(1))
-        counts.append([len(server.accepted) for server in servers])
-    assert counts == [[0, 1], [0, 2], [1, 2]]
+        rate_clock.now += seconds
+        send(settings, messages(number + 1)[number:])
+    assert [sender[:2] for _, sender in sorted(deliveries(servers))] == expected.split()
 
 
-def test_host_that_takes_a_message_is_not_down_any_more(serve_auth, clock, monkeypatch):
-    """It is asked again although it is down, because the other one has its limit."""
-    servers = [serve_auth(at("MAIL", "451 later")), serve_auth()]
-    settings = dsns(servers)
-    settings["h1"] += "&rate=1/m"
-    counts = []
-    for seconds in (1e9, 1e9, 1e9 + 120):
-        monkeypatch.setattr(rate, "clock", lambda: seconds)  # noqa: B023
-        send(settings, messages(1))
-        counts.append([len(server.accepted) for server in servers])
-    assert counts == [[0, 1], [1, 1], [2, 1]]
-
-
-def test_host_that_has_its_limit_is_not_down(serve_auth, clock, monkeypatch):
-    servers = [serve_auth(), serve_auth()]
-    settings = dsns(servers)
-    settings["h0"] += "&rate=1/m"
-    for seconds in (1e9, 1e9, 1e9 + 120):
-        monkeypatch.setattr(rate, "clock", lambda: seconds)  # noqa: B023
-        send(settings, messages(1))
-    assert [len(server.accepted) for server in servers] == [2, 1]
-
-
-def test_host_that_is_down_is_the_last_resort(serve_auth, clock):
-    servers = [serve_auth(at("MAIL", "451 later")), serve_auth(at("MAIL", None, "451 later"))]
-    for _ in range(2):
-        assert send(dsns(servers), messages(1)) == 1
-    assert [len(server.accepted) for server in servers] == [1, 1]
+def test_sender_of_its_own_comes_first(serve_auth):
+    servers = [serve_auth()]
+    settings = {**dsns(servers), "all": "failover:h0?_default_from_email=all@example.com"}
+    send(settings, messages(1))
+    assert deliveries(servers) == [("m0@example.net", "all@example.com")]
 
 
 def test_all_hosts_failed_tells_of_each(serve_auth, closed_port, caplog):
@@ -261,75 +259,53 @@ def test_all_hosts_failed_tells_of_each(serve_auth, closed_port, caplog):
     ]
 
 
-def test_failure_may_be_ignored(closed_port, caplog):
-    with override_settings(EMAIL_HOSTS=dsns([closed_port])):
-        connection = get_connection("all", fail_silently=True)
-        assert connection.send_messages(messages(2)) == 0
-    assert caplog.messages[-1] == 'host "all": AllHostsFailed, ignored by fail_silently'
+def test_ignored_failure_is_logged_by_the_keys_of_the_hosts_if_there_is_none(caplog):
+    backend = FailoverBackend(["nobody", "none"], fail_silently=True)
+    with override_settings(EMAIL_HOSTS={}):
+        assert backend.send_messages(messages(1)) == 0
+    assert [text.partition(":")[0] for text in caplog.messages] == 3 * ['host "nobody,none"']
+    assert caplog.messages[-1].endswith(": AllHostsFailed, ignored by fail_silently")
 
 
-class TestRoundRobin:
-    """Each message starts at the next host."""
-
-    def test_takes_turns_across_connections(self, serve_auth):
-        servers = [serve_auth() for _ in range(3)]
-        settings = {**dsns(servers), "all": "roundrobin:h0,h1,h2"}
-        for count in (1, 2, 3):
-            send(settings, messages(count))
-        assert [len(server.accepted) for server in servers] == [2, 2, 2]
-
-    @pytest.mark.parametrize("start", [0, 1])
-    def test_begins_at_random(self, start, serve_auth, monkeypatch):
-        monkeypatch.setattr("random.randrange", lambda count: start)
-        servers = [serve_auth(), serve_auth()]
-        send({**dsns(servers), "all": "roundrobin:h0,h1"}, messages(1))
-        assert len(servers[start].accepted) == 1
-
-    def test_asks_what_is_down_last(self, serve_auth, closed_port):
-        servers = [closed_port, serve_auth()]
-        assert send({**dsns(servers), "all": "roundrobin:h0,h1"}, messages(4)) == 4
-        assert len(servers[1].accepted) == 4
-
-
-def test_members_may_be_several_hosts_themselves(serve_auth, closed_port):
-    servers = [closed_port, serve_auth()]
-    settings = {**dsns(servers), "down": "failover:h0", "all": "failover:down,h1"}
-    assert send(settings, messages(1)) == 1
-    assert deliveries(servers) == [("m0@example.net", "h1@example.com")]
-
-
-class Signed(EmailMessage):
-    """Is made but once."""
-
-    made: Any = None
-
-    def message(self, **options):
-        self.made = self.made or super().message(**options)
-        return self.made
-
-
-def test_message_that_is_made_but_once_is_made_for_each_host(serve_auth):
-    servers = [serve_auth(at("DATA", "451 later")), serve_auth()]
-    assert send(dsns(servers), [Signed("Hello", to=["a@example.net"])]) == 1
-    assert b"From: h1@example.com" in servers[1].accepted[0].content
-
-
-def test_sender_of_its_own_comes_first(serve_auth):
-    servers = [serve_auth()]
-    settings = {**dsns(servers), "all": "failover:h0?_default_from_email=all@example.com"}
+@pytest.mark.parametrize("start", [0, 2])
+def test_roundrobin_takes_turns_from_a_random_host_on(start, serve_auth, monkeypatch):
+    """Across connections."""
+    monkeypatch.setattr("random.randrange", lambda count: start)
+    servers = [serve_auth() for _ in range(3)]
+    settings = {**dsns(servers), "all": "roundrobin:h0,h1,h2"}
     send(settings, messages(1))
-    assert deliveries(servers) == [("m0@example.net", "all@example.com")]
+    assert len(servers[start].accepted) == 1
+    for count in (2, 3):
+        send(settings, messages(count))
+    assert [len(server.accepted) for server in servers] == [2, 2, 2]
 
 
-class LibraryError(Exception):
-    """As botocore has it: Anymail's backend for Amazon SES raises its errors when opened."""
+FORKS = """
+import os, django
+django.setup()
+from django.core.mail import EmailMessage
+from django.test import override_settings
+from email_hosts.backends import get_connection
 
-    status_code = 401
+def send():
+    get_connection("all").send_messages([EmailMessage("Hello", to=["someone@example.net"])])
+
+hosts = {key: f"console:?_default_from_email={key}@example.com" for key in "ab"}
+with override_settings(EMAIL_HOSTS={**hosts, "all": "roundrobin:a,b"}):
+    send()
+    for number in range(30):
+        if not (child := os.fork()):
+            send()
+            os._exit(0)
+        os.waitpid(child, 0)
+"""
 
 
-class Unopened(BaseEmailBackend):
-    def open(self) -> bool:
-        raise LibraryError
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_roundrobin_begins_at_random_in_each_child_of_a_process():
+    _, *of_children = re.findall("^From: (.)@", run_python("-c", FORKS), re.MULTILINE)
+    assert len(of_children) == 30
+    assert {*of_children} == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -339,7 +315,6 @@ class Unopened(BaseEmailBackend):
         ("empty", 'EMAIL_HOSTS["empty"]: the host is empty; known hosts: '),
         ("router", "it asks the router, so no other host can use it"),
         ("invalid", "unknown scheme 'smpt'"),
-        ("provider", "LibraryError"),
     ],
 )
 def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, serve, caplog):
@@ -349,7 +324,6 @@ def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, s
         "empty": "",
         "router": f"backend://{ROUTER}",
         "invalid": "smpt://h",
-        "provider": f"backend://{__name__}.Unopened",
         "spare": f"smtp://127.0.0.1:{spare.port}",
         "all": f"failover:{member},spare",
     }
@@ -358,109 +332,6 @@ def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, s
     (logged,) = caplog.messages
     assert logged.startswith(f'host "all": host "{member}" failed: ')
     assert reason in logged
-
-
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({}, "option 'hosts' must name hosts"),
-        ({"hosts": "a", "rotate": "maybe"}, "option 'rotate' must be True or False"),
-        ({"hosts": "a", "rety": 5, "alias": "x"}, "unknown option 'rety'; did you mean 'r"),
-    ],
-)
-def test_option_that_does_not_fit_is_refused(options, reason):
-    with pytest.raises(InvalidEmailHost, match=reason):
-        FailoverBackend(**options)
-
-
-@pytest.mark.parametrize("key", ["below", "itself"])
-def test_cycle_is_refused_at_each_host_above_it(key):
-    hosts = {"itself": "failover:itself", "below": "failover:itself,h", "h": "smtp://h"}
-    with override_settings(EMAIL_HOSTS=hosts), pytest.raises(InvalidEmailHost) as caught:
-        get_connection(key)
-    reason = "hosts name each other in a cycle: itself -> itself"
-    assert str(caught.value) == f'EMAIL_HOSTS["{key}"]: {reason}'
-
-
-def test_has_options_of_any_host(message, mailoutbox):
-    backend = FailoverBackend("h", default_from_email="all@example.com")
-    with override_settings(EMAIL_HOSTS={"h": "locmem:?_default_from_email=h@example.com"}):
-        backend.send_messages([message])
-    assert mailoutbox[0].from_email == "all@example.com"
-
-
-@pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated")
-def test_mail_to_admins_is_from_the_host_that_sends_it(serve_auth, closed_port):
-    servers = [closed_port, serve_auth()]
-    settings = {k: f"{v}&_server_email={k}@alert.example" for k, v in dsns(servers).items()}
-    with override_settings(EMAIL_HOSTS={**settings, "all": "failover:h0,h1"}):
-        mail.mail_admins("Alert", "!", connection=get_connection("all"))
-    assert deliveries(servers) == [("admin@example.com", "h1@alert.example")]
-
-
-@needs_mailers
-def test_is_a_mailer(serve_auth, closed_port):  # pragma: mailers-only
-    servers = [closed_port, serve_auth()]
-    settings = dsns(servers)
-    with override_settings(MAILERS={"default": mailers(settings)["h1"], **mailers(settings)}):
-        messages(1)[0].send(using="all")
-        assert deliveries(servers) == [("m0@example.net", "h1@example.com")]
-
-
-class ProviderError(Exception):
-    """As Anymail has it: with the status of the answer."""
-
-    def __init__(self, status_code):
-        super().__init__("the provider says no")
-        self.status_code = status_code
-
-
-class Provider(BaseEmailBackend):
-    """Takes nothing."""
-
-    def __init__(self, *, status, **options):
-        super().__init__(**options)
-        self.status = int(status)
-
-    def send_messages(self, email_messages):
-        raise ProviderError(self.status)
-
-
-@pytest.mark.parametrize(("status", "goes_on"), [(503, True), (401, False)])
-def test_any_backend_may_be_a_member(status, goes_on, serve_auth):
-    spare = serve_auth()
-    provider = f"backend://{__name__}.Provider?status={status}"
-    settings = {**dsns([spare]), "provider": provider, "all": "failover:provider,h0"}
-    with nullcontext() if goes_on else pytest.raises(ProviderError):
-        send(settings, messages(1))
-    assert len(spare.accepted) == goes_on
-
-
-def test_without_a_key_it_has_the_name_of_its_hosts(caplog):
-    backend = FailoverBackend(["nobody", "none"], fail_silently=True)
-    with override_settings(EMAIL_HOSTS={}):
-        assert backend.send_messages(messages(1)) == 0
-    assert [text.partition(":")[0] for text in caplog.messages] == 3 * ['host "nobody,none"']
-
-
-class TestTooLarge:
-    """552 to MAIL: this host does not take such a size, and another may."""
-
-    @pytest.mark.parametrize("key", ["all", "nested"])
-    @pytest.mark.parametrize(("other", "expected"), [(TOO_LARGE, False), ("451 later", True)])
-    def test_is_for_good_if_each_host_says_so(self, other, expected, key, serve_auth):
-        servers = [serve_auth(at("MAIL", TOO_LARGE)), serve_auth(at("MAIL", other))]
-        settings = {**dsns(servers), "nested": "failover:all"}
-        with pytest.raises(AllHostsFailed) as caught:
-            send(settings, messages(1), key)
-        assert can_be_retried(caught.value) is expected
-        assert send(settings, messages(1), key) == 1  # the hosts are asked again
-
-    def test_does_not_end_a_kept_connection(self, serve_auth):
-        server = serve_auth(at("MAIL", None, TOO_LARGE))
-        settings = {"h0": dsns([server])["h0"] + "&conn_max_age=60"}
-        assert send(settings, messages(3), "h0", fail_silently=True) == 2
-        assert server.connections == 1
 
 
 @pytest.mark.parametrize(
@@ -477,32 +348,28 @@ class TestTooLarge:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_error_of_a_signal_handler_at_any_call_sends_nothing_twice(
-    query, make_error
+    query, make_error, serve_auth
 ):  # pragma: no cover (it confuses coverage)
     """Whatever its class: it does not tell what the server has."""
-    with ScriptedServer() as first, ScriptedServer() as second:
-        servers = (first, second)
-        hosts = {
-            name: f"smtp://127.0.0.1:{server.port}?timeout=20{query}"
-            for name, server in zip("ab", servers, strict=True)
-        }
-        settings = {**hosts, "all": "failover:a,b"}
-        numbers = itertools.count()
+    servers = [serve_auth(), serve_auth()]
+    hosts = dsns(servers).items()
+    settings = {key: dsn.replace("u:p@", "") + query for key, dsn in hosts}
+    settings["all"] = "failover:h0,h1"
+    numbers = itertools.count()
 
-        def send_another():
-            failover._healths.clear()  # the first host has each message first
-            message = EmailMessage("Hello", "World", to=[f"{next(numbers)}@example.net"])
-            with suppress(Exception):
-                send(settings, [message])
+    def send_another():
+        failover._healths.clear()  # the first host has each message first
+        message = EmailMessage("Hello", "World", to=[f"{next(numbers)}@example.net"])
+        with suppress(Exception):
+            send(settings, [message])
 
-        code = (pipelining, transaction, smtp, parallel)
-        times = interrupted_at_each_call(send_another, *code, make_error=make_error)
-        for _ in times:
-            pool.close_all()
-        for server in servers:
-            server.wait_for_clients_to_go()
+    code = (pipelining, transaction, smtp, parallel)
+    for _ in interrupted_at_each_call(send_another, *code, make_error=make_error):
+        pool.close_all()
+    gc.collect()  # the connections that nobody has
+    for server in servers:
+        server.wait_for_clients_to_go()
     accepted = [one for server in servers for one in server.accepted]
     assert max(Counter(one.recipients for one in accepted).values()) == 1
     assert all(one.content for one in accepted)
     assert next(numbers) > 50
-    gc.collect()  # the connections that nobody has

@@ -169,22 +169,20 @@ only_postfix = pytest.mark.parametrize("running", ways((Postfix, TLS)), indirect
 class TestFiftyMessages:
     """A list of fifty messages is sent."""
 
-    @pytest.mark.parametrize("iterable", [list, iter])
-    def test_are_delivered_as_django_does(self, iterable, relay):
-        expected = relay.fifty
-        assert get_connection("once").send_messages(iterable(fifty_messages())) == 50
-        assert relay.delivered() == expected
-
-    def test_are_not_lost_in_silence(self, relay):
-        expected = relay.fifty
-        connection = get_connection("once", fail_silently=True)
-        assert connection.send_messages(fifty_messages()) == 50
-        assert relay.delivered() == expected
-
-    def test_leave_their_connection_to_the_next_fifty(self, relay):
-        expected = relay.fifty + relay.fifty
-        for _ in range(2):
-            assert get_connection("relay").send_messages(fifty_messages()) == 50
+    @pytest.mark.parametrize(
+        ("key", "times", "iterable", "fail_silently"),
+        [
+            ("once", 1, list, False),
+            ("once", 1, iter, False),
+            ("once", 1, list, True),
+            ("relay", 2, list, False),
+        ],
+    )
+    def test_are_delivered_as_django_does(self, key, times, iterable, fail_silently, relay):
+        expected = Counter(list(relay.fifty.elements()) * times)
+        for _ in range(times):
+            connection = get_connection(key, fail_silently=fail_silently)
+            assert connection.send_messages(iterable(fifty_messages())) == 50
         assert relay.delivered() == expected
 
     def test_go_to_the_next_host_if_one_is_down(self, closed_port, relay):
@@ -198,14 +196,13 @@ class TestFiftyMessages:
             }
             with override_settings(EMAIL_HOSTS=hosts):
                 assert get_connection("all").send_messages(fifty_messages()) == 50
-                delivered = relay.delivered()
+                assert relay.delivered() == expected
                 relay.server.stop()
                 try:
                     assert get_connection("all").send_messages(fifty_messages()) == 50
                 finally:
                     relay.server.start()
             senders = Counter(one.sender for one in spare.accepted)
-        assert delivered == expected
         assert senders == Counter(message.from_email for message in fifty_messages())
         assert not relay.delivered()
 
@@ -247,17 +244,12 @@ CONTENTS = [
 ]
 
 
+@pytest.mark.parametrize(("key", "number"), [("once", 1), ("relay", 2)])
 @pytest.mark.parametrize("message", CONTENTS, ids=lambda message: message.subject)
-class TestContent:
-    def test_is_what_django_delivers(self, message, relay):
-        expected = relay.djangos_version(message)
-        get_connection("once").send_messages([message])
-        assert relay.delivered() == expected
-
-    def test_is_the_same_in_a_list(self, message, relay):
-        expected = relay.djangos_version(message)
-        get_connection("relay").send_messages([message, message])
-        assert relay.delivered() == expected + expected
+def test_content_is_what_django_delivers(message, key, number, relay):
+    (expected,) = relay.djangos_version(message)
+    get_connection(key).send_messages([message] * number)
+    assert relay.delivered() == {expected: number}
 
 
 class TestRestart:

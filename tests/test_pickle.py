@@ -71,7 +71,6 @@ def made_by_django():  # pragma: mailers-only
         lambda: get_connection("smtp", timeout=5),
         lambda: get_connection("smtp", fail_silently=True),
         lambda: get_connection("provider", server_token=SECRET),
-        lambda: get_connection("console", fail_silently=True),
         lambda: connection_from_dsn(HOSTS["smtp"]),
         lambda: connection_from_dsn("console://", schemes=["console"]),
         lambda: EmailHostsBackend("smtp.example.com"),

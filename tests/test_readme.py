@@ -39,30 +39,30 @@ README = Path(__file__).parent.parent / "README.rst"
 STRICT = {"report_level": 1, "halt_level": 1, "syntax_highlight": "none"}
 DOCUMENT = publish_doctree(README.read_text(), settings_overrides=STRICT)
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated"),
-]
-
+pytestmark = pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
 
 BLOCKS = [block.astext() for block in DOCUMENT.findall(nodes.literal_block)]
 
 
-def code(language):
-    """Return the code blocks of a language."""
-    return [
-        block.astext()
-        for block in DOCUMENT.findall(nodes.literal_block)
-        if language in block["classes"]
-    ]
-
-
-SETTINGS = [block for block in code("python") if block.startswith("# settings.py")]
-OTHERS = [block for block in code("python") if block not in SETTINGS]
+PYTHON = [
+    block.astext()
+    for block in DOCUMENT.findall(nodes.literal_block)
+    if "python" in block["classes"]
+]
+SETTINGS = [block for block in PYTHON if block.startswith("# settings.py")]
+OTHERS = [block for block in PYTHON if block not in SETTINGS]
 
 
 def the_one(text, blocks=OTHERS):
     (found,) = (block for block in blocks if text in block)
     return found
+
+
+def run(block, **names):
+    """Run the code of a block. Return its names."""
+    names = {"__name__": "readme", **names}
+    exec(block, names)
+    return names
 
 
 def literals(part=DOCUMENT):
@@ -88,8 +88,7 @@ def settings_of(block):
     if "EMAIL_HOSTS" in block:
         for key in ("shop", "club"):
             hosts[key] = f"smtp://h?_default_from_email={key}@example.com"
-    names: dict[str, Any] = {"INSTALLED_APPS": [], "DEBUG": True, "EMAIL_HOSTS": hosts}
-    exec(block, names)
+    names = run(block, INSTALLED_APPS=[], DEBUG=True, EMAIL_HOSTS=hosts)
     return {name: value for name, value in names.items() if name.isupper()}
 
 
@@ -130,22 +129,18 @@ NOT_EVERYWHERE = ("using=", "prometheus_client")
     "block", [block for block in OTHERS if not any(word in block for word in NOT_EVERYWHERE)]
 )
 def test_code_runs_in_a_project_with_these_hosts(block):
-    exec(block, {"__name__": "readme"})
+    run(block)
 
 
 def test_test_of_the_example_passes():
-    names: dict[str, Any] = {"__name__": "readme"}
-    exec(the_one("class WelcomeTest"), names)
-    test = names["WelcomeTest"]
+    test = run(the_one("class WelcomeTest"))["WelcomeTest"]
     test.databases = set()
     test("test_shop_says_hello").debug()
 
 
 @lru_cache  # Celery wants each task but once
 def task():
-    names: dict[str, Any] = {"__name__": "readme.tasks"}
-    exec(the_one("from celery import"), names)
-    return names["send_welcome"]
+    return run(the_one("from celery import"), __name__="readme.tasks")["send_welcome"]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +181,7 @@ def test_code_runs_with_mailers(block, monkeypatch):  # pragma: mailers-only
     sent: list[Any] = []
     monkeypatch.setattr(EmailHostsBackend, "send_messages", lambda *args: sent.append(args))
     with override_settings(MAILERS=MAILERS):
-        exec(block, {})
+        run(block)
     assert [host.alias for host, _ in sent] == ["shop"]
 
 
@@ -200,50 +195,45 @@ ARGUMENTS = {
 }
 
 
-def statement(cell: Any, otherwise: str = "") -> str:
-    """Return the code in a cell, with arguments in the place of the dots."""
-    code = cell.astext() if literals(cell) else otherwise
-    function = code.partition("(")[0]
-    return code.replace("...", ARGUMENTS.get(function, ""))
+def run_statement(cell: Any, otherwise: Any = None) -> None:
+    """Run the code in a cell of a table, with arguments in the place of the dots."""
+    code = (cell if literals(cell) else otherwise).astext()
+    message = mail.EmailMessage("Hello", "World", to=["someone@example.net"])
+    run(
+        code.replace("...", ARGUMENTS.get(code.partition("(")[0], "")),
+        **{**vars(mail), "get_connection": get_connection},
+        connection_from_dsn=connection_from_dsn,
+        messages=[message],
+        dsn="smtp://h",
+    )
 
 
 (MOVES,) = (rows[1:] for rows in TABLES if rows[0][0].astext() == "Until now")
 
 
+each_move = pytest.mark.parametrize("row", MOVES, ids=lambda row: row[0].astext())
+
+
 @pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated")
-@pytest.mark.parametrize("row", MOVES, ids=lambda row: statement(row[0]))
+@each_move
 def test_what_used_connection_until_now_works(row, mailoutbox):
-    exec(statement(row[0]), names_of_a_project())
+    run_statement(row[0])
     assert len(mailoutbox) == 1
 
 
 @needs_mailers
-@pytest.mark.parametrize("row", MOVES, ids=lambda row: statement(row[0]))
+@each_move
 def test_what_uses_using_instead_does_the_same(row, mailoutbox):  # pragma: mailers-only
-    names = names_of_a_project() | {"mailers": mail.mailers}
-    tenants = {"BACKEND": "email_hosts.backends.RoutingBackend"}
+    senders = {"default_from_email": "shop@example.com"}
+    mailers = {key: {"BACKEND": OUTBOX_BACKEND, "OPTIONS": senders} for key in MAILERS}
+    mailers["tenants"] = {"BACKEND": "email_hosts.backends.RoutingBackend"}
     dsn = "smtp://h?_default_from_email=shop@example.com"
     with override_settings(
-        MAILERS={
-            **{key: {"BACKEND": OUTBOX_BACKEND, "OPTIONS": SENDERS} for key in MAILERS},
-            "tenants": tenants,
-        },
-        EMAIL_HOSTS_ROUTER=lambda message: connection_from_dsn(dsn),
+        MAILERS=mailers, EMAIL_HOSTS_ROUTER=lambda message: connection_from_dsn(dsn)
     ):
-        exec(statement(row[1], otherwise=statement(row[0])), names)
+        run_statement(row[1], otherwise=row[0])
     (sent,) = mailoutbox
     assert sent.from_email in {"shop@example.com", "root@example.com"}
-
-
-SENDERS = {"default_from_email": "shop@example.com"}
-
-
-def names_of_a_project() -> dict[str, Any]:
-    """Return what the statements of a table are about."""
-    functions = {name: getattr(mail, name) for name in ARGUMENTS}
-    message = mail.EmailMessage("Hello", "World", to=["someone@example.net"])
-    ours = {"get_connection": get_connection, "connection_from_dsn": connection_from_dsn}
-    return {**functions, **ours, "messages": [message], "dsn": "smtp://h"}
 
 
 @needs_mailers
@@ -255,8 +245,7 @@ def test_mailers_by_hand_are_mailers():  # pragma: mailers-only
 
 
 def test_prometheus_gets_the_seconds_of_each_mail_by_host(message):
-    names: dict[str, Any] = {}
-    exec(the_one("prometheus_client"), names)
+    names = run(the_one("prometheus_client"))
     get_connection("shop").send_messages([message, message])
     get_connection("club").send_messages([message])
     shown = generate_latest(names["SECONDS"]).decode()
@@ -272,8 +261,8 @@ def test_opentelemetry_gets_a_span_of_each_mail(message, serve, monkeypatch):
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
     monkeypatch.setattr("opentelemetry.trace.get_tracer", provider.get_tracer)
-    names: dict[str, Any] = {}  # Django has receivers in weak references
-    exec(the_one("opentelemetry"), names)
+    names = run(the_one("opentelemetry"))
+    assert names  # Django has receivers in weak references
     get_connection("shop").send_messages([message])
     server = serve(at("RCPT", "550 no"))
     hosts = {"shop": f"smtp://127.0.0.1:{server.port}"}
@@ -287,31 +276,25 @@ def test_opentelemetry_gets_a_span_of_each_mail(message, serve, monkeypatch):
     assert all(span.start_time < span.end_time for span in told)
 
 
-def test_table_of_options_has_the_names_in_python():
-    names = {option.in_dsn: option.name for option in SMTP_OPTIONS.values() if option.in_dsn}
-    (rows,) = (rows[1:] for rows in TABLES if rows[0][0].astext() == "Option")
-    shown = {row[0].astext(): row[1].astext().partition(",")[0] for row in rows}
-    assert {k: k if v == "the same" else v for k, v in shown.items()} == {
-        in_dsn: name for in_dsn, name in names.items() if in_dsn in shown
-    }
-
-
 def test_table_of_schemes_is_complete():
     shown = {literal.partition(":")[0] for literal in first_column("Scheme")}
     assert shown == {*schemes.SCHEMES, f"{schemes.ANYMAIL}mailgun"}
 
 
-def test_table_of_options_is_complete():
-    known = {option.in_dsn for option in SMTP_OPTIONS.values() if option.in_dsn}
-    assert first_column("Option", "OAuth 2.0") == known
+def test_table_of_options_is_complete_and_has_the_names_in_python():
+    names = {option.in_dsn: option.name for option in SMTP_OPTIONS.values() if option.in_dsn}
+    assert first_column("Option", "OAuth 2.0") == names.keys()
     assert not first_column("Option") & first_column("OAuth 2.0")
+    assert SMTP_OPTIONS.keys() <= literals()
+    (rows,) = (rows[1:] for rows in TABLES if rows[0][0].astext() == "Option")
+    for in_dsn, in_python, *_ in rows:
+        shown = in_python.astext().partition(",")[0].replace("the same", in_dsn.astext())
+        assert shown == names[in_dsn.astext()]
 
 
 def test_table_of_errors_is_complete():
-    public = {name for name in vars(exceptions) if inspect.isclass(getattr(exceptions, name))}
-    ours = {
-        name for name in public if getattr(exceptions, name).__module__ == exceptions.__name__
-    }
+    classes = dict(inspect.getmembers(exceptions, inspect.isclass))
+    ours = {name for name, each in classes.items() if each.__module__ == exceptions.__name__}
     assert first_column("Error") == ours
 
 
@@ -327,16 +310,6 @@ def test_table_of_checks_is_complete():
     assert first_column("Check") == known
 
 
-@pytest.mark.parametrize("rows", TABLES, ids=lambda rows: rows[0][0].astext())
-def test_row_of_a_table_has_a_first_and_a_last_cell(rows):
-    """In a simple table, a second line that is not empty at its start is a new row."""
-    assert all(row[0].astext() and row[-1].astext() for row in rows)
-
-
-def test_options_in_python_are_all_named():
-    assert SMTP_OPTIONS.keys() <= literals()
-
-
 def test_table_of_checkemailhosts_looks_like_that():
     out = StringIO()
     with override_settings(EMAIL_HOSTS=settings_of(SETTINGS[0])["EMAIL_HOSTS"]):
@@ -344,14 +317,6 @@ def test_table_of_checkemailhosts_looks_like_that():
     (shown,) = (block for block in BLOCKS if block.startswith("HOST "))
     real = [line.split()[:-1] for line in out.getvalue().splitlines()]
     assert [line.split()[: len(real[0])] for line in shown.splitlines()] == real
-
-
-def test_ci_runs_the_two_commands_for_a_newcomer():
-    (demo,) = (block for block in BLOCKS if "-e demo" in block)
-    (py,) = (block for block in BLOCKS if "-e py" in block)
-    assert (demo[-8:], py[-6:]) == (" -e demo", " -e py")
-    ci = README.parent.joinpath(".ci", "run").read_text()
-    assert f"({demo})\n({py})\n" in ci
 
 
 @pytest.mark.slow
@@ -362,17 +327,6 @@ def test_demo_prints_what_is_shown():
     (shown,) = (block for block in BLOCKS if "IS DOWN" in block)
     printed = iter(lines(run_python("-m", "tools.demo")))
     assert all(line in printed for line in lines(shown))  # in this order
-
-
-def test_list_of_the_reference_has_each_section():
-    titles = [section.next_node(nodes.title) for section in DOCUMENT.findall(nodes.section)]
-    sections = [title.astext() for title in titles if title]
-    (listed,) = (
-        [" ".join(each.astext().split()) for each in paragraph.findall(nodes.reference)]
-        for paragraph in DOCUMENT.findall(nodes.paragraph)
-        if paragraph.astext().startswith("Reference:")
-    )
-    assert listed == sections[sections.index(listed[0]) :]
 
 
 def run_in_new_project(folder, settings, *statements, **environment):
@@ -427,3 +381,20 @@ def test_first_example_works_when_pasted(start_server, tls, cafile, tmp_path):
     sending = [FIRST_MAIL, *(USING[:1] if DJANGO_HAS_MAILERS else [])]
     run_in_new_project(tmp_path, pasted, CHECK, *sending, SSL_CERT_FILE=str(cafile))
     assert [mail.sender for mail in server.received] == ["shop@example.com"] * len(sending)
+
+
+def test_ci_runs_the_two_commands_for_a_newcomer():
+    (demo,) = (block for block in BLOCKS if block.endswith(" -e demo"))
+    (py,) = (block for block in BLOCKS if block.endswith(" -e py"))
+    assert f"({demo})\n({py})\n" in README.parent.joinpath(".ci", "run").read_text()
+
+
+def test_list_of_the_reference_has_each_section():
+    titles = [section.next_node(nodes.title) for section in DOCUMENT.findall(nodes.section)]
+    sections = [title.astext() for title in titles if title]
+    (listed,) = (
+        [" ".join(each.astext().split()) for each in paragraph.findall(nodes.reference)]
+        for paragraph in DOCUMENT.findall(nodes.paragraph)
+        if paragraph.astext().startswith("Reference:")
+    )
+    assert listed == sections[sections.index(listed[0]) :]

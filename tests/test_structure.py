@@ -16,48 +16,36 @@ MODULES = {
 TABLE = "options.py"
 SMTP = "backends/smtp.py"
 WRAPPED = "backends/wrapped.py"  # what Django's SMTP backend would take from the settings
-TRANSPORT = {SMTP, WRAPPED, "host.py", "dsn.py", "schemes.py"}
-SENDER = {"backends/base.py", "rules/sender.py"}
+TRANSPORT = f"{SMTP} {WRAPPED} host.py dsn.py schemes.py"
+LOGIN = f"{SMTP} {WRAPPED} host.py dsn.py smtp/login.py smtp/redaction.py"
+SENDER = "backends/base.py rules/sender.py"
+LIMITED = "backends/base.py backends/limited.py values.py"
 
 # The modules that use the value of an option. Those of ssl_cafile, for example, connect.
+# oauth2.py makes four of its names of those of its class.
 USERS = {
-    "username": {
-        SMTP,
-        "backends/limited.py",
-        WRAPPED,
-        "host.py",
-        "dsn.py",
-        "oauth2.py",
-        "smtp/login.py",
-    }
-    | {"smtp/redaction.py"},
-    "password": {SMTP, WRAPPED, "host.py", "dsn.py", "exceptions.py", "smtp/login.py"}
-    | {"smtp/redaction.py", "smtp/tls.py", "values.py"},
+    "username": f"{LOGIN} backends/limited.py oauth2.py",
+    "password": f"{LOGIN} exceptions.py smtp/tls.py values.py",
     "use_tls": TRANSPORT,
     "use_ssl": TRANSPORT,
-    "ssl_certfile": {SMTP, WRAPPED, "conf.py"},
-    "ssl_keyfile": {SMTP, WRAPPED, "conf.py"},
-    "ssl_cafile": {SMTP},
-    "local_hostname": {SMTP},
-    "conn_max_age": {SMTP, "smtp/pool.py"},
-    "conn_max_messages": {SMTP},
-    "conn_max_idle": {SMTP},
-    "oauth2": {SMTP, "host.py", "dsn.py", "values.py", "oauth2.py", "smtp/login.py"},
-    "oauth2_token_url": {"oauth2.py"},
-    "oauth2_client_id": set(),  # oauth2.py makes these names of those of its class
-    "oauth2_client_secret": set(),
-    "oauth2_scope": set(),
-    "oauth2_refresh_token": set(),
-    "default_from_email": {*SENDER, "hosts.py", "registry.py"},
-    "server_email": {*SENDER, "hosts.py"},
-    "reply_to": {"rules/__init__.py", "rules/headers.py"},
+    "ssl_certfile": f"{SMTP} {WRAPPED} conf.py",
+    "ssl_keyfile": f"{SMTP} {WRAPPED} conf.py",
+    "ssl_cafile": SMTP,
+    "local_hostname": SMTP,
+    "conn_max_age": f"{SMTP} smtp/pool.py",
+    "conn_max_messages": SMTP,
+    "conn_max_idle": SMTP,
+    "oauth2": f"{SMTP} host.py dsn.py values.py oauth2.py smtp/login.py",
+    "oauth2_token_url": "oauth2.py",
+    "default_from_email": f"{SENDER} hosts.py registry.py",
+    "server_email": f"{SENDER} hosts.py",
+    "reply_to": "rules/__init__.py rules/headers.py",
     "envelope_from": SENDER,
-    "redirect_to": {"rules/redirect.py", WRAPPED},
-    "allowed_recipients": {"rules/redirect.py"},
-    "rate": {"backends/base.py", "backends/smtp.py", "backends/limited.py", "rate.py"}
-    | {"conf.py", "exceptions.py", "values.py"},  # the word
-    "rate_by": {"backends/base.py", "backends/limited.py", "values.py"},
-    "rotate": {"backends/failover.py", "schemes.py"},
+    "redirect_to": f"rules/redirect.py {WRAPPED}",
+    "allowed_recipients": "rules/redirect.py",
+    "rate": f"{LIMITED} {SMTP} rate.py conf.py exceptions.py",  # the word, too
+    "rate_by": LIMITED,
+    "rotate": "backends/failover.py schemes.py",
 }
 # Words that mean other things, too.
 COMMON = {"host", "hosts", "port", "timeout", "headers", "parallel", "retry"}
@@ -65,39 +53,31 @@ COMMON = {"host", "hosts", "port", "timeout", "headers", "parallel", "retry"}
 SHOW = ("checks/", "management/")
 
 
-def modules_with(pattern: str) -> list[str]:
-    return [name for name, text in MODULES.items() if re.search(pattern, text)]
+def modules_with(pattern: str) -> set[str]:
+    return {name for name, text in MODULES.items() if re.search(pattern, text, re.MULTILINE)}
 
 
 @pytest.mark.parametrize("option", sorted({*SMTP_OPTIONS, *SEVERAL_OPTIONS} - COMMON))
 def test_option_is_named_in_the_table_and_where_its_value_is_used(option):
     named = {name for name in modules_with(rf"\b{option}\b") if not name.startswith(SHOW)}
-    assert named - {TABLE} <= USERS[option]
+    assert named - {TABLE} <= {*USERS.get(option, "").split()}
     assert TABLE in named
-
-
-@pytest.mark.parametrize("flag", ["applies_host", "has_members", "asks_router", "is_outbox"])
-def test_nobody_asks_a_class_what_it_is(flag):
-    assert modules_with(rf"\b{flag}\b") == []
 
 
 @pytest.mark.parametrize(
     ("pattern", "modules"),
     [
-        (r"def send_messages\b", ["backends/base.py"]),
-        (r"\b_TestState\b", ["conf.py"]),
-        (r"\bconf\.tests_are_running\(", ["testmode.py"]),
+        (r"def send_messages\b", {"backends/base.py"}),
+        (r"\b_TestState\b", {"conf.py"}),
+        (r"\bconf\.tests_are_running\(", {"testmode.py"}),
+        # Nobody asks a class what it is.
+        (r"\b(applies_host|has_members|asks_router|is_outbox)\b", set()),
     ],
 )
 def test_one_place_for(pattern, modules):
-    assert sorted(modules_with(pattern)) == modules
+    assert modules_with(pattern) == modules
 
 
-def test_messages_are_sent_in_one_function():
-    assert sum(text.count("def send_messages") for text in MODULES.values()) == 1
-
-
-@pytest.mark.parametrize("module", sorted(MODULES))
-def test_core_does_not_import_what_is_for_tests(module):
-    if not module.startswith("testing/"):
-        assert not re.search(r"^\s*(from|import) .*\btesting\b", MODULES[module], re.MULTILINE)
+def test_core_does_not_import_what_is_for_tests():
+    importing = modules_with(r"^\s*(from|import) .*\btesting\b")
+    assert {name for name in importing if not name.startswith("testing/")} == set()

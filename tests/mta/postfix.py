@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trustme
 
-from . import PASSWORD, MailServer
+from . import PASSWORD, MailServer, run
 
 REALM = "mta.example.com"
 
@@ -67,20 +67,13 @@ class Postfix(MailServer):
 
     def __init__(self, certificate: trustme.LeafCert) -> None:
         super().__init__(certificate)
-        values = {
-            "folder": self.folder,
-            "port": self.port,
-            "relay_port": self.behind.port,
-            "realm": REALM,
-        }
-        for name in ("queue", "data", "sasl"):  # Debian's looks for the last one there
+        values = {"folder": self.folder, "port": self.port, "realm": REALM}
+        for name in ("queue", "data"):
             Path(self.folder, name).mkdir()
-        for name, content in (
-            ("main.cf", MAIN),
-            ("master.cf", MASTER),
-            ("sasl/smtpd.conf", SASL),
-        ):
-            self.write(name, content.format(**values))
+        # Debian's looks for the last one there.
+        files = {"main.cf": MAIN, "master.cf": MASTER, "sasl/smtpd.conf": SASL}
+        for name, content in files.items():
+            self.write(name, content.format(relay_port=self.behind.port, **values))
         shutil.chown(self.folder / "data", "postfix")
         command = ["saslpasswd2", "-p", "-c", "-f", f"{self.folder}/sasldb", "-u", REALM]
         subprocess.run([*command, self.username], input=PASSWORD, text=True, check=True)
@@ -101,7 +94,7 @@ class Postfix(MailServer):
 
     def set(self, name: str, value: str) -> None:
         """Change a parameter while it runs."""
-        subprocess.run(["postconf", "-c", self.folder, "-e", f"{name}={value}"], check=True)
+        run("postconf", "-c", self.folder, "-e", f"{name}={value}")
         self.control("reload")
 
     def is_relaying(self) -> bool:
@@ -110,9 +103,4 @@ class Postfix(MailServer):
         return any(path.is_file() for queue in queues for path in queue.rglob("*"))
 
     def control(self, command: str) -> None:
-        done = subprocess.run(
-            ["postfix", "-c", self.folder, command],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr + self.log()
+        run("postfix", "-c", self.folder, command)

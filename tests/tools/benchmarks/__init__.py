@@ -4,8 +4,5 @@
 all bytes back for a while, as a distance does. ``ways`` are the ways to send that are
 compared, ``__main__`` runs them in turns and prints the table.
 
-With ``SMTP_HOST``, ``SMTP_PORT``, ``SMTP_USER``, ``SMTP_PASSWORD`` and ``SSL_CERT_FILE`` in
-the environment, it measures that server instead.
-
-``growth`` compares few with many: hosts, kept connections, threads, ``parallel``.
+``growth`` compares few with many: hosts, kept connections.
 """

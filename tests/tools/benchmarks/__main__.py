@@ -8,10 +8,8 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
@@ -22,10 +20,11 @@ import trustme
 from django.conf import settings
 from roundtrips import RoundTrips
 
+from .picture import draw
 from .sink import PASSWORD, USER
-from .ways import FRESH, KEPT, RAW, WAYS, Server, stepwise
+from .ways import RAW, WAYS, Server, stepwise
 
-THREADS = 8
+DISTANCES: list[float] = [0, 5, 20]  # milliseconds, there and back
 
 
 class Column(NamedTuple):
@@ -48,17 +47,7 @@ class Result(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tools.benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7, help="how often each way is tried")
-    parser.add_argument("--seconds", type=float, default=0.5, help="and for how long")
     parser.add_argument("--quick", action="store_true", help="end within a minute")
-    parser.add_argument(
-        "--distances",
-        type=float,
-        nargs="+",
-        default=[0, 5, 20],
-        metavar="MILLISECONDS",
-        help="round trip times to the server",
-    )
     parser.add_argument(
         "--without-pipelining",
         action="store_true",
@@ -66,33 +55,22 @@ def main() -> None:
     )
     parser.add_argument("--picture", type=Path, help="draw the farthest into this SVG file")
     arguments = parser.parse_args()
-    precise = (arguments.rounds, arguments.seconds)
-    rounds, seconds = (3, 0.15) if arguments.quick else precise
+    rounds, seconds = (3, 0.15) if arguments.quick else (7, 0.5)
     settings.configure(USE_TZ=True, EMAIL_HOSTS_CACHE="default")  # local memory
     django.setup()
     print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds")
     manners = stepwise() if arguments.without_pipelining else nullcontext()
-    with manners, servers(arguments.distances) as at:
+    with manners, servers(DISTANCES) as at:
         columns = [Column(ms, recipients) for ms in at for recipients in (1, 20)]
         table = measure(columns, at, rounds, seconds)
         show(columns, table)
-        for ms, server in at.items():
-            compare_threads(ms, server, rounds, seconds)
-    if arguments.picture:  # needs what only tox -e bench installs
-        from .picture import draw
-
+    if arguments.picture:
         draw(table, columns[-2:], arguments.picture)
 
 
 @contextmanager
 def servers(distances: list[float]) -> Iterator[dict[float, Server]]:
     """Give the servers by their distance in milliseconds."""
-    if "SMTP_HOST" in os.environ:
-        names = ("HOST", "PORT", "USER", "PASSWORD")
-        host, port, user, password = (os.environ[f"SMTP_{name}"] for name in names)
-        distance = float(os.environ.get("SMTP_MILLISECONDS", "0"))
-        yield {distance: Server(host, int(port), user, password)}
-        return
     with tempfile.TemporaryDirectory() as folder:
         certificate = make_certificate(Path(folder))
         sink = subprocess.Popen(
@@ -138,7 +116,10 @@ def measure(columns, at, rounds, seconds):
             for name, way in WAYS.items():
                 with way(server, column.recipients) as send:
                     send()
-                    sent, took = repeat(send, seconds)
+                    sent, took, start = 0, 0.0, time.perf_counter()
+                    while not sent or took < seconds:
+                        sent += send()
+                        took = time.perf_counter() - start
                 speeds[name].append(sent / took)
         for name, way in WAYS.items():
             trips = round_trips(way, server, column.recipients)
@@ -155,15 +136,6 @@ def round_trips(way, server, recipients):
     return trips.count / sent
 
 
-def repeat(send: Callable[[], int], seconds: float) -> tuple[int, float]:
-    """Send until the time is over. Return how many messages that were, and the time."""
-    sent, took, start = 0, 0.0, time.perf_counter()
-    while not sent or took < seconds:
-        sent += send()
-        took = time.perf_counter() - start
-    return sent, took
-
-
 def show(columns: list[Column], table: dict[tuple[str, Column], Result]) -> None:
     """Print the table: a line for each way, a part for each column."""
     for column in columns:
@@ -176,36 +148,6 @@ def show(columns: list[Column], table: dict[tuple[str, Column], Result]) -> None
             ratio = f"{median(ratios):5.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
             speed = f"{median(speeds):7.1f} ({min(speeds):7.1f} - {max(speeds):7.1f})"
             print(f"{name:36}  {speed}  {trips:11.2f}  {ratio}")
-
-
-def compare_threads(ms: float, server: Server, rounds: int, seconds: float) -> None:
-    """Print how much faster eight threads are with ``conn_max_age`` than with Django's."""
-    ratios = []
-    for _ in range(rounds):
-        speeds = []
-        for name in (KEPT, FRESH):
-            with WAYS[name](server, 1) as send:
-                speeds.append(in_threads(THREADS, send, seconds)[0])
-        ratios.append(speeds[0] / speeds[1])
-    print(
-        f"\n{ms:g} ms, {THREADS} threads: conn_max_age to Django's new connections: "
-        f"{median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
-    )
-
-
-def in_threads(number: int, send: Callable[[], int], seconds: float) -> tuple[float, int]:
-    """Return the mails per second of all threads together, and how many they were."""
-    ready = threading.Barrier(number)
-
-    def work(_: int) -> tuple[int, int, float]:
-        first = send()
-        ready.wait()
-        return first, *repeat(send, seconds)
-
-    with ThreadPoolExecutor(number) as threads:
-        results = list(threads.map(work, range(number)))
-    speed = sum(sent / took for _, sent, took in results)
-    return speed, sum(first + sent for first, sent, _ in results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure how the cost grows: with hosts, kept connections, threads, messages, ``parallel``.
+"""Measure how the cost grows: with hosts and kept connections.
 
 ``python -m tools.benchmarks.growth``, in the folder of the tests; with ``--quick``, it ends
 within a minute.
@@ -12,13 +12,9 @@ import logging
 import subprocess
 import sys
 import time
-import tracemalloc
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from itertools import count
 from statistics import median
-from typing import Any, NamedTuple
-from unittest import mock
 
 import django
 from django.conf import settings
@@ -34,57 +30,38 @@ from email_hosts.registry import host_of_sender
 from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import PooledConnection, pool
 
-from .__main__ import in_threads, servers
-from .ways import Server, djangos, kept, message, ours, stepwise
+from .__main__ import servers
+from .ways import Server, kept, message
 
-FEW = 10
-CONNECTIONS = (1, 4, 10)
+FEW, MANY = 10, 10_000
 
 # Does something, and returns how often.
 Act = Callable[[], int]
 
 
-class Effort(NamedTuple):
-    """How much is measured."""
-
-    rounds: int
-    seconds: float  # for each
-    hosts: int
-    messages: int
-    threads: int
-    batch: int  # messages of each connection
-
-
-THOROUGH = Effort(5, 0.3, 10_000, 10_000, 128, 60)
-QUICK = Effort(3, 0.1, 10_000, 1_000, 32, 20)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="tools.benchmarks.growth", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within a minute")
-    parser.add_argument("--milliseconds", type=float, default=20, help="to the far server")
-    for name, default in THOROUGH._asdict().items():
-        parser.add_argument(f"--{name}", type=type(default), default=None)
     arguments, _ = parser.parse_known_args()  # the other benchmark takes more
-    effort = (QUICK if arguments.quick else THOROUGH)._replace(
-        **{name: value for name in Effort._fields if (value := getattr(arguments, name))}
-    )
+    rounds, seconds = (3, 0.1) if arguments.quick else (5, 0.3)
     logging.disable()  # of the unknown keys
     settings.configure(USE_TZ=True, EMAIL_HOSTS={}, INSTALLED_APPS=["email_hosts"])
     django.setup()
-    print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {effort}\n")
+    print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds\n")
     print(f"{'':52}{'ratio (min - max)':24}wanted")
-    compare_imports(effort)
-    compare_hosts(effort)
-    with servers([0, arguments.milliseconds]) as at:
-        near, far = at[0], at[arguments.milliseconds]
-        compare_parked(near, effort)
-        compare_kept(near, effort)
-        compare_threads(near, effort)
-        compare_memory(near, effort)
-        for name, offered in (("PIPELINING", nullcontext()), ("no PIPELINING", stepwise())):
-            with offered:
-                compare_parallel(f"{arguments.milliseconds:g} ms, {name}", far, effort)
+    compare_imports(rounds)
+    compare_hosts(rounds, seconds)
+    with servers([0]) as at:
+        compare_parked(at[0], rounds, seconds)
+
+
+def show(
+    name: str, ones: list[float], others: list[float], wanted: str, more: str = ""
+) -> None:
+    """Print how many times as much the ones are, round by round."""
+    ratios = [one / other for one, other in zip(ones, others, strict=True)]
+    between = f"{median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
+    print(f"{name:52}{between:24}{wanted:8}{more}".rstrip())
 
 
 IMPORTS = """
@@ -102,18 +79,14 @@ print(end - middle, middle - start, len(sys.modules) - before)
 """
 
 
-def compare_imports(effort: Effort) -> None:
+def compare_imports(rounds: int) -> None:
     """Print what importing the app costs, compared with Django and its mail."""
     command = [sys.executable, "-W", "ignore", "-c", IMPORTS]
-    outputs = [subprocess.check_output(command, text=True) for _ in range(effort.rounds + 1)]
+    outputs = [subprocess.check_output(command, text=True) for _ in range(rounds + 1)]
     rows = [[float(number) for number in output.split()] for output in outputs[1:]]
     ours, theirs, modules = map(list, zip(*rows, strict=True))
-    show(
-        "import email_hosts.backends, to django.setup()",
-        ratios(ours, theirs),
-        "0.2",
-        f"{median(ours) * 1000:.1f} ms, {modules[0]:.0f} modules",
-    )
+    more = f"{median(ours) * 1000:.1f} ms, {modules[0]:.0f} modules"
+    show("import email_hosts.backends, to django.setup()", ours, theirs, "0.2", more)
 
 
 def hosts(number: int) -> dict[str, str]:
@@ -125,25 +98,21 @@ def hosts(number: int) -> dict[str, str]:
     return {**many, "a": "dummy:", "b": "dummy:", "safe": "failover:a,b"}
 
 
-def compare_hosts(effort: Effort) -> None:
+def compare_hosts(rounds: int, seconds: float) -> None:
     """Print what a choice costs with many hosts, compared with few."""
     times: dict[str, tuple[list[float], list[float]]] = {}
-    for _ in range(effort.rounds):
-        for position, number in enumerate((FEW, effort.hosts)):
+    for _ in range(rounds):
+        for position, number in enumerate((FEW, MANY)):
             configured = hosts(number)
             with override_settings(EMAIL_HOSTS=configured):
                 for name, act in choices(configured).items():
                     act()
-                    cost = seconds_each(act, effort.seconds)
+                    cost = seconds_each(act, seconds)
                     times.setdefault(name, ([], []))[position].append(cost)
     for name, (few, many) in times.items():
-        is_linear = name.endswith("a host")
-        show(
-            f"{name}, {effort.hosts:,} hosts to {FEW}",
-            ratios(many, few),
-            "0.2 ms" if is_linear else "1.5",
-            f"{median(many) * 1000:.3f} ms",
-        )
+        wanted = "0.2 ms" if name.endswith("a host") else "1.5"
+        more = f"{median(many) * 1000:.3f} ms"
+        show(f"{name}, {MANY:,} hosts to {FEW}", many, few, wanted, more)
 
 
 def choices(configured: dict[str, str]) -> dict[str, Act]:
@@ -188,136 +157,23 @@ def seconds_each(act: Act, seconds: float) -> float:
     return (time.process_time() - start) / done
 
 
-def compare_parked(server: Server, effort: Effort) -> None:
+def compare_parked(server: Server, rounds: int, seconds: float) -> None:
     """Print what a kept connection costs after many hosts have parked some."""
     acts: dict[str, Act] = {
         "a send over a kept connection": lambda: kept(server).send_messages([message(1)]),
         "a finished request": lambda: len(request_finished.send(sender=None)),
     }
     for name, act in acts.items():
-        speeds: tuple[list[float], list[float]] = ([], [])
-        for _ in range(effort.rounds):
-            for position, number in enumerate((0, effort.hosts)):
+        costs: tuple[list[float], list[float]] = ([], [])
+        for _ in range(rounds):
+            for those, number in zip(costs, (0, MANY), strict=True):
                 for i in range(number):
                     parked = PooledConnection(SMTP(), "h:25", i, pool.clock() + 3600)
                     pool.park(parked, max_idle=10)
                 act()
-                speeds[position].append(seconds_each(act, effort.seconds))
+                those.append(seconds_each(act, seconds))
                 pool.close_all()
-        show(f"{name}, {effort.hosts:,} parked to 1", ratios(speeds[1], speeds[0]), "1.5")
-
-
-def compare_kept(server: Server, effort: Effort) -> None:
-    """Print how fast a kept connection is, compared with one of Django's that is held."""
-    speeds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(effort.rounds):
-        with djangos(server) as held:
-            sends: tuple[Act, Act] = (
-                lambda: kept(server).send_messages([message(1)]),
-                lambda: int(held.send_messages([message(1)])),
-            )
-            for those, send in zip(speeds, sends, strict=True):
-                those.append(in_threads(1, send, effort.seconds)[0])
-    pool.close_all()
-    show("0 ms, conn_max_age to Django's open connection", ratios(*speeds), ">= 1")
-
-
-def compare_threads(server: Server, effort: Effort) -> None:
-    """Print the mails per second of many threads, and how often they connect."""
-    speeds: dict[str, list[float]] = {"one": [], "many": [], "django": []}
-    connects = 0.0
-    for _ in range(effort.rounds):
-        send: Act = lambda: kept(server, conn_max_idle=128).send_messages([message(1)])  # noqa: E731
-        speeds["one"].append(in_threads(1, send, effort.seconds)[0])
-        in_threads(effort.threads, send, 0)
-        with mock.patch.object(
-            SMTP, "connect", autospec=True, side_effect=SMTP.connect
-        ) as spy:
-            speed, sent = in_threads(effort.threads, send, effort.seconds)
-        connects = max(connects, spy.call_count / sent)
-        speeds["many"].append(speed)
-        djangos_send: Act = lambda: djangos(server).send_messages([message(1)])  # noqa: E731
-        speeds["django"].append(in_threads(effort.threads, djangos_send, effort.seconds)[0])
-        pool.close_all()
-    name = f"0 ms, conn_max_age, {effort.threads} threads to"
-    more = f"{connects:.2f} connects a mail"
-    show(f"{name} 1", ratios(speeds["many"], speeds["one"]), "", more)
-    show(f"{name} Django's", ratios(speeds["many"], speeds["django"]), "")
-
-
-def compare_memory(server: Server, effort: Effort) -> None:
-    """Print the most memory that messages of 10 kB take, compared with Django's backend."""
-
-    def generate(number: int, size: int) -> Iterator[EmailMessage]:
-        for i in range(number):
-            body = f"{i:6} lorem ipsum dolor sit amet\n" * (size // 34)
-            yield EmailMessage("Subject", body, "s@example.com", ["a@example.net"])
-
-    with djangos(server) as connection:
-        coming: Any = generate(effort.messages, 10_000)
-        theirs = peak(lambda: connection.send_messages(coming))
-    for parallel in CONNECTIONS[:2]:
-        with ours(server, parallel=parallel) as own:
-            most = peak(lambda: own.send_messages(generate(effort.messages, 10_000)))
-        name = f"memory of a generator of {effort.messages:,}, parallel={parallel}"
-        show(name, [most / theirs], "", f"{most / 1000:.0f} kB, Django {theirs / 1000:.0f} kB")
-    big = list(generate(FEW, 500_000))
-    with djangos(server) as connection:
-        theirs = peak(lambda: connection.send_messages(big))
-    with ours(server) as own:
-        most = peak(lambda: own.send_messages(big))
-    more = f"{most / 1e6:.1f} MB, Django {theirs / 1e6:.1f} MB"
-    show(f"memory of a list of {FEW} messages of 500 kB", [most / theirs], "+ 0.5 MB", more)
-
-
-def peak(act: Callable[[], object]) -> int:
-    """Return the most bytes that this has taken at a time."""
-    tracemalloc.start()
-    act()
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return most
-
-
-def compare_parallel(name: str, server: Server, effort: Effort) -> None:
-    """Print how much faster several connections are than one, and than Django's backend."""
-    speeds: dict[int, list[float]] = {}
-    for _ in range(effort.rounds):
-        with djangos(server) as held:
-            held.send_messages([message(1)])
-            speeds.setdefault(0, []).append(speed_of(held, effort.batch))
-        for parallel in CONNECTIONS:
-            connection = kept(server, parallel=parallel, conn_max_idle=50)
-            connection.send_messages([message(1) for _ in range(10 * parallel)])
-            speeds.setdefault(parallel, []).append(
-                speed_of(connection, effort.batch * parallel)
-            )
-            pool.close_all()
-    for parallel in CONNECTIONS:
-        wanted = {4: ">= 3.8", 10: ">= 9"}.get(parallel, "")
-        more = f"{median(speeds[parallel]):.0f} mails/s"
-        if parallel > 1:
-            between = ratios(speeds[parallel], speeds[1])
-            show(f"{name}, parallel={parallel} to 1", between, wanted, more)
-        between = ratios(speeds[parallel], speeds[0])
-        show(f"{name}, parallel={parallel} to Django", between, "", more)
-
-
-def speed_of(connection: Any, number: int) -> float:
-    """Return the mails per second of a list."""
-    batch = [message(1) for _ in range(number)]
-    start = time.perf_counter()
-    connection.send_messages(batch)
-    return number / (time.perf_counter() - start)
-
-
-def ratios(ones: list[float], others: list[float]) -> list[float]:
-    return [one / other for one, other in zip(ones, others, strict=True)]
-
-
-def show(name: str, measured: list[float], wanted: str, more: str = "") -> None:
-    between = f"({min(measured):.2f} - {max(measured):.2f})" if len(measured) > 1 else ""
-    print(f"{name:52}{f'{median(measured):.2f} {between}':24}{wanted:8}{more}".rstrip())
+        show(f"{name}, {MANY:,} parked to 1", costs[1], costs[0], "1.5")
 
 
 if __name__ == "__main__":

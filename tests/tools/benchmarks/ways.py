@@ -6,7 +6,8 @@ import os
 import smtplib
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -67,51 +68,29 @@ def stepwise() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def django_fresh(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
-    """Send each message through a new connection, as ``EmailMessage.send()`` does."""
-    yield lambda: djangos(server).send_messages([message(recipients)])
+def anew(connect: Callable[[Server], Any], number: int = 1) -> Way:
+    """Send so many messages in one call, each time over another connection object."""
+
+    @contextmanager
+    def way(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
+        yield lambda: connect(server).send_messages(
+            [message(recipients) for _ in range(number)]
+        )
+
+    return way
 
 
-@contextmanager
-def django_held(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
-    """Send each message over one connection, held open by hand."""
-    with djangos(server) as connection:
-        yield lambda: connection.send_messages([message(recipients)])
+def held(connect: Callable[[Server], Any], number: int = 1) -> Way:
+    """Send so many messages in one call, over one connection that is held open by hand."""
 
+    @contextmanager
+    def way(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
+        with connect(server) as connection:
+            yield lambda: connection.send_messages(
+                [message(recipients) for _ in range(number)]
+            )
 
-@contextmanager
-def ours_fresh(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
-    """Send each message through a new connection."""
-    yield lambda: ours(server).send_messages([message(recipients)])
-
-
-@contextmanager
-def ours_kept(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
-    """Send each message on its own, with ``conn_max_age``."""
-    yield lambda: kept(server).send_messages([message(recipients)])
-
-
-@contextmanager
-def ours_rated(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
-    """The same with a rate that is never reached."""
-    yield lambda: kept(server, rate="99999999/m").send_messages([message(recipients)])
-
-
-@contextmanager
-def ours_batch(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
-    """Send 25 messages in one ``send_messages`` on an open connection."""
-    with ours(server) as connection:
-        yield lambda: connection.send_messages([message(recipients) for _ in range(BATCH)])
-
-
-@contextmanager
-def ours_parallel(server: Server, recipients: int) -> Iterator[Callable[[], int]]:
-    """Send 25 messages for each of four kept connections in one ``send_messages``."""
-    number = BATCH * CONNECTIONS
-    yield lambda: kept(server, parallel=CONNECTIONS).send_messages(
-        [message(recipients) for _ in range(number)]
-    )
+    return way
 
 
 @contextmanager
@@ -124,8 +103,7 @@ def smtplib_held(server: Server, recipients: int) -> Iterator[Callable[[], int]]
         connection.sendmail(one.from_email, one.to, content)
         return 1
 
-    with ExitStack() as stack:
-        connection = stack.enter_context(smtplib.SMTP(server.host, server.port))
+    with smtplib.SMTP(server.host, server.port) as connection:
         connection.starttls(context=ssl.create_default_context())
         connection.login(server.username, server.password)
         yield send
@@ -139,12 +117,13 @@ RATED = "email_hosts, conn_max_age and rate"
 OURS_BATCH = f"email_hosts, batches of {BATCH}"
 PARALLEL = f"email_hosts, parallel={CONNECTIONS}"
 WAYS: dict[str, Way] = {
-    FRESH: django_fresh,
-    OURS_FRESH: ours_fresh,
-    "Django, one open connection": django_held,
+    FRESH: anew(djangos),
+    OURS_FRESH: anew(ours),
+    "Django, one open connection": held(djangos),
     RAW: smtplib_held,
-    KEPT: ours_kept,
-    RATED: ours_rated,
-    OURS_BATCH: ours_batch,
-    PARALLEL: ours_parallel,
+    KEPT: anew(kept),
+    # A rate that is never reached.
+    RATED: anew(partial(kept, rate="99999999/m")),
+    OURS_BATCH: held(ours, BATCH),
+    PARALLEL: anew(partial(kept, parallel=CONNECTIONS), BATCH * CONNECTIONS),
 }

@@ -5,16 +5,19 @@ A test that is listed here and passes is a failure: remove it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import django
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Tests (``Class.test``) that must fail, for this reason.
+    """Tests that must fail, for this reason.
 
-    ``error`` is a regular expression for what they show. In a Django older than ``since``
-    they must pass; those that it does not have are passed over.
+    ``tests`` are regular expressions for ``Class.test``, all of it. ``error`` is one for what
+    they show. In a Django older than ``since`` they must pass.
     """
 
     reason: str
@@ -22,45 +25,38 @@ class Difference:
     tests: Iterable[str]
     since: tuple[int, int] = (0, 0)
 
+    def is_of(self, test: str) -> bool:
+        """Whether this test must fail, with this Django."""
+        is_named = any(re.fullmatch(each, test) for each in self.tests)
+        return is_named and django.VERSION[:2] >= self.since
 
-def each(classes: str, tests: str) -> list[str]:
-    return [f"{name}.{test}" for name in classes.split() for test in tests.split()]
 
-
-FILES = "FileBackendTests FileBackendPathLibTests"
-NOT_SMTP = f"ConsoleBackendTests DummyBackendTests LocmemBackendTests {FILES}"
-ALL = f"{NOT_SMTP} SMTPBackendTests"
-FILE_PROBLEMS = each(
-    FILES,
-    """
-    test_error_if_email_file_path_setting_not_defined
-    test_error_if_file_path_cannot_be_created
-    test_error_if_file_path_is_not_directory
-    """,
+FILES = r"FileBackend(PathLib)?Tests\.test_"
+SMTP_TESTS = r"SMTPBackendTests\.test_"
+EACH = r"(Console|Dummy|File|Locmem|SMTP)Backend(PathLib)?Tests\.test_"
+FILE_PROBLEMS = (
+    rf"{FILES}error_if_email_file_path_setting_not_defined",
+    rf"{FILES}error_if_file_path_(cannot_be_created|is_not_directory)",
 )
+TAKES_FAIL_SILENTLY = r"(Dummy|Locmem)BackendTests\.test_fail_silently_arg_accepted"
+WARNS_OF_SETTINGS = rf"{SMTP_TESTS}direct_construction_deprecated"
 NO_WARNING = "RemovedInDjango2028Warning not triggered"
+BOTH_TLS = "InvalidEmailHost: .*options 'use_ssl' and 'use_tls' are mutually"
 
 COMPLETE_VALUES = [
     Difference(
         "No host is waited for without end: the timeout is 60 seconds if none is given.",
         "60 is not None|timeout=60",
-        each(
-            "SMTPBackendTests",
-            "test_connection_timeout_default test_smtp_connection_uses_host_and_port",
-        ),
+        [rf"{SMTP_TESTS}(connection_timeout_default|smtp_connection_uses_host_and_port)"],
     ),
     Difference(
         "What is not given is an empty string: where Django has None it may fall back to a "
         "setting, which was meant for another server.",
         "'' is not None",
-        each(
-            "SMTPBackendTests",
-            """
-            test_email_ssl_certfile_default_disabled
-            test_email_ssl_keyfile_default_disabled
-            test_ignores_settings_when_initialized_with_alias
-            """,
-        ),
+        [
+            rf"{SMTP_TESTS}email_ssl_(cert|key)file_default_disabled",
+            rf"{SMTP_TESTS}ignores_settings_when_initialized_with_alias",
+        ],
     ),
 ]
 
@@ -68,7 +64,7 @@ WRITTEN_TO_THE_SOCKET = Difference(
     "Messages are written to the socket at once, and not through SMTP.send(), which the test "
     "has replaced.",
     "None is not true",
-    ["SMTPBackendTests.test_email_msg_uses_crlf"],
+    [rf"{SMTP_TESTS}email_msg_uses_crlf"],
 )
 
 # EmailHostsBackend in the place of Django's SMTP backend.
@@ -77,45 +73,37 @@ SMTP = [
     Difference(
         "What is wrong with a host is an InvalidEmailHost, with the key of the host.",
         "InvalidEmailHost: .*'(host|oops_typo|use_ssl)'",
-        each(
-            "SMTPBackendTests",
-            """
-            test_host_option_required
-            test_ssl_tls_mutually_exclusive
-            test_ssl_tls_settings_mutually_exclusive
-            test_unknown_kwargs_error
-            """,
-        ),
+        [
+            rf"{SMTP_TESTS}(host_option_required|unknown_kwargs_error)",
+            rf"{SMTP_TESTS}ssl_tls_(settings_)?mutually_exclusive",
+        ],
     ),
     Difference(
         "An unknown option of a host is an error, with or without MAILERS.",
         "InvalidEmailHost: .*'unknown_kwarg'",
-        ["SMTPBackendTests.test_unknown_kwargs_ignored"],
+        [rf"{SMTP_TESTS}unknown_kwargs_ignored"],
     ),
     Difference(
         "A key without a certificate is an InvalidEmailHost at once, not when it connects.",
         "InvalidEmailHost: .*'ssl_keyfile' needs 'ssl_certfile'",
-        [
-            "SMTPBackendTests.test_email_ssl_keyfile_override_settings",
-            "SMTPBackendTests.test_email_ssl_keyfile_use_settings",
-        ],
+        [rf"{SMTP_TESTS}email_ssl_keyfile_(override|use)_settings"],
     ),
     Difference(
         "A host reads no setting that MAILERS replaces: Django has nothing to warn of.",
         NO_WARNING,
-        ["SMTPBackendTests.test_direct_construction_deprecated"],
+        [WARNS_OF_SETTINGS],
     ),
     Difference(
         "Where TLS or the login fails, the connection is closed at once, and not kept until "
         "the next open().",
         "unexpectedly None",
-        ["SMTPBackendTests.test_reopen_replaces_partial_connection"],
+        [rf"{SMTP_TESTS}reopen_replaces_partial_connection"],
     ),
     Difference(
         "A host with a client certificate trusts the authorities of the system, too: its "
         "context is Python's default one with the certificate, and Django's trusts nobody.",
         r"Expected: SSLContext\(protocol=",
-        ["SMTPBackendTests.test_ssl_context_uses_ssl_certfile_and_keyfile"],
+        [rf"{SMTP_TESTS}ssl_context_uses_ssl_certfile_and_keyfile"],
     ),
     WRITTEN_TO_THE_SOCKET,
 ]
@@ -126,106 +114,60 @@ WRAPPED = [
     Difference(
         "An attribute of the wrapped backend can be read here, and is set on `wrapped`.",
         "True is not False",
-        ["SMTPBackendTests.test_reopen_connection"],
+        [rf"{SMTP_TESTS}reopen_connection"],
     ),
     Difference(
         "A host takes the place of a mailer of MAILERS: Django's backend refuses options that "
         "it does not know.",
         "InvalidMailer: .*Unknown options '(foo|unknown_kwarg)'",
-        [
-            *each(ALL, "test_unknown_kwargs_ignored"),
-            "GetConnectionTests.test_arbitrary_keyword",
-        ],
+        [rf"{EACH}unknown_kwargs_ignored", r"GetConnectionTests\.test_arbitrary_keyword"],
     ),
     Difference(
         "A host reads no setting that MAILERS replaces: Django has nothing to warn of, and "
         "speaks of options instead of settings.",
         f"{NO_WARNING}|must define 'file_path'|not found in \"MAILERS.*'file_path'|"
         "MAILERS.*OPTIONS are incompatible",
-        [
-            *FILE_PROBLEMS,
-            "SMTPBackendTests.test_direct_construction_deprecated",
-        ],
+        [*FILE_PROBLEMS, WARNS_OF_SETTINGS],
         since=(6, 1),
     ),
     Difference(
         "Both kinds of TLS are an InvalidEmailHost, on each Django.",
-        "InvalidEmailHost: .*options 'use_ssl' and 'use_tls' are mutually",
-        ["SMTPBackendTests.test_ssl_tls_mutually_exclusive"],
+        BOTH_TLS,
+        [rf"{SMTP_TESTS}ssl_tls_mutually_exclusive"],
     ),
     Difference(
-        "Both kinds of TLS are an InvalidEmailHost, on each Django.",
-        "InvalidEmailHost: .*options 'use_ssl' and 'use_tls' are mutually",
-        ["SMTPBackendTests.test_ssl_tls_settings_mutually_exclusive"],
+        "The same, where they are settings.",
+        BOTH_TLS,
+        [rf"{SMTP_TESTS}ssl_tls_settings_mutually_exclusive"],
         since=(6, 1),
     ),
     Difference(
         "get_connection(key, fail_silently=True) is for each host, whatever its backend.",
         f"{NO_WARNING}|InvalidMailer not raised",
-        each("DummyBackendTests LocmemBackendTests", "test_fail_silently_arg_accepted"),
+        [TAKES_FAIL_SILENTLY],
     ),
     Difference(
         "The wrapped backend opens itself: it does not ask for the open() of the host, which "
         "the test has replaced.",
         "no attribute 'sendmail'|1 != 0",
-        ["SMTPBackendTests.test_send_messages_after_open_failed"],
+        [rf"{SMTP_TESTS}send_messages_after_open_failed"],
     ),
 ]
 
 # FailoverBackend with one host, or RoutingBackend with one host to route to: that of a DSN
 # which sends as Django's backend does.
 SEVERAL = [
+    WRITTEN_TO_THE_SOCKET,
     Difference(
         "It is no SMTP or file backend: options and connection are those of its hosts.",
         "has no attribute '(connection|file_path|host|port|prep_address|ssl_certfile|"
         "ssl_context|ssl_keyfile|timeout|use_ssl|use_tls|username)'",
         [
-            *each(
-                FILES,
-                """
-                test_email_file_path_override_settings
-                test_email_file_path_use_settings
-                test_ignores_settings_when_initialized_with_alias
-                """,
-            ),
-            *each(
-                "SMTPBackendTests",
-                """
-                test_connection_timeout_custom
-                test_connection_timeout_default
-                test_email_authentication_override_settings
-                test_email_authentication_use_settings
-                test_email_disabled_authentication
-                test_email_host_override_settings
-                test_email_host_use_settings
-                test_email_ssl_attempts_ssl_connection
-                test_email_ssl_certfile_default_disabled
-                test_email_ssl_certfile_override_settings
-                test_email_ssl_certfile_use_settings
-                test_email_ssl_default_disabled
-                test_email_ssl_keyfile_default_disabled
-                test_email_ssl_keyfile_override_settings
-                test_email_ssl_keyfile_use_settings
-                test_email_ssl_override_settings
-                test_email_ssl_use_settings
-                test_email_timeout_override_settings
-                test_email_timeout_use_settings
-                test_email_tls_attempts_starttls
-                test_email_tls_default_disabled
-                test_email_tls_override_settings
-                test_email_tls_use_settings
-                test_ignores_settings_when_initialized_with_alias
-                test_port_default_adapts_to_security
-                test_prep_address_without_force_ascii
-                test_serialized_message_uses_crlf_line_ending
-                test_server_open
-                test_smtp_connection_uses_host_and_port
-                test_smtp_connection_uses_timeout
-                test_ssl_context_uses_ssl_certfile_and_keyfile
-                """,
-            ),
-            "GetConnectionTests.test_backend_specific_kwargs",
-            "GetConnectionTests.test_mailers_compatibility",
+            rf"{FILES}(email_file_path|ignores_settings)_.*",
+            rf"{SMTP_TESTS}(connection_timeout|email_(?!msg)|ignores_settings|port_default)\w+",
+            rf"{SMTP_TESTS}(serialized_message|server_open|smtp_connection_uses)\w*",
+            rf"{SMTP_TESTS}(prep_address_without_force_ascii|ssl_context\w+)",
+            r"GetConnectionTests\.test_(backend_specific_kwargs|mailers_compatibility)",
         ],
     ),
     Difference(
@@ -233,29 +175,22 @@ SEVERAL = [
         "(InvalidMailer|ImproperlyConfigured|TypeError|ValueError) not raised",
         [
             *FILE_PROBLEMS,
-            *each(FILES, "test_file_path_option_required"),
-            *each(
-                "SMTPBackendTests",
-                """
-                test_host_option_required
-                test_ssl_tls_mutually_exclusive
-                test_ssl_tls_settings_mutually_exclusive
-                """,
-            ),
-            "GetConnectionTests.test_raises_error_from_backend_init",
-            "MailTests.test_backend_arg",
+            rf"{FILES}file_path_option_required",
+            rf"{SMTP_TESTS}(host_option_required|ssl_tls_(settings_)?mutually_exclusive)",
+            r"GetConnectionTests\.test_raises_error_from_backend_init",
+            r"MailTests\.test_backend_arg",
         ],
     ),
     Difference(
         "What is wrong with a host is an InvalidEmailHost, with the key of the host.",
         "InvalidEmailHost: .*unknown option '(oops_typo|unknown)'",
-        [*each(ALL, "test_unknown_kwargs_error"), "MailersTests.test_unknown_options"],
+        [rf"{EACH}unknown_kwargs_error", r"MailersTests\.test_unknown_options"],
     ),
     Difference(
         "Where EMAIL_BACKEND names it, it ignores what it does not know without a warning: "
         "send_mail() has a login for every backend.",
         NO_WARNING,
-        each(ALL, "test_unknown_kwargs_ignored"),
+        [rf"{EACH}unknown_kwargs_ignored"],
     ),
     Difference(
         "It opens its hosts for each batch, and open() does nothing.",
@@ -263,74 +198,37 @@ SEVERAL = [
         "(ConnectionError|SMTPException) not raised|"
         "Expected 'login' to be called once. Called 0 times.",
         [
-            *each(
-                FILES,
-                """
-                test_file_sessions
-                test_multiple_messages_same_connection_single_file_reused
-                test_reopening_connection_uses_same_file
-                """,
-            ),
-            "SMTPBackendStoppedServerTests.test_fail_silently_on_connection_error",
-            *each(
-                "SMTPBackendTests",
-                """
-                test_auth_attempted
-                test_reopen_connection
-                test_reopen_replaces_partial_connection
-                test_send_messages_after_open_failed
-                """,
-            ),
+            rf"{FILES}(file_sessions|(multiple_messages|reopening_connection)_\w+)",
+            rf"{SMTP_TESTS}(auth_attempted|reopen_\w+|send_messages_after_open_failed)",
+            r"SMTPBackendStoppedServerTests\.test_fail_silently_on_connection_error",
         ],
     ),
     Difference(
         "sent_using names the host that has sent the message.",
         "'?only'? *(is not None|!=)|^- only$",
         [
-            "EmailMessageTests.test_send",
-            *each("EmailMessageTestsWithMailers", "test_send test_send_using"),
-            "LocmemBackendTests.test_adds_sent_using_attribute",
-            "MailAdminsAndManagersTests.test_sends_using_default_mailer",
-            *each(
-                "MailAdminsAndManagersTestsWithMailers",
-                "test_sends_using_default_mailer test_using_arg",
-            ),
-            "SendMailTests.test_sends_using_default_mailer",
-            *each(
-                "SendMailTestsWithMailers", "test_sends_using_default_mailer test_using_arg"
-            ),
-            "SendMassMailTests.test_sends_using_default_mailer",
-            *each(
-                "SendMassMailTestsWithMailers",
-                "test_sends_using_default_mailer test_using_arg",
-            ),
-            *each(
-                "SendTestEmailManagementCommand",
-                """
-                test_using_default
-                test_using_option
-                test_using_option_with_admins
-                test_using_option_with_managers
-                """,
-            ),
+            r"EmailMessageTests(WithMailers)?\.test_send(_using)?",
+            r"(MailAdminsAndManagers|Send(Mass)?Mail)Tests(WithMailers)?\."
+            r"test_(sends_using_default_mailer|using_arg)",
+            r"SendTestEmailManagementCommand\.test_using_(default|option\w*)",
+            r"LocmemBackendTests\.test_adds_sent_using_attribute",
         ],
     ),
     Difference(
         "It has fail_silently, whatever its hosts have.",
         f"{NO_WARNING}|InvalidMailer not raised",
-        each("DummyBackendTests LocmemBackendTests", "test_fail_silently_arg_accepted"),
+        [TAKES_FAIL_SILENTLY],
     ),
     Difference(
         "It is no SMTP backend: Django has nothing to warn of.",
         NO_WARNING,
-        ["SMTPBackendTests.test_direct_construction_deprecated"],
+        [WARNS_OF_SETTINGS],
     ),
     Difference(
         "A stream cannot be written into a DSN.",
         "'str' object has no attribute 'write'",
-        ["ConsoleBackendTests.test_console_stream_kwarg"],
+        [r"ConsoleBackendTests\.test_console_stream_kwarg"],
     ),
-    WRITTEN_TO_THE_SOCKET,
 ]
 
 # By the way in which shims.py (and cpython.py) puts our classes in the place of others.

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import django
-
 from .expected import EXPECTED, Difference
 
 WAY = os.environ.get("DJANGO_SUITE_WAY", "")
@@ -23,33 +21,26 @@ class Result(unittest.TextTestResult):
     """A failure with another error than the expected one is a failure."""
 
     def addExpectedFailure(self, test: Any, err: Any) -> None:  # noqa: N802
-        shown = "".join(traceback.format_exception(*err))
-        if re.search(expected_of_way()[name_of(test)].error, shown):
+        difference = expected(test)
+        assert difference
+        if re.search(difference.error, "".join(traceback.format_exception(*err))):
             super().addExpectedFailure(test, err)
         else:
             self.addFailure(test, err)
 
 
-def expected_of_way() -> dict[str, Difference]:
-    """Return what must fail in this way, with this Django."""
-    return {
-        test: difference
-        for difference in EXPECTED.get(WAY, [])
-        if difference.since <= django.VERSION[:2]
-        for test in difference.tests
-    }
+def expected(test: Any) -> Difference | None:
+    """Return why a test must fail in this way, if it must."""
+    return next((each for each in EXPECTED.get(WAY, []) if each.is_of(name_of(test))), None)
 
 
 def prepared(suite: unittest.TestSuite) -> unittest.TestSuite:
     """Return the suite that is run: without what fails without us, too."""
     broken = BROKEN.read_text().split() if BROKEN.exists() else []
-    expected = expected_of_way()
-    chosen = unittest.TestSuite()
-    for test in cases(suite):
-        test.__unittest_expecting_failure__ = name_of(test) in expected
-        if name_of(test) not in broken:
-            chosen.addTest(test)
-    return chosen
+    chosen = [test for test in cases(suite) if name_of(test) not in broken]
+    for test in chosen:
+        test.__unittest_expecting_failure__ = expected(test) is not None
+    return unittest.TestSuite(chosen)
 
 
 def note_broken(result: unittest.TestResult) -> None:
@@ -61,10 +52,7 @@ def note_broken(result: unittest.TestResult) -> None:
 
 def cases(suite: Any) -> Iterator[Any]:
     for each in suite:
-        if isinstance(each, unittest.TestSuite):
-            yield from cases(each)
-        else:
-            yield each
+        yield from cases(each) if isinstance(each, unittest.TestSuite) else [each]
 
 
 def name_of(test: Any) -> str:

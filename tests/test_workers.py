@@ -1,0 +1,182 @@
+"""Mail from where users run their code: workers of task queues, and servers of views.
+
+Each message once, over connections of each process, which are kept.
+"""
+
+import asyncio
+import importlib.util
+import re
+import shutil
+import signal
+import socket
+import sys
+from contextlib import contextmanager
+
+import django
+import pytest
+from conftest import TESTS, start_worker
+from scripted import any_of, at, to
+
+pytestmark = pytest.mark.slow
+
+PARENT = "parent@example.net"
+
+
+def tries(server):
+    """Return which process has tried to send a message, each time."""
+    return re.findall(r"MAIL FROM:<(\d+)@", "\n".join(server.commands))
+
+
+def recipients(server):
+    found = sorted(recipient for one in server.accepted for recipient in one.recipients)
+    return [each for each in found if each != PARENT]
+
+
+ADDRESSES = [f"{number}@example.net" for number in range(20)]
+ENQUEUE = f"""
+import django
+django.setup()
+from worker.%s import send
+for address in {ADDRESSES}:
+    send.%s("shop", address)
+"""
+# Alone: it asks nobody for company, which takes a second.
+CELERY = [
+    *(sys.executable, "-m", "celery", "-A", "worker.celeryapp", "worker", "-c", "4"),
+    *("--without-gossip", "--without-heartbeat", "--without-mingle"),
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run Python in the project of ``worker/``, and return what it prints."""
+
+    def run(server, *arguments):
+        with start_worker(server, tmp_path, [sys.executable, *arguments]) as process:
+            output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+        return output
+
+    return run
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_celerys_workers_send_each_message_once(pool, serve, run, tmp_path):
+    refused, *others = ADDRESSES
+    # The parent's recipient is accepted. Over a connection that was kept, a new one is tried.
+    later = at("RCPT", None, "451 later", "451 later")
+    server = serve(any_of(later, to(f"<{refused}>", "550 no")))
+    run(server, "-c", ENQUEUE % ("celeryapp", "delay"))
+    with start_worker(server, tmp_path, [*CELERY, "-P", pool]) as process:
+        has_all = server.wait_for(len([PARENT, *others]))
+        process.terminate()  # it finishes what it has begun
+        output, _ = process.communicate(timeout=60)
+    assert has_all, output
+    assert recipients(server) == sorted(others)
+    assert len(tries(server)) == len([PARENT, *ADDRESSES, "again", "again"])
+    processes = len({*tries(server)})
+    # Those over which the server has said "later" are not kept.
+    if pool == "prefork":
+        assert 1 < processes <= server.connections <= processes + 2
+    else:
+        assert server.connections <= 4 + 2
+        assert processes == 1
+
+
+@pytest.mark.skipif(
+    django.VERSION < (6, 0) or not importlib.util.find_spec("django_tasks_db"),
+    reason="needs Django 6.0 and django-tasks-db",
+)
+def test_worker_of_djangos_tasks_sends_each_message_once(serve, run):  # pragma: tasks-only
+    server = serve()
+    run(server, "-m", "django", "migrate")
+    run(server, "-c", ENQUEUE % ("djangotasks", "enqueue"))
+    assert server.accepted == []
+    run(server, "-m", "django", "db_worker", "--batch", "--no-startup-delay")
+    assert recipients(server) == sorted(ADDRESSES)
+    assert server.connections == len({*tries(server)}) == 1
+
+
+# Where the server is told to listen: the socket is there before it, and so nobody has to wait
+# until it is.
+LISTENER = "fd://{fd}"
+
+GUNICORN = [
+    *(sys.executable, "-m", "gunicorn", "worker.web:wsgi", "--bind", LISTENER),
+    *("--workers=2", "--no-control-socket"),  # that would be in the home directory
+]
+UVICORN = [sys.executable, "-m", "uvicorn", "worker.web:asgi", "--fd={fd}"]
+UWSGI = [
+    *("uwsgi", "--http-socket", LISTENER, "--module", "worker.web:wsgi", "--need-app"),
+    *("--master", "--processes=2", "--threads=4", "--die-on-term", "--disable-logging"),
+    *("--pythonpath", str(TESTS)),
+]
+# It has no wheel, and so nothing installs it for the tests.
+needs_uwsgi = pytest.mark.skipif(not shutil.which("uwsgi"), reason="uwsgi is not installed")
+
+
+async def get(port, path):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer.partition(b"\r\n\r\n")[2].decode()
+
+
+async def get_all(port, paths, at_a_time):
+    limit = asyncio.Semaphore(at_a_time)
+
+    async def one(path):
+        async with limit:
+            return await asyncio.wait_for(get(port, path), timeout=120)
+
+    return await asyncio.gather(*map(one, paths))
+
+
+@contextmanager
+def serving(command, mail_server, folder):
+    """Run a server of the site in ``worker/``. Give its port."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
+        listener.set_inheritable(True)
+        fd = listener.fileno()
+        command = [part.format(fd=fd) for part in command]
+        process = start_worker(mail_server, folder, command, pass_fds=[fd])
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            # It finishes what it has begun.
+            process.send_signal(signal.SIGINT if "uvicorn" in command else signal.SIGTERM)
+            output, _ = process.communicate(timeout=60)
+            print(output)
+
+
+# For each of two processes: one for each request at a time, and one when it is loaded.
+TWO = ("send", 8, 2, 2 * (8 + 1))
+# One for each thread of the event loop's pool, which has 32 at most.
+ONE = ("send_async", 500, 1, 32 + 1)
+
+
+@pytest.mark.parametrize(
+    ("command", "view", "at_a_time", "processes", "connections"),
+    [
+        pytest.param([*GUNICORN, "--threads=4"], *TWO, id="gunicorn"),
+        pytest.param([*GUNICORN, "--threads=4", "--preload"], *TWO, id="preloaded"),
+        pytest.param([*GUNICORN, "--worker-class=gevent"], *TWO, id="gevent"),
+        pytest.param(UWSGI, *TWO, id="uwsgi", marks=needs_uwsgi),
+        pytest.param(UVICORN, *ONE, id="uvicorn"),
+    ],
+)
+def test_each_request_sends_its_message_once(
+    command, view, at_a_time, processes, connections, serve, tmp_path
+):
+    server = serve()
+    addresses = sorted(f"{number}@example.net" for number in range(max(200, at_a_time)))
+    with serving(command, server, tmp_path) as port:
+        paths = [f"/{view}?to={address}" for address in addresses]
+        answers = asyncio.run(get_all(port, paths, at_a_time))
+    assert answers == ["1"] * len(addresses)
+    assert recipients(server) == addresses
+    senders = {one.sender for one in server.accepted if one.recipients != (PARENT,)}
+    assert 1 <= len(senders) <= processes
+    assert server.connections <= connections
