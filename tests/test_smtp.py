@@ -389,55 +389,6 @@ class TestConnection:
         assert (server.connections, len(server.accepted)) == (2, 2)
 
 
-class TestTLSContext:
-    """``ssl_context``, which Django's backend has too."""
-
-    def test_is_of_one_connection_alone(self, start_server, connect, tls, cafile):
-        """Who switches off verification does so for nobody else."""
-        dsn = f"submission://127.0.0.1:{start_server(context=tls).port}"
-        host = connect(dsn)
-        host.ssl_context.check_hostname = False
-        host.ssl_context.verify_mode = ssl.CERT_NONE
-        with host:
-            assert host.connection.sock.context is host.ssl_context
-        with pytest.raises(ssl.SSLCertVerificationError):
-            connect(dsn).open()
-
-    def test_may_be_set(self, start_server, connect, tls, cafile):
-        host = connect(f"smtps://127.0.0.1:{start_server(context=tls, implicit=True).port}")
-        host.ssl_context = ssl.create_default_context(cafile=cafile)
-        with host:
-            assert host.connection.sock.context is host.ssl_context
-
-    @pytest.mark.parametrize("implicit", [True, False])
-    def test_of_a_subclass_is_used(self, implicit, start_server, tls, cafile):
-        """Django's release notes tell users to override it. This one trusts nobody."""
-
-        class Strict(EmailHostsBackend):
-            @property
-            def ssl_context(self):
-                return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-        server = start_server(context=tls, implicit=implicit)
-        options = {"use_ssl": implicit, "use_tls": not implicit, "ssl_cafile": str(cafile)}
-        with EmailHostsBackend("127.0.0.1", server.port, **options):
-            pass
-        with pytest.raises(ssl.SSLCertVerificationError):
-            Strict("127.0.0.1", server.port, **options).open()
-
-
-@pytest.mark.parametrize("fail_silently", [False, True])
-@real_hosts()
-def test_server_of_which_no_address_is_allowed_is_an_error(fail_silently):
-    backend = connection_from_dsn(
-        "smtp://localhost:1",
-        allow=lambda host, port: host == "localhost",
-        fail_silently=fail_silently,
-    )
-    with pytest.raises(InvalidEmailHost, match="allows no address of this server"):
-        backend.open()
-
-
 @pytest.mark.parametrize(
     ("options", "port"),
     [({}, 25), ({"use_tls": True}, 587), ({"use_ssl": True}, 465), ({"port": 26}, 26)],
