@@ -105,7 +105,8 @@ class TestSubclassOfDjangosBackend:
 
     @pytest.mark.filterwarnings("ignore:The EMAIL_HOST.* setting is deprecated")
     @pytest.mark.parametrize(
-        ("backend", "login"), [("Early", ("", "")), ("Fixed", ("own", "own")), ("Bare", ("", ""))],
+        ("backend", "login"),
+        [("Early", ("", "")), ("Fixed", ("own", "own")), ("Bare", ("", ""))],
     )
     def test_never_sees_the_projects_login(self, backend, login, settings):
         settings.EMAIL_HOST_USER, settings.EMAIL_HOST_PASSWORD = USERNAME, PASSWORD

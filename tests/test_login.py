@@ -242,7 +242,9 @@ class TestReply:
         assert redactor.redact(f"no: {secret}, sorry") == "no: *****, sorry"
         assert redactor.redact(f"no: {secret}, sorry".encode()) == b"no: *****, sorry"
 
-    @pytest.mark.parametrize("password", ["it's", 'say "it"', "a\\b", "a\\'b", "a\tb", "'\"\\'"])
+    @pytest.mark.parametrize(
+        "password", ["it's", 'say "it"', "a\\b", "a\\'b", "a\tb", "'\"\\'"]
+    )
     @pytest.mark.parametrize("before", ["", "'", '"', "'\""])
     def test_has_them_when_smtplib_quotes_it(self, password, before):
         reply = repr(f"334 {before} {password} go on".encode())

@@ -69,7 +69,10 @@ def test_message_with_a_from_of_its_own_has_the_envelope_of_the_host(
     assert host.send_messages([new_message(headers={"From": "me@example.com"})]) == 1
     (received,) = server.received
     assert (received.user, received.tls) == (None, False)
-    assert (received.sender, received.message["From"]) == ("shop@example.com", "me@example.com")
+    assert (received.sender, received.message["From"]) == (
+        "shop@example.com",
+        "me@example.com",
+    )
 
 
 def test_list_shares_one_connection(serve, shop):
@@ -281,7 +284,9 @@ class TestConnection:
         server = serve()
         with mock.patch.object(EmailHostsBackend, "connection_class", Own):
             for _ in range(2):
-                by_hand(server, fail_silently=True, conn_max_age=60).send_messages(mails(*"abc"))
+                by_hand(server, fail_silently=True, conn_max_age=60).send_messages(
+                    mails(*"abc")
+                )
         assert calls == [*"abcabc"]
         assert len(server.accepted) == 5
         assert server.connections == 2  # for nobody knows whether it is in step
