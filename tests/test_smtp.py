@@ -19,6 +19,7 @@ from scripted import BODY, always, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.smtp.transaction import quoted
 
 LOGIN = ("me@example.com", "p/a?s#s+")
 ENCODED_LOGIN = "me%40example.com:p%2Fa%3Fs%23s+"
@@ -73,30 +74,6 @@ def test_message_with_a_from_of_its_own_has_the_envelope_of_the_host(
         "shop@example.com",
         "me@example.com",
     )
-
-
-def test_list_shares_one_connection(serve, shop):
-    server = serve()
-    host = shop(server)
-    assert host.send_messages(mails(*"abc")) == 3
-    with host:
-        assert host.open() is False
-        host.send_messages(mails("d"))
-        assert host.connection is not None
-    assert (server.connections, len(server.accepted)) == (2, 4)
-
-
-@pytest.mark.parametrize("fail_silently", [False, True])
-@pytest.mark.parametrize("bad", [{"to": ["a@b\nc@d"]}, {"headers": {"X": "a\nb"}}])
-def test_list_ends_at_a_message_that_cannot_be_made(
-    bad, fail_silently, serve, shop, new_message
-):
-    """Only errors of mail are ignored."""
-    server = serve()
-    batch = [new_message(), new_message(**bad), new_message()]
-    with pytest.raises(ValueError, match=r"[Ii]nvalid|Header"):
-        shop(server, fail_silently=fail_silently).send_messages(batch)
-    assert len(server.accepted) == 1
 
 
 @pytest.mark.parametrize("options", [{}, {"parallel": 2}, {"rate": "9/s"}])
@@ -200,17 +177,6 @@ class TestReply:
         shown = repr((vars(caught.value), caught.value.args))
         assert not any(word in shown for word in (self.USERNAME, plain, alone))
 
-    def test_does_not_show_the_login_in_a_challenge(self, serve, shop):
-        repeated = b64encode(self.USERNAME.encode()).decode()
-
-        def ask_again(step, argument):
-            return None if step in {"banner", "EHLO", "QUIT"} else f"334 {repeated}"
-
-        server = serve(ask_again, extensions=["AUTH LOGIN"])
-        with pytest.raises(smtplib.SMTPException, match=r"infinite loop.*\*{5}") as caught:
-            shop(server, user=self.USER).open()
-        assert repeated.rstrip("=") not in str(caught.value)
-
 
 class TestConnection:
     """``backend.connection``, as Django's backend has it."""
@@ -230,14 +196,6 @@ class TestConnection:
         mocked.quit.assert_called_once_with()
         assert backend.connection is None
         assert "1 messages>: discarded" in caplog.text
-
-    def test_of_smtplib_may_be_set(self, serve, message):
-        server = serve()
-        backend = EmailHostsBackend("smtp.example.com")
-        backend.connection = smtplib.SMTP("127.0.0.1", server.port)
-        with backend:
-            assert backend.send_messages([message]) == 1
-        assert server.commands[-1] == "quit"
 
     @pytest.mark.parametrize(
         "method", ["sendmail", "mail", "rcpt", "data", "docmd", "rset", "quit"]
@@ -347,17 +305,23 @@ def test_attribute_may_be_patched_and_is_as_it_was_afterwards(attribute, serve):
     assert (len(server.accepted), server.connections) == (1, 1)
 
 
+ADDRESSES = [
+    *("a@b.example", "first.last+tag@sub-domain.example.com", "a_b-c@127", "A@B", "root"),
+    *("", "<>", "a@", "@b", "a@b@c", "a..b@c", ".a@c", "a.@c", "a@b..c", "a@.b", "<a@b>"),
+    *("Name <a@b.example>", '"a b"@c.example', "a b@c.example", "a@[127.0.0.1]", "a,b@c"),
+    *("a@b.example ", " a@b.example", "a(c)@b.example", "a@b.example(c)", "a@x\\"),
+    *("a@ü.example", "ü@b.example", "a@b, c@d", "a@b\r\nc"),
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_address_is_quoted_as_by_smtplib(address):
+    assert quoted(address) == smtplib.quoteaddr(address)
+
+
 @pytest.mark.skipif(django.VERSION < (6, 0), reason="Django has no prep_address()")
-@pytest.mark.parametrize(
-    "address",
-    [
-        *("a@b.example", "first.last+tag@sub-domain.example.com", "a_b-c@127", "A@B", "root"),
-        *("Name <a@b.example>", '"a b"@c.example', "a@ü.example", "a@[127.0.0.1]"),
-        *("", "a@", "@b", "a..b@c", "a@b..c", "a@b@c", "ü@b.example", "a@b, c@d", "a@b\r\nc"),
-        gettext_lazy("a@b.example"),
-    ],
-)
-def test_addresses_are_prepared_as_djangos_backend_does(address):  # pragma: prep-address-only
+@pytest.mark.parametrize("address", [*ADDRESSES, gettext_lazy("a@b.example")])
+def test_address_is_prepared_as_by_django(address):  # pragma: prep-address-only
     def prepared(backend):
         try:
             return backend.prep_address(address)
