@@ -128,7 +128,13 @@ class TestGreeting:
 
 @pytest.mark.parametrize(
     ("allowed", "patience", "shares"),
-    [([9, 8, 1], 1, [4, 4, 4]), ([8, 1], 1, [6, 6]), ([1], 1, [12]), ([9, 8, 1], 3, [4])],
+    [
+        ([9, 8, 1], 1, [4, 4, 4]),
+        ([8, 1], 1, [6, 6]),
+        ([1], 1, [12]),
+        ([9, 8], 1, [6, 6]),
+        ([9, 8, 1], 3, [4]),
+    ],
 )
 def test_address_that_is_silent_leaves_time_for_the_others(
     allowed, patience, shares, serve, monkeypatch

@@ -114,12 +114,6 @@ class TestContext:
                 other.open()
             assert other.ssl_context.verify_mode is ssl.CERT_REQUIRED
 
-    def test_may_be_set(self, start_server, connect, tls, cafile):
-        host = connect(f"smtps://127.0.0.1:{start_server(context=tls, implicit=True).port}")
-        host.ssl_context = ssl.create_default_context(cafile=cafile)
-        with host:
-            assert host.connection.sock.context is host.ssl_context
-
     @either_transport
     def test_of_a_subclass_is_used(self, scheme, implicit, start_server, tls, cafile):
         """Django's release notes tell users to override it. This one trusts nobody."""
