@@ -51,7 +51,7 @@ class TestReply:
 
     def test_in_pieces_is_put_together(self, client, say):
         lines = iter([b"250-one\r\n", b"250-two\r\n", b"250 three\r\n"])
-        say(lines, itertools.repeat(0))
+        say(lines, itertools.count())  # and so there is less time for each
         assert client.getreply() == (250, b"one\ntwo\nthree")
         assert client.sock.gettimeout() == TIMEOUT
 
@@ -119,11 +119,6 @@ class TestGreeting:
             client.ehlo_or_helo_if_needed()
             client.ehlo_or_helo_if_needed()
         assert [command[:4] for command in server.commands] == ["ehlo", "helo", "ehlo"]
-
-    @pytest.mark.parametrize("ehlo", ["502 what?", "550 no", "421 later", "garbage"])
-    def test_may_be_helo(self, ehlo, serve):
-        server = serve(always("EHLO", ehlo))
-        assert EmailHostsBackend("127.0.0.1", server.port).send_messages(mails("a")) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from django.test import override_settings
-from scripted import always, at
+from scripted import always
 
 from email_hosts.backends import RoutingBackend, get_connection
 
@@ -25,45 +25,45 @@ class Brake(Exception):
     """What a generator may raise."""
 
 
-class Hosts:
-    """One host of each kind, and how many messages have got through them."""
-
-    def __init__(self, server, folder, capsys):
-        self.server, self.folder, self.capsys = server, folder, capsys
-        self._printed = ""
-        smtp = f"smtp://127.0.0.1:{server.port}?timeout=20&_default_from_email=me@example.com"
-        self.settings = {
-            "smtp": smtp,
-            "kept": f"{smtp}&conn_max_age=60",
-            "djangos": f"backend://{__name__}.Relay?host=127.0.0.1&port={server.port}",
-            "console": "console://?_default_from_email=me@example.com",
-            "disk": f"file:{folder}",
-            "locmem": "locmem://",
-            "all": "failover:smtp,kept",
-            "default": smtp,
-        }
-
-    def connection(self, key, **options):
-        return RoutingBackend(**options) if key == "router" else get_connection(key, **options)
-
-    def accepted(self):
-        self._printed += self.capsys.readouterr().out
-        files = "".join(path.read_text() for path in self.folder.iterdir())
-        printed = (self._printed + files).count("Subject: ")
-        return printed + len(mail.outbox) + len(self.server.accepted)
-
-
 HOSTS = ["smtp", "kept", "djangos", "console", "disk", "locmem", "all", "router"]
 any_host = pytest.mark.parametrize("key", HOSTS)
 
 
+def connection(key, **options):
+    return RoutingBackend(**options) if key == "router" else get_connection(key, **options)
+
+
 @pytest.fixture
-def hosts(serve, tmp_path, capsys):
-    hosts = Hosts(serve(), tmp_path, capsys)
-    with override_settings(
-        EMAIL_HOSTS=hosts.settings, EMAIL_HOSTS_ROUTER=lambda message: "default"
-    ):
-        yield hosts
+def server(serve, tmp_path):
+    """The server of one host of each kind."""
+    server = serve()
+    smtp = f"smtp://127.0.0.1:{server.port}?timeout=20&_default_from_email=me@example.com"
+    hosts = {
+        "smtp": smtp,
+        "kept": f"{smtp}&conn_max_age=60",
+        "djangos": f"backend://{__name__}.Relay?host=127.0.0.1&port={server.port}",
+        "console": "console://?_default_from_email=me@example.com",
+        "disk": f"file:{tmp_path}",
+        "locmem": "locmem://",
+        "all": "failover:smtp,kept",
+        "default": smtp,
+    }
+    with override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=lambda message: "default"):
+        yield server
+
+
+@pytest.fixture
+def accepted(server, tmp_path, capsys):
+    """Tell how many messages have got through these hosts."""
+    shown: list[str] = []
+
+    def accepted():
+        shown.append(capsys.readouterr().out)
+        files = [path.read_text() for path in tmp_path.iterdir()]
+        printed = "".join([*shown, *files]).count("Subject: ")
+        return printed + len(mail.outbox) + len(server.accepted)
+
+    return accepted
 
 
 def message(number, **options):
@@ -71,34 +71,38 @@ def message(number, **options):
 
 
 @any_host
-def test_each_message_is_accepted_before_the_next_is_asked_for(key, hosts):
+def test_each_message_is_accepted_before_the_next_is_asked_for(
+    key, server, accepted, tmp_path
+):
     """Over one connection, or into one file."""
-    accepted = []
+    counts = []
 
     def messages():
         for number in range(5):
-            accepted.append(hosts.accepted())
+            counts.append(accepted())
             yield message(number)
-        accepted.append(hosts.accepted())
+        counts.append(accepted())
 
-    assert hosts.connection(key).send_messages(messages()) == 5
-    assert accepted == [0, 1, 2, 3, 4, 5]
-    assert hosts.server.connections <= 1
-    assert len(list(hosts.folder.iterdir())) <= 1
+    assert connection(key).send_messages(messages()) == 5
+    assert counts == [0, 1, 2, 3, 4, 5]
+    assert server.connections <= 1
+    assert len(list(tmp_path.iterdir())) <= 1
 
 
 @pytest.mark.parametrize("batch", [iter(()), (), [], set()], ids=type)
 @any_host
-def test_no_messages_open_no_connection(key, batch, hosts):
-    assert hosts.connection(key).send_messages(batch) == 0
-    assert hosts.server.connections == 0
-    assert list(hosts.folder.iterdir()) == []
+def test_no_messages_open_no_connection(key, batch, server, tmp_path):
+    assert connection(key).send_messages(batch) == 0
+    assert server.connections == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("error", [Brake, ConnectionRefusedError])
 @pytest.mark.parametrize("fail_silently", [False, True])
 @any_host
-def test_error_of_the_iterable_is_raised_after_what_was_sent(key, fail_silently, error, hosts):
+def test_error_of_the_iterable_is_raised_after_what_was_sent(
+    key, fail_silently, error, server, accepted
+):
     """It is no failure to be silent about."""
 
     def messages():
@@ -107,24 +111,14 @@ def test_error_of_the_iterable_is_raised_after_what_was_sent(key, fail_silently,
 
     for _ in range(2):
         with pytest.raises(error):
-            hosts.connection(key, fail_silently=fail_silently).send_messages(messages())
-    assert hosts.accepted() == 6
-    assert hosts.server.connections == 1 or key != "kept"
+            connection(key, fail_silently=fail_silently).send_messages(messages())
+    assert accepted() == 6
+    assert server.connections == 1 or key != "kept"
 
 
 @pytest.mark.parametrize("key", ["smtp", "router"])
-def test_error_of_a_host_ends_it(key, hosts):
-    """An iterable that is a queue may have no end."""
-    hosts.server.script = at("MAIL", None, "550 no")
-    coming = map(message, range(4))
-    with pytest.raises(OSError, match="550"):
-        hosts.connection(key).send_messages(coming)
-    assert len(list(coming)) == 2
-
-
-@pytest.mark.parametrize("key", ["smtp", "router"])
-def test_error_that_is_ignored_does_not_wait_for_the_end_to_be_logged(key, hosts, caplog):
-    hosts.server.script = always("MAIL", "550 no")
+def test_error_that_is_ignored_does_not_wait_for_the_end_to_be_logged(key, server, caplog):
+    server.script = always("MAIL", "550 no")
     logged = []
 
     def messages():
@@ -133,7 +127,7 @@ def test_error_that_is_ignored_does_not_wait_for_the_end_to_be_logged(key, hosts
             yield message(number)
         logged.append(len(caplog.messages))
 
-    assert hosts.connection(key, fail_silently=True).send_messages(messages()) == 0
+    assert connection(key, fail_silently=True).send_messages(messages()) == 0
     assert logged == [0, 1, 2, 3]
 
 
@@ -145,7 +139,7 @@ def test_error_that_is_ignored_does_not_wait_for_the_end_to_be_logged(key, hosts
         ("smtp", "550 no"),
     ],
 )
-def test_memory_stays_flat(key, reply, hosts):
+def test_memory_stays_flat(key, reply, server):
     alive: weakref.WeakSet[EmailMessage] = weakref.WeakSet()
     most = 0
 
@@ -158,7 +152,7 @@ def test_memory_stays_flat(key, reply, hosts):
             yield one
             del one
 
-    hosts.server.script = lambda step, argument: reply if step == "MAIL" else None
+    server.script = lambda step, argument: reply if step == "MAIL" else None
     gc.collect()
-    hosts.connection(key, fail_silently=True).send_messages(messages())
+    connection(key, fail_silently=True).send_messages(messages())
     assert most <= MAX_ALIVE

@@ -114,6 +114,7 @@ FAULTS: Any = {
     "nobody to send to": (lambda: at("none"), "+ a + b +"),
     "bad address": (lambda: at("none"), "a a@b@c d"),
     "EHLO refused": (lambda: at("EHLO", "550 no"), "a b"),
+    "EHLO garbage": (lambda: at("EHLO", "what?"), "a b"),
     "EHLO and HELO no": (lambda: any_of(at("EHLO", "502 x"), at("HELO", "502 x")), "a b"),
     "one RCPT refused": (lambda: to("b@", "550 no"), "a+b+c d"),
     "RCPT forwarded": (lambda: to("b@", "251 forwarded"), "a+b d"),
@@ -492,8 +493,8 @@ def serve_groups(serve):
 @pytest.fixture
 def patience_is_short(monkeypatch):
     """What is swallowed is waited for."""
-    for pace in (Pace.GROUPED, Pace.AHEAD):
-        monkeypatch.setitem(PATIENCE, pace, 0.2)
+    monkeypatch.setitem(PATIENCE, Pace.GROUPED, 1)
+    monkeypatch.setitem(PATIENCE, Pace.AHEAD, 0.2)
 
 
 @pytest.mark.usefixtures("patience_is_short")
