@@ -72,12 +72,10 @@ def result(backend, batch):
     """Return what sending the batch returns, or the error that it raises."""
     try:
         return ("sent", backend.send_messages(batch))
-    except smtplib.SMTPRecipientsRefused as error:
-        return (type(error), error.recipients)
-    except (smtplib.SMTPResponseException, ValueError) as error:
-        return (type(error), *error.args)
     except smtplib.SMTPServerDisconnected as error:
         return (type(error),)
+    except (smtplib.SMTPException, ValueError) as error:
+        return (type(error), *error.args)
 
 
 class Watched:
@@ -706,6 +704,17 @@ class TestEnvelopes:
         assert errors == [None]
         assert len(server.accepted) == 1
         assert not any("RSET" in command for command in server.commands)
+
+    def test_ring_while_they_are_made_into_commands_is_raised(self, over):
+        """Nothing has been written."""
+
+        class Ringing(list[str]):
+            def __iter__(self):
+                raise TimeoutError("rings")
+
+        with pytest.raises(TimeoutError, match="rings") as caught:
+            over(iter([Envelope("s@example.com", Ringing(), b"")]))
+        assert can_be_retried(caught.value)
 
     def test_content_is_forgotten_once_it_is_sent(self, over):
         """The messages of a list may be large: one waits for its turn, and one is made."""

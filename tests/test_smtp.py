@@ -62,10 +62,23 @@ def test_message_travels_through_tls_and_login(
     assert (sender.display_name, sender.domain) == ("Bücher", "xn--bcher-kva.example")
 
 
+@pytest.mark.parametrize("is_of_smtplib", [False, True])
+def test_list_ends_at_a_message_that_cannot_be_made(is_of_smtplib, serve, new_message):
+    """Only errors of mail are ignored. The connection may be one that was set."""
+    server = serve()
+    batch = [new_message(), new_message(headers={"X": "a\nb"}), new_message()]
+    backend = by_hand(server, fail_silently=True)
+    if is_of_smtplib:
+        backend.connection = smtplib.SMTP("127.0.0.1", server.port)
+    with backend, pytest.raises(ValueError, match="Header"):
+        backend.send_messages(batch)
+    assert (server.connections, len(server.accepted)) == (1, 1)
+
+
 @pytest.mark.parametrize("options", [{}, {"parallel": 2}, {"rate": "9/s"}])
 def test_what_is_no_message_is_an_error(options, serve, message):
     with pytest.raises(AttributeError):
-        by_hand(serve(), **options).send_messages([None, message])  # type: ignore[list-item]
+        by_hand(serve(), **options).send_messages([None, message])
 
 
 class TestFailure:
