@@ -57,28 +57,23 @@ def with_password(serve, *replies, offered="AUTH LOGIN PLAIN"):
     return exchange(serve, offered, *replies, password=PASSWORD)
 
 
-def initial_response(command_length):
-    """Return a token whose AUTH command has this length, and what is sent of it."""
-    size = (command_length - len("AUTH XOAUTH2 \r\n")) // 4 * 3
-    token = "x" * (size - len(START) - 2)
-    return token, base64(f"{START}{token}\1\1")
+def initial(token):
+    return base64(f"{START}{token}\1\1")
 
 
-INITIAL = base64(f"{START}{TOKEN}\1\1")
 # A command line has 512 octets at most (RFC 4954, 4). A line that answers has more.
-LONG_TOKEN, LONG_INITIAL = initial_response(512)
-TOO_LONG_TOKEN, TOO_LONG_INITIAL = initial_response(516)
+LONG, TOO_LONG = "x" * 338, "x" * 339
 PLAIN = f"AUTH PLAIN {base64(chr(0) + USERNAME + chr(0) + PASSWORD)}"
 
 
 @pytest.mark.parametrize(
     ("log_in", "replies", "options", "commands"),
     [
-        (with_token, [], {"offered": "AUTH xoauth2"}, [f"AUTH XOAUTH2 {INITIAL}"]),
-        (with_token, [], {"offered": "AUTH=XOAUTH2"}, [f"AUTH XOAUTH2 {INITIAL}"]),
-        (with_token, [challenge(b"go on")], {}, [f"AUTH XOAUTH2 {INITIAL}", ""]),
-        (with_token, [], {"token": LONG_TOKEN}, [f"AUTH XOAUTH2 {LONG_INITIAL}"]),
-        (with_token, ["334 "], {"token": TOO_LONG_TOKEN}, ["AUTH XOAUTH2", TOO_LONG_INITIAL]),
+        (with_token, [], {"offered": "AUTH xoauth2"}, [f"AUTH XOAUTH2 {initial(TOKEN)}"]),
+        (with_token, [], {"offered": "AUTH=XOAUTH2"}, [f"AUTH XOAUTH2 {initial(TOKEN)}"]),
+        (with_token, [challenge(b"go on")], {}, [f"AUTH XOAUTH2 {initial(TOKEN)}", ""]),
+        (with_token, [], {"token": LONG}, [f"AUTH XOAUTH2 {initial(LONG)}"]),
+        (with_token, ["334 "], {"token": TOO_LONG}, ["AUTH XOAUTH2", initial(TOO_LONG)]),
         (with_password, [], {}, [PLAIN]),
         (
             with_password,
@@ -92,8 +87,8 @@ def test_login_travels_as_the_server_takes_it(log_in, replies, options, commands
     assert log_in(serve, *replies, "235 welcome", **options) == (commands, None)
 
 
-LONG = b"x" * 490 + b" "
-CUT = f"535 no; {LONG.decode()}*****"
+MORE = b"x" * 490 + b" "
+CUT = f"535 no; {MORE.decode()}*****"
 SAID = b'{"status":"400",\r\n"scope":"https://mail.google.com/"}'
 CLOSES = "(and then it closes)"
 
@@ -110,8 +105,8 @@ CLOSES = "(and then it closes)"
         ([b"x" * 5000, "535 no"], f"535 no; {'x' * 500}"),
         ([b"late", CLOSE], "535 the server has ended the connection; late"),
         # Secrets are starred out before the text is cut.
-        ([LONG + TOKEN.encode(), "535 no"], CUT),
-        ([LONG + base64(TOKEN).encode(), "535 no"], CUT),
+        ([MORE + TOKEN.encode(), "535 no"], CUT),
+        ([MORE + base64(TOKEN).encode(), "535 no"], CUT),
     ],
 )
 def test_refusal_of_a_token_is_told_with_its_reason(replies, told, serve):
@@ -141,7 +136,7 @@ def test_of_two_refusals_the_first_is_told(replies, told, serve):
 
 def test_refusal_of_a_long_token_is_told_with_its_reason(serve):
     replies = ["334 ", challenge(b"expired"), "535 no"]
-    _, error = with_token(serve, *replies, token=TOO_LONG_TOKEN)
+    _, error = with_token(serve, *replies, token=TOO_LONG)
     assert error.smtp_error == b"no; expired"
 
 

@@ -103,6 +103,20 @@ class Watched:
         return self.sock.recv_into(buffer)
 
 
+@pytest.fixture
+def serve_groups(serve):
+    """Start a server that knows what its clients write in groups."""
+    with Clients() as clients:
+        yield lambda *args, **options: serve(*args, clients=clients, **options)
+
+
+def loses_a_refusal(step, argument):
+    """Refuse a recipient and leave: the reset destroys the reply, if DATA is unread."""
+    if "RCPT" in f"{step} {argument}" and "<c@" in argument:
+        return Deal(RESET) if step == GROUP else "550 5.1.1 no user" + AND_CLOSE
+    return None
+
+
 NO_RSET = always("RSET", "502 no")
 
 # What the server does, and what it is sent. How a lost connection is lost (end, reset,
@@ -124,6 +138,8 @@ FAULTS: Any = {
     "RSET close": (lambda: any_of(at("MAIL", "550 no"), at("RSET", CLOSE)), "a b"),
     "MAIL refused and close": (lambda: always("MAIL", "550 no" + AND_CLOSE), "a b c"),
     "RCPT refused and close": (lambda: to("a@", "550 no" + AND_CLOSE), "a b c"),
+    "a reset destroys a refusal": (lambda: loses_a_refusal, "a b c d"),
+    "refused in the middle of a body": (lambda: at("CONTENT", "552 no" + AND_CLOSE), "a b c"),
     "all refused and close": (lambda: any_of(to("<x", "550 no"), at("DATA", CLOSE)), TWENTY),
     "twenty refused and goodbye": (
         lambda: any_of(to("<x", "550 no"), to("z", "421 bye" + AND_CLOSE)),
@@ -145,11 +161,11 @@ for step in ("MAIL", "RCPT", "DATA", BODY):
 UNTRUSTED = ["what? to MAIL", "what? to RCPT", "RSET refused", f"what? to {BODY}"]
 
 
-def both(serve, extensions, fault, **options):
+def both(serve_groups, extensions, fault, **options):
     """Yield the result of Django's backend and of ours, and what the servers have taken."""
     make_script, recipients = FAULTS[fault]
     for make in (djangos, ours):
-        server = serve(make_script(), extensions=extensions)
+        server = serve_groups(make_script(), extensions=extensions)
         backend = make(server, **options)
         yield result(backend, mails(*recipients.split())), server.accepted
         # Django 4.2 leaves the connection open after an error.
@@ -158,16 +174,16 @@ def both(serve, extensions, fault, **options):
 
 @either_way
 @pytest.mark.parametrize("fault", FAULTS)
-def test_result_is_that_of_django(fault, extensions, serve):
-    theirs, ours = both(serve, extensions, fault)
+def test_result_is_that_of_django(fault, extensions, serve_groups):
+    theirs, ours = both(serve_groups, extensions, fault)
     assert ours == theirs
 
 
 @either_way
 @pytest.mark.parametrize("fault", FAULTS)
-def test_list_goes_on_where_errors_are_ignored(fault, extensions, serve):
+def test_list_goes_on_where_errors_are_ignored(fault, extensions, serve_groups):
     """As many messages are delivered as by Django's backend, or more. None comes twice."""
-    (_, theirs), (result, ours) = both(serve, extensions, fault, fail_silently=True)
+    (_, theirs), (result, ours) = both(serve_groups, extensions, fault, fail_silently=True)
     assert Counter(theirs) <= Counter(ours)
     assert max(Counter(ours).values(), default=1) == 1
     assert result[1:] == (len(ours),) or fault == "bad address"
@@ -352,11 +368,6 @@ class TestRefusalBeforeTheEnd:
         assert can_be_retried(caught.value) is (reply[0] == "4")
         assert server.connections == 1
 
-    def test_of_a_list_is_for_one_message_alone(self, serve):
-        server = serve(at("CONTENT", "552 too large" + AND_CLOSE))
-        batch = mails("a", content=LARGE) + mails("b", "c")
-        assert ours(server, fail_silently=True).send_messages(batch) == 2
-
     @pytest.mark.parametrize(
         ("end", "said", "error", "delivery"),
         [
@@ -398,13 +409,6 @@ class TestRefusalBeforeTheEnd:
 def behind(action):
     """Do this with the first envelope behind a body."""
     return at("MAIL", None, action)
-
-
-def loses_a_refusal(step, argument):
-    """Refuse a recipient and leave: the reset destroys the reply, if DATA is unread."""
-    if "RCPT" in f"{step} {argument}" and "<c@" in argument:
-        return Deal(RESET) if step == GROUP else "550 5.1.1 no user" + AND_CLOSE
-    return None
 
 
 # What a server does with commands in groups, what it is sent (one word for each call), how
@@ -482,13 +486,6 @@ for name, (script, fastest) in MANNERS.items():
 
 
 @pytest.fixture
-def serve_groups(serve):
-    """Start a server that knows what its clients write in groups."""
-    with Clients() as clients:
-        yield lambda script: serve(script, clients=clients)
-
-
-@pytest.fixture
 def patience_is_short(monkeypatch):
     """What is swallowed is waited for."""
     monkeypatch.setitem(PATIENCE, Pace.GROUPED, 1)
@@ -562,16 +559,6 @@ def test_break_at_a_byte_of_what_was_written_ahead(way, ends, size, serve_groups
     assert len(server.groups) <= (3 if way == "parallel" else 1)
 
 
-def test_refusal_that_a_reset_destroys_is_found_out(serve_groups):
-    server = serve_groups(loses_a_refusal)
-    with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
-        ours(server).send_messages(mails(*"abc"))
-    assert caught.value.recipients == {
-        "c@example.net": (550, b"5.1.1 no user (and then it closes)")
-    }
-    assert not can_be_retried(caught.value)
-
-
 def test_pace_is_remembered_of_a_thousand_servers(serve):
     servers = [serve(behind("503 wait")) for _ in range(2)]
     for server in servers:
@@ -632,14 +619,10 @@ def test_nothing_is_waited_for_that_changes_nothing(script, serve):
 @pytest.mark.parametrize("is_global", [True, False])
 def test_debug_level_shows_all_that_is_said(extensions, is_global, serve, capsys, monkeypatch):
     """As smtplib does."""
-    server = serve(extensions=extensions)
-    ours(server).send_messages(mails("a"))
-    assert capsys.readouterr().err == ""
-    if is_global:
-        monkeypatch.setattr(smtplib.SMTP, "debuglevel", 1)
-    with ours(server) as backend:
-        if not is_global:
-            backend.connection.set_debuglevel(1)
+    with ours(serve(extensions=extensions)) as backend:
+        backend.send_messages(mails("a"))
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(smtplib.SMTP if is_global else backend.connection, "debuglevel", 1)
         backend.send_messages(mails("a", "b"))
     shown = capsys.readouterr().err
     for said in ("MAIL FROM:", "RCPT TO:<a@", "RCPT TO:<b@", "DATA", "Hello", "354 go"):
