@@ -125,6 +125,7 @@ def test_refusal_of_a_token_is_told_with_its_reason(replies, told, serve):
         (["535 first", "454 second"], "535 first"),
         (["535 first", "334 x", "535 second"], "535 first"),
         (["421 too many" + AND_CLOSE], f"421 too many {CLOSES}"),
+        (["421 too many", "235 welcome"], "421 too many"),
     ],
 )
 def test_of_two_refusals_the_first_is_told(replies, told, serve):
