@@ -139,7 +139,6 @@ FAULTS: Any = {
     "MAIL refused and close": (lambda: always("MAIL", "550 no" + AND_CLOSE), "a b c"),
     "RCPT refused and close": (lambda: to("a@", "550 no" + AND_CLOSE), "a b c"),
     "a reset destroys a refusal": (lambda: loses_a_refusal, "a b c d"),
-    "refused in the middle of a body": (lambda: at("CONTENT", "552 no" + AND_CLOSE), "a b c"),
     "all refused and close": (lambda: any_of(to("<x", "550 no"), at("DATA", CLOSE)), TWENTY),
     "twenty refused and goodbye": (
         lambda: any_of(to("<x", "550 no"), to("z", "421 bye" + AND_CLOSE)),
@@ -367,6 +366,11 @@ class TestRefusalBeforeTheEnd:
         assert str(caught.value.smtp_code) == reply[:3]
         assert can_be_retried(caught.value) is (reply[0] == "4")
         assert server.connections == 1
+
+    def test_of_a_list_is_for_one_message_alone(self, serve):
+        server = serve(at("CONTENT", "552 too large" + AND_CLOSE))
+        batch = mails("a", content=LARGE) + mails("b", "c")
+        assert ours(server, fail_silently=True).send_messages(batch) == 2
 
     @pytest.mark.parametrize(
         ("end", "said", "error", "delivery"),
