@@ -492,7 +492,7 @@ for name, (script, fastest) in MANNERS.items():
 @pytest.fixture
 def patience_is_short(monkeypatch):
     """What is swallowed is waited for."""
-    monkeypatch.setitem(PATIENCE, Pace.GROUPED, 1)
+    monkeypatch.setitem(PATIENCE, Pace.GROUPED, 0.4)
     monkeypatch.setitem(PATIENCE, Pace.AHEAD, 0.2)
 
 
