@@ -439,6 +439,7 @@ PACES: Any = {
     "closes": (lambda: always("MAIL", CLOSE), "a", "", 2, Pace.AHEAD),
     "is silent": (lambda: always("MAIL", HANG), "a", "", 2, Pace.AHEAD),
     "closes later": (lambda: behind(CLOSE), "a b c", "abc", 4, Pace.AHEAD),
+    "closes behind": (lambda: at("MAIL", *3 * [None], CLOSE), "ab cd", "abcd", 3, Pace.AHEAD),
     "is silent later": (lambda: at("RCPT", None, HANG), "a b", "a", 2, Pace.AHEAD),
     "swallows later": (lambda: at("MAIL", None, None, HANG), "abc", "abc", 2, Pace.GROUPED),
     "says goodbye later": (  # some servers take so many messages in a session, and no more
