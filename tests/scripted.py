@@ -25,7 +25,7 @@ GROUP = "GROUP"  # the step before MAIL, RCPT or DATA, if it has written more th
 # BEHIND and GROUP, it answers with a Deal.
 Script = Callable[[str, str], Any]
 
-FINE = dict.fromkeys(("HELO", "MAIL", "RCPT", "RSET", "NOOP"), "250 fine")
+FINE = dict.fromkeys(("HELO", "LHLO", "MAIL", "RCPT", "RSET", "NOOP"), "250 fine")
 RIGHT = {**FINE, "DATA": "354 go ahead", "QUIT": "221 bye"}
 
 
