@@ -116,6 +116,7 @@ class TestGreeting:
         with smtp(server) as client:
             with pytest.raises(smtplib.SMTPHeloError):
                 client.ehlo_or_helo_if_needed()
+            assert not client.is_clean
             client.ehlo_or_helo_if_needed()
             client.ehlo_or_helo_if_needed()
         assert [command[:4] for command in server.commands] == ["ehlo", "helo", "ehlo"]
