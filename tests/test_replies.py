@@ -29,9 +29,6 @@ class Conversation:
         self.is_silent = is_silent  # after that; else it ends the connection
         self.received = b""
 
-    def __repr__(self):
-        return f"Conversation({self.answers}, {self.is_silent})"
-
     def with_client(self, client):
         received = b""
         for answer in self.answers:
