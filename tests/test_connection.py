@@ -59,7 +59,7 @@ class TestReply:
         ("line", "seconds", "reason"),
         [
             (b"250-more\r\n", 1, "timed out"),
-            (b"250-more\r\n" * 1000, 0, f"a reply of more than {MAX_REPLY} bytes"),
+            (b"250-more\r\n" * 800, 0, f"a reply of more than {MAX_REPLY} bytes"),
         ],
     )
     def test_without_end_ends(self, line, seconds, reason, client, say):
