@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections import Counter
 from contextlib import ExitStack
-from threading import get_ident
+from threading import Condition, get_ident
 from typing import Any
 from unittest import mock
 
@@ -67,3 +68,39 @@ class RoundTrips(Watch):
         else:
             self.count += name in {"connect", "do_handshake"}
             self._sending.add(thread)
+
+
+class Clients(Watch):
+    """Knows, inside ``with``, what the clients of this process have written, by their ports.
+
+    So a server can tell whether a client waits for a reply, or writes more before it does.
+    """
+
+    def __init__(self) -> None:
+        self._written = Counter[int]()
+        self._waits: dict[int, int] = {}
+        self._change = Condition()
+
+    def written(self, port: int, at_least: int) -> int:
+        """Return how many bytes a client has written when it waits, or so many or more."""
+        with self._change:
+            assert self._change.wait_for(lambda: self._waits.get(port, 0) >= at_least, 20)
+            return self._waits[port]
+
+    def forget(self, port: int) -> None:
+        """Start to count: another client may have had the same port."""
+        with self._change:
+            self._written.pop(port, None)
+            self._waits.pop(port, None)
+
+    def before(self, sock: socket.socket, name: str) -> None:
+        if name == "recv_into":
+            with self._change:
+                port = sock.getsockname()[1]
+                self._waits[port] = self._written[port]
+                self._change.notify_all()
+
+    def after(self, sock: socket.socket, name: str, result: Any, *args: Any) -> None:
+        if name.startswith("send"):
+            with self._change:
+                self._written[sock.getsockname()[1]] += result or len(args[0])

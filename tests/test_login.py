@@ -1,4 +1,4 @@
-"""The login with a token or a password, with servers that misbehave, too."""
+"""The login with a token or a password, with servers that misbehave, too, and repeat it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from scripted import AND_CLOSE, CLOSE, RESET
 
 from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.login import log_in
+from email_hosts.smtp.redaction import Redactor
 
 USERNAME, PASSWORD, TOKEN = "me@example.com", "secret", "Kx7vQz9.Wj4bYt2"
 START = f"user={USERNAME}\1auth=Bearer "
@@ -23,7 +24,8 @@ def base64(text):
 
 
 def challenge(text):
-    return f"334 {b64encode(text).decode()}"
+    """Return the reply that asks for more with these bytes. Other replies stay."""
+    return f"334 {b64encode(text).decode()}" if isinstance(text, bytes) else text
 
 
 def exchange(serve, offered, *replies, **secret):
@@ -55,75 +57,88 @@ def with_password(serve, *replies, offered="AUTH LOGIN PLAIN"):
     return exchange(serve, offered, *replies, password=PASSWORD)
 
 
-@pytest.mark.parametrize("offered", ["AUTH xoauth2", "AUTH=XOAUTH2", "AUTH LOGIN XOAUTH2"])
-def test_token_travels_with_the_command(offered, serve):
-    initial = base64(f"{START}{TOKEN}\1\1")
-    commands = [f"AUTH XOAUTH2 {initial}"]
-    assert with_token(serve, "235 welcome", offered=offered) == (commands, None)
+def initial(token):
+    return base64(f"{START}{token}\1\1")
 
 
-def test_line_after_a_challenge_is_empty(serve):
-    (_, line), error = with_token(serve, challenge(b"go on"), "235 welcome")
-    assert (line, error) == ("", None)
-
-
-LONG = b"x" * 490 + b" "
-SAID = b'{"status":"400",\r\n"scope":"https://mail.google.com/"}'
+# A command line has 512 octets at most (RFC 4954, 4). A line that answers has more.
+LONG, TOO_LONG = "x" * 338, "x" * 339
+PLAIN = f"AUTH PLAIN {base64(chr(0) + USERNAME + chr(0) + PASSWORD)}"
 
 
 @pytest.mark.parametrize(
-    ("log_in", "replies", "told"),
+    ("log_in", "replies", "options", "commands"),
     [
-        (with_token, ["535 5.7.3 unsuccessful"], "535 5.7.3 unsuccessful"),
-        (with_token, ["454 no"], "454 no"),
-        (with_token, ["504 no"], "504 no"),
-        # The challenge says why, and may be anything.
-        (
-            with_token,
-            [challenge(SAID), "535 no"],
-            '535 no; {"status":"400", "scope":"https://mail.google.com/"}',
-        ),
-        (with_token, [challenge(b""), "535 no"], "535 no"),
-        (
-            with_token,
-            [challenge(b"\xff\x00"), "535 no"],
-            "535 no; \N{REPLACEMENT CHARACTER}\\x00",
-        ),
-        (with_token, [challenge(b"x" * 5000), "535 no"], f"535 no; {'x' * 500}"),
-        (
-            with_token,
-            [challenge(b"late") + AND_CLOSE],
-            "535 the server has ended the connection; late",
-        ),
-        # Secrets are starred out before the text is cut.
-        (
-            with_token,
-            [challenge(LONG + TOKEN.encode()), "535 no"],
-            f"535 no; {LONG.decode()}*****",
-        ),
-        (
-            with_token,
-            [challenge(LONG + base64(TOKEN).encode()), "535 no"],
-            f"535 no; {LONG.decode()}*****",
-        ),
-        # Of two refusals the first is told, also if the second is the end, or nonsense.
+        (with_token, [], {"offered": "AUTH xoauth2"}, [f"AUTH XOAUTH2 {initial(TOKEN)}"]),
+        (with_token, [], {"offered": "AUTH=XOAUTH2"}, [f"AUTH XOAUTH2 {initial(TOKEN)}"]),
+        (with_token, [challenge(b"go on")], {}, [f"AUTH XOAUTH2 {initial(TOKEN)}", ""]),
+        (with_token, [], {"token": LONG}, [f"AUTH XOAUTH2 {initial(LONG)}"]),
+        (with_token, ["334 "], {"token": TOO_LONG}, ["AUTH XOAUTH2", initial(TOO_LONG)]),
+        (with_password, [], {}, [PLAIN]),
         (
             with_password,
-            ["535 5.7.8 first" + AND_CLOSE],
-            "535 5.7.8 first (and then it closes)",
+            ["535 no", challenge(b"Password:")],
+            {},
+            [PLAIN, f"AUTH LOGIN {base64(USERNAME)}", base64(PASSWORD)],
         ),
-        (with_password, ["535 first", CLOSE], "535 first"),
-        (with_password, ["535 first", RESET], "535 first"),
-        (with_password, ["535 first", "454 second"], "535 first"),
-        (with_password, ["535 first", "334 x", "535 second"], "535 first"),
-        (with_password, ["421 too many" + AND_CLOSE], "421 too many (and then it closes)"),
     ],
 )
-def test_refusal_is_told(log_in, replies, told, serve):
-    _, error = log_in(serve, *replies)
+def test_login_travels_as_the_server_takes_it(log_in, replies, options, commands, serve):
+    assert log_in(serve, *replies, "235 welcome", **options) == (commands, None)
+
+
+MORE = b"x" * 490 + b" "
+CUT = f"535 no; {MORE.decode()}*****"
+SAID = b'{"status":"400",\r\n"scope":"https://mail.google.com/"}'
+CLOSES = "(and then it closes)"
+
+
+@pytest.mark.parametrize(
+    ("replies", "told"),
+    [
+        (["535 5.7.3 unsuccessful"], "535 5.7.3 unsuccessful"),
+        (["454 no"], "454 no"),
+        # The challenge says why, and may be anything.
+        ([SAID, "535 no"], '535 no; {"status":"400", "scope":"https://mail.google.com/"}'),
+        ([b"", "535 no"], "535 no"),
+        ([b"\xff\x00", "535 no"], "535 no; \ufffd\\x00"),
+        ([b"x" * 5000, "535 no"], f"535 no; {'x' * 500}"),
+        ([b"late", CLOSE], "535 the server has ended the connection; late"),
+        # Secrets are starred out before the text is cut.
+        ([MORE + TOKEN.encode(), "535 no"], CUT),
+        ([MORE + base64(TOKEN).encode(), "535 no"], CUT),
+    ],
+)
+def test_refusal_of_a_token_is_told_with_its_reason(replies, told, serve):
+    _, error = with_token(serve, *map(challenge, replies))
     assert type(error) is smtplib.SMTPAuthenticationError
     assert error.args == (int(told[:3]), told[4:].encode())
-    assert error.__context__ is None or log_in is with_password
+    assert error.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("replies", "told"),
+    [
+        (["535 5.7.8 first" + AND_CLOSE], f"535 5.7.8 first {CLOSES}"),
+        (["535 first", CLOSE], "535 first"),
+        (["535 first", RESET], "535 first"),
+        (["535 first", "454 second"], "535 first"),
+        (["535 first", "334 x", "535 second"], "535 first"),
+        (["421 too many" + AND_CLOSE], f"421 too many {CLOSES}"),
+        (["421 too many", "235 welcome"], "421 too many"),
+    ],
+)
+def test_of_two_refusals_the_first_is_told(replies, told, serve):
+    """Also if the second is the end, or nonsense."""
+    _, error = with_password(serve, *replies)
+    assert type(error) is smtplib.SMTPAuthenticationError
+    assert error.args == (int(told[:3]), told[4:].encode())
+
+
+def test_refusal_of_a_long_token_is_told_with_its_reason(serve):
+    replies = ["334 ", challenge(b"expired"), "535 no"]
+    _, error = with_token(serve, *replies, token=TOO_LONG)
+    assert error.smtp_error == b"no; expired"
 
 
 @pytest.mark.parametrize(
@@ -158,61 +173,20 @@ def test_what_is_no_refusal_is_told_as_it_is(log_in, offered, replies, told, ser
     assert told in str(error)
 
 
-class TestLongToken:
-    """A command line has 512 octets at most (RFC 4954, 4). A line that answers has more."""
-
-    def initial(self, length):
-        """Return a token with a command line of this length, and its base64."""
-        size = (length - len("AUTH XOAUTH2 \r\n")) // 4 * 3
-        token = "x" * (size - len(START) - 2)
-        return token, base64(f"{START}{token}\1\1")
-
-    def test_of_the_limit_travels_with_the_command(self, serve):
-        token, initial = self.initial(512)
-        (command,), _ = with_token(serve, "235 welcome", token=token)
-        assert command == f"AUTH XOAUTH2 {initial}"
-        assert 508 < len(command) + 2 <= 512
-
-    def test_beyond_the_limit_travels_behind_it(self, serve):
-        token, initial = self.initial(516)
-        commands, _ = with_token(serve, "334 ", "235 welcome", token=token)
-        assert commands == ["AUTH XOAUTH2", initial]
-
-    def test_beyond_the_limit_is_refused_with_a_reason_as_well(self, serve):
-        replies = ["334 ", challenge(b"expired"), "535 no"]
-        _, error = with_token(serve, *replies, token="x" * 4000)
-        assert error.smtp_error == b"no; expired"
-
-
-class TestPassword:
-    def test_goes_by_the_first_mechanism_of_smtplib(self, serve):
-        credentials = base64(f"\0{USERNAME}\0{PASSWORD}")
-        commands, _ = with_password(serve, "235 welcome")
-        assert commands == [f"AUTH PLAIN {credentials}"]
-
-    def test_that_is_refused_is_tried_another_way(self, serve):
-        replies = ["535 no", challenge(b"Password:"), "235 welcome"]
-        commands, error = with_password(serve, *replies)
-        assert error is None
-        assert [command.split()[1] for command in commands[:2]] == ["PLAIN", "LOGIN"]
-
-
-class TestWithoutMD5:
+@pytest.mark.parametrize(
+    ("offered", "command", "told"),
+    [
+        ("AUTH CRAM-MD5 PLAIN", [PLAIN], None),
+        ("AUTH CRAM-MD5 NTLM", [], "without MD5, which this Python lacks; it offers CRAM-MD5"),
+    ],
+)
+def test_login_without_md5_is_another_or_none(offered, command, told, serve, monkeypatch):
     """A system in FIPS mode forbids it. That is no fault of the server."""
-
-    @pytest.fixture(autouse=True)
-    def fips(self, monkeypatch):
-        error = ValueError("unsupported hash type md5")
-        monkeypatch.setattr(hmac, "HMAC", mock.Mock(side_effect=error))
-
-    def test_another_mechanism_is_taken(self, serve):
-        (command,), _ = with_password(serve, "235 welcome", offered="AUTH CRAM-MD5 PLAIN")
-        assert command.startswith("AUTH PLAIN ")
-
-    def test_without_another_it_is_told(self, serve):
-        _, error = with_password(serve, offered="AUTH CRAM-MD5 NTLM")
-        assert "without MD5" in str(error)
-        assert str(error).endswith("it offers CRAM-MD5 NTLM")
+    unsupported = mock.Mock(side_effect=ValueError("unsupported hash type md5"))
+    monkeypatch.setattr(hmac, "HMAC", unsupported)
+    commands, error = with_password(serve, "235 welcome", offered=offered)
+    assert commands == command
+    assert (told or "None") in str(error)
 
 
 class TestSmtplib:
@@ -228,3 +202,55 @@ class TestSmtplib:
         with mock.patch.object(smtplib.SMTP, "login") as login:
             assert with_password(serve) == ([], None)
         assert login.call_count == 1
+
+
+NAME, WORD = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
+DIGEST = hmac.new(WORD.encode(), b"<1@example.com>", "md5").hexdigest()
+
+
+class TestReply:
+    """What a server says does not show the login, in whatever form it repeats it."""
+
+    @pytest.mark.parametrize(
+        "secret",
+        [
+            NAME,
+            NAME.upper(),
+            WORD,
+            base64(NAME),
+            base64(WORD),
+            base64(f"\0{NAME}\0{WORD}"),
+            base64(f"{WORD}\r\n"),
+            base64(WORD).rstrip("="),
+            base64(f"{NAME} {DIGEST}"),  # CRAM-MD5 (RFC 2195, 2)
+            base64(f"user={NAME}\1auth=Bearer {WORD}\1\1"),
+        ],
+    )
+    def test_has_stars_for_the_login_and_nothing_else(self, secret):
+        redactor = Redactor(NAME, WORD)
+        assert redactor.redact(f"no: {secret}, sorry") == "no: *****, sorry"
+        assert redactor.redact(f"no: {secret}, sorry".encode()) == b"no: *****, sorry"
+
+    @pytest.mark.parametrize(
+        "password", ["it's", 'say "it"', "a\\b", "a\\'b", "a\tb", "'\"\\'"]
+    )
+    @pytest.mark.parametrize("before", ["", "'", '"', "'\""])
+    def test_has_them_when_smtplib_quotes_it(self, password, before):
+        reply = repr(f"334 {before} {password} go on".encode())
+        assert " ***** go on" in Redactor("user", password).redact(f"no: {reply}")
+
+    @pytest.mark.parametrize(
+        ("login", "reply", "expected"),
+        [
+            # Words of one or two letters are none that can be hidden.
+            (("", ""), "no mail to you", "no mail to you"),
+            (("a", "no"), "no mail to you", "no mail to you"),
+            (("me", "you"), "no mail to you", "no mail to *****"),
+            (("", "you"), "no mail to you", "no mail to you"),
+            # The same characters in the middle of base64 are something else.
+            (("root", "ab1"), f"id x{base64('root')}", f"id x{base64('root')}"),
+            (("root", "ab1"), f"id {base64('root!xyz')} end", "id ***** end"),
+        ],
+    )
+    def test_keeps_what_is_no_secret(self, login, reply, expected):
+        assert Redactor(*login).redact(reply) == expected

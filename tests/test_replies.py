@@ -3,16 +3,14 @@
 ``tox -e fuzz`` tries for minutes what this tries for seconds.
 """
 
-import socket
-import threading
-from contextlib import suppress
-from typing import NamedTuple
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
-from django.core.mail import EmailMessage
+from conftest import mails
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scripted import shut
+from scripted import ScriptedServer
 
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.retry import NOT_SENT, delivery_of
@@ -23,46 +21,31 @@ pytestmark = pytest.mark.fuzz
 END = b"the end\r\n.\r\n"
 
 
-class Conversation(NamedTuple):
+class Conversation:
     """What a server says: before it reads anything, and then each time it has read."""
 
-    answers: list[bytes]
-    is_silent: bool  # after that; else it ends the connection
-
-
-class Talker:
-    """A server that says its piece to whoever connects, and does not listen."""
-
-    def __init__(self):
-        self.conversation = Conversation([], is_silent=False)
+    def __init__(self, answers, is_silent=False):
+        self.answers = answers
+        self.is_silent = is_silent  # after that; else it ends the connection
         self.received = b""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._listen)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info):
-        shut(self._listener)
-        self._thread.join()
-
-    def _listen(self):
-        with self._listener, suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                with client, suppress(OSError):
-                    self._talk(client)
-
-    def _talk(self, client):
+    def with_client(self, client):
         received = b""
-        for answer in self.conversation.answers:
+        for answer in self.answers:
             client.sendall(answer)
             received += client.recv(65536)
             self.received = received
-        if self.conversation.is_silent:
+        if self.is_silent:
             client.makefile("rb").read()  # until the client has had enough
+
+
+class Talker(ScriptedServer):
+    """Says its piece to whoever connects, and does not listen."""
+
+    conversation = Conversation([])
+
+    def dialogue(self, client):
+        return SimpleNamespace(run=partial(self.conversation.with_client, client))
 
 
 @pytest.fixture(scope="module")
@@ -101,35 +84,29 @@ ANSWERS = st.lists(st.lists(REPLIES, min_size=1, max_size=4).map(b"".join), max_
 # Many go wrong at once; these do so late.
 GREETED = st.builds(lambda ehlo, rest: [b"220 hi\r\n", ehlo, *rest], EHLO, ANSWERS)
 SILENT = st.sampled_from([False, False, False, True])  # which takes the longest
-CONVERSATIONS = st.builds(Conversation, ANSWERS | GREETED, SILENT)
 
 LOGIN = {"username": "user", "password": "secret"}
 OPTIONS = [{}, LOGIN, {"use_tls": True, **LOGIN}, {"use_ssl": True}, {"conn_max_age": 60}]
-GROUP = b"250 ok\r\n250 ok\r\n354 go\r\n"
+PIPELINING = [b"220 hi\r\n", reply(250, ["", "PIPELINING"]), b"250 ok\r\n250 ok\r\n354 go\r\n"]
+CHALLENGE = [b"220 hi\r\n", reply(250, ["", "AUTH CRAM-MD5"]), b"334 \xff\r\n"]
 
 
 # The server is one for all examples, and told before each what to say.
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(CONVERSATIONS, st.sampled_from(OPTIONS))
-@example(
-    Conversation([b"220 hi\r\n", reply(250, ["", "PIPELINING"]), GROUP, b"250 ok\r\n"], False),
-    {"conn_max_age": 60},
-)
-@example(Conversation([b"220 hi\r\n", reply(250, ["", "PIPELINING"]), GROUP], True), {})
-@example(
-    Conversation([b"220 hi\r\n", reply(250, ["", "AUTH CRAM-MD5"]), b"334 \xff\r\n"], False),
-    LOGIN,
-)
+@given(st.builds(Conversation, ANSWERS | GREETED, SILENT), st.sampled_from(OPTIONS))
+@example(Conversation([*PIPELINING, b"250 ok\r\n"]), {"conn_max_age": 60})
+@example(Conversation(PIPELINING, is_silent=True), {})
+@example(Conversation(CHALLENGE), LOGIN)
 def test_send_ends_in_success_or_an_oserror(server, conversation, options):
-    server.conversation, server.received = conversation, b""
+    server.conversation = conversation
     backend = EmailHostsBackend("127.0.0.1", server.port, timeout=0.2, **options)
-    message = EmailMessage("Hello", "the end", "a@example.com", ["b@example.net"])
+    batch = mails("a", content="the end")
     try:
-        assert backend.send_messages([message]) == 1
-        assert END in server.received
-        backend.send_messages([message])  # over what was parked, if it was
+        assert backend.send_messages(batch) == 1
+        assert END in conversation.received
+        backend.send_messages(batch)  # over what was parked, if it was
     except OSError as error:
         if delivery_of(error) == NOT_SENT:
-            assert not server.received.endswith(END)
+            assert not conversation.received.endswith(END)
     finally:
         pool.close_all()
