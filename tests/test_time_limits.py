@@ -1,5 +1,9 @@
-"""Only errors of mail are collected or ignored. Any other ends the send at once."""
+"""What code of a project may raise: only errors of mail are collected or ignored.
 
+A time limit ends the send at once. What a handler of the log does, no send suffers from.
+"""
+
+import logging
 import signal
 import smtplib
 import sys
@@ -17,6 +21,8 @@ from scripted import BODY, to
 
 from email_hosts import signals
 from email_hosts.backends import RoutingBackend, base, can_be_retried, get_connection, routing
+from email_hosts.exceptions import AllHostsFailed
+from email_hosts.log import logger
 
 pytestmark = pytest.mark.usefixtures("limit")
 
@@ -153,8 +159,7 @@ def other(module: str) -> type[Exception]:
     return type("Error", (Exception,), {"__module__": module})
 
 
-OF_MAIL = [ConnectionError, ProviderError]
-OF_MAIL += map(other, ["requests.x", "urllib3", "httpx", "botocore.x", "anymail"])
+OF_MAIL = [ConnectionError, ProviderError, other("requests.x"), other("botocore.x")]
 OTHERS = [ValueError, other("billiard.exceptions"), other("shop")]
 
 
@@ -179,6 +184,45 @@ def test_of_closing_one_connection_closes_the_others(settings):
     ):
         send("router", mails(*"01"))
     assert closed.call_count == 2
+
+
+class Mailing(logging.Handler):
+    """Mails what is logged through the host that it is about, and then fails."""
+
+    error: type[Exception] = RuntimeError
+
+    def emit(self, record: logging.LogRecord) -> None:
+        get_connection("failing").send_messages(mails("admin"))
+        raise self.error
+
+
+class TestLogHandler:
+    @pytest.fixture(autouse=True)
+    def handler(self, closed_port, settings):
+        settings.EMAIL_HOSTS |= {
+            "down": f"smtp://127.0.0.1:{closed_port}",
+            "failing": "failover:down,smtp",
+        }
+        logger.addHandler(handler := Mailing())
+        yield handler
+        logger.removeHandler(handler)
+
+    def test_may_mail_about_a_failure_and_the_message_comes_next(self, server):
+        assert send("failing", mails("someone")) == 1
+        recipients = [one.recipients[0] for one in server.accepted]
+        assert recipients == ["admin@example.net", "someone@example.net"]
+
+    def test_may_mail_without_end_where_that_fails(self, settings):
+        settings.EMAIL_HOSTS |= {"failing": "failover:down"}
+        with pytest.raises(AllHostsFailed):
+            send("failing", mails("someone"), fail_silently=False)
+
+    @pytest.mark.parametrize("way", ["smtp", "router"])
+    def test_may_be_ended_by_a_time_limit(self, way, handler, server):
+        server.script = to("0@", "550 no")
+        handler.error = other("billiard.exceptions")
+        with pytest.raises(handler.error):
+            send(way, mails("0"))
 
 
 # Python closes a socket that nobody has any more, with a warning.
