@@ -56,6 +56,11 @@ def failure(*command, hosts, **options):
     return message, out.getvalue().splitlines()
 
 
+def rows(lines):
+    """Return the lines of a table, without times."""
+    return [re.sub(" [0-9]+ ms", "", re.sub("  +", " | ", line)) for line in lines[1:]]
+
+
 # A server may send any character.
 ODD = "4.7.0  \x1b[2J\xff Try later"
 
@@ -250,29 +255,19 @@ disk  file        mail/out          -         -                                 
     def test_no_hosts_are_no_error(self):
         assert run("checkemailhosts", hosts={}) == "EMAIL_HOSTS names no host.\n"
 
-    @pytest.mark.parametrize(
-        ("key", "dsn", "name", "status"),
-        [
-            ("shop", "backend://a.B?port=465", "shop", "cannot be imported"),
-            (7, "smtp://h", "7", "must be a string, not int"),
-            (LOGIN_DSN.encode(), "smtp://h", "(a DSN)", "not bytes"),
-            (LOGIN_DSN, "smtp://h", "(a DSN)", "connection_from_dsn()"),
-            ("a\n\x1b[2J", "smpt://h", r"a\n\x1b[2J", "did you mean 'smtp'"),
-        ],
-    )
-    def test_host_that_is_not_valid_is_shown_as_check_says_it(self, key, dsn, name, status):
-        hosts = {key: dsn, "local": "smtp://localhost"}
-        message, (_, line, _) = failure("checkemailhosts", hosts=hosts)
-        assert message == f"1 of 2 failed: {name}"
-        assert line.startswith(f"{name} ")
-        assert status in line
+    def test_hosts_that_are_not_valid_are_shown_as_check_says_it(self):
+        keys = (7, LOGIN_DSN.encode(), LOGIN_DSN, "a\n\x1b[2J")
+        message, (_, *lines) = failure(
+            "checkemailhosts", hosts=dict.fromkeys(keys, "smpt://h")
+        )
+        assert message == r"4 of 4 failed: 7, (a DSN), (a DSN), a\n\x1b[2J"
+        reasons = ["string, not int", "string, not bytes", "must not be a DSN", "'smpt'"]
+        assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
 
     def test_has_colours_that_can_be_switched_off(self):
-        """A warning is no failure."""
         hosts = {"good": "smtp://h", "none": "", "bad": "smpt://h"}
         _, coloured = failure("checkemailhosts", hosts=hosts, force_color=True)
-        message, plain = failure("checkemailhosts", hosts=hosts, no_color=True)
-        assert message == "1 of 3 failed: bad"
+        _, plain = failure("checkemailhosts", hosts=hosts, no_color=True)
         style = color_style(force_color=True)
         styles = (style.MIGRATE_HEADING, style.SUCCESS, style.WARNING, style.ERROR)
         for line, colour in zip(coloured, styles, strict=True):
@@ -287,11 +282,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from django.core.management import execute_from_command_line
 execute_from_command_line(["", "checkemailhosts", "--connect"])
 """
-
-
-def rows(lines):
-    """Return the lines of a table, without times."""
-    return [re.sub(" [0-9]+ ms", "", re.sub("  +", " | ", line)) for line in lines[1:]]
 
 
 class TestConnect:
