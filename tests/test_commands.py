@@ -234,10 +234,6 @@ disk  file        mail/out          -         -                                 
         with override_settings(MAILERS={"a": mailer(**options)}):
             assert "  ***** (oauth2: a callable)  " in run("checkemailhosts", hosts={})
 
-    def test_shows_the_hosts_asked_for(self):
-        lines = run("checkemailhosts", "free", "disk", hosts=self.HOSTS).splitlines()[:3]
-        assert [line.split()[0] for line in lines] == ["HOST", "free", "disk"]
-
     @pytest.mark.parametrize(
         ("argument", "reason"),
         [
@@ -287,14 +283,7 @@ execute_from_command_line(["", "checkemailhosts", "--connect"])
 class TestConnect:
     """checkemailhosts --connect"""
 
-    def test_goes_through_tls_and_login_and_sends_nothing(self, start_server, tls, cafile):
-        server = start_server(context=tls, login=SECRETS)
-        dsn = f"submission://{LOGIN}@127.0.0.1:{server.port}?ssl_cafile={cafile}"
-        printed = run("checkemailhosts", hosts={"a": dsn}, connect=True)
-        assert re.search("  OK [0-9]+ ms\n$", printed)
-        assert server.received == []
-
-    def test_includes_the_greetings_of_both_sides(self, serve):
+    def test_includes_the_greetings_of_both_sides_and_sends_nothing(self, serve):
         server = serve()
         run("checkemailhosts", hosts={"a": f"smtp://127.0.0.1:{server.port}"}, connect=True)
         server.wait_for_clients_to_go()
@@ -319,7 +308,8 @@ class TestConnect:
         assert " | b: Connection refused; c: unknown scheme " in bad
         assert " | bad: b: Connection refused; c: unknown scheme " in worse
         assert "itself -> itself" in itself
-        assert "a: OK" in run("checkemailhosts", "half", hosts=hosts, connect=True)
+        _, *asked_for = run("checkemailhosts", "half", hosts=hosts, connect=True).splitlines()
+        assert [line.split()[0] for line in asked_for] == ["half"]
 
     @needs_mailers
     def test_tries_mailers_with_our_backends_too(self, start_server):  # pragma: mailers-only
@@ -440,11 +430,6 @@ class TestFromSettings:
     )
     def test_shows_the_dsn(self, settings, expected):
         assert self.shown(**settings) == expected
-
-    def test_shows_the_login_if_asked(self):
-        login = {"EMAIL_HOST_USER": "me@example.com", "EMAIL_HOST_PASSWORD": "p/a#s+%"}
-        dsn = "smtp://me%40example.com:p%2Fa%23s%2B%25@localhost"
-        assert self.shown("--show-password", **login) == dsn
 
     @pytest.mark.fuzz
     @given(

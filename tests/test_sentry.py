@@ -91,10 +91,8 @@ def assert_clean(caught):
     for shown in (tool(caught) for tool in TOOLS):
         assert type(caught.value).__name__ in shown
         assert_hidden(shown)
-    for error in filter(
-        None, (caught.value, caught.value.__cause__, caught.value.__context__)
-    ):
-        for frame, _ in traceback.walk_tb(error.__traceback__):
+    for error in (caught.value, caught.value.__cause__, caught.value.__context__):
+        for frame, _ in traceback.walk_tb(error and error.__traceback__):
             path = Path(frame.f_code.co_filename)
             assert PACKAGE not in path.parents or path.stem == "boundary" or not frame.f_locals
 
@@ -130,19 +128,12 @@ SCRIPTS = {
     "bad message": ({}, "PLAIN"),
     "parked": ({}, "PLAIN"),
 }
-OTHERS = [
-    "no server",
-    "untrusted",
-    "no STARTTLS",
-    "no TLS",
-    "no such certificate",
-    "not ASCII",
-]
+OTHERS = ["no server", "untrusted", "no STARTTLS", "no TLS", "no such file", "not ASCII"]
 SCHEMES = {"untrusted": "submission", "no STARTTLS": "submission", "no TLS": "submissions"}
 OPTIONS = {
     "parked": "&conn_max_age=60",
     "timed out": "&timeout=0.2",
-    "no such certificate": "&tls&ssl_cafile=/no/such",
+    "no such file": "&tls&ssl_cafile=/no/such",
 }
 SENDS = [(failure, "shop") for failure in (*SCRIPTS, *OTHERS)]
 SENDS += [
@@ -159,8 +150,10 @@ def name(failure, way, serve, start_server, tls, closed_port, settings):
     replies, mechanisms = SCRIPTS.get(failure, ({}, "PLAIN"))
     replies = {"AUTH": "235 welcome", **replies}
     server = serve(lambda step, argument: replies.get(step), extensions=[f"AUTH {mechanisms}"])
-    ports = {"no server": closed_port, "untrusted": start_server(context=tls).port}
-    address = f"127.0.0.1:{ports.get(failure, server.port)}"
+    port = closed_port if failure == "no server" else server.port
+    if failure == "untrusted":
+        port = start_server(context=tls).port
+    address = f"127.0.0.1:{port}"
     username = USERNAME + "%C3%BC" * (failure == "not ASCII")
     dsn = f"{SCHEMES.get(failure, 'smtp')}://{username}:{PASSWORD}@{address}"
     dsn += f"?local_hostname=here{OPTIONS.get(failure, '')}"
