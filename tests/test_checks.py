@@ -86,7 +86,6 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         (("smtp://h",), "E002 tuple...comma"),
         ("smtp://u:p/q@h", "E002 percent-encode...urllib.parse.quote(password"),
         ("'smtp://h'", "E002 .env"),
-        ("smtp://h?timeout=0", "E002 timeout...README"),
         ("submission://u@h?oauth2=no.such", "E002 oauth2...token(username"),
         # E002: its backend does not take these options
         (CHOOSY, "E002 'color'...documentation"),
@@ -120,7 +119,6 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         # W008: it has a password that Microsoft switches off
         ("submission://u:p@SMTP.Office365.com.", IN_2026),
         ("submission://u:p@smtp-legacy.office365.com", IN_2026),
-        ("submission://u:p@smtp-mail.outlook.com", IN_2026),
         (f"{ANY_OPTION}?host=smtp.office365.com&password=p", []),
         ("submission://u@smtp.office365.com?oauth2=email_hosts.backends.get_connection", []),
         # W009: it redirects
@@ -145,7 +143,6 @@ CYCLE = {"a": "failover:b", "b": f"roundrobin:c{SENDER}", "c": "failover:a"}
         ({DSN.encode(): DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...not bytes']),
         ({DSN: DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...must not be a DSN']),
         # All that is wrong is told at once, and the rest is checked.
-        ({"a": "smpt://h", "b": 5, **H, "d": "console:"}, ["E002", "W004"]),
         ({"b": 5, **H, "c": "smpt://h", "d": "console:"}, ["E002", "E002", "W004"]),
         ({"all": "failover:a", "a": ""}, ['E004 EMAIL_HOSTS["all"]..."a"', "W001"]),
         ({"all": "failover:a", "a": "smpt://h"}, ["E002"]),
@@ -324,16 +321,12 @@ class TestMailers:  # pragma: mailers-only
     @pytest.mark.parametrize(
         ("mailer", "expected"),
         [
-            (5, "E001 each entry...not int"),
             (DSN, "E001 must be a dict...MAILERS = {**mailers(EMAIL_HOSTS)}"),
             ({"OPTIONS": 5}, "E001 the OPTIONS...dict of names"),
-            (ours(host="h", timout=5), "E002 did you mean 'timeout'"),
             (ours(), "E002 'host'...README"),
             ({"BACKEND": DSN}, "E002 not a DSN; write the DSN in EMAIL_HOSTS"),
             ({"BACKEND": "console:"}, "E002 not a DSN; write the DSN in EMAIL_HOSTS"),
-            ({"BACKEND": 5}, "E002 the backend must be...not int"),
             (ours(HOST_BACKEND, backend=DSN), "E002 the backend must be...not a DSN"),
-            (ours(HOST_BACKEND, backend=[5]), "E002 the backend must be...not list"),
             (ours(ROUTER, hosts="a"), "E002 'hosts'"),
             (ours("email_hosts.backends.Router"), "E003 email_hosts.backends.Router"),
             (ours(FAILOVER, hosts="m"), "E004 m -> m"),
