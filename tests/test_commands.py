@@ -3,6 +3,7 @@
 import queue
 import re
 import signal
+import smtplib
 import sys
 import threading
 from functools import partial
@@ -106,7 +107,11 @@ def test_both_commands_say_why_a_host_does_not_work(dsn, reason, ports):
         assert local.endswith("  OK, no server to connect to")
 
 
-ERRORS = {"exit": SystemExit(), "odd": RuntimeError("\x1b[2J on\none line")}
+ERRORS = {
+    "exit": SystemExit(),
+    "odd": RuntimeError("\x1b[2J on\none line"),
+    "text": smtplib.SMTPConnectError(554, "no bytes"),
+}
 
 
 class Odd(DummyBackend):
@@ -153,13 +158,14 @@ class TestSend:
     @pytest.mark.parametrize(
         ("key", "recipients", "told"),
         [
-            ("x", [TO], "x: not sent: .*known hosts: shop, club, none, odd$"),
+            ("x", [TO], "x: not sent: .*known hosts: shop, club, none, odd, text$"),
             (LOGIN_DSN, [TO], r"\(a DSN\): not sent: the key of a host must not be a DSN"),
             ("shop", [TO], "shop: not sent: recipients refused: 550 5.1.1 no such mailbox$"),
             ("shop", [TO, "b@x.net"], f"shop: refused {TO}: 550 5.1.1 no such mailbox$"),
             ("club, shop, none", [TO], "2 of 3 failed: shop, none$"),
             ("none", [TO], "none: not sent: the backend took no message$"),
             ("odd", [TO], r"odd: not sent: RuntimeError: \\x1b\[2J on one line$"),
+            ("text", [TO], "text: not sent: 554 no bytes$"),
             ("shop", ["a@b\nc@d"], r"Recipient 'a@b\\nc@d' must be one email address"),
             ("shop", [LOGIN_DSN], r"Recipient '\(a DSN\)' must be one email address"),
         ],
@@ -169,7 +175,7 @@ class TestSend:
             "shop": f"smtp://127.0.0.1:{start_server(refused=[TO]).port}",
             "club": "dummy:",
             "none": f"backend://{__name__}.Odd",
-            "odd": f"backend://{__name__}.Odd?error=odd",
+            **{key: f"backend://{__name__}.Odd?error={key}" for key in ("odd", "text")},
         }
         message, _ = failure(SEND, key, *recipients, hosts=hosts)
         assert re.match(told, message)
@@ -288,6 +294,11 @@ class TestConnect:
         run("checkemailhosts", hosts={"a": f"smtp://127.0.0.1:{server.port}"}, connect=True)
         server.wait_for_clients_to_go()
         assert [command[:4] for command in server.commands] == ["ehlo", "QUIT"]
+
+    def test_is_none_to_hosts_that_tests_capture(self):
+        out = StringIO()
+        call_command("checkemailhosts", connect=True, stdout=out)
+        assert len(re.findall("  OK [0-9]+ ms", out.getvalue())) == 2
 
     def test_tries_the_members_of_several_hosts(self, start_server, closed_port):
         """One that works is enough."""
