@@ -367,6 +367,11 @@ class TestNote:  # pragma: notes-only
                 HostBackend(Failing(fails), alias=alias).send_messages(of(mails("a")))
             assert caught.value.__notes__ == [f"email host {name}"]
 
+    def test_names_the_key_when_it_is_opened(self):
+        with pytest.raises(OSError, match="open") as caught:
+            HostBackend(Failing("open"), alias="own").open()
+        assert caught.value.__notes__ == ['email host "own"']
+
     def test_names_the_key_of_a_backend_that_cannot_be_made(self, settings):
         settings.EMAIL_HOSTS = {
             "own": f"backend://{__name__}.Failing?fails=init",

@@ -113,6 +113,15 @@ def test_of_a_backend_that_is_not_ours_ends_the_send(method, way, server, settin
     assert server.accepted == []
 
 
+def test_of_one_list_of_a_backend_that_is_not_ours_leaves_it_unknown_what_was_sent():
+    with (
+        mock.patch.object(Outside, "send_messages", side_effect=TimeLimit),
+        pytest.raises(TimeLimit) as caught,
+    ):
+        send("outside", mails(*"0123"), fail_silently=False)
+    assert not hasattr(caught.value, "sent")
+
+
 @pytest.mark.skipif(
     not hasattr(signal, "pthread_kill"), reason="there are no such signals on Windows"
 )
@@ -192,8 +201,10 @@ class Mailing(logging.Handler):
     """Mails what is logged through the host that it is about, and then fails."""
 
     error: type[Exception] = RuntimeError
+    number = 0
 
     def emit(self, record: logging.LogRecord) -> None:
+        self.number += 1
         get_connection("failing").send_messages(mails("admin"))
         raise self.error
 
@@ -214,10 +225,11 @@ class TestLogHandler:
         recipients = [one.recipients[0] for one in server.accepted]
         assert recipients == ["admin@example.net", "someone@example.net"]
 
-    def test_may_mail_without_end_where_that_fails(self, settings):
+    def test_that_mails_about_a_failure_and_fails_itself_has_an_end(self, handler, settings):
         settings.EMAIL_HOSTS |= {"failing": "failover:down"}
         with pytest.raises(AllHostsFailed):
             send("failing", mails("someone"), fail_silently=False)
+        assert handler.number == 1
 
     @pytest.mark.parametrize("way", ["smtp", "router"])
     def test_may_be_ended_by_a_time_limit(self, way, handler, server):
