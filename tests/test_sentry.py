@@ -10,6 +10,7 @@ import traceback
 from base64 import b64encode
 from collections import UserDict
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -316,12 +317,12 @@ def calling(module, function):
 )
 def test_clients_below_ours_have_no_variables_and_those_of_the_project_have(modules, cleared):
     host = HostBackend(Failing(), alias="shop")
-    call = host.wrapped.open
+    call: Any = partial(Failing().send_messages, [])
     for module in reversed(modules):
         call = calling(module, call)
-    host.wrapped.fails, host.wrapped.send_messages = "open", call
-    with pytest.raises(OSError, match="no open") as caught:
-        host.send_messages(mails("a"))
+    host.wrapped.send_messages = call
+    with pytest.raises(OSError, match="no send") as caught:
+        host.send_messages(iter(mails("a")))
     frames = [frame for frame, _ in traceback.walk_tb(caught.tb)]
     calls = [frame for frame in frames if frame.f_code.co_name == "call"]
     assert ["held" not in frame.f_locals for frame in calls] == cleared
