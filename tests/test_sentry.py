@@ -1,52 +1,51 @@
-"""Wherever a send fails, no tool shows the login: the matrix of failures, ways and tools."""
+"""Wherever something fails: no tool shows the login, and an error says which host it was.
 
+A matrix of places and tools.
+"""
+
+import gc
+import smtplib
 import sys
 import traceback
 from base64 import b64encode
+from collections import UserDict
 from contextlib import suppress
-from io import StringIO
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import sentry_sdk
-from django.core.mail import EmailMessage
+from conftest import mails
+from django.conf import settings as django_settings
+from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import CommandError, call_command
-from django.test import override_settings
 from django.views.debug import ExceptionReporter
-from scripted import BODY, CLOSE
+from scripted import BODY, CLOSE, HANG
 
-from email_hosts.backends import RoutingBackend, get_connection
-from email_hosts.exceptions import InvalidEmailHost
+import email_hosts
+from email_hosts import checks, mailers
+from email_hosts.backends import (
+    EmailHostsBackend,
+    HostBackend,
+    RoutingBackend,
+    connection_from_dsn,
+    get_connection,
+)
+from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
 from email_hosts.signals import message_failed
+from email_hosts.testing import real_hosts
 
+PACKAGE = Path(email_hosts.__file__).parent
 USERNAME, PASSWORD = "Kx7vQz9-name", "Wj4bYt2-word"
+LOGIN = f"{USERNAME}:{PASSWORD}"
 SECRETS = [
     encoded
     for secret in (USERNAME, PASSWORD, f"\0{USERNAME}\0{PASSWORD}")
     for encoded in (secret, b64encode(secret.encode()).decode().rstrip("="))
 ]
-
-# What the server answers, and how it lets clients log in.
-SCRIPTS = {
-    "banner": ({"banner": "554 no"}, "PLAIN"),
-    "greeting": ({"EHLO": "502 no", "HELO": "502 no"}, "PLAIN"),
-    "PLAIN refused": ({"AUTH": f"535 no {USERNAME} with {PASSWORD}"}, "PLAIN"),
-    "LOGIN refused": ({"AUTH": "334 UGFzc3dvcmQ6"}, "LOGIN"),
-    "CRAM-MD5 refused": ({"AUTH": "334 PDFAZXhhbXBsZS5jb20+"}, "CRAM-MD5"),
-    "all refused": ({"AUTH": "535 no"}, "CRAM-MD5 LOGIN PLAIN"),
-    "no way to log in": ({}, "X"),
-    "bad challenge": ({"AUTH": "334 !!!notb64=a"}, "CRAM-MD5"),
-    "lost at login": ({"AUTH": CLOSE}, "PLAIN"),
-    "MAIL refused": ({"MAIL": "550 no"}, "PLAIN"),
-    "MAIL lost": ({"MAIL": CLOSE}, "PLAIN"),
-    "RCPT refused": ({"RCPT": "550 no"}, "PLAIN"),
-    "DATA refused": ({"DATA": "554 no"}, "PLAIN"),
-    "body refused": ({BODY: "554 spam"}, "PLAIN"),
-    "body lost": ({BODY: CLOSE}, "PLAIN"),
-    "bad message": ({}, "PLAIN"),
-    "parked": ({}, "PLAIN"),
-}
-OTHERS = ("no server", "untrusted certificate", "no TLS", "no such certificate", "not ASCII")
-ERRORS = (OSError, ValueError, InvalidEmailHost, CommandError)
 
 
 def with_traceback(caught):
@@ -83,95 +82,20 @@ SHOW_FRAMES = (with_traceback, with_pytest, with_sentry)
 TOOLS = (*SHOW_FRAMES, with_django)
 
 
-@pytest.fixture
-def hosts(failure, serve, start_server, tls, closed_port):
-    """The host ``shop``, whose sends fail so, and ``all`` that sends through it."""
-    replies, mechanisms = SCRIPTS.get(failure, ({}, "PLAIN"))
-    replies = {"AUTH": "235 welcome", **replies}
-    server = serve(lambda step, argument: replies.get(step), extensions=[f"AUTH {mechanisms}"])
-    port = {
-        "no server": closed_port,
-        "untrusted certificate": start_server(context=tls).port,
-    }.get(failure, server.port)
-    scheme = "submission" if failure in {"untrusted certificate", "no TLS"} else "smtp"
-    more = {"parked": "?conn_max_age=60", "no such certificate": "?tls&ssl_cafile=/no/such"}
-    username = USERNAME + "%C3%BC" * (failure == "not ASCII")
-    dsn = f"{scheme}://{username}:{PASSWORD}@127.0.0.1:{port}{more.get(failure, '')}"
-    hosts = {"shop": dsn, "all": "failover:shop"}
-    with override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=lambda message: "shop"):
-        if failure == "parked":
-            get_connection("shop").send_messages([EmailMessage(to=["a@example.net"])])
-            replies |= {"MAIL": CLOSE, "AUTH": "535 no"}
-        yield
-
-
-def send(failure, way, **options):
-    subject = "a\nb" if failure == "bad message" else "Hello"
-    message = EmailMessage(subject, "World", to=["a@example.net"])
-    is_router = way == "router"
-    connection = RoutingBackend(**options) if is_router else get_connection(way, **options)
-    connection.send_messages([message])
-
-
 def assert_hidden(shown):
     __tracebackhide__ = True
     assert [secret for secret in SECRETS if secret in shown] == []
 
 
-@pytest.mark.usefixtures("hosts")
-@pytest.mark.parametrize("way", ["shop", "all", "router"])
-@pytest.mark.parametrize("failure", [*SCRIPTS, *OTHERS])
-class TestFailure:
-    def test_is_shown_without_the_login(self, failure, way):
-        with pytest.raises(ERRORS) as caught:
-            send(failure, way)
-        for shown in (tool(caught) for tool in TOOLS):
-            assert type(caught.value).__name__ in shown
-            assert_hidden(shown)
-
-    def test_is_shown_to_a_receiver_without_the_login(self, failure, way):
-        """While frames are still at work, and afterwards."""
-        errors: list[Exception] = []
-        shown: list[str] = []
-
-        def receive(error, **others):
-            errors.append(error)
-            with pytest.raises(type(error)) as caught:
-                raise error
-            shown.extend(tool(caught) for tool in SHOW_FRAMES)
-
-        message_failed.connect(receive)
-        with pytest.raises(ERRORS):
-            send(failure, way)
-        message_failed.disconnect(receive)
-        receive(*errors)
-        assert len(shown) == 2 * len(SHOW_FRAMES)
-        assert_hidden("".join(shown))
-
-    def test_is_logged_without_the_login(self, failure, way, caplog):
-        caplog.set_level("DEBUG")
-        with suppress(*ERRORS):  # what is not of mail is raised
-            send(failure, way, fail_silently=True)
-        assert_hidden(caplog.text)
-
-
-@pytest.mark.usefixtures("hosts")
-@pytest.mark.parametrize("failure", sorted({*SCRIPTS, *OTHERS} - {"bad message"}))
-def test_command_prints_no_login(failure):
-    out = StringIO()
-    with pytest.raises(CommandError) as caught:
-        call_command("sendtestemailhosts", "shop", "a@example.net", stdout=out)
-    assert_hidden(out.getvalue() + "".join(tool(caught) for tool in TOOLS))
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no notes")
-@pytest.mark.usefixtures("hosts")
-@pytest.mark.parametrize("tool", SHOW_FRAMES)
-@pytest.mark.parametrize("failure", ["no server", "MAIL refused"])
-def test_host_is_shown(failure, tool):  # pragma: notes-only
-    with pytest.raises(OSError, match=r"refused|no") as caught:
-        send(failure, "shop")
-    assert 'email host "shop" (127.0.0.1:' in tool(caught).replace("\\", "")
+def assert_clean(caught):
+    """No tool shows the login, and no frame of ours has a variable, but the boundary's."""
+    for shown in (tool(caught) for tool in TOOLS):
+        assert type(caught.value).__name__ in shown
+        assert_hidden(shown)
+    for error in (caught.value, caught.value.__cause__, caught.value.__context__):
+        for frame, _ in traceback.walk_tb(error and error.__traceback__):
+            path = Path(frame.f_code.co_filename)
+            assert PACKAGE not in path.parents or path.stem == "boundary" or not frame.f_locals
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -182,3 +106,289 @@ def test_login_in_a_frame_would_be_found(tool):
     with pytest.raises(OSError, match="no") as caught:
         log_in(PASSWORD)
     assert PASSWORD in tool(caught)
+
+
+# What the server answers, and how it lets clients log in.
+SCRIPTS = {
+    "banner": ({"banner": "554 no"}, "PLAIN"),
+    "timed out": ({"banner": HANG}, "PLAIN"),
+    "greeting": ({"EHLO": "502 no", "HELO": "502 no"}, "PLAIN"),
+    "PLAIN refused": ({"AUTH": f"535 no {USERNAME} with {PASSWORD}"}, "PLAIN"),
+    "LOGIN refused": ({"AUTH": "334 UGFzc3dvcmQ6"}, "LOGIN"),
+    "CRAM-MD5 refused": ({"AUTH": "334 PDFAZXhhbXBsZS5jb20+"}, "CRAM-MD5"),
+    "all refused": ({"AUTH": "535 no"}, "CRAM-MD5 LOGIN PLAIN"),
+    "no way to log in": ({}, "X"),
+    "bad challenge": ({"AUTH": "334 !!!notb64=a"}, "CRAM-MD5"),
+    "lost at login": ({"AUTH": CLOSE}, "PLAIN"),
+    "MAIL refused": ({"MAIL": "550 no"}, "PLAIN"),
+    "MAIL lost": ({"MAIL": CLOSE}, "PLAIN"),
+    "RCPT refused": ({"RCPT": "550 no"}, "PLAIN"),
+    "DATA refused": ({"DATA": "554 no"}, "PLAIN"),
+    "body refused": ({BODY: "554 spam"}, "PLAIN"),
+    "body lost": ({BODY: CLOSE}, "PLAIN"),
+    "bad message": ({}, "PLAIN"),
+    "parked": ({}, "PLAIN"),
+}
+OTHERS = ["no server", "untrusted", "no STARTTLS", "no TLS", "no such file", "not ASCII"]
+SCHEMES = {"untrusted": "submission", "no STARTTLS": "submission", "no TLS": "submissions"}
+OPTIONS = {
+    "parked": "&conn_max_age=60",
+    "timed out": "&timeout=0.2",
+    "no such file": "&tls&ssl_cafile=/no/such",
+}
+SENDS = [(failure, "shop") for failure in (*SCRIPTS, *OTHERS)]
+SENDS += [
+    (failure, way)
+    for failure in ("no server", "PLAIN refused", "RCPT refused")
+    for way in ("kept", "parallel", "all", "router", "dsn", "tenant")
+]
+NOT_OF_MAIL = (InvalidEmailHost, ValueError)
+
+
+@pytest.fixture
+def name(failure, way, serve, start_server, tls, closed_port, settings):
+    """Hosts whose sends fail so. Return how notes on errors name the one that fails."""
+    replies, mechanisms = SCRIPTS.get(failure, ({}, "PLAIN"))
+    replies = {"AUTH": "235 welcome", **replies}
+    server = serve(lambda step, argument: replies.get(step), extensions=[f"AUTH {mechanisms}"])
+    port = closed_port if failure == "no server" else server.port
+    if failure == "untrusted":
+        port = start_server(context=tls).port
+    address = f"127.0.0.1:{port}"
+    username = USERNAME + "%C3%BC" * (failure == "not ASCII")
+    dsn = f"{SCHEMES.get(failure, 'smtp')}://{username}:{PASSWORD}@{address}"
+    dsn += f"?local_hostname=here{OPTIONS.get(failure, '')}"
+    settings.EMAIL_HOSTS = {
+        "shop": dsn,
+        "kept": f"{dsn}&conn_max_age=60",
+        "parallel": f"{dsn}&parallel=2",
+        "all": "failover:shop",
+    }
+    tenant = {"tenant": lambda message: connection_from_dsn(dsn)}
+    settings.EMAIL_HOSTS_ROUTER = tenant.get(way, lambda message: "shop")
+    if failure == "parked":
+        get_connection("shop").send_messages(mails("a"))
+        replies |= {"MAIL": CLOSE, "AUTH": "535 no"}
+    key = way if way in ("kept", "parallel") else "shop"
+    return address if way in ("dsn", "tenant") else f'"{key}" ({address})'
+
+
+@real_hosts()
+def send(failure, way, **options):
+    messages = mails("a", "b")
+    if failure == "bad message":
+        messages[0].subject = "a\nb"
+    if way == "dsn":
+        connection: Any = connection_from_dsn(django_settings.EMAIL_HOSTS["shop"], **options)
+    elif way in ("router", "tenant"):
+        connection = RoutingBackend(**options)
+    else:
+        connection = get_connection(way, **options)
+    return connection.send_messages(messages)
+
+
+@pytest.mark.parametrize(("failure", "way"), SENDS)
+class TestSend:
+    def test_is_shown_with_the_host_and_without_the_login(self, failure, way, name):
+        """To receivers of signals as well: while frames are still at work, and afterwards."""
+        errors: list[Any] = []
+        shown: list[str] = []
+
+        def receive(error, **others):
+            errors.append(error)
+            with pytest.raises(type(error)) as caught:
+                raise error
+            shown.extend(tool(caught) for tool in SHOW_FRAMES)
+
+        message_failed.connect(receive)
+        with pytest.raises((OSError, *NOT_OF_MAIL)) as caught:
+            send(failure, way)
+        message_failed.disconnect(receive)
+        receive(errors[0])
+        assert_clean(caught)
+        assert_hidden("".join(shown))
+        has_note = not isinstance(errors[0], InvalidEmailHost)
+        if sys.version_info >= (3, 11) and has_note:  # pragma: notes-only
+            assert errors[0].__notes__ == [f"email host {name}"]
+            assert all(name in text.replace("\\", "") for text in shown)
+
+    def test_is_logged_with_the_host_and_without_the_login(self, failure, way, name, caplog):
+        caplog.set_level("DEBUG")
+        with suppress(*NOT_OF_MAIL):
+            assert send(failure, way, fail_silently=True) == 0
+            assert name.partition(" ")[0] in caplog.text
+        assert_hidden(caplog.text)
+
+
+class Failing(BaseEmailBackend):
+    """A backend that is not ours, and fails where it is told to."""
+
+    def __init__(self, fails="send", **options):
+        del options  # or a tool may show them: they are the project's
+        self.fails = fails
+        self.fail("init")
+
+    def fail(self, where):
+        if where == self.fails:
+            raise OSError(f"no {where}")
+
+    def open(self):
+        self.fail("open")
+
+    def send_messages(self, email_messages):
+        self.fail("send")
+
+
+INVALID: dict[str, Any] = {
+    "scheme": f"smpt://{LOGIN}@h",
+    "path": f"smtp://{USERNAME}:{PASSWORD}/x@h",
+    "port": f"smtp://{LOGIN}@h:0",
+    "percent": f"smtp://{LOGIN}%@h",
+    "option": f"smtp://{LOGIN}@h?timout=5",
+    "value": f"smtp://{LOGIN}@h?timeout=0",
+    "sender": f"smtp://{LOGIN}@h?_server_email=root",
+    "file": f"smtps://{LOGIN}@h?ssl_keyfile=k",
+    "bytes": f"smtp://{LOGIN}@h".encode(),
+    "json": f"anymail+mailgun:?api_key={PASSWORD}&x={{",
+    "provider": f"anymail+mailgum:?api_key={PASSWORD}",
+    "backend": f"backend://{__name__}.Failing?fails=init&password={PASSWORD}",
+    "members": f"failover:smtp://{LOGIN}@a,smtp://{LOGIN}@b",
+    "cycle": "failover:cycle",
+}
+HOSTS = {**INVALID, "valid": f"submission://{LOGIN}@h"}
+
+
+class Broken(UserDict[str, Any]):
+    """A mapping that raises at its end, in no frame that holds the mapping."""
+
+    def __iter__(self):
+        return chain(self.data, map(int, ["the end"]))
+
+
+# Lambdas, because a tool shows the arguments of a partial. This file's frames hold none.
+CALLS: dict[str, Any] = {
+    **{f"key {key}": lambda key=key: get_connection(key) for key in INVALID},
+    **{f"DSN {key}": lambda key=key: connection_from_dsn(HOSTS[key]) for key in INVALID},
+    "send": lambda: call_command("sendtestemailhosts", "scheme", "a@example.net"),
+    "check": lambda: call_command("checkemailhosts"),
+    "missing key": lambda: get_connection("missing"),
+    "DSN for a key": lambda: get_connection(HOSTS["valid"]),
+    "option": lambda: get_connection("valid", timout=5),
+    "no host": lambda: get_connection("valid", host=""),
+    "secret option": lambda: get_connection("valid", timeout=5, passwrd=PASSWORD),
+    "mailers": lambda: mailers(HOSTS),
+    "SMTP": lambda: EmailHostsBackend("h", username=USERNAME, passwrd=PASSWORD),
+    "no backend": lambda: HostBackend("no.such.Backend", password=PASSWORD),
+    "backend": lambda: HostBackend(f"{__name__}.Failing", fails="init", password=PASSWORD),
+}
+OF_BROKEN: dict[str, Any] = {
+    **{name: CALLS[name] for name in ("missing key", "check", "send")},
+    "checks": lambda: checks.check_hosts(None),
+    "deployment checks": lambda: checks.check_deployment(None),
+}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "name"),
+    [*(("valid", name) for name in CALLS), *(("broken", name) for name in OF_BROKEN)],
+)
+def test_call_that_fails_shows_no_login(hosts, name, settings):
+    settings.EMAIL_HOSTS_STRICT = True
+    settings.EMAIL_HOSTS = Broken(HOSTS) if hosts == "broken" else HOSTS
+    with pytest.raises((CommandError, OSError, ValueError, InvalidEmailHost)) as caught:
+        (CALLS | OF_BROKEN)[name]()
+    assert_clean(caught)
+
+
+def calling(module, function):
+    """Return a function of this module that calls another, and holds a variable."""
+    names: dict[str, Any] = {"__name__": module, "function": function}
+    exec("def call(*messages):\n    held = 1\n    function()", names)
+    return names["call"]
+
+
+@pytest.mark.parametrize(
+    ("modules", "cleared"),
+    [
+        (["shop.mail", "http.client", "ssl"], [False, False, False]),
+        (["shop.mail", "smtplib", "ssl"], [False, True, True]),
+        (["http.client", "ssl"], [True, True]),
+    ],
+)
+def test_clients_below_ours_have_no_variables_and_those_of_the_project_have(modules, cleared):
+    host = HostBackend(Failing(), alias="shop")
+    call: Any = partial(Failing().send_messages, [])
+    for module in reversed(modules):
+        call = calling(module, call)
+    host.wrapped.send_messages = call
+    with pytest.raises(OSError, match="no send") as caught:
+        host.send_messages(iter(mails("a")))
+    frames = [frame for frame, _ in traceback.walk_tb(caught.tb)]
+    calls = [frame for frame in frames if frame.f_code.co_name == "call"]
+    assert ["held" not in frame.f_locals for frame in calls] == cleared
+
+
+def test_error_of_a_foreign_connection_can_be_looked_at():
+    """Python 3.13.0 crashes at a frame whose generator was closed (gh-125723)."""
+    host: Any = EmailHostsBackend("h")
+    host.connection = mock.Mock(sock=None)
+    host.connection.sendmail.side_effect = smtplib.SMTPDataError(554, b"no")
+    with pytest.raises(smtplib.SMTPDataError) as caught:
+        host.send_messages(mails("a", "b"))
+    assert_clean(caught)
+    host.fail_silently = True
+    assert host.send_messages(mails("a", "b")) == 0
+
+
+def test_error_is_in_no_circle_of_memory():
+    """What its frames hold, such as a lock, is let go when the caller is done with it."""
+
+    class OwnError(OSError):
+        pass
+
+    host = HostBackend(Failing())
+    host.wrapped.send_messages = mock.Mock(side_effect=OwnError)
+    gc.disable()
+    try:
+        with suppress(OwnError):
+            host.send_messages(mails("a"))
+        assert not any(type(each) is OwnError for each in gc.get_objects())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no notes")
+class TestNote:  # pragma: notes-only
+    """Of a host that is not one of ours, and of what is about no host."""
+
+    @pytest.mark.parametrize(("of", "fails"), [(list, "send"), (iter, "send"), (iter, "open")])
+    def test_names_the_key_or_the_class(self, of, fails):
+        for alias, name in [("own", '"own"'), (None, f"{__name__}.Failing")]:
+            with pytest.raises(OSError, match=fails) as caught:
+                HostBackend(Failing(fails), alias=alias).send_messages(of(mails("a")))
+            assert caught.value.__notes__ == [f"email host {name}"]
+
+    def test_names_the_key_when_it_is_opened(self):
+        with pytest.raises(OSError, match="open") as caught:
+            HostBackend(Failing("open"), alias="own").open()
+        assert caught.value.__notes__ == ['email host "own"']
+
+    def test_names_the_key_of_a_backend_that_cannot_be_made(self, settings):
+        settings.EMAIL_HOSTS = {
+            "own": f"backend://{__name__}.Failing?fails=init",
+            "all": "failover:own",
+        }
+        settings.EMAIL_HOSTS_ROUTER = lambda message: "own"
+        with pytest.raises(AllHostsFailed) as all_failed:
+            get_connection("all").send_messages(mails("a"))
+        with pytest.raises(OSError, match="init") as caught:
+            RoutingBackend().send_messages(mails("a"))
+        for error in (caught.value, all_failed.value.errors["own"]):
+            assert error.__notes__ == ['email host "own"']
+        assert not hasattr(all_failed.value, "__notes__")  # its text has the keys
+
+    def test_names_no_host_if_the_router_raises(self, settings):
+        settings.EMAIL_HOSTS_ROUTER = mock.Mock(side_effect=LookupError)
+        with pytest.raises(LookupError) as caught:
+            RoutingBackend().send_messages(mails("a"))
+        assert not hasattr(caught.value, "__notes__")

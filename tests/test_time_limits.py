@@ -1,7 +1,11 @@
-"""Only errors of mail are collected or ignored. Any other ends the send at once."""
+"""What code of a project may raise: only errors of mail are collected or ignored.
+
+A time limit ends the send at once. What a handler of the log does, no send suffers from.
+"""
 
 import logging
 import signal
+import smtplib
 import sys
 import threading
 from contextlib import suppress
@@ -16,29 +20,18 @@ from django.core.mail.backends.base import BaseEmailBackend
 from scripted import BODY, to
 
 from email_hosts import signals
-from email_hosts.backends import (
-    HostBackend,
-    RoutingBackend,
-    base,
-    can_be_retried,
-    get_connection,
-    routing,
-)
+from email_hosts.backends import RoutingBackend, base, can_be_retried, get_connection, routing
+from email_hosts.exceptions import AllHostsFailed
 from email_hosts.log import logger
-
-needs_signals = pytest.mark.skipif(
-    not hasattr(signal, "pthread_kill"), reason="there are no such signals on Windows"
-)
-silently_or_not = pytest.mark.parametrize("fail_silently", [False, True])
 
 pytestmark = pytest.mark.usefixtures("limit")
 
 
 class Late(EmailMessage):
-    """Takes too long to make, if it is the second of a list."""
+    """Takes too long to make, if it is the third of a list."""
 
     def message(self, *args: Any, **options: Any) -> Any:
-        if self.subject == "1":
+        if self.subject == "2":
             raise TimeLimit
         return super().message(*args, **options)
 
@@ -46,180 +39,130 @@ class Late(EmailMessage):
 class Outside(BaseEmailBackend):
     """A backend that is not ours."""
 
-    def send_messages(self, email_messages: Any) -> int:
-        for message in email_messages:
-            message.message()
-        return len(email_messages)
+    send_messages: Any = None
 
 
-def batch(make: type[EmailMessage] = EmailMessage) -> Any:
-    return mails(*"0123", make=make)
-
-
-def connection(way: str, *, fail_silently: bool = False) -> Any:
+def send(way: str, messages: Any, *, fail_silently: bool = True) -> Any:
     if way == "router":
-        return RoutingBackend(fail_silently=fail_silently)
-    return get_connection(way, fail_silently=fail_silently)
-
-
-@pytest.fixture
-def server(serve):
-    return serve()
+        return RoutingBackend(fail_silently=fail_silently).send_messages(messages)
+    return get_connection(way, fail_silently=fail_silently).send_messages(messages)
 
 
 @pytest.fixture(autouse=True)
-def hosts(server, settings):
+def server(serve, settings):
+    server = serve()
     dsn = f"smtp://127.0.0.1:{server.port}?timeout=20"
     settings.EMAIL_HOSTS = {
         "smtp": dsn,
         "kept": f"{dsn}&conn_max_age=60",
-        "parallel": f"{dsn}&parallel=2",
-        "failover": "failover:smtp,spare",
-        "nested": "failover:failover",
         "spare": dsn,
-        "outside": f"backend://{__name__}.Outside",
+        "failover": "failover:smtp,spare",
         "default": "failover:smtp,spare",
+        "outside": f"backend://{__name__}.Outside",
+        "other": f"backend://{__name__}.Outside",
+        "failing": "failover:outside,smtp",
     }
+    return server
 
 
-@pytest.mark.parametrize("way", ["smtp", "kept", "failover", "nested", "router", "outside"])
-@pytest.mark.parametrize("of", [list, iter])
-def test_of_a_message_that_is_made_ends_the_send(of, way, server, caplog):
-    messages = batch(Late)
+@pytest.mark.parametrize(
+    ("of", "way", "fail_silently"),
+    [
+        *((of, way, True) for of in (list, iter) for way in ("smtp", "failover", "router")),
+        (list, "router", False),
+    ],
+)
+def test_of_a_message_ends_the_send_whatever_failed_before(
+    of, way, fail_silently, server, caplog
+):
+    """Errors of mail before it are logged."""
+    server.script = to("1@", "550 no")
+    messages = mails(*"0123", make=Late)
     with told() as heard, pytest.raises(TimeLimit) as caught:
-        connection(way, fail_silently=True).send_messages(of(messages))
-    assert heard == [("0", None), ("1", TimeLimit)]
+        send(way, of(messages), fail_silently=fail_silently)
+    assert heard == [("0", None), ("1", smtplib.SMTPRecipientsRefused), ("2", TimeLimit)]
     if of is list:
         error: Any = caught.value
         assert (error.sent, error.unsent) == (messages[:1], messages[1:])
-    assert len(server.accepted) == (way != "outside")
-    assert "ignored" not in caplog.text
+    (text,) = caplog.messages
+    assert text.startswith('host "smtp": SMTPRecipientsRefused, ')
 
 
-def test_of_a_message_that_is_made_is_raised_instead_of_the_first_error(server):
-    """Which the router would raise at the end."""
-    server.script = to("0@", "550 no")
-    with pytest.raises(TimeLimit):
-        connection("router").send_messages(batch(Late))
-
-
-@pytest.mark.parametrize("way", ["smtp", "failover", "router"])
-def test_of_a_message_that_is_made_is_raised_whatever_failed_before(way, server, caplog):
-    """Errors of mail before it are logged."""
-    server.script = to("0@", "550 no")
-    with told() as heard, pytest.raises(TimeLimit):
-        connection(way, fail_silently=True).send_messages(batch(Late))
-    assert [subject for subject, error in heard] == ["0", "1"]
-    assert caplog.messages == ['host "smtp": SMTPRecipientsRefused, ignored by fail_silently']
-
-
-def test_of_one_list_of_a_backend_that_is_not_ours_leaves_it_unknown_what_was_sent():
-    with pytest.raises(TimeLimit) as caught:
-        connection("outside").send_messages(batch(Late))
-    assert not hasattr(caught.value, "sent")
-
-
-@silently_or_not
 @pytest.mark.parametrize(("of", "sent"), [(list, 0), (iter, 1)])
-def test_of_the_router_ends_the_send(of, sent, fail_silently, server, settings):
+def test_of_the_router_ends_the_send(of, sent, server, settings):
     """Of a list, it is asked first for each message."""
-
-    def router(message: EmailMessage) -> str:
-        if message.subject == "1":
-            raise TimeLimit
-        return "smtp"
-
-    settings.EMAIL_HOSTS_ROUTER = router
+    settings.EMAIL_HOSTS_ROUTER = mock.Mock(side_effect=["smtp", TimeLimit])
     with told() as heard, pytest.raises(TimeLimit):
-        connection("router", fail_silently=fail_silently).send_messages(of(batch()))
+        send("router", of(mails(*"0123")))
     assert heard == [("0", None), ("1", TimeLimit)][1 - sent :]
     assert len(server.accepted) == sent
 
 
-@pytest.fixture
-def interrupt():
-    """Let the main thread get a signal while it waits for the server.
-
-    Returns a script that does so when a step comes for the second time, or the first.
-    """
-    was_handled = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        was_handled.set()
-        raise TimeLimit
-
-    def interrupt(step: str, *, before: int = 1) -> Any:
-        turns = iter([False] * before + [True])
-
-        def script(name: str, argument: str) -> None:
-            if name == step and next(turns, False):
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-                was_handled.wait(60)
-
-        return script
-
-    was = signal.signal(signal.SIGUSR1, handle)
-    yield interrupt
-    signal.signal(signal.SIGUSR1, was)
-
-
-@needs_signals
-@pytest.mark.parametrize("way", ["smtp", "failover", "nested", "router"])
-@pytest.mark.parametrize("step", ["MAIL", "DATA", BODY])
-@silently_or_not
-def test_of_a_signal_handler_ends_the_send(fail_silently, step, way, server, interrupt):
-    server.extensions = []  # so that nothing is written ahead
-    server.script = interrupt(step)
-    messages = batch()
-    with told() as heard, pytest.raises(TimeLimit) as caught:
-        connection(way, fail_silently=fail_silently).send_messages(messages)
-    error: Any = caught.value
-    assert heard == [("0", None), ("1", TimeLimit)]
-    assert (error.sent, error.unsent) == (messages[:1], messages[1:])
-    assert not can_be_retried(error)
-
-
-@needs_signals
-@pytest.mark.parametrize("way", ["smtp", "failover", "router", "parallel"])
-def test_of_a_signal_handler_while_a_connection_is_opened_ends_the_send(
-    way, server, interrupt
-):
-    server.script = interrupt("EHLO", before=0)
-    with pytest.raises(TimeLimit):
-        connection(way, fail_silently=True).send_messages(batch())
-    assert server.connections <= (2 if way == "parallel" else 1)
-
-
-@pytest.mark.parametrize("way", ["outside", "failover", "router"])
+@pytest.mark.parametrize("way", ["outside", "failing", "router"])
 @pytest.mark.parametrize("method", ["open", "send_messages"])
 def test_of_a_backend_that_is_not_ours_ends_the_send(method, way, server, settings):
-    settings.EMAIL_HOSTS["failover"] = "failover:outside,smtp"
-    settings.EMAIL_HOSTS["default"] = "outside"
     settings.EMAIL_HOSTS_ROUTER = lambda message: "outside"
     with (
         mock.patch.object(Outside, method, side_effect=TimeLimit) as asked,
         told() as heard,
         pytest.raises(TimeLimit),
     ):
-        connection(way, fail_silently=True).send_messages(batch())
+        send(way, mails(*"0123"))
     assert asked.call_count == 1
     assert ("0", TimeLimit) in heard
     assert server.accepted == []
 
 
-def test_error_of_mail_while_a_backend_is_opened_is_for_the_next_host(server, settings):
-    settings.EMAIL_HOSTS["failover"] = "failover:outside,smtp"
-    with mock.patch.object(Outside, "open", side_effect=OSError):
-        assert connection("failover").send_messages(batch()) == 4
-    assert len(server.accepted) == 4
+def test_of_one_list_of_a_backend_that_is_not_ours_leaves_it_unknown_what_was_sent():
+    with (
+        mock.patch.object(Outside, "send_messages", side_effect=TimeLimit),
+        pytest.raises(TimeLimit) as caught,
+    ):
+        send("outside", mails(*"0123"), fail_silently=False)
+    assert not hasattr(caught.value, "sent")
+
+
+@pytest.mark.skipif(
+    not hasattr(signal, "pthread_kill"), reason="there are no such signals on Windows"
+)
+@pytest.mark.parametrize("way", ["smtp", "failover", "router"])
+@pytest.mark.parametrize(
+    ("step", "before", "sent"),
+    [("EHLO", 0, 0), ("MAIL", 1, 1), ("DATA", 1, 1), (BODY, 1, 1), ("QUIT", 0, 4)],
+)
+def test_of_a_signal_handler_ends_the_send(step, before, sent, way, server):
+    """It comes while the main thread waits for the server, which has seen the step before."""
+    was_handled = threading.Event()
+    turns = iter([False] * before + [True])
+
+    def handle(number: int, frame: Any) -> None:
+        was_handled.set()
+        raise TimeLimit
+
+    def interrupt(name: str, argument: str) -> None:
+        if name == step and next(turns, False):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            was_handled.wait(60)
+
+    server.extensions = []  # so that nothing is written ahead
+    server.script = interrupt
+    messages = mails(*"0123")
+    was = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with told() as heard, pytest.raises(TimeLimit) as caught:
+            send(way, messages)
+    finally:
+        signal.signal(signal.SIGUSR1, was)
+    error: Any = caught.value
+    assert [subject for subject, told_of in heard if told_of is None] == list("0123"[:sent])
+    assert [told_of for _, told_of in heard if told_of] == [TimeLimit] * (sent < 4)
+    assert (error.sent, error.unsent) == (messages[:sent], messages[sent:])
+    assert not can_be_retried(error)
+    assert server.connections == 1
 
 
 class ProviderError(Exception):
     """Of the package of the backend."""
-
-
-class OfProvider(BaseEmailBackend):
-    send_messages: Any = None
 
 
 def other(module: str) -> type[Exception]:
@@ -227,71 +170,73 @@ def other(module: str) -> type[Exception]:
     return type("Error", (Exception,), {"__module__": module})
 
 
-OF_MAIL = [OSError, ConnectionError, ProviderError]
-OF_MAIL += map(other, ["requests.x", "urllib3", "httpx", "botocore.x", "anymail"])
-OTHERS = [ValueError, KeyError, RuntimeError, other("billiard.exceptions"), other("shop")]
+OF_MAIL = [ConnectionError, ProviderError, other("requests.x"), other("botocore.x")]
+OTHERS = [ValueError, other("billiard.exceptions"), other("shop")]
 
 
 @pytest.mark.parametrize("error", [*OF_MAIL, *OTHERS])
 def test_fail_silently_ignores_errors_of_mail_only(error, caplog):
-    host = HostBackend(OfProvider(), alias="own", fail_silently=True)
-    ignored = f'host "own": {error.__name__}, ignored by fail_silently'
-    with mock.patch.object(OfProvider, "send_messages", side_effect=error):
+    with mock.patch.object(Outside, "send_messages", side_effect=error):
         if error in OTHERS:
             with pytest.raises(error):
-                host.send_messages(batch())
+                send("outside", mails("0"))
         else:
-            assert host.send_messages(batch()) == 0
-    assert caplog.messages == [ignored] * (4 if error in OF_MAIL else 0)
+            assert send("outside", mails("0")) == 0
+    ignored = f'host "outside": {error.__name__}, ignored by fail_silently'
+    assert caplog.messages == [ignored] * (error in OF_MAIL)
 
 
-@needs_signals
-@pytest.mark.parametrize("way", ["smtp", "failover", "router"])
-@silently_or_not
-def test_of_a_signal_handler_at_the_end_arrives(fail_silently, way, server, interrupt):
-    """All has been sent, and the server takes its time to say goodbye."""
-    server.script = interrupt("QUIT", before=0)
-    messages = batch()
-    with pytest.raises(TimeLimit) as caught:
-        connection(way, fail_silently=fail_silently).send_messages(messages)
-    error: Any = caught.value
-    assert (error.sent, error.unsent) == (messages, [])
-
-
-def test_of_closing_one_connection_closes_the_others(server, settings):
-    settings.EMAIL_HOSTS["other"] = settings.EMAIL_HOSTS["outside"]
-    settings.EMAIL_HOSTS_ROUTER = lambda message: (
-        "other" if message.subject == "1" else "outside"
-    )
+def test_of_closing_one_connection_closes_the_others(settings):
+    settings.EMAIL_HOSTS_ROUTER = mock.Mock(side_effect=["outside", "other"])
     with (
+        mock.patch.object(Outside, "send_messages", return_value=1),
         mock.patch.object(Outside, "close", side_effect=[TimeLimit, OSError]) as closed,
         pytest.raises(TimeLimit),
     ):
-        connection("router").send_messages(batch())
+        send("router", mails(*"01"))
     assert closed.call_count == 2
 
 
-class SoftTimeLimitExceeded(Exception):
-    """Of a task queue."""
+class Mailing(logging.Handler):
+    """Mails what is logged through the host that it is about, and then fails."""
 
-    __module__ = "billiard.exceptions"
+    error: type[Exception] = RuntimeError
+    number = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.number += 1
+        get_connection("failing").send_messages(mails("admin"))
+        raise self.error
 
 
-@pytest.mark.parametrize("way", ["smtp", "router"])
-def test_of_a_task_in_a_log_handler_arrives(way, server):
-    """It may take its time: it may send mail."""
-
-    class Slow(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            raise SoftTimeLimitExceeded
-
-    server.script = lambda step, argument: "550 no" if "0@" in argument else None
-    logger.addHandler(handler := Slow())
-    try:
-        with pytest.raises(SoftTimeLimitExceeded):
-            connection(way, fail_silently=True).send_messages(batch())
-    finally:
+class TestLogHandler:
+    @pytest.fixture(autouse=True)
+    def handler(self, closed_port, settings):
+        settings.EMAIL_HOSTS |= {
+            "down": f"smtp://127.0.0.1:{closed_port}",
+            "failing": "failover:down,smtp",
+        }
+        logger.addHandler(handler := Mailing())
+        yield handler
         logger.removeHandler(handler)
+
+    def test_may_mail_about_a_failure_and_the_message_comes_next(self, server):
+        assert send("failing", mails("someone")) == 1
+        recipients = [one.recipients[0] for one in server.accepted]
+        assert recipients == ["admin@example.net", "someone@example.net"]
+
+    def test_that_mails_about_a_failure_and_fails_itself_has_an_end(self, handler, settings):
+        settings.EMAIL_HOSTS |= {"failing": "failover:down"}
+        with pytest.raises(AllHostsFailed):
+            send("failing", mails("someone"), fail_silently=False)
+        assert handler.number == 1
+
+    @pytest.mark.parametrize("way", ["smtp", "router"])
+    def test_may_be_ended_by_a_time_limit(self, way, handler, server):
+        server.script = to("0@", "550 no")
+        handler.error = other("billiard.exceptions")
+        with pytest.raises(handler.error):
+            send(way, mails("0"))
 
 
 # Python closes a socket that nobody has any more, with a warning.
@@ -302,17 +247,17 @@ def test_of_a_task_in_a_log_handler_arrives(way, server):
 )
 def test_at_any_call_leaves_nothing_behind(server):  # pragma: no cover (it confuses coverage)
     """Neither the router nor the receivers of signals take the next send for a nested one."""
-    router, host = RoutingBackend(), connection("kept")
-    messages = batch()[:1]
+    router, host = RoutingBackend(), get_connection("kept")
+    messages = mails("0")
 
-    def send() -> None:
+    def send_both() -> None:
         with suppress(ImproperlyConfigured):  # while the router is imported
             router.send_messages(messages)
         host.send_messages(messages)
 
-    for _ in interrupted_at_each_call(send, base, routing, signals):
+    for _ in interrupted_at_each_call(send_both, base, routing, signals):
         with told() as heard:
-            send()
+            send_both()
         assert heard == [("0", None)] * 2
         with host:
             before = server.connections
