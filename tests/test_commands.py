@@ -306,14 +306,16 @@ class TestConnect:
             "a": f"smtp://127.0.0.1:{start_server().port}",
             "b": f"smtp://127.0.0.1:{closed_port}",
             "c": "smpt://h",
+            "good": "failover:a",
             "half": "roundrobin:c,b,a?_default_from_email=x@example.com",
             "bad": "failover:b,c",
             "worse": "failover:bad,b",
             "itself": "failover:a,itself",
         }
         message, lines = failure("checkemailhosts", hosts=hosts, connect=True)
-        assert message == "5 of 7 failed: b, c, bad, worse, itself"
-        half, bad, worse, itself = rows(lines)[3:]
+        assert message == "5 of 8 failed: b, c, bad, worse, itself"
+        good, half, bad, worse, itself = rows(lines)[3:]
+        assert " | a: OK" in good
         assert half.startswith("half | roundrobin | c, b, a | - | - | x@example.com | c: ")
         assert half.endswith("; b: Connection refused; a: OK")
         assert " | b: Connection refused; c: unknown scheme " in bad

@@ -6,6 +6,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -61,21 +62,21 @@ def test_never_two_threads_are_inside_of_the_pool(names):
     assert not key.place.have_met_in(*(actions[name] for name in names.split()))
 
 
-class Now(float):
-    """A time that is added to where messages are counted, and nowhere else."""
+class Most(int):
+    """How much is kept, which is compared where messages are counted, and nowhere else."""
 
     place = Place()
 
-    def __add__(self, lifetime):
+    def __lt__(self, number):
         self.place.enter()
-        return super().__add__(lifetime)
+        return super().__lt__(number)
 
 
-def test_never_two_threads_count_a_message(monkeypatch):
-    """A limit would let both through."""
-    monkeypatch.setattr(rate, "clock", lambda: Now(1e9))
+def test_never_two_threads_count(monkeypatch):
+    """Of two hosts, either. Of one, a limit would let both through."""
+    monkeypatch.setattr(rate, "MAX_KEPT", Most(10))
 
-    def count():
-        take("shop", [Limit(10, 86400)])
+    def count(host):
+        take(host, [Limit(10, 86400)])
 
-    assert not Now.place.have_met_in(count, count)
+    assert not Most.place.have_met_in(partial(count, "shop"), partial(count, "club"))
