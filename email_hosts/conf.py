@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Mapping
+from types import NoneType
 from typing import Any, cast
 
 import django
@@ -16,6 +17,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
 from .dsn import DJANGO_SETTINGS
+from .exceptions import InvalidEmailHost
 from .host import Mailer, checked_path, dict_of_hosts, dict_of_mailer, is_path
 
 # The type checker knows neither MAILERS nor the layers of the settings.
@@ -139,7 +141,11 @@ def default_connection() -> BaseEmailBackend | None:
 
 def default_timeout() -> float | None:
     """Return ``EMAIL_TIMEOUT`` in seconds. It applies to hosts until ``MAILERS`` is set."""
-    return None if has_mailers() else _deprecated_setting("EMAIL_TIMEOUT")
+    seconds = None if has_mailers() else _deprecated_setting("EMAIL_TIMEOUT")
+    if isinstance(seconds, (int, float, NoneType)):
+        return seconds
+    found = type(seconds).__name__
+    raise InvalidEmailHost(f"EMAIL_TIMEOUT must be a number of seconds, not {found}")
 
 
 def global_smtp_options() -> dict[str, Any]:

@@ -75,6 +75,8 @@ PERCENT_ENCODE = (
     "belongs to a user name, a password or a value"
 )
 
+QUOTATION_MARKS = {"'", '"'}
+
 EXAMPLE = "for a mail server, write submission://smtp.example.com"
 
 NO_OPTION = "the text after a question mark or an ampersand is not an option"
@@ -149,7 +151,8 @@ class _Parts(NamedTuple):
 @lru_cache(maxsize=256)
 def _parse(dsn: str, from_elsewhere: bool) -> Host:
     _refuse_control_characters("the DSN", dsn)
-    if dsn[:1] in {"'", '"'}:
+    # One at the end may be that of a value in JSON.
+    if dsn[:1] in QUOTATION_MARKS or (dsn[-1:] in QUOTATION_MARKS and "?" not in dsn):
         raise InvalidEmailHost("the DSN is in quotation marks; remove them")
     scheme = _scheme_of(dsn)
     if "#" in dsn:
@@ -183,6 +186,7 @@ def _scheme_of(dsn: str) -> str:
 
 
 def _smtp(parts: _Parts) -> Made:
+    _refuse_options_before_question_mark(parts.authority)
     if parts.authority and parts.path not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
     if parts.path[:1] not in {"", "/"}:
@@ -204,6 +208,16 @@ def _smtp(parts: _Parts) -> Made:
     transport = SMTP_SCHEMES[parts.scheme]
     of_scheme = {**conf, **transport, "port": default_port(transport)}
     return SMTP_BACKEND, {**of_scheme, **with_transport(options, of_scheme)}
+
+
+def _refuse_options_before_question_mark(authority: str) -> None:
+    """The at sign of a sender would end the login there, and send it to that domain."""
+    for name in by_name_in_dsn(SMTP_OPTIONS) if "=" in authority else ():
+        begin = HEADER if name.startswith(HEADER) else f"{name}="
+        if f"&{begin}" in authority or (name.startswith("_") and begin in authority):
+            raise InvalidEmailHost(
+                f"write a question mark before the first option: ?{name}=...; {PERCENT_ENCODE}"
+            )
 
 
 def _file(parts: _Parts) -> Made:

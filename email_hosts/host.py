@@ -211,10 +211,14 @@ def dict_of_mailer(mailer: Any, key: Any = None) -> Mailer:  # pragma: mailers-o
 
 def checked_path(path: Any, what: str = "the backend") -> str:
     """Return the path. Raises ``InvalidEmailHost`` for a DSN, which Django would repeat."""
-    if is_path(path):
+    if not isinstance(path, str):
+        found = type(path).__name__
+    elif not is_path(path):
+        found = "a DSN; write the DSN in EMAIL_HOSTS"
+    elif path and "." not in path:
+        found = f"{path!r}; to send through a host by its key, write {ROUTING_BACKEND}"
+    else:
         return path
-    is_dsn = isinstance(path, str)
-    found = "a DSN; write the DSN in EMAIL_HOSTS" if is_dsn else type(path).__name__
     raise InvalidEmailHost(f"{what} must be the dotted path of a class, not {found}")
 
 

@@ -168,6 +168,13 @@ INSTEAD = {
         ("from", "_from", "sender", "_sender"), "; did you mean '_default_from_email'?"
     ),
     **dict.fromkeys(("verify", "ssl_verify", "verify_ssl"), "; did you mean 'ssl_cafile'?"),
+    "oauth2_secret": "; did you mean 'oauth2_client_secret'?",
+    "oauth2_token": "; did you mean 'oauth2_refresh_token'?",
+    **dict.fromkeys(
+        ("user", "username", "password"),
+        "; write both before the host: submission://user:password@smtp.example.com",
+    ),
+    **dict.fromkeys(("host", "port"), "; write it after two slashes: smtp.example.com:2525"),
     "starttls": "; did you mean 'tls'?",
     "rate_limit": "; did you mean 'rate'?",
     "rotate": "; write roundrobin: instead of failover:",

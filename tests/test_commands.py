@@ -87,7 +87,7 @@ def ports(start_server, serve, tls, closed_port):
         ("smtp://{user}@127.0.0.1:{login}", "535 5.7.8 no such login: *****"),
         ("submissions://127.0.0.1:{plain}", "submission:// is for STARTTLS"),
         ("submission://127.0.0.1:{plain}", "by server. submissions:// is for TLS"),
-        ("smtp://{user}@127.0.0.1:{bare}", "no login, or none without TLS"),
+        ("smtp://{user}@127.0.0.1:{bare}", "It may offer logins only with TLS"),
         ("submission://{user}@127.0.0.1:{tls}", "certificate not trusted: "),
         ("submission://127.0.0.1:{silent}?timeout=0.2", "no answer in time; the server sent"),
         ("smtp://127.0.0.1:{busy}", r"421 4.7.0 \x1b[2J\xff Try later"),

@@ -20,7 +20,12 @@ from email_hosts.backends import (
     get_connection,
 )
 from email_hosts.checks import check_hosts
-from email_hosts.exceptions import InvalidEmailHost, OAuth2Error, RateLimited
+from email_hosts.exceptions import (
+    EmailHostDoesNotExist,
+    InvalidEmailHost,
+    OAuth2Error,
+    RateLimited,
+)
 from email_hosts.schemes import PROVIDERS
 from email_hosts.testing import real_hosts
 
@@ -71,6 +76,31 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
         )
         for value in ("no", 2)
     ),
+    # No question mark before the options. The login would go to the domain of the sender.
+    *(
+        (partial(connection_from_dsn, dsn), "write a question mark before the first option: ?")
+        for dsn in (
+            f"{DSN}&_default_from_email=shop@example.com",
+            f"{DSN}_default_from_email=shop@example.com",
+            f"{DSN}:587_header-X=shop@example.com",
+            "smtp://h&_reply_to=help@example.com",
+            "smtp://h&timeout=5",
+            "smtp://h:25&timeout=5",
+        )
+    ),
+    (partial(connection_from_dsn, f'{DSN}"'), "the DSN is in quotation marks; remove them$"),
+    # What is no option, and where its value goes.
+    *(
+        (
+            partial(connection_from_dsn, f"smtp://h?{name}=x"),
+            f"unknown option '{name}'; {rest}",
+        )
+        for name, rest in (
+            ("port", "write it after two slashes: smtp.example.com:2525$"),
+            ("user", "write both before the host: "),
+            ("oauth2_secret", "did you mean 'oauth2_client_secret'?$"),
+        )
+    ),
     # A key for a DSN, and the reverse.
     (
         lambda: connection_from_dsn("shop"),
@@ -120,6 +150,55 @@ def test_server_without_starttls_says_which_scheme_fits(serve):
     assert str(caught.value).endswith(
         "by server. submissions:// is for TLS from the first byte, smtp:// for no TLS"
     )
+
+
+@pytest.mark.filterwarnings("ignore:The EMAIL_TIMEOUT setting is deprecated")
+def test_timeout_of_the_settings_is_a_number(settings):
+    settings.EMAIL_HOSTS = {"shop": "smtp://h"}
+    settings.EMAIL_TIMEOUT = "5"
+    if hasattr(settings, "MAILERS"):
+        del settings.MAILERS
+    with pytest.raises(InvalidEmailHost) as caught:
+        get_connection("shop")
+    assert str(caught.value) == (
+        'EMAIL_HOSTS["shop"]: EMAIL_TIMEOUT must be a number of seconds, not str'
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
+@pytest.mark.parametrize(
+    ("backend", "answer"),
+    [
+        ("shop", "not 'shop'; to send through a host by its key, write email_hosts."),
+        (DSN, "not a DSN; write the DSN in EMAIL_HOSTS"),
+        (5, "not int"),
+    ],
+)
+def test_backend_is_the_path_of_a_class(backend, answer, settings):
+    settings.EMAIL_HOSTS = {"shop": "smtp://h"}
+    settings.EMAIL_BACKEND = backend
+    if hasattr(settings, "MAILERS"):
+        del settings.MAILERS
+    (found,) = check_hosts(None)
+    assert found.id == "email_hosts.E002"
+    assert f"EMAIL_BACKEND must be the dotted path of a class, {answer}" in found.msg
+
+
+@pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
+@pytest.mark.parametrize(
+    ("router", "answer"),
+    [
+        (None, "; no host has its sender"),
+        (lambda message: None, " returned no other key"),
+        (lambda message: "club", " returned this key"),
+    ],
+)
+def test_message_without_a_host_says_who_has_picked_none(router, answer, settings):
+    settings.EMAIL_HOSTS = {"shop": "smtp://h"}
+    settings.EMAIL_HOSTS_ROUTER = router
+    with pytest.raises(EmailHostDoesNotExist) as caught:
+        RoutingBackend().send_messages([EmailMessage("Hello", to=["a@b.example"])])
+    assert str(caught.value).endswith(answer)
 
 
 def tells(username, *, renew):
@@ -218,6 +297,7 @@ class TestProvider:
             ("debug_api_request", "; did you mean 'debug_api_requests'? "),
             ("send_default", "; did you mean 'send_defaults'? "),
             ("nonsense", " "),
+            ("conn_max_age", "; it is for SMTP hosts only "),
         ],
     )
     def test_misspelt_option_that_is_not_needed(self, complete, name, answer, settings):
@@ -227,6 +307,11 @@ class TestProvider:
     def test_option_that_is_no_attribute(self, provider, complete, settings):
         found = problems(settings, f"{complete}&requests_timeout=7")
         assert (found == []) == (provider != "amazon-ses")
+
+    def test_end_of_a_key_is_not_repeated(self, complete, settings):
+        (found,) = problems(settings, f"{complete}&{PASSWORD}=1".replace("?&", "?"))
+        assert found.startswith(f"{INVALID} the text after an ampersand is not an option; ")
+        assert PASSWORD not in found
 
     def test_other_errors_of_anymail_stay(self, complete, settings):
         (found,) = problems(settings, f"{complete}&idna_encoder=none.such".replace("?&", "?"))
@@ -244,7 +329,8 @@ class TestProvider:
 
 
 NO_EFFECT = 'W017 EMAIL_HOSTS["news"] does not use TLS, so these options have no effect:'
-NOT_SET = "W018 EMAIL_HOSTS[\"news\"] has 'None' as"
+NOT_KEPT = 'W017 EMAIL_HOSTS["news"] keeps no connection, so these options have no effect:'
+NOT_SET = 'W018 EMAIL_HOSTS["news"] has None or the name of a variable as'
 
 
 @pytest.mark.parametrize(
@@ -260,13 +346,22 @@ NOT_SET = "W018 EMAIL_HOSTS[\"news\"] has 'None' as"
         ("smtps://h?ssl_certfile={file}", []),
         ("smtp://h", []),
         (f"backend://{SUBCLASS}?host=h&ssl_certfile=" + "{file}", []),
+        # Options of kept connections, without these.
+        (
+            "smtp://h?conn_max_messages=5&conn_max_idle=2",
+            [f"{NOT_KEPT} conn_max_idle, conn_max_messages. "],
+        ),
+        ("smtp://h?conn_max_messages=5&conn_max_age=2", []),
         # A DSN of variables that are not set.
         (
             f"submission://{None}:{None}@{None}",
-            [f"{NOT_SET} username, password, host: an environment variable is "],
+            [f"{NOT_SET} username, password, host: probably, an environment variable is "],
         ),
         (f"submission://me:{None}@h", [f"{NOT_SET} password: "]),
         (f"anymail+postmark://?server_token={None}", [f"{NOT_SET} server_token: "]),
+        ("submission://$USER:${{PASS_WORD}}@h", [f"{NOT_SET} username, password: "]),
+        ("submission://me:{{password}}@h", [f"{NOT_SET} password: "]),
+        ("submission://me:$ecret!@h", []),
         ("submission://none:none@none.example", []),
         ("submission://Nonesuch:xNone@h", []),
     ],

@@ -99,8 +99,12 @@ class RoutingBackend(Backend):
             alias = host if isinstance(host, str) else getattr(host, "alias", None)
             if isinstance(host, str):
                 name_host(error, f'host "{shown(host)}"')
-            if isinstance(error, EmailHostDoesNotExist) and host != "default":
-                error.args = (f"{error}; {_name_of(conf.router())} returned this key",)
+            if isinstance(error, EmailHostDoesNotExist):
+                why = "no host has its sender"
+                if router := conf.router():
+                    which = "no other" if host == "default" else "this"
+                    why = f"{_name_of(router)} returned {which} key"
+                error.args = (f"{error}; {why}",)
             failed = (connection or self).failed(messages[0], error)
             yield _collected(failed._replace(alias=alias))
             return

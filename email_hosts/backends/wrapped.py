@@ -22,7 +22,7 @@ from ..delivery import Outcome, clock, is_of_mail
 from ..exceptions import InvalidEmailHost, name_host, summarize
 from ..host import Host, class_at, default_port, from_python
 from ..log import warn
-from ..options import HOST_OPTIONS, did_you_mean
+from ..options import HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
 from ..retry import NOT_SENT, set_delivery
 from ..rules import SMTP_RULES, Notes
 from ..rules.redirect import FIELDS, refuse_to_go_past
@@ -278,7 +278,14 @@ def _refuse_mistakes(backend_class: Any, options: Mapping[str, Any]) -> None:
     else:
         # Anymail 14 passes on what it reads later, too.
         for unknown in [name for name in trial.rest if name not in vars(trial)]:
-            hint = did_you_mean(unknown, vars(trial))
+            if not unknown.islower():  # it may be the end of a key
+                raise InvalidEmailHost(
+                    "the text after an ampersand is not an option; percent-encode an "
+                    "ampersand that belongs to a value"
+                )
+            hint = did_you_mean(unknown, vars(trial), cutoff=0.8)
+            if unknown in SMTP_OPTIONS:
+                hint = "; it is for SMTP hosts only"
             raise InvalidEmailHost(f"unknown option {unknown!r}{hint}")
         return
     provider = backend_class.esp_name.upper().replace(" ", "_")

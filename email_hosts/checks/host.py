@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -33,6 +34,9 @@ MAILERS_HINT = (
     "mailers from email_hosts."
 )
 HOSTS_HINT = 'Write EMAIL_HOSTS = {"shop": "smtp://mail.example.com"}.'
+
+# What a text is where a variable should have been: None, $PASSWORD, ${PASSWORD}, {password}.
+NOT_SET = r"None|\$\{?[A-Za-z_]+\}?|\{[A-Za-z_]+\}"
 
 # How it begins where the class of a backend cannot be imported.
 NO_BACKEND = "backend '"
@@ -206,30 +210,32 @@ def _password(host: Host) -> Found:
         )
 
 
-def _files_without_tls(host: Host) -> Found:
+def _without_effect(host: Host) -> Found:
     options = host.options
     is_encrypted = options.get("use_tls") or options.get("use_ssl")
     files = [name for name in options if name.startswith("ssl_")]
-    if host.is_a(SMTP_BACKEND) and files and not is_encrypted:
-        yield message(
-            "W017",
-            f"{host.name} does not use TLS, so these options have no effect: "
-            f"{', '.join(sorted(files))}.",
-            "Use submission:// (STARTTLS) or submissions:// (TLS from the first byte), or "
-            "remove them.",
-        )
+    of_kept = [name for name in ("conn_max_idle", "conn_max_messages") if name in options]
+    for names, has_effect, why, instead in (
+        (files, is_encrypted, "does not use TLS", "Use submission:// or submissions://"),
+        (of_kept, options.get("conn_max_age"), "keeps no connection", "Add conn_max_age=60"),
+    ):
+        if host.is_a(SMTP_BACKEND) and names and not has_effect:
+            problem = f"so these options have no effect: {', '.join(sorted(names))}."
+            yield message(
+                "W017", f"{host.name} {why}, {problem}", f"{instead}, or remove them."
+            )
 
 
 def _not_set(host: Host) -> Found:
-    # The server of a DSN is in lower case.
-    unset = [name for name, value in host.options.items() if value == "None"]
-    if host.options.get("host") == "none":
+    texts = {name: each for name, each in host.options.items() if isinstance(each, str)}
+    unset = [name for name, each in texts.items() if re.fullmatch(NOT_SET, each)]
+    if texts.get("host") == "none":  # the server of a DSN is in lower case
         unset.append("host")
     if unset:
         yield message(
             "W018",
-            f"{host.name} has 'None' as {', '.join(unset)}: an environment variable is "
-            "probably not set.",
+            f"{host.name} has None or the name of a variable as {', '.join(unset)}: probably, "
+            "an environment variable is not set.",
             'Set it. With os.environ["NAME"], a variable that is not set is an error.',
         )
 
@@ -250,7 +256,7 @@ OF_HOST: tuple[Callable[[Host], Found], ...] = (
     _members,
     _port,
     _password,
-    _files_without_tls,
+    _without_effect,
     _not_set,
     _shadowed,
 )

@@ -120,7 +120,7 @@ def _offered(connection: SMTP, wanted: list[str], problem: str) -> list[str]:
     """Return which mechanisms the server offers. Raises ``SMTPNotSupportedError``."""
     if not connection.has_extn("auth"):
         raise smtplib.SMTPNotSupportedError(
-            "SMTP AUTH extension not supported by server: no login, or none without TLS"
+            "SMTP AUTH extension not supported by server. It may offer logins only with TLS."
         )
     offered = connection.esmtp_features["auth"].upper().split()
     found = [each for each in wanted if each in offered]
