@@ -156,8 +156,6 @@ def test_server_without_starttls_says_which_scheme_fits(serve):
 def test_timeout_of_the_settings_is_a_number(settings):
     settings.EMAIL_HOSTS = {"shop": "smtp://h"}
     settings.EMAIL_TIMEOUT = "5"
-    if hasattr(settings, "MAILERS"):
-        del settings.MAILERS
     with pytest.raises(InvalidEmailHost) as caught:
         get_connection("shop")
     assert str(caught.value) == (
@@ -177,8 +175,6 @@ def test_timeout_of_the_settings_is_a_number(settings):
 def test_backend_is_the_path_of_a_class(backend, answer, settings):
     settings.EMAIL_HOSTS = {"shop": "smtp://h"}
     settings.EMAIL_BACKEND = backend
-    if hasattr(settings, "MAILERS"):
-        del settings.MAILERS
     (found,) = check_hosts(None)
     assert found.id == "email_hosts.E002"
     assert f"EMAIL_BACKEND must be the dotted path of a class, {answer}" in found.msg
