@@ -41,7 +41,7 @@ FILE_PROBLEMS = (
 TAKES_FAIL_SILENTLY = r"(Dummy|Locmem)BackendTests\.test_fail_silently_arg_accepted"
 WARNS_OF_SETTINGS = rf"{SMTP_TESTS}direct_construction_deprecated"
 NO_WARNING = "RemovedInDjango2028Warning not triggered"
-BOTH_TLS = "InvalidEmailHost: .*options 'use_ssl' and 'use_tls' are mutually"
+BOTH_TLS = "InvalidEmailHost: .*'use_ssl'.* and .*'use_tls'.* are mutually exclusive"
 
 COMPLETE_VALUES = [
     Difference(
