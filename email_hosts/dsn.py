@@ -37,6 +37,7 @@ from .options import (
     by_name_in_dsn,
     did_you_mean,
     instead_of,
+    known_options,
 )
 from .schemes import (
     ANYMAIL,
@@ -293,7 +294,7 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
             option = _foreign_option(name if equals else "")  # it may be the end of a key
         elif option is None:
             may_be_secret = has_secret or _may_be_password(parts, name, value)
-            raise InvalidEmailHost(_unknown_option(name, known, may_be_secret=may_be_secret))
+            raise InvalidEmailHost(_unknown_option(name, table, may_be_secret=may_be_secret))
         if option.name in options and not is_header:
             hint = INSTEAD.get(name, "")
             raise InvalidEmailHost(f"option '{name}' is given twice{hint}")
@@ -334,11 +335,11 @@ def _refuse_other_separators(query: str, known: Iterable[str]) -> None:
             )
 
 
-def _unknown_option(name: str, known: Iterable[str], *, may_be_secret: bool) -> str:
+def _unknown_option(name: str, table: Table, *, may_be_secret: bool) -> str:
+    hint = instead_of(name.lower(), table, in_dsn=True)
     if may_be_secret or not re.fullmatch("[A-Za-z0-9_-]+", name):
-        hint = INSTEAD.get(name.lower()) or did_you_mean(name, known)
         return f"{NO_OPTION}{hint}; {PERCENT_ENCODE}"
-    return f"unknown option {name!r}{instead_of(name.lower(), known)}"
+    return f"unknown option {name!r}{hint or known_options(by_name_in_dsn(table))}"
 
 
 def _may_be_password(parts: _Parts, name: str, value: str) -> bool:

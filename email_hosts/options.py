@@ -162,25 +162,31 @@ def by_name_in_dsn(table: Table) -> dict[str, Option]:
     return {option.in_dsn: option for option in table.values() if option.in_dsn}
 
 
+# What others call an option of ours, without underscores before it.
+OTHER_NAMES = {
+    **dict.fromkeys(("from", "sender"), "default_from_email"),
+    **dict.fromkeys(("verify", "ssl_verify", "verify_ssl"), "ssl_cafile"),
+    "oauth2_secret": "oauth2_client_secret",
+    "oauth2_token": "oauth2_refresh_token",
+    "starttls": "use_tls",
+    "rate_limit": "rate",
+}
+
 # What is no option here or is given twice, and what to write instead.
 INSTEAD = {
-    **dict.fromkeys(
-        ("from", "_from", "sender", "_sender"), "; did you mean '_default_from_email'?"
-    ),
-    **dict.fromkeys(("verify", "ssl_verify", "verify_ssl"), "; did you mean 'ssl_cafile'?"),
-    "oauth2_secret": "; did you mean 'oauth2_client_secret'?",
-    "oauth2_token": "; did you mean 'oauth2_refresh_token'?",
+    "rotate": "; write roundrobin: instead of failover:",
+    "router": "; the setting EMAIL_HOSTS_ROUTER names the router",
+    "rate": "; write rate=14/s,50000/d",
+    "_allowed_recipients": "; write _allowed_recipients=me@example.com,example.org",
+}
+
+# What a DSN has before its options.
+BEFORE_OPTIONS = {
     **dict.fromkeys(
         ("user", "username", "password"),
         "; write both before the host: submission://user:password@smtp.example.com",
     ),
     **dict.fromkeys(("host", "port"), "; write it after two slashes: smtp.example.com:2525"),
-    "starttls": "; did you mean 'tls'?",
-    "rate_limit": "; did you mean 'rate'?",
-    "rotate": "; write roundrobin: instead of failover:",
-    "router": "; the setting EMAIL_HOSTS_ROUTER names the router",
-    "rate": "; write rate=14/s,50000/d",
-    "_allowed_recipients": "; write _allowed_recipients=me@example.com,example.org",
 }
 
 
@@ -193,10 +199,21 @@ def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 
-def instead_of(name: str, known: Iterable[str]) -> str:
-    """Return what to write instead of a name that is no option."""
-    others = f"; known options: {', '.join(known)}"
-    return INSTEAD.get(name) or did_you_mean(name, known) or others
+def instead_of(name: str, table: Table, *, in_dsn: bool) -> str:
+    """Return what to write instead of a name that is no option, or ``""``."""
+    spelled = {
+        option.name: option.in_dsn if in_dsn else option.name for option in table.values()
+    }
+    if in_dsn and name in BEFORE_OPTIONS:
+        return BEFORE_OPTIONS[name]
+    if meant := spelled.get(OTHER_NAMES.get(name.lstrip("_"), "")):
+        return f"; did you mean '{meant}'?"
+    return INSTEAD.get(name) or did_you_mean(name, filter(None, spelled.values()))
+
+
+def known_options(names: Iterable[str]) -> str:
+    """Return the names of options, where nothing better is to be said."""
+    return f"; known options: {', '.join(names)}"
 
 
 def add_header(headers: dict[str, str], name: str, value: str) -> None:
@@ -252,4 +269,4 @@ def _in_python(name: str, table: Table) -> str:
         return f"; in Python, write headers={{{name.removeprefix(HEADER)!r}: ...}}"
     if name in in_dsn:
         return f"; in Python, its name is {in_dsn[name].name!r}"
-    return instead_of(name, table)
+    return instead_of(name, table, in_dsn=False) or known_options(table)

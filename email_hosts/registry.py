@@ -145,9 +145,15 @@ def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     """Return the host of an entry of ``MAILERS``. Raises ``InvalidEmailHost``."""
     path = dict_of_mailer(mailer).get("BACKEND", DJANGO_SMTP_BACKEND)
     options = dict(mailer.get("OPTIONS", {}))
+    options.pop("fail_silently", None)  # of the mailer: get_connection() has its own
     if path == HOST_BACKEND:
         path = options.pop("backend", "")
-    return from_python(Host(key, path, {}, setting="MAILERS"), options)
+    host = Host(key, path, {}, setting="MAILERS")
+    for name in mailer:
+        if name in host.table:  # Django ignores it
+            reason = f"an entry of MAILERS has BACKEND and OPTIONS; move {name!r} into OPTIONS"
+            raise InvalidEmailHost(reason, alias=key, setting="MAILERS")
+    return from_python(host, options)
 
 
 def is_checked(mailer: Mailer) -> bool:  # pragma: mailers-only

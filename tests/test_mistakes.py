@@ -358,6 +358,10 @@ NOT_SET = 'W018 EMAIL_HOSTS["news"] has None or the name of a variable as'
         ("submission://$USER:${{PASS_WORD}}@h", [f"{NOT_SET} username, password: "]),
         ("submission://me:{{password}}@h", [f"{NOT_SET} password: "]),
         ("submission://me:$ecret!@h", []),
+        (
+            "submission://me:p%C3%A4ss@h",
+            [f"{INVALID} the user name and the password must be ASCII, because "],
+        ),
         ("submission://none:none@none.example", []),
         ("submission://Nonesuch:xNone@h", []),
     ],

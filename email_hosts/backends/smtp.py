@@ -27,7 +27,7 @@ from ..options import OF_SESSION
 from ..retry import NOT_SENT, PERHAPS, set_delivery
 from ..rules import SMTP_RULES
 from ..smtp.connection import CLASSES, can_pipeline, connect, is_closed
-from ..smtp.login import REFUSED_LOGIN, log_in
+from ..smtp.login import REFUSED_LOGIN, log_in, refuse_what_cannot_be_sent
 from ..smtp.pipelining import PLAIN_ADDRESS, Result, Transmission
 from ..smtp.pool import PooledConnection, PoolKey, pool
 from ..smtp.redaction import Redactor
@@ -354,12 +354,7 @@ class EmailHostsBackend(Backend, EmailBackend):
         return self._connect_once()  # a new connection: the server may have ended the first
 
     def _connect_once(self) -> PooledConnection:
-        if not (self.username + self.password).isascii():
-            raise InvalidEmailHost(
-                "the user name and the password must be ASCII, because smtplib cannot send "
-                "other characters",
-                alias=self.alias,
-            )
+        refuse_what_cannot_be_sent(self.username, self.password, self.alias)
         opened_at = pool.clock()
         params: dict[str, Any] = {
             "local_hostname": self.local_hostname or DNS_NAME.get_fqdn(),

@@ -18,7 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 from .. import conf, debug
 from ..addresses import address_and_domain
 from ..boundary import boundary
-from ..exceptions import InvalidEmailHost, named, shown
+from ..exceptions import InvalidEmailHost, looks_like_a_dsn, named, shown
 from ..host import ROUTING_BACKEND, Host, backend_of, class_at
 from ..hosts import listed
 from ..options import did_you_mean
@@ -174,23 +174,34 @@ def _default_host() -> Found:
     )
 
 
-def _hosts_without_mailers() -> Found:
-    known, mailers = list(_hosts_of_dsns()), registry().mailers
-    is_one_known = (
-        any(host.key in mailers for host in known)  # if it is another one, W005 says so
-        or any(registry().own_mailers())
-        or any(map(is_in_memory, mailers.values()))  # those of tests
-    )
-    if conf.has_mailers() and known and not is_one_known:  # pragma: mailers-only
+def _hosts_without_mailers() -> Found:  # pragma: mailers-only
+    mailers = registry().mailers
+    if not conf.has_mailers() or any(map(is_in_memory, mailers.values())):  # of tests
+        return
+    known = list(_hosts_of_dsns())
+    # Of "default", W013 says so.
+    missing = [host for host in known if host.key not in {*mailers, "default"}]
+    # By hand, a project may choose. mailers() makes an entry of each host.
+    is_made = any(mailers.get(str(host.key)) == host.mailer for host in known)
+    is_by_hand = len(missing) < len(known) or any(registry().own_mailers())
+    if missing and (is_made or not is_by_hand):
         yield message(
             "W014",
-            "MAILERS has no host of EMAIL_HOSTS, so "
-            f'using="{shown(known[0].key)}" is an error.',
-            MAILERS_HINT,
+            f'MAILERS lacks hosts of EMAIL_HOSTS, so using="{shown(missing[0].key)}" is an '
+            "error.",
+            f"{MAILERS_HINT} Write it below the last host.",
         )
 
 
 def _similar_settings() -> Found:
+    djangos = conf.global_smtp_options()["host"]
+    if isinstance(djangos, dict) or looks_like_a_dsn(str(djangos)):
+        kind = "dict" if isinstance(djangos, dict) else "DSN"
+        yield message(
+            "W015",
+            f"The setting EMAIL_HOST is a {kind}; did you mean EMAIL_HOSTS?",
+            "EMAIL_HOST is the name of one server, without its login.",
+        )
     missing = [name for name in conf.OWN_SETTINGS if not hasattr(conf.settings, name)]
     for name in conf.foreign_settings():
         if hint := did_you_mean(name, missing, cutoff=NEAR):

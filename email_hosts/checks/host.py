@@ -24,6 +24,7 @@ from ..schemes import (
     SMTP_PORT,
     SUBMISSION_PORT,
 )
+from ..smtp.login import refuse_what_cannot_be_sent
 
 TAG = "email_hosts"
 
@@ -210,6 +211,16 @@ def _password(host: Host) -> Found:
         )
 
 
+def _login(host: Host) -> Found:
+    login = (str(host.options.get(name) or "") for name in ("username", "password"))
+    try:
+        if host.is_a(SMTP_BACKEND):
+            refuse_what_cannot_be_sent(*login)
+    except InvalidEmailHost as refusal:
+        refusal.name(str(host.key), host.setting)
+        yield invalid(refusal)
+
+
 def _without_effect(host: Host) -> Found:
     options = host.options
     is_encrypted = options.get("use_tls") or options.get("use_ssl")
@@ -256,6 +267,7 @@ OF_HOST: tuple[Callable[[Host], Found], ...] = (
     _members,
     _port,
     _password,
+    _login,
     _without_effect,
     _not_set,
     _shadowed,

@@ -10,7 +10,7 @@ import smtplib
 from base64 import b64encode
 from typing import Any
 
-from ..exceptions import one_line
+from ..exceptions import InvalidEmailHost, one_line
 from .connection import ENDS, SMTP, can_pipeline
 from .redaction import Redactor
 
@@ -42,6 +42,16 @@ def log_in(
     except ValueError as error:  # smtplib could not decode base64
         problem = f"the server's challenge makes no sense: {error}"
         raise smtplib.SMTPException(problem) from error
+
+
+def refuse_what_cannot_be_sent(username: str, password: str, alias: str | None = None) -> None:
+    """Raise ``InvalidEmailHost`` for a login that smtplib cannot encode."""
+    if not (username + password).isascii():
+        raise InvalidEmailHost(
+            "the user name and the password must be ASCII, because smtplib cannot send other "
+            "characters",
+            alias=alias,
+        )
 
 
 def _log_in_with_password(connection: SMTP, username: str, password: str) -> None:
