@@ -182,10 +182,13 @@ def tests_are_running() -> bool:
 
 
 def mailers_before_tests() -> Mapping[str, Mailer]:
-    """Return ``MAILERS`` as it was before Django's test environment replaced it."""
-    # Private: saved_data. Nothing else holds the original MAILERS.
-    state: Any = sys.modules["django.test.utils"]
-    saved: Mapping[str, Mailer] = getattr(state._TestState.saved_data, "mailers", {})
+    """Return ``MAILERS`` as it was before Django's test environment replaced it.
+
+    ``{}`` without such an environment: pytest sets none up if there are no settings.
+    """
+    # Private: _TestState and saved_data. Nothing else holds the original MAILERS.
+    state: Any = getattr(sys.modules.get("django.test.utils"), "_TestState", None)
+    saved: Mapping[str, Mailer] = getattr(getattr(state, "saved_data", None), "mailers", {})
     return saved
 
 

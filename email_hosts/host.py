@@ -20,6 +20,7 @@ from .options import HOST_OPTIONS, SEVERAL_OPTIONS, SMTP_OPTIONS, Table, checked
 from .schemes import (
     ANYMAIL,
     IMPLICIT_TLS_PORT,
+    LOCAL_SCHEMES,
     OTHER_SCHEMES,
     PROVIDERS,
     SMTP_PORT,
@@ -44,6 +45,10 @@ class Mailer(TypedDict):
 
     BACKEND: str
     OPTIONS: dict[str, Any]
+
+
+# What Django's console and file backends have of their own.
+OF_LOCAL_BACKENDS = ("stream", "file_path")
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,7 +124,21 @@ class Host:
                 options.pop(name, None)
         if self.is_smtp:
             given = with_transport(given, options)
+        if self.scheme in LOCAL_SCHEMES:
+            given = without_those_of_servers(given)
         return from_python(replace(self, options=options), given)
+
+
+def without_those_of_servers(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a host without a server has a use for.
+
+    While you develop, such a host takes the place of an SMTP host, with the same calls. So it
+    takes and refuses the same options. Raises ``InvalidEmailHost``.
+    """
+    own = {name: each for name, each in given.items() if name in OF_LOCAL_BACKENDS}
+    of_any = {name: each for name, each in given.items() if name not in own}
+    checked(of_any, SMTP_OPTIONS)
+    return {**own, **{name: each for name, each in of_any.items() if name in HOST_OPTIONS}}
 
 
 def with_transport(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,14 +218,17 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
 def dict_of_mailer(mailer: Any, key: Any = None) -> Mailer:  # pragma: mailers-only
     """Return an entry of ``MAILERS``, or raise ``InvalidEmailHost`` if it is a DSN."""
     options = mailer.get("OPTIONS", {}) if isinstance(mailer, dict) else None
-    if isinstance(options, dict) and all(isinstance(name, str) for name in options):
-        return cast("Mailer", mailer)
-    raise InvalidEmailHost(
-        "each entry of MAILERS must be a dict, and its OPTIONS a dict of names and values; "
-        "write MAILERS = mailers(EMAIL_HOSTS), which makes entries from DSNs",
-        alias=key,
-        setting="MAILERS",
-    )
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        reason = (
+            "each entry of MAILERS must be a dict, and its OPTIONS a dict of names and "
+            "values; write MAILERS = mailers(EMAIL_HOSTS), which makes entries from DSNs"
+        )
+        raise InvalidEmailHost(reason, alias=key, setting="MAILERS")
+    for name in set(mailer) - {"BACKEND", "OPTIONS"}:
+        if (meant := str(name).upper()) in ("BACKEND", "OPTIONS"):  # Django ignores it
+            reason = f"write {meant!r} for {name!r}, which has no effect"
+            raise InvalidEmailHost(reason, alias=key, setting="MAILERS")
+    return cast("Mailer", mailer)
 
 
 def checked_path(path: Any, what: str = "the backend") -> str:

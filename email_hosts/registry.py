@@ -145,7 +145,10 @@ def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     """Return the host of an entry of ``MAILERS``. Raises ``InvalidEmailHost``."""
     path = dict_of_mailer(mailer).get("BACKEND", DJANGO_SMTP_BACKEND)
     options = dict(mailer.get("OPTIONS", {}))
-    options.pop("fail_silently", None)  # of the mailer: get_connection() has its own
+    # Of the mailer, and not of its host: get_connection() has its own.
+    if options.pop("fail_silently", None) not in (True, False, None):
+        reason = "option 'fail_silently' must be True or False"
+        raise InvalidEmailHost(reason, alias=key, setting="MAILERS")
     if path == HOST_BACKEND:
         path = options.pop("backend", "")
     host = Host(key, path, {}, setting="MAILERS")

@@ -331,6 +331,10 @@ class TestMailers:  # pragma: mailers-only
             (ours(HOST_BACKEND, backend=DSN), "E002 the backend must be...not a DSN"),
             ({**ours(host="h"), "redirect_to": "a@b"}, "E002 move 'redirect_to' into OPTIONS"),
             (ours(host="h", user="me"), "E002 did you mean 'username'"),
+            (ours(host="h", fail_silently="no"), "E002 'fail_silently' must be True or False"),
+            (ours(host="h", redirect_to=None), "W018 redirect_to"),
+            ({"backend": SMTP_BACKEND}, "E001 write 'BACKEND' for 'backend'"),
+            ({**ours(host="h"), "Options": {}}, "E001 write 'OPTIONS' for 'Options'"),
             (ours(FAILOVER, host="shop"), "E002 did you mean 'hosts'"),
             (ours(ROUTER, hosts="a"), "E002 'hosts'"),
             (ours("email_hosts.backends.Router"), "E003 email_hosts.backends.Router"),
@@ -356,6 +360,12 @@ class TestMailers:  # pragma: mailers-only
                 ['W005 ...["a"]', 'E002 MAILERS["a"]', 'W005 ...["b"]'],
             ),
             (H, {"a": {}}, ["W005 ...below the last host"]),
+            # A mailer that is used is looked at for production
+            (
+                H,
+                {"a": ours(host="h", username=USER, password=PASSWORD, redirect_to="a@b.c")},
+                ["W005", 'W009 MAILERS["a"]', 'W002 MAILERS["a"]'],
+            ),
             # W010: a mailer does not redirect
             (
                 {"e": f"smtp://h?{REDIRECTS}"},

@@ -79,7 +79,12 @@ def test_connection_is_new_closed_and_has_its_own_options():
         (f"backend://{__name__}.Smtp?host=h&use_tls=true", {"use_ssl": True}, "exclusive"),
         (SEVERAL, {}, "option 'hosts' must name hosts"),
         (f"{SEVERAL}?hosts=a&retyr=5", {}, "unknown option 'retyr'"),
-        pytest.param("dummy:", {"foo": "bar"}, "Unknown options 'foo'", marks=needs_mailers),
+        pytest.param(
+            "backend://django.core.mail.backends.dummy.EmailBackend",
+            {"foo": "bar"},
+            "Unknown options 'foo'",
+            marks=needs_mailers,
+        ),
         (f"backend://{ROUTING_BACKEND}", {"foo": 1}, "unknown option 'foo'"),
         ("backend://no.such?hosts=a", {}, "backend 'no.such' cannot be imported: No module"),
         ("backend://email_hosts.hosts.registry?hosts=a", {}, "must be the class of a mail"),

@@ -6,6 +6,7 @@ Those in DSNs are in ``test_dsn``, and those that ``manage.py check`` finds in `
 import smtplib
 from collections.abc import Callable
 from functools import partial
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -150,6 +151,45 @@ def test_server_without_starttls_says_which_scheme_fits(serve):
     assert str(caught.value).endswith(
         "by server. submissions:// is for TLS from the first byte, smtp:// for no TLS"
     )
+
+
+LOCAL = ["console:", "locmem:", "dummy:", "file:/tmp"]
+
+
+@real_hosts()
+@pytest.mark.parametrize("dsn", LOCAL)
+def test_host_without_a_server_takes_the_options_of_one_with(dsn, settings):
+    """While you develop, it takes the place of an SMTP host."""
+    settings.EMAIL_HOSTS = {"shop": dsn}
+    connection: Any = get_connection("shop", timeout=5, use_tls=True, reply_to="a@b.example")
+    assert connection.reply_to == "a@b.example"
+
+
+@real_hosts()
+@pytest.mark.parametrize("dsn", LOCAL)
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        ({"timout": 5}, "unknown option 'timout'; did you mean 'timeout'?"),
+        ({"timeout": "5"}, "option 'timeout' must be a number, not str"),
+        ({"tls": True}, "unknown option 'tls'; in Python, its name is 'use_tls'"),
+    ],
+)
+def test_host_without_a_server_refuses_what_one_with_refuses(dsn, options, answer, settings):
+    settings.EMAIL_HOSTS = {"shop": dsn}
+    with pytest.raises(InvalidEmailHost) as caught:
+        get_connection("shop", **options)
+    assert str(caught.value) == f'get_connection("shop"): {answer}'
+
+
+@real_hosts()
+def test_host_without_a_server_takes_the_options_of_its_own_backend(settings):
+    settings.EMAIL_HOSTS = {"shop": "console:"}
+    stream = StringIO()
+    get_connection("shop", stream=stream).send_messages(
+        [EmailMessage("Hi", to=["a@b.example"])]
+    )
+    assert "Subject: Hi" in stream.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_TIMEOUT setting is deprecated")

@@ -390,8 +390,12 @@ def test_options_of_any_host_are_for_any_host(base, options):
         assert [getattr(each, name) for each in connections] == [value, value]
 
 
+@pytest.mark.parametrize("key", ["console", "dummy"])
 @pytest.mark.parametrize("name", ["_redirect_to", "_redirct_to", "redirct_to"])
-@override_settings(EMAIL_HOSTS={"console": "console:"})
-def test_misspelt_redirect_is_no_option_of_another_backend(name):
-    with pytest.raises(InvalidEmailHost, match=f"unknown option '{name}'; .*redirect_to'"):
-        get_connection("console", **{name: "qa@example.com"})  # type: ignore[arg-type]
+def test_misspelt_redirect_is_no_option_of_another_backend(name, key):
+    dummy = "backend://django.core.mail.backends.dummy.EmailBackend"
+    with (
+        override_settings(EMAIL_HOSTS={"console": "console:", "dummy": dummy}),
+        pytest.raises(InvalidEmailHost, match=f"unknown option '{name}'; .*redirect_to'"),
+    ):
+        get_connection(key, **{name: "qa@example.com"})  # type: ignore[arg-type]

@@ -67,3 +67,10 @@ with override_settings(EMAIL_HOSTS={"shop": "smtp://h"}):
 def test_script_without_a_settings_file_is_no_exception():
     shown = run_python("-c", STANDALONE)
     assert shown.split() == ["EmailHostsBackend", "OutboxBackend", "EmailHostsBackend"]
+
+
+def test_plugin_does_nothing_without_settings(tmp_path):
+    path = tmp_path / "test_nothing.py"
+    path.write_text("def test_nothing():\n    pass\n")
+    shown = run_python(*PYTEST, *PLUGIN, str(path), environment={"PYTEST_ADDOPTS": ""})
+    assert "1 passed" in shown

@@ -207,6 +207,19 @@ def test_in_tests_nothing_waits_and_nothing_is_counted(clock, mailoutbox):
 
 
 class TestTake:
+    def test_tells_when_to_ask_again(self, clock):
+        start = clock.now
+        for wait in (0, 10, 10):
+            clock.now += wait
+            assert take("shop", [PER_MINUTE]) == 0
+        # The first message came 20 seconds ago, and counts for a slice of a second longer.
+        assert [take("shop", [PER_MINUTE], number) for number in (1, 2, 3)] == [41, 51, 61]
+        clock.now = start + 60.999
+        assert 0 < take("shop", [PER_MINUTE]) < 0.002
+        clock.now = start + 61
+        assert take("shop", [PER_MINUTE]) == 0
+        assert take("shop", [PER_MINUTE]) == 10
+
     @pytest.mark.parametrize("limits", [[PER_SECOND, PER_DAY], [PER_DAY, PER_SECOND]])
     def test_gives_back_what_another_limit_refuses(self, limits, clock):
         assert take("shop", limits, 2) == 0

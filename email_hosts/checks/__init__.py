@@ -37,8 +37,8 @@ from .host import (
     entries,
     invalid,
     is_host,
-    is_shadowed,
     message,
+    used_instead_of,
 )
 
 __all__ = ["TAG", "check_deployment", "check_hosts", "register"]
@@ -70,8 +70,8 @@ def check_deployment(
     """Return why the hosts are not fit for production."""
     found: list[CheckMessage] = []
     with suppress(InvalidEmailHost):  # check_hosts() reports it
-        for host in entries().values():
-            if isinstance(host, Host) and not is_shadowed(host):
+        for entry in entries().values():
+            if host := used_instead_of(entry):
                 found += (each for check in OF_DEPLOYED_HOST for each in check(host))
         found += (each for check in OF_DEPLOYED_SETTINGS for each in check())
     return found

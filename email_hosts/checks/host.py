@@ -142,6 +142,18 @@ def is_shadowed(host: Host) -> bool:
     return True  # pragma: mailers-only
 
 
+def used_instead_of(found: Host | CheckMessage) -> Host | None:
+    """Return the valid host that is used for an entry: its own, or that of ``MAILERS``."""
+    if not isinstance(found, Host):
+        return None
+    if not is_shadowed(found):
+        return found
+    with suppress(InvalidEmailHost):  # pragma: mailers-only
+        if is_checked(registry().mailers[str(found.key)]):
+            return registry().of_mailer(str(found.key))
+    return None  # pragma: mailers-only
+
+
 def default_routes() -> bool:
     """Whether mail of Django and other apps asks the router."""
     default = conf.default_mailer()
@@ -221,6 +233,12 @@ def _login(host: Host) -> Found:
         yield invalid(refusal)
 
 
+def is_meant_to_redirect(host: Host) -> bool:
+    """Whether an entry of ``MAILERS`` has the option, with whatever value."""
+    mailer: Any = registry().mailers.get(str(host.key), {})
+    return host.setting == "MAILERS" and "redirect_to" in mailer.get("OPTIONS", {})
+
+
 def _without_effect(host: Host) -> Found:
     options = host.options
     is_encrypted = options.get("use_tls") or options.get("use_ssl")
@@ -242,6 +260,8 @@ def _not_set(host: Host) -> Found:
     unset = [name for name, each in texts.items() if re.fullmatch(NOT_SET, each)]
     if texts.get("host") == "none":  # the server of a DSN is in lower case
         unset.append("host")
+    if is_meant_to_redirect(host) and not texts.get("redirect_to"):  # pragma: mailers-only
+        unset.append("redirect_to")
     if unset:
         yield message(
             "W018",
