@@ -72,5 +72,6 @@ def test_script_without_a_settings_file_is_no_exception():
 def test_plugin_does_nothing_without_settings(tmp_path):
     path = tmp_path / "test_nothing.py"
     path.write_text("def test_nothing():\n    pass\n")
-    shown = run_python(*PYTEST, *PLUGIN, str(path), environment={"PYTEST_ADDOPTS": ""})
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    shown = run_python(*PYTEST, *PLUGIN, str(path), environment=alone)
     assert "1 passed" in shown
