@@ -15,7 +15,7 @@ from django.utils.module_loading import import_string
 from . import conf
 from .boundary import boundary
 from .dsn import parse_from_elsewhere
-from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, named, shown
+from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, checked_flag, named, shown
 from .host import FAILOVER_BACKEND, HOST_BACKEND, TABLES, Host, class_at
 from .log import warn
 from .options import HOST_OPTIONS, NOT_GIVEN
@@ -48,7 +48,7 @@ def get_connection(
     # For a project without the app in INSTALLED_APPS. By its path: Django's debug pages take
     # time to import.
     import_string("email_hosts.debug.install")()
-    _check_flag(fail_silently)
+    fail_silently = checked_flag(fail_silently)
     host = registry().find(key)
     if host is None:
         connection = _default_connection(key)
@@ -80,7 +80,7 @@ def connection_from_dsn(
     ``alias`` is ``None``. All else is as in ``get_connection``. Raises
     ``InvalidEmailHost``.
     """
-    _check_flag(fail_silently)
+    fail_silently = checked_flag(fail_silently)
     if allow is not None and not takes(allow, "", 0):
         raise InvalidEmailHost("'allow' must be a function: allow(host, port) returns True")
     host = parse_from_elsewhere(dsn, schemes).but(**options)
@@ -90,11 +90,6 @@ def connection_from_dsn(
             more = "" if answer is False else "; to allow one, it must return True"
             raise InvalidEmailHost(f"allow() does not allow this server{more}")
     return _connection(host, {}, fail_silently=fail_silently, allow=allow)
-
-
-def _check_flag(fail_silently: Any) -> None:
-    if fail_silently not in (True, False, None):
-        raise InvalidEmailHost("'fail_silently' must be True or False")
 
 
 def connection_to(key: str) -> Any:

@@ -14,7 +14,7 @@ from . import conf
 from .addresses import address_and_domain
 from .boundary import is_own
 from .dsn import parse
-from .exceptions import InvalidEmailHost, checked_key
+from .exceptions import InvalidEmailHost, checked_flag, checked_key
 from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python, is_path
 from .options import HOST_OPTIONS, NOT_GIVEN, missing_headers
 from .schemes import DJANGO_SMTP_BACKEND
@@ -145,10 +145,11 @@ def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     """Return the host of an entry of ``MAILERS``. Raises ``InvalidEmailHost``."""
     path = dict_of_mailer(mailer).get("BACKEND", DJANGO_SMTP_BACKEND)
     options = dict(mailer.get("OPTIONS", {}))
-    # Of the mailer, and not of its host: get_connection() has its own.
-    if options.pop("fail_silently", None) not in (True, False, None):
-        reason = "option 'fail_silently' must be True or False"
-        raise InvalidEmailHost(reason, alias=key, setting="MAILERS")
+    try:  # of the mailer, and not of its host: get_connection() has its own
+        checked_flag(options.pop("fail_silently", None))
+    except InvalidEmailHost as error:
+        error.name(key, "MAILERS")
+        raise
     if path == HOST_BACKEND:
         path = options.pop("backend", "")
     host = Host(key, path, {}, setting="MAILERS")

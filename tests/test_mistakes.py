@@ -15,6 +15,8 @@ from django.core.mail.backends import smtp
 from django.utils.module_loading import import_string
 
 from email_hosts.backends import (
+    EmailHostsBackend,
+    FailoverBackend,
     HostBackend,
     RoutingBackend,
     connection_from_dsn,
@@ -69,7 +71,7 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
         "router$",
     ),
     *(
-        (partial(call, fail_silently=value), "'fail_silently' must be True or False$")
+        (partial(call, fail_silently=value), "'fail_silently' must be True or False, not ")
         for call in (
             partial(get_connection, "shop"),
             partial(get_connection, "nobody"),
@@ -180,6 +182,28 @@ def test_host_without_a_server_refuses_what_one_with_refuses(dsn, options, answe
     with pytest.raises(InvalidEmailHost) as caught:
         get_connection("shop", **options)
     assert str(caught.value) == f'get_connection("shop"): {answer}'
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(EmailHostsBackend, "h"),
+        partial(FailoverBackend, ["shop"]),
+        RoutingBackend,
+        partial(HostBackend, "django.core.mail.backends.console.EmailBackend"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("value", "shown"), [("club", "'club'"), (DSN, "'(a DSN)'"), (2, "int")]
+)
+def test_key_in_the_place_of_a_flag_is_told(make, value, shown):
+    """``message.send("club")`` of Django 6.1: the first argument is ``fail_silently``."""
+    with pytest.raises(InvalidEmailHost) as caught:
+        make(alias="default", fail_silently=value)
+    assert str(caught.value) == (
+        f"MAILERS[\"default\"]: 'fail_silently' must be True or False, not {shown}; in a call "
+        "of send(), write using= before the key of a host"
+    )
 
 
 @real_hosts()

@@ -16,7 +16,7 @@ from django.core.mail import EmailMessage
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import AllHostsFailed, RateLimited, name_host, shown, summarize
+from ..exceptions import AllHostsFailed, RateLimited, checked_flag, name_host, shown, summarize
 from ..host import FAILOVER_BACKEND, Host, from_python
 from ..hosts import connection_to
 from ..log import warn
@@ -60,7 +60,7 @@ class FailoverBackend(Backend):
         is_default = alias is None  # EMAIL_BACKEND
         known = conf.without_ignored(options, by_hand.table, ignore_unknown=is_default)
         self.take(from_python(by_hand, {"hosts": hosts, **known}))
-        self.fail_silently = fail_silently
+        self.fail_silently = checked_flag(fail_silently)
 
     @property
     def name(self) -> str:

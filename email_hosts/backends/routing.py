@@ -12,7 +12,14 @@ from django.core.mail.backends.base import BaseEmailBackend
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import EmailHostDoesNotExist, InvalidEmailHost, checked_key, name_host, shown
+from ..exceptions import (
+    EmailHostDoesNotExist,
+    InvalidEmailHost,
+    checked_flag,
+    checked_key,
+    name_host,
+    shown,
+)
 from ..host import ROUTING_BACKEND, Host, from_python
 from ..hosts import adopt, connection_to
 from ..registry import host_of_sender
@@ -42,7 +49,7 @@ class RoutingBackend(Backend):
         is_default = alias is None  # EMAIL_BACKEND
         known = conf.without_ignored(options, by_hand.table, ignore_unknown=is_default)
         self.take(from_python(by_hand, known))
-        self.fail_silently = fail_silently
+        self.fail_silently = checked_flag(fail_silently)
 
     @property
     def full_name(self) -> str:

@@ -19,7 +19,7 @@ from django.utils.module_loading import import_string
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import InvalidEmailHost, OAuth2Error, name_host, summarize
+from ..exceptions import InvalidEmailHost, OAuth2Error, checked_flag, name_host, summarize
 from ..host import SMTP_BACKEND, Host, default_port, from_python
 from ..hosts import Allow
 from ..log import debug, warn
@@ -83,7 +83,7 @@ class EmailHostsBackend(Backend, EmailBackend):
         self.take(
             from_python(by_hand, {**given, **conf.without_ignored(options, by_hand.table)})
         )
-        self.fail_silently = fail_silently
+        self.fail_silently = checked_flag(fail_silently)
 
     def take(self, host: Host) -> None:
         """Set the options of a host as attributes of this backend."""

@@ -19,7 +19,7 @@ from django.core.mail.backends.smtp import EmailBackend
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome, clock, is_of_mail
-from ..exceptions import InvalidEmailHost, name_host, summarize
+from ..exceptions import InvalidEmailHost, checked_flag, name_host, summarize
 from ..host import Host, class_at, default_port, from_python
 from ..log import warn
 from ..options import HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
@@ -58,7 +58,7 @@ class HostBackend(Backend):
         options = conf.without_ignored(options, given)
         by_hand = from_python(Host(alias, path, {}, setting="MAILERS"), options)
         self.take(by_hand, wrapped)
-        self.fail_silently = fail_silently
+        self.fail_silently = checked_flag(fail_silently)
 
     def take(self, host: Host, wrapped: BaseEmailBackend | None = None) -> None:
         """Set the options of a host, and make the backend that it wraps unless it is given."""

@@ -21,7 +21,7 @@ from ..boundary import boundary
 from ..exceptions import InvalidEmailHost, looks_like_a_dsn, named, shown
 from ..host import ROUTING_BACKEND, Host, backend_of, class_at
 from ..hosts import listed
-from ..options import did_you_mean
+from ..options import SMTP_OPTIONS, did_you_mean
 from ..registry import is_checked, registry, with_first_member
 from ..schemes import DJANGO_SMTP_BACKEND
 from ..testmode import is_in_memory, test_mode
@@ -204,7 +204,11 @@ def _similar_settings() -> Found:
         )
     missing = [name for name in conf.OWN_SETTINGS if not hasattr(conf.settings, name)]
     for name in conf.foreign_settings():
-        if hint := did_you_mean(name, missing, cutoff=NEAR):
+        option = name.removeprefix("EMAIL_HOSTS_").lower()
+        hint = did_you_mean(name, missing, cutoff=NEAR)
+        if name.startswith("EMAIL_HOSTS_") and option in SMTP_OPTIONS:
+            hint = f"; write {option!r} as an option of each host"
+        if hint:
             yield message(
                 "W015",
                 f"The setting {name} has no effect{hint}",
