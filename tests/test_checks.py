@@ -203,7 +203,11 @@ async def slow_router(message):
         ("EMAIL_HOSTS_CACHES", True, "W015 ...'EMAIL_HOSTS_CACHE'"),
         ("EMAIL_HOST", {"shop": DSN}, "W015 ...is a dict; did you mean EMAIL_HOSTS"),
         ("EMAIL_HOST", DSN, "W015 ...is a DSN; did you mean EMAIL_HOSTS"),
-        ("EMAIL_HOSTS_REDIRECT_TO", "a@b.c", "W015 ...'redirect_to' as an option of each host"),
+        (
+            "EMAIL_HOSTS_REDIRECT_TO",
+            "a@b.c",
+            "W015 ...'redirect_to' as an option of each host",
+        ),
         ("EMAILS_HOSTS", "there is EMAIL_HOSTS", []),
         ("EMAIL_HOSTS_OF_THE_SHOP", True, []),
     ],

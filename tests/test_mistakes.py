@@ -390,7 +390,7 @@ class TestProvider:
 
 NO_EFFECT = 'W017 EMAIL_HOSTS["news"] does not use TLS, so these options have no effect:'
 NOT_KEPT = 'W017 EMAIL_HOSTS["news"] keeps no connection, so these options have no effect:'
-NOT_SET = 'W018 EMAIL_HOSTS["news"] has None or the name of a variable as'
+NOT_SET = 'W018 EMAIL_HOSTS["news"] has None, nothing or the name of a variable as'
 
 
 @pytest.mark.parametrize(
@@ -421,6 +421,7 @@ NOT_SET = 'W018 EMAIL_HOSTS["news"] has None or the name of a variable as'
         (f"anymail+postmark://?server_token={None}", [f"{NOT_SET} server_token: "]),
         ("submission://$USER:${{PASS_WORD}}@h", [f"{NOT_SET} username, password: "]),
         ("submission://me:{{password}}@h", [f"{NOT_SET} password: "]),
+        ("submission://:@h", [f"{NOT_SET} username, password: "]),
         ("submission://me:$ecret!@h", []),
         (
             "submission://me:p%C3%A4ss@h",

@@ -260,13 +260,15 @@ def _not_set(host: Host) -> Found:
     unset = [name for name, each in texts.items() if re.fullmatch(NOT_SET, each)]
     if texts.get("host") == "none":  # the server of a DSN is in lower case
         unset.append("host")
+    if host.setting == "EMAIL_HOSTS" and "//:@" in registry().dsns[str(host.key)]:
+        unset += ["username", "password"]
     if is_meant_to_redirect(host) and not texts.get("redirect_to"):  # pragma: mailers-only
         unset.append("redirect_to")
     if unset:
         yield message(
             "W018",
-            f"{host.name} has None or the name of a variable as {', '.join(unset)}: probably, "
-            "an environment variable is not set.",
+            f"{host.name} has None, nothing or the name of a variable as {', '.join(unset)}: "
+            "probably, an environment variable is not set.",
             'Set it. With os.environ["NAME"], a variable that is not set is an error.',
         )
 
