@@ -206,7 +206,7 @@ async def slow_router(message):
         (
             "EMAIL_HOSTS_REDIRECT_TO",
             "a@b.c",
-            "W015 ...'redirect_to' as an option of each host",
+            "W015 ...'redirect_to' as an option",
         ),
         ("EMAILS_HOSTS", "there is EMAIL_HOSTS", []),
         ("EMAIL_HOSTS_OF_THE_SHOP", True, []),
