@@ -169,19 +169,24 @@ def is_checked(mailer: Mailer) -> bool:  # pragma: mailers-only
     return not is_path(host.backend) or is_own(host.backend) or host.is_a(BASE)
 
 
-def find_cycle(key: str, path: tuple[str, ...] = ()) -> tuple[str, ...]:
+def find_cycle(
+    key: str, path: tuple[str, ...] = (), acyclic: set[str] | None = None
+) -> tuple[str, ...]:
     """Return the hosts that name each other in a cycle: ``("a", "b", "a")``, or ``()``.
 
     The host of this key is one of them, or leads to them.
     """
+    acyclic = set() if acyclic is None else acyclic
     if key in path:
         return (*path[path.index(key) :], key)
-    host = None
-    with suppress(InvalidEmailHost):  # reported where the host is used
-        host = registry().find(key)
-    for member in host.members if host else ():
-        if cycle := find_cycle(member, (*path, key)):
-            return cycle
+    if key not in acyclic:  # a host that several others name is looked at once
+        host = None
+        with suppress(InvalidEmailHost):  # reported where the host is used
+            host = registry().find(key)
+        for member in host.members if host else ():
+            if cycle := find_cycle(member, (*path, key), acyclic):
+                return cycle
+        acyclic.add(key)
     return ()
 
 

@@ -147,6 +147,13 @@ def test_hosts_in_a_cycle_are_refused(hosts, way):
     assert str(caught.value).endswith(f"in a cycle: {way}")
 
 
+def test_host_to_which_many_ways_lead_is_looked_at_once():
+    """There are 2 to the power of 60 ways, and no cycle."""
+    layers = {f"{name}{i}": f"failover:a{i + 1},b{i + 1}" for i in range(60) for name in "ab"}
+    with override_settings(EMAIL_HOSTS={**layers, "a60": "dummy:", "b60": "dummy:"}):
+        assert get_connection("a0")
+
+
 def test_host_shows_no_option_and_its_mailer_is_the_callers_to_change():
     assert repr(parse("smtp://u:Kx7vQz9@h", "shop")) == '<Host EMAIL_HOSTS["shop"]>'
     hosts = {"a": "smtp://h?_header-X=1", "b": "backend://a.b.C?x={}"}

@@ -388,6 +388,16 @@ class TestProvider:
         )
 
 
+def test_option_that_is_missing_later_is_told_too(settings):
+    """The names of the options have been found to be good."""
+    settings.EMAIL_HOSTS = {"news": "anymail+mailgun:?sender_domain=mg.example.com"}
+    settings.ANYMAIL = {"MAILGUN_API_KEY": PASSWORD}
+    get_connection("news")
+    settings.ANYMAIL = {}
+    with pytest.raises(InvalidEmailHost, match="option 'api_key' is missing; in a DSN, write"):
+        get_connection("news")
+
+
 NO_EFFECT = 'W017 EMAIL_HOSTS["news"] does not use TLS, so these options have no effect:'
 NOT_KEPT = 'W017 EMAIL_HOSTS["news"] keeps no connection, so these options have no effect:'
 NOT_SET = 'W018 EMAIL_HOSTS["news"] has None, nothing or the name of a variable as'

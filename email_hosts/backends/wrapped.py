@@ -213,11 +213,11 @@ def _construct(host: Host) -> Any:
     backend_class: Any = class_at(host.backend)
     options = {name: value for name, value in host.options.items() if name not in HOST_OPTIONS}
     _refuse_misspelt_redirect(backend_class, options)
-    if host.backend.startswith("anymail."):
-        _refuse_mistakes(backend_class, options)
     # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
     # Django 6.1 they take no alias. Remove the condition once we require 6.1.
     named = {"alias": host.key or ""} if conf.DJANGO_HAS_MAILERS else {}
+    if host.backend.startswith("anymail."):
+        return _of_anymail(backend_class, named, options)
     if not issubclass(backend_class, EmailBackend):
         return backend_class(**named, **options)
     # The credentials of the project's mail server are not meant for another one. The
@@ -245,11 +245,16 @@ def _refuse_misspelt_redirect(backend_class: type, options: Iterable[str]) -> No
 
     Before Django 6.1, backends ignore unknown options, and your customers would get the mail.
     """
-    of_redirect = [name for name, each in HOST_OPTIONS.items() if not each.can_be_removed]
     for name in options:
-        hint = did_you_mean(name, of_redirect, cutoff=0.8)
+        hint = _hint_at_redirect(name)
         if hint and name not in inspect.signature(backend_class).parameters:
             raise InvalidEmailHost(f"unknown option {name!r}{hint}")
+
+
+@lru_cache(maxsize=1024)  # each new connection asks again
+def _hint_at_redirect(name: str) -> str:
+    of_redirect = [name for name, each in HOST_OPTIONS.items() if not each.can_be_removed]
+    return did_you_mean(name, of_redirect, cutoff=0.8)
 
 
 class _Rest(BaseEmailBackend):
@@ -259,37 +264,48 @@ class _Rest(BaseEmailBackend):
         self.rest = options
 
 
-@lru_cache(maxsize=64)
-def _with_rest(backend_class: type) -> type:
-    return type("WithRest", (backend_class, _Rest), {})
+# The names of options that a class of Anymail has been found to know. Finding out takes as
+# long as making the backend.
+_known: set[tuple[type, frozenset[str]]] = set()
 
 
-def _refuse_mistakes(backend_class: Any, options: Mapping[str, Any]) -> None:
-    """Refuse an option that Anymail does not know, and the lack of one that it needs.
+def _of_anymail(
+    backend_class: Any, named: Mapping[str, Any], options: Mapping[str, Any]
+) -> Any:
+    """Return a backend of Anymail, without a mistake in its options.
 
     Before Django 6.1, it ignores unknown options. Where it misses one, it names its settings.
     """
+    names = backend_class, frozenset(options)
     try:
-        trial = _with_rest(backend_class)(**options)
+        if names not in _known:
+            trial: Any = type("Trial", (backend_class, _Rest), {})(**options)
+            # Anymail 14 passes on what it reads later, too.
+            unknown = [name for name in trial.rest if name not in vars(trial)]
+            if unknown:
+                raise _unknown_option(unknown[0], vars(trial))
+            _known.add(names)
+        return backend_class(**named, **options)
+    except InvalidEmailHost:
+        raise
     except ImproperlyConfigured as error:
         setting = re.search(r"ANYMAIL = \{'(\w+)'", str(error))
         if setting is None:
             raise
-    else:
-        # Anymail 14 passes on what it reads later, too.
-        for unknown in [name for name in trial.rest if name not in vars(trial)]:
-            if not unknown.islower():  # it may be the end of a key
-                raise InvalidEmailHost(
-                    "the text after an ampersand is not an option; percent-encode an "
-                    "ampersand that belongs to a value"
-                )
-            hint = did_you_mean(unknown, vars(trial), cutoff=0.8)
-            if unknown in SMTP_OPTIONS:
-                hint = "; it is for SMTP hosts only"
-            raise InvalidEmailHost(f"unknown option {unknown!r}{hint}")
-        return
     provider = backend_class.esp_name.upper().replace(" ", "_")
     missing = setting[1].removeprefix(f"{provider}_").lower()
     for misspelt in difflib.get_close_matches(missing, options, n=1, cutoff=0.7):
         raise InvalidEmailHost(f"unknown option {misspelt!r}; did you mean '{missing}'?")
     raise InvalidEmailHost(f"option '{missing}' is missing; in a DSN, write ?{missing}=...")
+
+
+def _unknown_option(name: str, known: Iterable[str]) -> InvalidEmailHost:
+    if not name.islower():  # it may be the end of a key
+        return InvalidEmailHost(
+            "the text after an ampersand is not an option; percent-encode an ampersand that "
+            "belongs to a value"
+        )
+    hint = did_you_mean(name, known, cutoff=0.8)
+    if name in SMTP_OPTIONS:
+        hint = "; it is for SMTP hosts only"
+    return InvalidEmailHost(f"unknown option {name!r}{hint}")

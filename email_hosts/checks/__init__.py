@@ -35,10 +35,10 @@ from .host import (
     check_entry,
     default_routes,
     entries,
+    host_in_use,
     invalid,
     is_host,
     message,
-    used_instead_of,
 )
 
 __all__ = ["TAG", "check_deployment", "check_hosts", "register"]
@@ -71,7 +71,7 @@ def check_deployment(
     found: list[CheckMessage] = []
     with suppress(InvalidEmailHost):  # check_hosts() reports it
         for entry in entries().values():
-            if host := used_instead_of(entry):
+            if host := host_in_use(entry):
                 found += (each for check in OF_DEPLOYED_HOST for each in check(host))
         found += (each for check in OF_DEPLOYED_SETTINGS for each in check())
     return found

@@ -142,7 +142,7 @@ def is_shadowed(host: Host) -> bool:
     return True  # pragma: mailers-only
 
 
-def used_instead_of(found: Host | CheckMessage) -> Host | None:
+def host_in_use(found: Host | CheckMessage) -> Host | None:
     """Return the valid host that is used for an entry: its own, or that of ``MAILERS``."""
     if not isinstance(found, Host):
         return None
@@ -233,7 +233,7 @@ def _login(host: Host) -> Found:
         yield invalid(refusal)
 
 
-def is_meant_to_redirect(host: Host) -> bool:
+def _is_meant_to_redirect(host: Host) -> bool:
     """Whether an entry of ``MAILERS`` has the option, with whatever value."""
     mailer: Any = registry().mailers.get(str(host.key), {})
     return host.setting == "MAILERS" and "redirect_to" in mailer.get("OPTIONS", {})
@@ -262,7 +262,7 @@ def _not_set(host: Host) -> Found:
         unset.append("host")
     if host.setting == "EMAIL_HOSTS" and "//:@" in registry().dsns[str(host.key)]:
         unset += ["username", "password"]
-    if is_meant_to_redirect(host) and not texts.get("redirect_to"):  # pragma: mailers-only
+    if _is_meant_to_redirect(host) and not texts.get("redirect_to"):  # pragma: mailers-only
         unset.append("redirect_to")
     if unset:
         yield message(
