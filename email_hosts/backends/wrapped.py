@@ -8,6 +8,7 @@ import inspect
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -272,40 +273,42 @@ _known: set[tuple[type, frozenset[str]]] = set()
 def _of_anymail(
     backend_class: Any, named: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Any:
-    """Return a backend of Anymail, without a mistake in its options.
+    """Return a backend of Anymail, without a mistake in its options."""
+    names = backend_class, frozenset(options)
+    if names in _known:
+        with suppress(ImproperlyConfigured):  # told below, in our words
+            return backend_class(**named, **options)
+    _refuse_mistakes(backend_class, options)
+    _known.add(names)
+    return backend_class(**named, **options)
+
+
+def _refuse_mistakes(backend_class: Any, options: Mapping[str, Any]) -> None:
+    """Refuse an option that Anymail does not know, and the lack of one that it needs.
 
     Before Django 6.1, it ignores unknown options. Where it misses one, it names its settings.
     """
-    names = backend_class, frozenset(options)
     try:
-        if names not in _known:
-            trial: Any = type("Trial", (backend_class, _Rest), {})(**options)
-            # Anymail 14 passes on what it reads later, too.
-            unknown = [name for name in trial.rest if name not in vars(trial)]
-            if unknown:
-                raise _unknown_option(unknown[0], vars(trial))
-            _known.add(names)
-        return backend_class(**named, **options)
-    except InvalidEmailHost:
-        raise
+        trial: Any = type("Trial", (backend_class, _Rest), {})(**options)
     except ImproperlyConfigured as error:
         setting = re.search(r"ANYMAIL = \{'(\w+)'", str(error))
         if setting is None:
             raise
+    else:
+        # Anymail 14 passes on what it reads later, too.
+        for unknown in [name for name in trial.rest if name not in vars(trial)]:
+            if not unknown.islower():  # it may be the end of a key
+                raise InvalidEmailHost(
+                    "the text after an ampersand is not an option; percent-encode an "
+                    "ampersand that belongs to a value"
+                )
+            hint = did_you_mean(unknown, vars(trial), cutoff=0.8)
+            if unknown in SMTP_OPTIONS:
+                hint = "; it is for SMTP hosts only"
+            raise InvalidEmailHost(f"unknown option {unknown!r}{hint}")
+        return
     provider = backend_class.esp_name.upper().replace(" ", "_")
     missing = setting[1].removeprefix(f"{provider}_").lower()
     for misspelt in difflib.get_close_matches(missing, options, n=1, cutoff=0.7):
         raise InvalidEmailHost(f"unknown option {misspelt!r}; did you mean '{missing}'?")
     raise InvalidEmailHost(f"option '{missing}' is missing; in a DSN, write ?{missing}=...")
-
-
-def _unknown_option(name: str, known: Iterable[str]) -> InvalidEmailHost:
-    if not name.islower():  # it may be the end of a key
-        return InvalidEmailHost(
-            "the text after an ampersand is not an option; percent-encode an ampersand that "
-            "belongs to a value"
-        )
-    hint = did_you_mean(name, known, cutoff=0.8)
-    if name in SMTP_OPTIONS:
-        hint = "; it is for SMTP hosts only"
-    return InvalidEmailHost(f"unknown option {name!r}{hint}")
