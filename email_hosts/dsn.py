@@ -51,7 +51,7 @@ from .schemes import (
     SEVERAL_SCHEMES,
     SMTP_SCHEMES,
 )
-from .values import as_given, boolean, keys_in_python, without_control_characters
+from .values import NOT_SET, as_given, boolean, keys_in_python, without_control_characters
 
 # Django's settings that an SMTP DSN replaces. speckenv returns them.
 DJANGO_SETTINGS = {
@@ -176,10 +176,14 @@ def _scheme_of(dsn: str) -> str:
     scheme, colon, _ = dsn.lower().partition(":")
     if colon and (scheme in SCHEMES or re.fullmatch(r"anymail\+[a-z][a-z0-9_-]*", scheme)):
         return scheme
+    if re.fullmatch(NOT_SET, dsn):
+        raise InvalidEmailHost("the DSN is the name of a variable that is not set")
     known = f"known schemes are {', '.join(SCHEMES)}, {ANYMAIL}mailgun and the like"
     match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
     if not match:  # text before the first colon may be a user name
         hint = did_you_mean(scheme, SCHEMES, cutoff=0.8)
+        if scheme in SCHEMES:
+            hint = f"; write {scheme}: with a colon"
         raise InvalidEmailHost(f"the DSN starts with no scheme{hint}; {EXAMPLE}; {known}")
     here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])
     hint = f"; write '{here}' instead" if here else did_you_mean(scheme, SCHEMES, cutoff=0.7)

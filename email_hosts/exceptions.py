@@ -10,6 +10,8 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from .schemes import SCHEMES
+
 MAX_FOREIGN_TEXT = 500  # characters
 
 # Packages of task queues. They raise a time limit wherever Python is, even in code of the
@@ -108,7 +110,9 @@ class RateLimited(smtplib.SMTPException):
 
 def looks_like_a_dsn(key: str) -> bool:
     """Whether a key may be a DSN by mistake, with a login that nobody should see."""
-    return "://" in key or re.search(":.*[?@=]", key, re.DOTALL) is not None
+    scheme, colon, _ = key.partition(":")
+    is_one = "://" in key or (colon and scheme in SCHEMES)  # failover:shop,spare
+    return bool(is_one) or re.search(":.*[?@=]", key, re.DOTALL) is not None
 
 
 def checked_key(key: str) -> str:

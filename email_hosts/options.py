@@ -186,7 +186,10 @@ BEFORE_OPTIONS = {
         ("user", "username", "password"),
         "; write both before the host: submission://user:password@smtp.example.com",
     ),
-    **dict.fromkeys(("host", "port"), "; write it after two slashes: smtp.example.com:2525"),
+    **dict.fromkeys(
+        ("host", "hostname", "server", "port"),
+        "; write it after two slashes: smtp.example.com:2525",
+    ),
 }
 
 

@@ -134,6 +134,7 @@ REFUSED: list[tuple[str, str]] = [
     ("no scheme", "mail.example.com Kx7vQz9:Wj4bYt2@h"),
     ("did you mean 'smtp'?", "smpt://h"),
     ("no scheme; did you mean 'roundrobin'?", "round-robin:a,b"),
+    ("no scheme; write console: with a colon", "console"),
     ("anymail+mailgun and the like; for a mail server, write submission://", "redis://h"),
     ("'anymail+amazon-ses' instead", "ses://Kx7vQz9:Wj4bYt2@default"),
     ("'anymail+mailgun' instead", "mailgun+api://Kx7vQz9@default"),

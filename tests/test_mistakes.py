@@ -113,6 +113,10 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
         lambda: get_connection(DSN),
         "the key of a host must not be a DSN; give the DSN a key in ",
     ),
+    *(
+        (partial(get_connection, dsn), "the key of a host must not be a DSN; ")
+        for dsn in ("failover:shop,spare", "console:")
+    ),
     # A backend that is wrapped by hand.
     (lambda: HostBackend(DSN), f"{NO_PATH} a DSN; write the DSN in EMAIL_HOSTS$"),
     *((lambda each=each: HostBackend(each), NO_PATH) for each in (5, None, Smtp, [DSN])),
@@ -429,7 +433,7 @@ NOT_SET = 'W018 EMAIL_HOSTS["news"] has None, nothing or the name of a variable 
         ),
         (f"submission://me:{None}@h", [f"{NOT_SET} password: "]),
         (f"anymail+postmark://?server_token={None}", [f"{NOT_SET} server_token: "]),
-        ("submission://$USER:${{PASS_WORD}}@h", [f"{NOT_SET} username, password: "]),
+        ("submission://$USER:${{PASSWORD_2}}@h", [f"{NOT_SET} username, password: "]),
         ("submission://me:{{password}}@h", [f"{NOT_SET} password: "]),
         ("submission://:@h", [f"{NOT_SET} username, password: "]),
         ("submission://me:$ecret!@h", []),

@@ -22,9 +22,11 @@ from ..schemes import (
     FILE_BACKEND,
     IMPLICIT_TLS_PORT,
     SMTP_PORT,
+    SMTP_SCHEMES,
     SUBMISSION_PORT,
 )
 from ..smtp.login import refuse_what_cannot_be_sent
+from ..values import NOT_SET
 
 TAG = "email_hosts"
 
@@ -34,10 +36,8 @@ MAILERS_HINT = (
     "Write MAILERS = {**mailers(EMAIL_HOSTS)}, and add your other mailers to it. Import "
     "mailers from email_hosts."
 )
+WHERE_DSN = "Look where the DSN is set: in the environment, or in an .env file."
 HOSTS_HINT = 'Write EMAIL_HOSTS = {"shop": "smtp://mail.example.com"}.'
-
-# What a text is where a variable should have been: None, $PASSWORD, ${PASSWORD}, {password}.
-NOT_SET = r"None|\$\{?[A-Za-z_]+\}?|\{[A-Za-z_]+\}"
 
 # How it begins where the class of a backend cannot be imported.
 NO_BACKEND = "backend '"
@@ -54,10 +54,13 @@ HINTS = (
     ("percent-encode", 'In Python, urllib.parse.quote(password, safe="") does that.'),
     ("did you mean", ""),
     ("in a DSN, write ?", "The documentation of Anymail has the options of each provider."),
-    ("quotation marks", "Look where the DSN is set: in the environment, or in an .env file."),
+    ("name of a variable", WHERE_DSN),
+    ("quotation marks", WHERE_DSN),
     ("write the DSN in EMAIL_HOSTS", MAILERS_HINT),
     ("dotted path of a class", "A path is like django.core.mail.backends.smtp.EmailBackend."),
     (NO_BACKEND, "Install the package that has this backend, or correct its name."),
+    ("; write ", ""),
+    ("; remove ", ""),
     ("option 'oauth2'", "Name a callable, token(username, *, renew). The README has recipes."),
     (
         "",
@@ -69,6 +72,11 @@ HINTS = (
 # Servers of Microsoft 365 and Outlook.
 WITHOUT_PASSWORDS = {
     *("smtp.office365.com", "smtp-legacy.office365.com", "smtp-mail.outlook.com"),
+}
+
+SCHEME_FOR = {
+    "use_tls": "submission:// (STARTTLS)",
+    "use_ssl": "submissions:// (TLS from the first byte)",
 }
 
 # What they are called in messages.
@@ -197,17 +205,26 @@ def is_host(key: str) -> bool:
     return host is not None and not (host.routes and host.setting == "MAILERS")
 
 
+def _write(host: Host, option: str) -> str:
+    """Return what to write for STARTTLS (``use_tls``), or for TLS from the first byte."""
+    if host.setting == "MAILERS":
+        return f"Write {option!r}: True in OPTIONS"
+    if option in SMTP_SCHEMES.get(host.scheme, {}):
+        return "Remove the options 'tls' and 'ssl', which change that of its scheme"
+    return f"Write {SCHEME_FOR[option]}"
+
+
 def _port(host: Host) -> Found:
     port, is_implicit = host.options.get("port"), host.options.get("use_ssl")
     if port == IMPLICIT_TLS_PORT and not is_implicit:
-        expects, scheme = "expects", "submissions://"
+        expects, instead = "expects", _write(host, "use_ssl")
     elif port in (SUBMISSION_PORT, SMTP_PORT) and is_implicit:
-        expects, scheme = "does not expect", "submission:// (STARTTLS)"
+        expects, instead = "does not expect", _write(host, "use_tls")
     else:
         return
     if host.is_a(SMTP_BACKEND):
         problem = f"has port {port}, where a server {expects} TLS from the first byte"
-        hint = f"Use {scheme} there, or another port."
+        hint = f"{instead}, or use another port."
         yield message("W007", f"{host.name} {problem} (RFC 8314).", hint)
 
 
@@ -245,7 +262,7 @@ def _without_effect(host: Host) -> Found:
     files = [name for name in options if name.startswith("ssl_")]
     of_kept = [name for name in ("conn_max_idle", "conn_max_messages") if name in options]
     for names, has_effect, why, instead in (
-        (files, is_encrypted, "does not use TLS", "Use submission:// or submissions://"),
+        (files, is_encrypted, "does not use TLS", _write(host, "use_tls")),
         (of_kept, options.get("conn_max_age"), "keeps no connection", "Add conn_max_age=60"),
     ):
         if host.is_a(SMTP_BACKEND) and names and not has_effect:
@@ -316,7 +333,7 @@ def _login_without_tls(host: Host) -> Found:
         yield message(
             "W002",
             f"{host.name} sends its user name and password without TLS.",
-            "Use submission:// (STARTTLS) or submissions:// (TLS from the first byte).",
+            f"{_write(host, 'use_tls')}.",
         )
 
 
