@@ -19,6 +19,7 @@ from django.utils.module_loading import import_string
 from .dsn import DJANGO_SETTINGS
 from .exceptions import InvalidEmailHost
 from .host import Mailer, checked_path, dict_of_hosts, dict_of_mailer, is_path
+from .log import warn
 
 # The type checker knows neither MAILERS nor the layers of the settings.
 settings: Any = django_settings
@@ -167,11 +168,16 @@ def without_ignored(
     """
     # Private: Django 6.1's own get_connection() passes it.
     ignored = options.pop("_ignore_unknown_kwargs", set())
-    return {
+    kept = {
         name: value
         for name, value in options.items()
         if name in known or not (ignore_unknown or name in ignored)
     }
+    # send_mail() passes a login as None.
+    dropped = [name for name, value in options.items() if name not in kept and value]
+    if dropped:
+        warn("options of a call have no effect: %s; each host has its own", ", ".join(dropped))
+    return kept
 
 
 def tests_are_running() -> bool:

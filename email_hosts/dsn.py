@@ -180,12 +180,14 @@ def _scheme_of(dsn: str) -> str:
         raise InvalidEmailHost("the DSN is the name of a variable that is not set")
     known = f"known schemes are {', '.join(SCHEMES)}, {ANYMAIL}mailgun and the like"
     match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)
+    here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])
     if not match:  # text before the first colon may be a user name
-        hint = did_you_mean(scheme, SCHEMES, cutoff=0.8)
+        hint = did_you_mean(here or scheme, SCHEMES, cutoff=0.8)
         if scheme in SCHEMES:
             hint = f"; write {scheme}: with a colon"
+        elif not colon:
+            hint = hint or "; for the host of a key, write failover: and the key"
         raise InvalidEmailHost(f"the DSN starts with no scheme{hint}; {EXAMPLE}; {known}")
-    here = OTHER_SCHEMES.get(scheme) or OTHER_SCHEMES.get(scheme.partition("+")[0])
     hint = f"; write '{here}' instead" if here else did_you_mean(scheme, SCHEMES, cutoff=0.7)
     raise InvalidEmailHost(f"unknown scheme '{match[0]}'; {known}{hint or f'; {EXAMPLE}'}")
 
@@ -298,6 +300,7 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
             option = _foreign_option(name if equals else "")  # it may be the end of a key
         elif option is None:
             may_be_secret = has_secret or _may_be_password(parts, name, value)
+            may_be_secret = may_be_secret and f"_{name}" not in known
             raise InvalidEmailHost(_unknown_option(name, table, may_be_secret=may_be_secret))
         if option.name in options and not is_header:
             hint = INSTEAD.get(name, "")

@@ -191,6 +191,11 @@ def from_values(host: Host) -> Host:
         )
     if problem := host.is_smtp and options.get("oauth2") and _problem_with_token(options):
         raise InvalidEmailHost(problem)
+    for name, option in host.table.items():
+        if options.get(name) and option.needs and not options.get(option.needs):
+            both = option, host.table[option.needs]
+            names = [each.in_dsn if host.scheme else each.name for each in both]
+            raise InvalidEmailHost("option '{}' needs '{}' beside it".format(*names))
     login = bool(options.get("username")), bool(options.get("password"))
     if host.is_smtp and len({*login}) > 1 and not options.get("oauth2"):
         given, missing = ("user name", "password") if login[0] else ("password", "user name")
@@ -198,11 +203,6 @@ def from_values(host: Host) -> Host:
             f"the host has a {given} and no {missing}; write both or neither (only a host of "
             "the settings may have 'oauth2' instead of a password)"
         )
-    for name, option in host.table.items():
-        if options.get(name) and option.needs and not options.get(option.needs):
-            both = option, host.table[option.needs]
-            names = [each.in_dsn if host.scheme else each.name for each in both]
-            raise InvalidEmailHost("option '{}' needs '{}' beside it".format(*names))
     return host
 
 

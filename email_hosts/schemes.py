@@ -35,6 +35,7 @@ OTHER_SCHEMES = {
     **dict.fromkeys(("null", "dummymail"), "dummy"),
     **dict.fromkeys(("memory", "memorymail"), "locmem"),
     "sendinblue": "anymail+brevo",
+    "fallback": "failover",
     "consolemail": "console",
     "filemail": "file",
 }

@@ -36,8 +36,8 @@ NUMBER = r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?"
 SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MESSAGES, RECIPIENTS = "messages", "recipients"
 
-# A text where the value of a variable should be: None, $PASSWORD, ${PASSWORD}, {password}.
-NOT_SET = r"None|\$\{?\w+\}?|\{\w+\}"
+# A text where the value of a variable should be: None, $NAME, ${NAME}, {name}, <name>.
+NOT_SET = r"None|\$\{?\w+\}?|\{\w+\}|<\w+>"
 
 # In characters, for a dotted path. A token may have dots, too, but is longer.
 MAX_PATH = 100

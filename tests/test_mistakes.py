@@ -265,6 +265,17 @@ def test_message_without_a_host_says_who_has_picked_none(router, answer, setting
     assert str(caught.value).endswith(answer)
 
 
+@pytest.mark.parametrize("make", [RoutingBackend, partial(FailoverBackend, "shop")])
+def test_login_of_a_call_that_has_no_effect_is_told(make, caplog):
+    """``send_mail(auth_user="me")``: the host that is picked has its own login."""
+    make(username=None, password="")
+    assert not caplog.messages
+    make(username="me", password=PASSWORD, timeout=None)
+    assert caplog.messages == [
+        "options of a call have no effect: username, password; each host has its own"
+    ]
+
+
 def tells(username, *, renew):
     raise OAuth2Error(f"{username} has no mailbox")
 

@@ -192,7 +192,7 @@ def _members(host: Host) -> Found:
         problem += did_you_mean(missing[0].strip('"'), registry().dsns)
     else:
         return
-    hint = "Name hosts that have a server of their own."
+    hint = "Name hosts that have a server of their own, with commas between them."
     yield message("E004", f"{host.name} {problem}.", hint)
 
 
