@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Mapping
 from datetime import date
-from functools import lru_cache, partial
+from functools import partial
 from numbers import Number
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.core.mail import EmailMessage
 from django.utils.functional import Promise
@@ -45,16 +45,6 @@ MAILBOX = re.compile(
 )
 
 
-class Address(NamedTuple):
-    """An address, normalized for comparison.
-
-    The local part keeps its case, which may matter (RFC 5321, 2.4).
-    """
-
-    local_part: str
-    domain: str
-
-
 def recipients(message: EmailMessage, host: Any) -> dict[str, Any]:
     """The host's ``redirect_to`` takes the place of recipients who are not allowed.
 
@@ -64,7 +54,7 @@ def recipients(message: EmailMessage, host: Any) -> dict[str, Any]:
     if not host.redirect_to:
         return {}
     refuse_to_go_past(lambda name: getattr(message, name, None), "the message", host.alias)
-    allowed = _allowed(host.redirect_to, tuple(host.allowed_recipients))
+    allowed = _allowed(host)
     people = [(str(each), _address(str(each))) for each in message.recipients()]
     staying = {address: text for text, address in people if _may_get_mail(address, allowed)}
     others = [text for text, address in people if address not in staying]
@@ -98,7 +88,7 @@ def recipients(message: EmailMessage, host: Any) -> dict[str, Any]:
 def nobody_else(message: EmailMessage, host: Any) -> dict[str, Any]:
     """Whatever a subclass does, the message goes to nobody who is not allowed."""
     if host.redirect_to:
-        allowed = _allowed(host.redirect_to, tuple(host.allowed_recipients))
+        allowed = _allowed(host)
         own = [
             text for field in FIELDS for text in map(str, getattr(message, field, ()) or ())
         ]
@@ -147,22 +137,25 @@ def _may_have_address(value: Any) -> bool:
     return not isinstance(value, (Number, date, type, type(None)))
 
 
-@lru_cache(maxsize=256)
-def _allowed(redirect_to: str, recipients: tuple[str, ...]) -> set[Address | str | None]:
+def _allowed(host: Any) -> set[str | None]:
     """Return the addresses and domains that get their mail."""
-    allowed: set[Address | str | None] = {_address(redirect_to)}
-    for recipient in recipients:
+    allowed = {_address(host.redirect_to)}
+    for recipient in host.allowed_recipients:
         local_part, at, domain = recipient.rpartition("@")
-        for spelling in spellings(domain):
-            allowed.add(Address(local_part, spelling) if at else spelling)
+        allowed.update(f"{local_part}{at}{spelling}" for spelling in spellings(domain))
     return allowed
 
 
-def _may_get_mail(address: Address | None, allowed: Container[Address | str | None]) -> bool:
-    return address is not None and (address in allowed or address.domain in allowed)
+def _may_get_mail(address: str | None, allowed: Container[str | None]) -> bool:
+    return address is not None and (
+        address in allowed or address.rpartition("@")[2] in allowed
+    )
 
 
-def _address(recipient: str) -> Address | None:
-    """Return the address of a recipient, or ``None`` if it may not be just one."""
+def _address(recipient: str) -> str | None:
+    """Return the address of a recipient, or ``None`` if it may not be just one.
+
+    The local part keeps its case, which may matter (RFC 5321, 2.4).
+    """
     match = MAILBOX.fullmatch(recipient.strip(" "))
-    return Address(match[2], match[3].lower()) if match else None
+    return f"{match[2]}@{match[3].lower()}" if match else None
