@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 from .boundary import boundary
 from .dsn import parse
@@ -20,7 +21,7 @@ def mailers(hosts: Mapping[str, str | None]) -> dict[str, Mailer]:
     Raises ``InvalidEmailHost`` with the key of the first host that is not valid.
     """
     return {
-        checked_key(key): parse(dsn, key).mailer
+        checked_key(key): deepcopy(parse(dsn, key).mailer)
         for key, dsn in dict_of_hosts(hosts).items()
         if dsn not in NOT_GIVEN
     }

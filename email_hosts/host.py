@@ -6,10 +6,10 @@ Code that gets a ``Host`` need not check it again. It may come from ``EMAIL_HOST
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypedDict, TypeGuard, cast
 
 import django
@@ -104,10 +104,10 @@ class Host:
         except Exception:  # its module may raise anything; reported where it is built
             return False
 
-    @property
+    @cached_property
     def mailer(self) -> Mailer:
-        """The entry of ``MAILERS`` that stands for it. You may change it."""
-        options = copy.deepcopy(dict(self.options))
+        """The entry of ``MAILERS`` that stands for it. You must not change it, either."""
+        options = dict(self.options)
         if self.backend in TABLES or self.table.keys().isdisjoint(options):
             return {"BACKEND": self.backend, "OPTIONS": options}
         return {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": self.backend, **options}}

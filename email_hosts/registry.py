@@ -47,14 +47,11 @@ class Registry:
             return self.of_dsn(key)
         return None
 
-    def of_mailer(self, key: str) -> Host | None:
+    def of_mailer(self, key: str) -> Host:  # pragma: mailers-only
         """Return the host of ``MAILERS``. Raises ``InvalidEmailHost``."""
-        mailer: Any = self.mailers.get(key)
-        if mailer is not None:  # pragma: mailers-only
-            entry = dict_of_mailer(mailer, key)
-            entry = {**entry, "OPTIONS": dict(entry.get("OPTIONS", {}))}
-            return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
-        return None
+        entry: Any = dict_of_mailer(self.mailers[key], key)
+        entry = {**entry, "OPTIONS": dict(entry.get("OPTIONS", {}))}
+        return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
 
     def _made(self, setting: str, key: str, entry: object, make: Callable[[], Host]) -> Host:
         """Return the host of an entry, made anew if the entry has changed in place."""
@@ -70,12 +67,14 @@ class Registry:
         Raises ``InvalidEmailHost`` if it is not valid.
         """
         host = self.of_dsn(checked_key(key))
-        mailer = self.mailers.get(key)
-        if host and (mailer is None or test_mode.replaces(mailer, host)):
-            return host
-        found = self.of_mailer(key)
-        # A router in MAILERS may pick the host that has the router's own key.
-        return host if host and found and found.routes else found
+        its_own = host.mailer if host else None
+        mailer: Any = self.mailers.get(key, its_own)
+        if mailer != its_own:  # pragma: mailers-only
+            found = self.of_mailer(key)
+            # A router in MAILERS may pick the host that has the router's own key.
+            if not (host and (found.routes or test_mode.has_replaced(mailer))):
+                return found
+        return host
 
     def keys(self) -> Iterator[str]:
         """Yield the keys that have a host of their own, in the order of the settings."""
@@ -143,7 +142,7 @@ def host_of_sender(message: EmailMessage) -> str | None:
 
 def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     """Return the host of an entry of ``MAILERS``. Raises ``InvalidEmailHost``."""
-    path = dict_of_mailer(mailer).get("BACKEND", DJANGO_SMTP_BACKEND)
+    path = mailer.get("BACKEND", DJANGO_SMTP_BACKEND)
     options = dict(mailer.get("OPTIONS", {}))
     try:  # of the mailer, and not of its host: get_connection() has its own
         checked_flag(options.pop("fail_silently", None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import conf
-from .host import Host, Mailer, backend_of, dict_of_mailer
+from .host import Host, Mailer, backend_of
 from .schemes import DJANGO_BACKENDS
 
 LOCMEM_BACKEND = f"{DJANGO_BACKENDS}.locmem.EmailBackend"
@@ -26,16 +26,6 @@ class TestMode:
             return True
         of_file = conf.email_hosts_of_file()
         return host.key in of_file and of_file[host.key] == conf.email_hosts().get(host.key)
-
-    def replaces(self, mailer: Mailer, host: Host) -> bool:  # pragma: mailers-only
-        """Whether a host is used although ``MAILERS`` has its key.
-
-        In tests, Django replaces the mailers with in-memory ones, which lack the options.
-        """
-        dict_of_mailer(mailer, host.key)  # or it says which entry is none
-        return self.has_replaced(mailer) or (
-            conf.tests_are_running() and mailer == host.mailer
-        )
 
     def has_replaced(self, mailer: Mailer) -> bool:
         """Whether Django's test environment may have put it in the place of the project's."""

@@ -15,7 +15,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends import locmem, smtp
 from django.test import override_settings
 
-from email_hosts import mailers
+from email_hosts import conf, mailers
 from email_hosts.backends import (
     FailoverBackend,
     RoutingBackend,
@@ -331,6 +331,14 @@ class TestMailers:  # pragma: mailers-only
     def test_key_without_a_mailer_gets_its_host_or_the_default_mailer(self, key, host):
         connection: Any = get_connection(key)
         assert connection.host == host
+
+    def test_entry_made_of_a_host_is_that_host(self, settings, monkeypatch):
+        """Outside of tests, too: a host without a server takes the options of one with."""
+        monkeypatch.setattr(conf, "tests_are_running", lambda: False)
+        settings.EMAIL_HOSTS = {"shop": "console:?_reply_to=a@b"}
+        settings.MAILERS = mailers(settings.EMAIL_HOSTS)
+        connection: Any = get_connection("shop", timeout=5)
+        assert connection.reply_to == "a@b"
 
     @override_settings(MAILERS={"mailer": {}})
     def test_unknown_key_without_a_default_mailer_is_an_error(self):

@@ -141,25 +141,20 @@ def _host_of(
 
 def is_shadowed(host: Host) -> bool:
     """Whether another entry of ``MAILERS`` is used instead of a host of ``EMAIL_HOSTS``."""
-    key = str(host.key)
-    mailer = registry().mailers.get(key)
-    if host.setting == "MAILERS" or mailer is None or mailer == host.mailer:
+    if host.setting == "MAILERS":  # pragma: mailers-only
         return False
-    with suppress(InvalidEmailHost):  # pragma: mailers-only
-        return registry().find(key) is not host
+    with suppress(InvalidEmailHost):
+        return registry().find(str(host.key)) is not host
     return True  # pragma: mailers-only
 
 
 def host_in_use(found: Host | CheckMessage) -> Host | None:
     """Return the valid host that is used for an entry: its own, or that of ``MAILERS``."""
-    if not isinstance(found, Host):
-        return None
-    if not is_shadowed(found):
-        return found
-    with suppress(InvalidEmailHost):  # pragma: mailers-only
-        if is_checked(registry().mailers[str(found.key)]):
-            return registry().of_mailer(str(found.key))
-    return None  # pragma: mailers-only
+    with suppress(InvalidEmailHost):
+        host = registry().find(str(found.key)) if isinstance(found, Host) else None
+        if host and (host is found or is_checked(registry().mailers[str(host.key)])):
+            return host
+    return None
 
 
 def default_routes() -> bool:
