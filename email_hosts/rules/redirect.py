@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Container, Mapping
 from datetime import date
 from functools import partial
+from itertools import chain
 from numbers import Number
 from typing import Any
 
@@ -87,18 +88,17 @@ def recipients(message: EmailMessage, host: Any) -> dict[str, Any]:
 
 def nobody_else(message: EmailMessage, host: Any) -> dict[str, Any]:
     """Whatever a subclass does, the message goes to nobody who is not allowed."""
-    if host.redirect_to:
-        allowed = _allowed(host)
-        own = [
-            text for field in FIELDS for text in map(str, getattr(message, field, ()) or ())
-        ]
-        for text in [*map(str, message.recipients()), *own]:
-            if not _may_get_mail(_address(text), allowed) and text != host.redirect_to:
-                raise InvalidEmailHost(
-                    "option '_redirect_to' cannot be combined with a message whose recipients "
-                    "cannot be replaced",
-                    alias=host.alias,
-                )
+    if not host.redirect_to:
+        return {}
+    allowed = _allowed(host)
+    fields = [getattr(message, field, None) or () for field in FIELDS]
+    for text in map(str, chain(message.recipients(), *fields)):
+        if not _may_get_mail(_address(text), allowed) and text != host.redirect_to:
+            raise InvalidEmailHost(
+                "option '_redirect_to' cannot be combined with a message whose recipients "
+                "cannot be replaced",
+                alias=host.alias,
+            )
     return {}
 
 
