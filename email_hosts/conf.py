@@ -38,9 +38,6 @@ NOTHING: Mapping[str, Any] = {}
 
 OWN_SETTINGS = ("EMAIL_HOSTS", "EMAIL_HOSTS_CACHE", "EMAIL_HOSTS_ROUTER", "EMAIL_HOSTS_STRICT")
 
-# Settings that hold logins.
-SECRET_SETTINGS = ("EMAIL_HOSTS", "MAILERS")
-
 Router = Callable[[EmailMessage], str | BaseEmailBackend | None]
 
 

@@ -51,7 +51,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
     def cleanse_setting(self, key: Any, value: Any) -> Any:
         """Return the value of a setting or of ``request.META``, without secrets."""
         try:
-            if type(key) is str and key in conf.SECRET_SETTINGS:
+            if type(key) is str and key in ("EMAIL_HOSTS", "MAILERS"):
                 return self.starred(value)
             return self.cleansed(super().cleanse_setting(key, value))
         except RecursionError:
