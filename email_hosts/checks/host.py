@@ -70,9 +70,7 @@ HINTS = (
 )
 
 # Servers of Microsoft 365 and Outlook.
-WITHOUT_PASSWORDS = {
-    *("smtp.office365.com", "smtp-legacy.office365.com", "smtp-mail.outlook.com"),
-}
+MICROSOFT = {"smtp.office365.com", "smtp-legacy.office365.com", "smtp-mail.outlook.com"}
 
 SCHEME_FOR = {
     "use_tls": "submission:// (STARTTLS)",
@@ -226,7 +224,7 @@ def _port(host: Host) -> Found:
 def _password(host: Host) -> Found:
     server = str(host.options.get("host", "")).lower()
     is_smtp = host.is_a(SMTP_BACKEND)
-    if is_smtp and server in WITHOUT_PASSWORDS and host.options.get("password"):
+    if is_smtp and server in MICROSOFT and host.options.get("password"):
         yield message(
             "W008",
             f"{host.name} has a password for {server}. Microsoft switches password logins for "
@@ -243,12 +241,6 @@ def _login(host: Host) -> Found:
     except InvalidEmailHost as refusal:
         refusal.name(str(host.key), host.setting)
         yield invalid(refusal)
-
-
-def _is_meant_to_redirect(host: Host) -> bool:
-    """Whether an entry of ``MAILERS`` has the option, with whatever value."""
-    mailer: Any = registry().mailers.get(str(host.key), {})
-    return host.setting == "MAILERS" and "redirect_to" in mailer.get("OPTIONS", {})
 
 
 def _without_effect(host: Host) -> Found:
@@ -274,8 +266,10 @@ def _not_set(host: Host) -> Found:
         unset.append("host")
     if host.setting == "EMAIL_HOSTS" and "//:@" in registry().dsns[str(host.key)]:
         unset += ["username", "password"]
-    if _is_meant_to_redirect(host) and not texts.get("redirect_to"):  # pragma: mailers-only
-        unset.append("redirect_to")
+    if host.setting == "MAILERS":  # pragma: mailers-only
+        given = registry().mailers[str(host.key)].get("OPTIONS", {})
+        if "redirect_to" in given and not texts.get("redirect_to"):
+            unset.append("redirect_to")
     if unset:
         yield message(
             "W018",
