@@ -114,19 +114,17 @@ def mailers() -> Mapping[str, Mailer]:
     return cast("Mapping[str, Mailer]", settings.MAILERS) if has_mailers() else NOTHING
 
 
-def default_mailer() -> Mailer | None:
-    """Return ``MAILERS["default"]``, or a mailer made from ``EMAIL_BACKEND``."""
+def default_mailer() -> Mailer:
+    """Return ``MAILERS["default"]`` or ``{}``, or a mailer made from ``EMAIL_BACKEND``."""
     if has_mailers():  # pragma: mailers-only
-        return mailers().get("default")
+        return mailers().get("default") or cast("Mailer", {})
     return {"BACKEND": _deprecated_setting("EMAIL_BACKEND"), "OPTIONS": {}}
 
 
 def default_path() -> str:
     """Return the path of the default backend, or raise ``InvalidEmailHost`` for a DSN."""
     name = 'MAILERS["default"]: BACKEND' if has_mailers() else "EMAIL_BACKEND"
-    return checked_path(
-        dict_of_mailer(default_mailer() or {}, "default").get("BACKEND", ""), name
-    )
+    return checked_path(dict_of_mailer(default_mailer(), "default").get("BACKEND", ""), name)
 
 
 def default_connection() -> BaseEmailBackend | None:

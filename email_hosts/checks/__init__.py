@@ -95,8 +95,7 @@ def _router() -> Found:
 
 
 def _router_that_nobody_asks() -> Found:
-    default = conf.default_mailer()
-    mailers = [each for each in (default, *conf.mailers().values()) if each is not None]
+    mailers = conf.default_mailer(), *conf.mailers().values()
     if any(backend_of(each).routes or test_mode.has_replaced(each) for each in mailers):
         return
     yield message(
@@ -139,8 +138,7 @@ def _cache() -> Found:
 
 def _default_backend() -> Found:
     """``MAILERS`` is checked host by host. ``EMAIL_BACKEND`` gets no options."""
-    default = conf.default_mailer()
-    if conf.has_mailers() or default is None:  # pragma: mailers-only
+    if conf.has_mailers():  # pragma: mailers-only
         return
     hint = (
         f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", and add a host "default" to EMAIL_HOSTS. '
@@ -149,7 +147,7 @@ def _default_backend() -> Found:
     where = ""
     try:
         path = conf.default_path()
-        if is_checked(default):
+        if is_checked(conf.default_mailer()):
             where = f"EMAIL_BACKEND, {path}, is no host without options: "
             class_at(path)()
     except Exception as problem:  # a class of the project may raise anything
@@ -159,11 +157,9 @@ def _default_backend() -> Found:
 def _default_host() -> Found:
     """Django's own mail does not go to a host only because its key is ``default``."""
     host, default = registry().valid("default"), conf.default_mailer()
-    if host is None or (conf.has_mailers() and default is not None):
+    if host is None or (conf.has_mailers() and default):
         return  # if it is not used, W005 says so
-    if default is not None and (
-        default_routes() or default == host.mailer or test_mode.has_replaced(default)
-    ):
+    if default_routes() or default == host.mailer or test_mode.has_replaced(default):
         return
     instead = "EMAIL_BACKEND" if default else 'MAILERS, which has no "default"'
     yield message(
@@ -281,7 +277,7 @@ OF_SETTINGS: tuple[Callable[[], Found], ...] = (
 def _default_sends_nothing() -> Found:
     default, host = conf.default_mailer(), registry().valid("default")
     is_host = host is not None and host.mailer == default  # it is told of the host
-    if default is None or is_host or test_mode.has_replaced(default):
+    if is_host or test_mode.has_replaced(default):
         return
     if backend := SENDS_NOTHING.get(default.get("BACKEND", "")):
         setting = 'MAILERS["default"]' if conf.has_mailers() else "EMAIL_BACKEND"

@@ -13,7 +13,7 @@ from django.core.checks import CheckMessage
 from .. import conf, hosts
 from ..addresses import is_loopback
 from ..exceptions import InvalidEmailHost, checked_key, named, shown
-from ..host import SMTP_BACKEND, Host, dict_of_mailer
+from ..host import SMTP_BACKEND, Host, backend_of, dict_of_mailer
 from ..options import did_you_mean
 from ..registry import find_cycle, is_checked, registry
 from ..schemes import (
@@ -157,8 +157,7 @@ def host_in_use(found: Host | CheckMessage) -> Host | None:
 
 def default_routes() -> bool:
     """Whether mail of Django and other apps asks the router."""
-    default = conf.default_mailer()
-    return default is not None and Host(None, default.get("BACKEND", ""), {}).routes
+    return backend_of(conf.default_mailer()).routes
 
 
 def _backend(host: Host) -> Found:
