@@ -117,7 +117,7 @@ def mailers() -> Mapping[str, Mailer]:
 def default_mailer() -> Mailer:
     """Return ``MAILERS["default"]`` or ``{}``, or a mailer made from ``EMAIL_BACKEND``."""
     if has_mailers():  # pragma: mailers-only
-        return mailers().get("default") or cast("Mailer", {})
+        return mailers().get("default") or {}
     return {"BACKEND": _deprecated_setting("EMAIL_BACKEND"), "OPTIONS": {}}
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypedDict, TypeGuard, cast
+from typing import Any, TypeGuard, cast
 
 import django
 from django.utils.module_loading import import_string
@@ -39,13 +39,8 @@ TABLES: Mapping[str, Table] = {
     ROUTING_BACKEND: HOST_OPTIONS,
 }
 
-
-class Mailer(TypedDict):
-    """An entry of Django's ``MAILERS``."""
-
-    BACKEND: str
-    OPTIONS: dict[str, Any]
-
+# An entry of Django's MAILERS.
+Mailer = dict[str, Any]
 
 # What Django's console and file backends have of their own.
 OF_LOCAL_BACKENDS = ("stream", "file_path")

@@ -49,7 +49,7 @@ class Registry:
 
     def of_mailer(self, key: str) -> Host:  # pragma: mailers-only
         """Return the host of ``MAILERS``. Raises ``InvalidEmailHost``."""
-        entry: Any = dict_of_mailer(self.mailers[key], key)
+        entry = dict_of_mailer(self.mailers[key], key)
         entry = {**entry, "OPTIONS": dict(entry.get("OPTIONS", {}))}
         return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
 
