@@ -59,7 +59,7 @@ def _flag(name: str, in_dsn: str, **more: Any) -> Option:
 
 
 def _number(name: str, convert: Converter, default: Any = None, **more: Any) -> Option:
-    in_python = values.number_in_python(convert)
+    in_python = partial(values.number_in_python, convert)
     return _text(name, convert, in_python=in_python, default=default, **more)
 
 

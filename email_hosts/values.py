@@ -196,16 +196,11 @@ def boolean_in_python(value: Any) -> bool:
     raise ValueError("must be True or False")
 
 
-def number_in_python(convert: Converter) -> Callable[[Any], float]:
-    """Return a converter of numbers, for those that this one allows in a DSN."""
-
-    def converted(value: Any) -> float:
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise ValueError(f"must be a number, not {type(value).__name__}")
-        number: float = convert(str(value))
-        return number
-
-    return converted
+def number_in_python(convert: Converter, value: Any) -> Any:
+    """Return a number, if this converter allows it in a DSN."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise ValueError(f"must be a number, not {type(value).__name__}")
+    return convert(str(value))
 
 
 def oauth2_in_python(value: Any) -> Any:
