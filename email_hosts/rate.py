@@ -5,9 +5,9 @@ counts whole as long as the span may reach into it. So no span has more than the
 wherever it begins, and a message counts for up to one slice longer than it has to. (The usual
 counter, which weights one window before, lets nearly twice the limit through after a burst.)
 
-It never fails, and waits only in ``wait_for_turn``. Where the cache cannot count, the memory
-of this process does, for a minute. A call of the cache cannot be interrupted, so the cache
-needs a timeout of its own: a quarter of a second for each step.
+It never fails and never waits. Where the cache cannot count, the memory of this process does,
+for a minute. A call of the cache cannot be interrupted, so the cache needs a timeout of its
+own: a quarter of a second for each step.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from typing import Any
 from django.core.cache import BaseCache, caches
 
 from . import conf
-from .exceptions import RateLimited, raise_time_limit, summarize
+from .exceptions import raise_time_limit, summarize
 from .log import warn
-from .values import Limit, limits
-
-__all__ = ["Limit", "limits", "take", "usage", "wait_for_turn"]
+from .values import Limit
 
 # Slices of one span. Those of a second are a tenth of it: clocks and caches are no better.
 SLICES, OF_A_SECOND = 60, 10
@@ -43,41 +41,27 @@ MAX_KEPT = 10_000
 
 clock = time.time  # the only one that machines share
 stopwatch = time.monotonic
-sleep = time.sleep
 
 
-def take(name: str, limits: Sequence[Limit], number: int = 1) -> float:
+def take(name: str, limits: Sequence[Limit], number: int = 1) -> tuple[float, Limit | None]:
     """Return 0, and count ``number`` messages or recipients, if the host may get them now.
 
-    Otherwise count nothing, and return the seconds after which to ask again: ``math.inf`` if
-    a limit is less than the number. ``name`` is that of the count.
+    Otherwise count nothing, and return the seconds after which to ask again, and the limit
+    that says so: ``math.inf`` if that is less than the number. ``name`` is that of the count.
     """
-    return _take(name, limits, number)[0]
-
-
-def wait_for_turn(
-    name: str, limits: Sequence[Limit], number: int, timeout: float, *, alias: str | None
-) -> None:
-    """Wait until ``take`` returns 0. No lock is held meanwhile.
-
-    Raises ``RateLimited``, at once, if that is in more than ``timeout`` seconds. With a
-    timeout of 0, it never waits.
-    """
-    left = timeout
-    while True:
-        seconds, limit = _take(name, limits, number)
-        if seconds == 0:
-            return
-        if seconds > left:
-            reason = (
-                f"its limit of {limit} is reached; ask again in {math.ceil(seconds)} s"
-                if seconds < math.inf
-                else f"a message to {number} recipients can never be sent with its limit of "
-                f"{limit}"
-            )
-            raise RateLimited(reason, alias=alias, retry_after=seconds)
-        sleep(seconds)
-        left -= seconds
+    for limit in limits:
+        if number > limit.number:
+            return math.inf, limit
+    try:
+        if cache := _cache():
+            store = _InCache(cache)
+            found = _take_all(store, name, limits, number)
+            if store.is_slow:
+                _pause(TimeoutError())
+            return found
+    except Exception as error:
+        _pause(error)
+    return _take_all(_memory_of_process(), name, limits, number)
 
 
 def usage(name: str, limits: Sequence[Limit]) -> tuple[int | None, ...]:
@@ -96,23 +80,6 @@ def forget() -> None:
     _memory = _InMemory()
     _windows.cache_clear()
     _failures.clear()
-
-
-def _take(name: str, limits: Sequence[Limit], number: int) -> tuple[float, Limit | None]:
-    """Return the seconds, and the limit that says so."""
-    for limit in limits:
-        if number > limit.number:
-            return math.inf, limit
-    try:
-        if cache := _cache():
-            store = _InCache(cache)
-            found = _take_all(store, name, limits, number)
-            if store.is_slow:
-                _pause(TimeoutError())
-            return found
-    except Exception as error:
-        _pause(error)
-    return _take_all(_memory_of_process(), name, limits, number)
 
 
 def _take_all(

@@ -23,7 +23,13 @@ from servers import SMTPServer, server_context
 from token_server import TokenServer
 
 from email_hosts import conf, hosts, rate
-from email_hosts.backends import EmailHostsBackend, HostBackend, failover, get_connection
+from email_hosts.backends import (
+    EmailHostsBackend,
+    HostBackend,
+    failover,
+    get_connection,
+    limited,
+)
 from email_hosts.oauth2 import tokens
 from email_hosts.signals import message_failed, message_sent
 from email_hosts.smtp.pace import pace_of
@@ -319,5 +325,10 @@ def rate_clock(monkeypatch):
 
     monkeypatch.setattr(rate, "clock", clock)
     monkeypatch.setattr(rate, "stopwatch", clock)
-    monkeypatch.setattr(rate, "sleep", sleep)
+    monkeypatch.setattr(limited, "sleep", sleep)
     return clock
+
+
+def take(*arguments):
+    """Take from limits. Return 0, or the seconds after which to ask again."""
+    return rate.take(*arguments)[0]

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Clock, mails, run_python, told
+from conftest import Clock, mails, run_python, take, told
 from django.core.cache import BaseCache, caches
 from django.core.cache.backends import locmem
 from django.core.management import call_command
@@ -24,10 +24,11 @@ from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_hosts import rate
-from email_hosts.backends import can_be_retried, failover, get_connection
+from email_hosts import rate, values
+from email_hosts.backends import can_be_retried, failover, get_connection, limited
 from email_hosts.exceptions import InvalidEmailHost, RateLimited, summarize
-from email_hosts.rate import Limit, take, usage
+from email_hosts.rate import usage
+from email_hosts.values import Limit
 
 LOCAL = "django.core.cache.backends.locmem.LocMemCache"
 REDIS = "django.core.cache.backends.redis.RedisCache"
@@ -143,9 +144,9 @@ class TestTurnThatComesTooLate:
             clock.naps.append(seconds)
             assert len(clock.naps) < 3
             clock.now += seconds
-            take("shop", rate.limits(limit))
+            take("shop", values.limits(limit))
 
-        monkeypatch.setattr(rate, "sleep", sleep)
+        monkeypatch.setattr(limited, "sleep", sleep)
         with pytest.raises(RateLimited):
             get_connection("shop").send_messages(mails("a", "b"))
         assert len(clock.naps) == 1
@@ -162,7 +163,7 @@ class TestTurnThatComesTooLate:
 
 def test_interrupted_wait_is_over(hosts, monkeypatch):
     hosts(shop="{}?rate=1/m&timeout=100")
-    monkeypatch.setattr(rate, "sleep", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(limited, "sleep", mock.Mock(side_effect=KeyboardInterrupt))
     batch = mails("a", "b")
     with pytest.raises(KeyboardInterrupt) as caught:
         get_connection("shop").send_messages(batch)
@@ -373,7 +374,7 @@ import sys
 from django.conf import settings
 from django.core.management import call_command
 import django
-from email_hosts import rate
+from email_hosts import rate, values
 DATABASE = {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}
 CACHE = {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "counts"}
 settings.configure(
@@ -382,8 +383,8 @@ settings.configure(
 django.setup()
 call_command("createcachetable", verbosity=0)
 rate.stopwatch = lambda: 0.0  # a busy machine makes no cache slow
-limits = rate.limits("5/d")
-print([rate.take("shop", limits) == 0 for _ in range(3)], rate.usage("shop", limits))
+limits = values.limits("5/d")
+print([rate.take("shop", limits)[0] == 0 for _ in range(3)], rate.usage("shop", limits))
 """
 
 
@@ -418,7 +419,7 @@ def answer(result, seconds=0.0):
     """Make a method of a cache that answers so, after this time."""
 
     def answer(*args):
-        rate.sleep(seconds)
+        limited.sleep(seconds)
         return result
 
     return answer

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from email_hosts import rate
-from email_hosts.rate import Limit, take
 from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import Pool, PooledConnection
+from email_hosts.values import Limit
 
 
 class Place:
@@ -77,6 +77,6 @@ def test_never_two_threads_count(monkeypatch):
     monkeypatch.setattr(rate, "MAX_KEPT", Most(10))
 
     def count(host):
-        take(host, [Limit(10, 86400)])
+        rate.take(host, [Limit(10, 86400)])
 
     assert not Most.place.have_met_in(partial(count, "shop"), partial(count, "club"))

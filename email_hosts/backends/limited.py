@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -13,11 +15,13 @@ from django.core.mail import EmailMessage
 from .. import rate
 from ..delivery import Outcome
 from ..exceptions import RateLimited
-from ..values import RECIPIENTS
+from ..values import RECIPIENTS, Limit
 from .smtp import DEFAULT_TIMEOUT
 
 # In seconds. While a message waits for longer, no connection is kept open.
 KEEP_OPEN = 5
+
+sleep = time.sleep
 
 
 def outcomes(
@@ -42,8 +46,7 @@ def outcomes(
                 yield from queue.take_late()
                 yield outcome
         yield from queue.take_late()
-        # The connection is closed or parked now.
-        is_over = is_over or not queue.wait()
+        is_over = is_over or not queue.held
 
 
 class _Queue:
@@ -52,11 +55,10 @@ class _Queue:
     def __init__(
         self, backend: Any, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> None:
+        self.held: list[EmailMessage] = []  # one that waits until the connection is closed
         self._backend = backend
         self._coming = iter(messages)
         self._keep_going = keep_going
-        self._held: EmailMessage | None = None  # for longer than a connection is kept open
-        self._seconds = 0.0  # until its turn
         self._waited = 0.0  # by the message whose turn is next
         self._late: deque[Outcome] = deque()
         self._name = str(backend.alias)
@@ -64,46 +66,39 @@ class _Queue:
             self._name = f"{backend.full_name} {getattr(backend, 'username', '')}"
 
     def turns(self) -> Iterator[EmailMessage]:
-        """Yield each message when its turn has come, up to one that has to wait for long."""
-        held, self._held = [self._held] if self._held else [], None
-        for message in chain(held, self._coming):
-            by_recipients = self._backend.rate_by == RECIPIENTS
-            number = len(message.recipients()) if by_recipients else 1
-            seconds = rate.take(self._name, self._backend.rate, number)
-            if seconds > 0:
-                left = self._timeout - self._waited
-                if KEEP_OPEN < seconds <= left:
-                    self._held, self._seconds = message, seconds
-                    return
-                if not self._has_its_turn(message, number, left):
-                    if not self._keep_going:
-                        return
-                    continue
-            self._waited = 0
-            yield message
+        """Yield each message when its turn has come, up to one that has to wait for long.
 
-    def wait(self) -> bool:
-        """Wait for the turn of the message that is held. Return whether there is one."""
-        if self._held is None:
-            return False
-        rate.sleep(self._seconds)
-        self._waited += self._seconds
-        return True
+        That one comes first the next time: before the first, there is no connection yet.
+        """
+        backend, is_connected = self._backend, False
+        held, self.held = self.held, []
+        for message in chain(held, self._coming):
+            by_recipients = backend.rate_by == RECIPIENTS
+            number = len(message.recipients()) if by_recipients else 1
+            while True:
+                seconds, limit = rate.take(self._name, backend.rate, number)
+                if seconds == 0 or seconds > self._timeout - self._waited:
+                    break
+                if is_connected and seconds > KEEP_OPEN:
+                    self.held = [message]
+                    return
+                sleep(seconds)
+                self._waited += seconds
+            self._waited = 0
+            if seconds == 0:
+                is_connected = True
+                yield message
+                continue
+            reason = _reason(limit, number, seconds)
+            error = RateLimited(reason, alias=backend.alias, retry_after=seconds)
+            self._late.append(backend.failed(message, error))
+            if not self._keep_going:
+                return
 
     def take_late(self) -> Iterator[Outcome]:
         """Yield the outcomes of messages whose turn would come too late."""
         while self._late:
             yield self._late.popleft()
-
-    def _has_its_turn(self, message: EmailMessage, number: int, left: float) -> bool:
-        backend = self._backend
-        try:
-            rate.wait_for_turn(self._name, backend.rate, number, left, alias=backend.alias)
-        except RateLimited as error:
-            self._late.append(backend.failed(message, error))
-            self._waited = 0
-            return False
-        return True
 
     @property
     def _timeout(self) -> float:
@@ -111,3 +106,9 @@ class _Queue:
         if not self._backend.may_wait:
             return 0
         return float(getattr(self._backend, "timeout", None) or DEFAULT_TIMEOUT)
+
+
+def _reason(limit: Limit | None, number: int, seconds: float) -> str:
+    if seconds < math.inf:
+        return f"its limit of {limit} is reached; ask again in {math.ceil(seconds)} s"
+    return f"a message to {number} recipients can never be sent with its limit of {limit}"
