@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from contextvars import ContextVar
 from typing import Any, cast
@@ -123,7 +123,10 @@ class Backend(BaseEmailBackend):
         if isinstance(email_messages, EmailMessage):
             raise TypeError("it takes a list of messages; write send_messages([message])")
         if is_sending(self):
-            return self._send_nested(email_messages)
+            # A log handler, message() or a generator sends over this object during another
+            # send. It gets a connection of its own. A backend that is not ours may share the
+            # rest with its copy: a file, or the session of an HTTP client.
+            return int(copy.copy(self).send_messages(email_messages))
         report = Report(self, email_messages)
         try:
             try:
@@ -144,15 +147,6 @@ class Backend(BaseEmailBackend):
             raise report.error
         return report.sent
 
-    def _send_nested(self, messages: Iterable[EmailMessage]) -> int:
-        """Send mail that a log handler, ``message()`` or a generator sends over this object
-        during another send. It gets a connection of its own.
-
-        That closes what it has opened. A backend that is not ours may share the rest with
-        its copy: a file, or the session of an HTTP client.
-        """
-        return int(self.__copy__().send_messages(messages))
-
     def apply_host(self, message: EmailMessage) -> EmailMessage:
         """Return the message as this host sends it. Yours stays as it was.
 
@@ -160,17 +154,26 @@ class Backend(BaseEmailBackend):
         """
         return applied(message, self, self.rules)
 
-    def through(self, connection: Backend, message: EmailMessage) -> Iterator[Outcome]:
-        """Yield what becomes of a message at another host, which gets this host's copy."""
-        try:
-            applied = self.apply_host(message)
-        except Exception as error:
-            yield self.failed(message, error)
-            return
-        notes = Notes(message, applied)
-        for outcome in outcomes_of(connection, [applied], keep_going=False):
-            notes.give_back()
-            yield outcome._replace(message=outcome.message and message)
+    def through(
+        self, connection: Backend, messages: Sequence[EmailMessage], *, keep_going: bool
+    ) -> Iterator[Outcome]:
+        """Yield what becomes of messages at another host, which gets this host's copies."""
+        copies, notes = [], {}
+        for message in messages:
+            try:
+                applied = self.apply_host(message)
+            except Exception as error:
+                yield self.failed(message, error)
+                if not keep_going:
+                    return
+            else:
+                copies.append(applied)
+                notes[id(applied)] = message, Notes(message, applied)
+        for outcome in outcomes_of(connection, copies, keep_going=keep_going):
+            about = notes.get(id(outcome.message))
+            for _, note in [about] if about else notes.values():
+                note.give_back()
+            yield outcome._replace(message=about and about[0])
 
     def __reduce_ex__(self, protocol: object) -> Any:
         """Return what ``pickle`` keeps: neither the login nor an open socket.

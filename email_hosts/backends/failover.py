@@ -137,7 +137,7 @@ class FailoverBackend(Backend):
             is_unusable = failed.is_of_mail or isinstance(error, UNUSABLE)
             yield failed._replace(alias=key, is_of_mail=is_unusable)
         else:
-            yield from self.through(connection, message)
+            yield from self.through(connection, [message], keep_going=False)
 
 
 class _HostHealth:

@@ -23,8 +23,7 @@ from ..exceptions import (
 from ..host import ROUTING_BACKEND, Host, from_python
 from ..hosts import adopt, connection_to
 from ..registry import host_of_sender
-from ..rules import Notes
-from .base import Backend, Connections, outcomes_of
+from .base import Backend, Connections
 
 _is_asking_router: ContextVar[bool] = ContextVar("is_asking_router", default=False)
 
@@ -69,6 +68,9 @@ class RoutingBackend(Backend):
             batches = [messages] if is_list else ([message] for message in messages)
             for batch in batches:
                 for outcome in self._send_batch(batch, connections):
+                    # A host that is not valid does not hold back the mail of the others.
+                    if isinstance(outcome.error, InvalidEmailHost):
+                        outcome = outcome._replace(is_of_mail=True)
                     yield outcome
                     if outcome.ends(keep_going=is_list or keep_going):
                         return
@@ -82,7 +84,7 @@ class RoutingBackend(Backend):
             try:
                 host = self._ask_router(message)
             except Exception as error:
-                yield _collected(self.failed(message, error))
+                yield self.failed(message, error)
             else:
                 name = host if isinstance(host, str) else id(host)
                 by_host.setdefault(name, (host, []))[1].append(message)
@@ -113,34 +115,13 @@ class RoutingBackend(Backend):
                     why = f"{_name_of(router)} returned {which} key"
                 error.args = (f"{error}; {why}",)
             failed = (connection or self).failed(messages[0], error)
-            yield _collected(failed._replace(alias=alias))
+            yield failed._replace(alias=alias)
             return
         try:
-            yield from self._through(connection, messages)
+            yield from self.through(connection, messages, keep_going=True)
         finally:
             if not is_new:  # the router may return a new one for each message
                 connections.drop(name)
-
-    def _through(
-        self, connection: Backend, messages: Sequence[EmailMessage]
-    ) -> Iterator[Outcome]:
-        """Yield what becomes of these messages at a host, which gets this mailer's copies."""
-        notes = {}
-        copies = []
-        for message in messages:
-            try:
-                applied = self.apply_host(message)
-            except Exception as error:
-                yield _collected(self.failed(message, error))
-            else:
-                copies.append(applied)
-                notes[id(applied)] = message, Notes(message, applied)
-        for outcome in outcomes_of(connection, copies, keep_going=True):
-            if outcome.message is not None:
-                message, note = notes[id(outcome.message)]
-                note.give_back()
-                outcome = outcome._replace(message=message)
-            yield _collected(outcome)
 
     def _ask_router(self, message: EmailMessage) -> str | BaseEmailBackend:
         """Return the key of the host for a message, or the connection that the router returns.
@@ -172,12 +153,6 @@ class RoutingBackend(Backend):
             f"{_name_of(router)} must return the key of a host, a connection or None, not "
             f"{type(host).__name__}"
         )
-
-
-def _collected(outcome: Outcome) -> Outcome:
-    """Keep a host that is not valid from holding back the mail of the others."""
-    is_invalid = isinstance(outcome.error, InvalidEmailHost)
-    return outcome._replace(is_of_mail=outcome.is_of_mail or is_invalid)
 
 
 def _name_of(router: Any) -> str:

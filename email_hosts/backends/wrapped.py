@@ -118,7 +118,8 @@ class HostBackend(Backend):
         A list is one call of the wrapped backend. After its error, nobody knows which messages
         were sent: to go on, each message has a call of its own.
         """
-        if isinstance(messages, (list, tuple)) and not keep_going and not self._wraps_ours:
+        is_ours = isinstance(self.wrapped, Backend)
+        if isinstance(messages, (list, tuple)) and not keep_going and not is_ours:
             yield from self._send(messages)
             return
         opened = None
@@ -130,22 +131,17 @@ class HostBackend(Backend):
                     except Exception as error:
                         yield self.failed(message, error)
                         return
-                for outcome in self._send_one(message):
+                for outcome in (
+                    self.through(self.wrapped, [message], keep_going=False)
+                    if is_ours
+                    else self._send([message])
+                ):
                     yield outcome
                     if outcome.ends(keep_going=keep_going):
                         return
         finally:
             if opened:
                 self.wrapped.close()
-
-    @property
-    def _wraps_ours(self) -> bool:
-        return isinstance(self.wrapped, Backend)
-
-    def _send_one(self, message: EmailMessage) -> Iterator[Outcome]:
-        if self._wraps_ours:
-            return self.through(self.wrapped, message)
-        return self._send([message])
 
     def _send(self, messages: Sequence[EmailMessage]) -> Iterator[Outcome]:
         copies = []
