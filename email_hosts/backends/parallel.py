@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from contextvars import Context, copy_context
+from functools import partial
 from itertools import islice
 from queue import SimpleQueue
 from threading import Thread
@@ -170,9 +171,8 @@ class _Piece:
         taken: deque[EmailMessage] = deque()
         since = clock()
         try:
-            all_of = backend.outcomes_in_turn(
-                self._take(taken), keep_going=self._keep_going, at_hand=True
-            )
+            send = partial(backend._outcomes, at_hand=True)
+            all_of = backend.within_rate(send, self._take(taken), keep_going=self._keep_going)
             with closing(all_of):
                 for outcome in all_of:
                     while taken and taken.popleft() is not outcome.message:

@@ -167,27 +167,16 @@ class EmailHostsBackend(Backend, EmailBackend):
             return cast(
                 "Iterator[Outcome]", in_parallel(self, messages, keep_going=keep_going)
             )
-        return self.outcomes_in_turn(messages, keep_going=keep_going)
+        return super().outcomes(messages, keep_going=keep_going)
 
-    def outcomes_in_turn(
-        self,
-        messages: Iterable[EmailMessage],
-        *,
-        keep_going: bool,
-        at_hand: bool | None = None,
+    def _outcomes(
+        self, messages: Iterable[EmailMessage], *, keep_going: bool, at_hand: bool = False
     ) -> Iterator[Outcome]:
         """Yield what becomes of each message, over one connection.
 
-        ``at_hand`` says whether a message may be made before its turn.
+        With ``at_hand``, as in a list, a message may be made early, but not before its turn.
         """
-        if at_hand is None:
-            at_hand = isinstance(messages, (list, tuple))
-        send = partial(self._over_one_connection, at_hand=at_hand and not self.rate)
-        return self.within_rate(send, messages, keep_going=keep_going)
-
-    def _over_one_connection(
-        self, messages: Iterable[EmailMessage], *, keep_going: bool, at_hand: bool
-    ) -> Iterator[Outcome]:
+        at_hand = isinstance(messages, (list, tuple)) or (at_hand and not self.rate)
         coming = iter(messages)
         try:
             first = next(coming)
@@ -360,10 +349,9 @@ class EmailHostsBackend(Backend, EmailBackend):
             "local_hostname": self.local_hostname or DNS_NAME.get_fqdn(),
             "timeout": self.timeout,
         }
-        if self.use_ssl:
-            params["context"] = self._context_in_use
-        if self.use_tls:
-            params["starttls"] = self._context_in_use
+        if self.use_ssl or self.use_tls:
+            context = self._own_ssl_context or self._load_ssl_context(shared_context)
+            params["context" if self.use_ssl else "starttls"] = context
         if self.allow is not None:
             params["allow"] = self.allow
         connection = connect(self.connection_class, self.host, self.port, **params)
@@ -385,10 +373,6 @@ class EmailHostsBackend(Backend, EmailBackend):
         if type(self).ssl_context is not EmailHostsBackend.ssl_context:
             return self.ssl_context
         return vars(self).get("ssl_context")
-
-    @property
-    def _context_in_use(self) -> ssl.SSLContext:
-        return self._own_ssl_context or self._load_ssl_context(shared_context)
 
     def _load_ssl_context(self, load: Any) -> ssl.SSLContext:
         options = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
