@@ -54,7 +54,6 @@ class Report:
         self.sent = 0
         # What is known of each message is kept for a list. A generator may have no end.
         self.messages = messages if isinstance(messages, (list, tuple)) else None
-        self._given = messages
         self.refused: dict[str, tuple[int, bytes]] = {}
         self._backend = backend
         self._fail_silently = bool(backend.fail_silently)
@@ -64,14 +63,8 @@ class Report:
         self._sent: list[Outcome] = []
         self._news: list[Outcome] = []
 
-    @property
-    def coming(self) -> Iterable[EmailMessage]:
-        """The messages. The time of a send does not include waiting for a generator."""
-        if self.messages is not None:
-            return self.messages
-        return self._timed(self._given)
-
-    def _timed(self, messages: Iterable[EmailMessage]) -> Iterator[EmailMessage]:
+    def timed(self, messages: Iterable[EmailMessage]) -> Iterator[EmailMessage]:
+        """Yield the messages. The time of a send does not include waiting for a generator."""
         for message in messages:
             self._since = clock()
             yield message

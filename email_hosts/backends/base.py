@@ -130,11 +130,13 @@ class Backend(BaseEmailBackend):
         report = Report(self, email_messages)
         try:
             try:
-                outcomes = outcomes_of(self, report.coming, keep_going=self.fail_silently)
+                is_list = report.messages is not None
+                coming = email_messages if is_list else report.timed(email_messages)
+                outcomes = outcomes_of(self, coming, keep_going=self.fail_silently)
                 with closing(outcomes):  # type: ignore[type-var]
                     for outcome in outcomes:
                         report.add(outcome)
-                        if report.messages is None:
+                        if not is_list:
                             report.tell()
             except BaseException as error:
                 report.error = error
