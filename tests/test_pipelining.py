@@ -33,9 +33,9 @@ from email_hosts.retry import NOT_SENT, PERHAPS, delivery_of
 from email_hosts.smtp import transaction
 from email_hosts.smtp.connection import SMTP, open_socket
 from email_hosts.smtp.pace import Pace, pace_of
-from email_hosts.smtp.pipelining import Envelope, Transmission
+from email_hosts.smtp.pipelining import Transmission
 from email_hosts.smtp.pool import pool
-from email_hosts.smtp.transaction import PATIENCE
+from email_hosts.smtp.transaction import PATIENCE, Envelope
 
 PIPELINING = ("PIPELINING", "SIZE 10000000")
 STEPWISE = ("SIZE 10000000",)

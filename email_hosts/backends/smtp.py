@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import smtplib
 import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import cached_property, partial
 from itertools import chain
-from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any, cast
 
 from django.core.mail import DNS_NAME, EmailMessage
@@ -28,16 +29,14 @@ from ..retry import NOT_SENT, PERHAPS, set_delivery
 from ..rules import SMTP_RULES
 from ..smtp.connection import CLASSES, can_pipeline, connect, is_closed
 from ..smtp.login import REFUSED_LOGIN, log_in, refuse_what_cannot_be_sent
-from ..smtp.pipelining import PLAIN_ADDRESS, Result, Transmission
+from ..smtp.pipelining import Result, Transmission
 from ..smtp.pool import PooledConnection, PoolKey, pool
 from ..smtp.redaction import Redactor
 from ..smtp.tls import new_context, shared_context
+from ..smtp.transaction import PLAIN_ADDRESS, Envelope
 from .base import Backend
-from .envelopes import envelopes_of
 
 DEFAULT_TIMEOUT = 60  # seconds
-
-pooled_by = attrgetter(*(option.name for option in OF_SESSION))
 
 
 class EmailHostsBackend(Backend, EmailBackend):
@@ -49,8 +48,6 @@ class EmailHostsBackend(Backend, EmailBackend):
     """
 
     rules = SMTP_RULES
-    host: str
-    port: int
     timeout: float
     local_hostname: str
     conn_max_age: float | None
@@ -80,9 +77,8 @@ class EmailHostsBackend(Backend, EmailBackend):
     ) -> None:
         given = {"host": host, "port": port, "username": username, "password": password}
         by_hand = Host(alias, SMTP_BACKEND, {}, setting="MAILERS")
-        self.take(
-            from_python(by_hand, {**given, **conf.without_ignored(options, by_hand.table)})
-        )
+        options = {**given, **conf.without_ignored(options, by_hand.table)}
+        self.take(from_python(by_hand, options))
         self.fail_silently = checked_flag(fail_silently)
 
     def take(self, host: Host) -> None:
@@ -132,7 +128,11 @@ class EmailHostsBackend(Backend, EmailBackend):
         """
         with self._lock:
             try:
-                return self._open()
+                if self._in_use():
+                    return False
+                parked = pool.take(self._pool_key) if self.conn_max_age else None
+                self._use(parked or self._connect())
+                return True
             except OSError as error:
                 if self._is_loud or not self.fail_silently:
                     raise
@@ -190,7 +190,7 @@ class EmailHostsBackend(Backend, EmailBackend):
                 return
             if opened is None or not self.connection:  # a subclass has its own open()
                 return
-            envelopes = envelopes_of(self, chain([first], coming))
+            envelopes = _envelopes_of(self, chain([first], coming))
             transmission = Transmission(envelopes, self.server, look_ahead=at_hand)
             self._is_sending = True
             try:
@@ -258,13 +258,6 @@ class EmailHostsBackend(Backend, EmailBackend):
                 return self.open()
             finally:
                 self._is_loud = False
-
-    def _open(self) -> bool:
-        if self._in_use():
-            return False
-        parked = pool.take(self._pool_key) if self.conn_max_age else None
-        self._use(parked or self._connect())
-        return True
 
     def _use(self, pooled: PooledConnection) -> None:
         self.connection, self._pooled, self._token = pooled.connection, pooled, pooled.token
@@ -362,8 +355,9 @@ class EmailHostsBackend(Backend, EmailBackend):
             connection.close()
             raise
         expires_at = opened_at + (self.conn_max_age or 0)
-        pooled = PooledConnection(connection, self.server, self._pool_key, expires_at)
-        pooled.token = self._token
+        pooled = PooledConnection(
+            connection, self.server, self._pool_key, expires_at, token=self._token
+        )
         debug("%r: opened", pooled)
         return pooled
 
@@ -374,24 +368,52 @@ class EmailHostsBackend(Backend, EmailBackend):
             return self.ssl_context
         return vars(self).get("ssl_context")
 
-    def _load_ssl_context(self, load: Any) -> ssl.SSLContext:
+    def _load_ssl_context(self, load: Callable[..., ssl.SSLContext]) -> ssl.SSLContext:
         options = ("ssl_cafile", "ssl_certfile", "ssl_keyfile")
         files = [str(getattr(self, option)) for option in options]
         try:
-            context: ssl.SSLContext = load(*files)
+            return load(*files)
         except OSError as error:
             given = [option for option, file in zip(options, files, strict=True) if file]
             reason = f"cannot load {', '.join(given)}: {error}"
-        else:
-            return context
         raise InvalidEmailHost(reason, alias=self.alias)
 
     @property
     def _pool_key(self) -> PoolKey:
         # ``allow`` may have no hash. The connection keeps it alive, so its id stays unique.
-        own = (self._own_ssl_context, self._tokens_from, id(self.allow))
-        return PoolKey((*pooled_by(self), *own))
+        options = (getattr(self, option.name) for option in OF_SESSION)
+        return PoolKey((*options, self._own_ssl_context, self._tokens_from, id(self.allow)))
 
     @property
     def _redactor(self) -> Redactor:
         return Redactor(self.username, self.password or self._token)
+
+
+def _envelopes_of(
+    backend: EmailHostsBackend, messages: Iterable[EmailMessage]
+) -> Iterator[Envelope]:
+    """Yield the envelopes of messages. A message without recipients has none."""
+    maker = copy.copy(backend)
+    maker.fail_silently = False  # so that Django's backend raises what it would ignore
+    for message in messages:
+        yield from _made_by(maker, message)
+
+
+def _made_by(maker: EmailHostsBackend, message: EmailMessage) -> list[Envelope]:
+    """Return the envelope of a message, or why it could not be made.
+
+    No generator: the error would keep its frame. Python 3.13.0 crashes when somebody looks at
+    the variables of a frame whose generator was closed (gh-125723).
+    """
+    made = []
+
+    def sendmail(sender: str, recipients: list[str], content: bytes) -> None:
+        made.append(Envelope(sender, recipients, content, message))
+
+    maker.connection = SimpleNamespace(sendmail=sendmail)
+    try:
+        # Private: _send(). Only it encodes a message as this Django does.
+        EmailBackend._send(maker, maker.apply_host(message))  # type: ignore[attr-defined]
+    except Exception as error:
+        return [Envelope("", [], b"", message, error)]
+    return made

@@ -9,14 +9,12 @@ from __future__ import annotations
 import smtplib
 from collections import deque
 from collections.abc import Generator, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..retry import NOT_SENT, PERHAPS, set_delivery
 from .connection import Reply, can_pipeline, is_closed
 from .pace import Pace, pace_of
-from .transaction import PLAIN_ADDRESS, Envelope, Transaction, is_answer
-
-__all__ = ["PLAIN_ADDRESS", "Envelope", "RecordingConnection", "Result", "Transmission"]
+from .transaction import Envelope, Transaction, is_answer
 
 
 class Result(NamedTuple):
@@ -29,17 +27,6 @@ class Result(NamedTuple):
     envelope: Envelope  # without the content, if that was written
     refused: dict[str, Reply]
     error: Exception | None = None
-
-
-class RecordingConnection:
-    """Stands in for an SMTP connection, and keeps what it should send."""
-
-    def __init__(self) -> None:
-        self.envelopes: list[Envelope] = []
-
-    def sendmail(self, *envelope: Any) -> None:
-        """Keep the envelope. Its arguments are those of smtplib."""
-        self.envelopes.append(Envelope(*envelope))
 
 
 class _Offer:
