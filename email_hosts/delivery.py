@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from django.core.mail import EmailMessage
 
 from . import signals
-from .boundary import CLIENTS
 from .exceptions import AllHostsFailed, shown, summarize
 from .log import warn
 
@@ -123,13 +122,3 @@ class Report:
         if error and outcome.is_final and error is not self.error:
             ignored = "ignored by fail_silently" if self._fail_silently else "not raised"
             warn("%s: %s, %s", name, summarize(error), ignored)
-
-
-def is_of_mail(error: Exception, package: str = "") -> bool:
-    """Whether an error is one of sending mail. Any other, like a time limit, ends a send.
-
-    ``package`` is that of a backend that is not ours, which may have errors of its own.
-    """
-    if isinstance(error, OSError):
-        return True
-    return type(error).__module__.partition(".")[0] in {package, "anymail", *CLIENTS}

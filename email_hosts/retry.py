@@ -35,10 +35,9 @@ NOT_CONNECTED = {
 }
 
 
-def set_delivery(error: Exception, delivery: str, *, unless_known: bool = False) -> None:
+def set_delivery(error: Exception, delivery: str) -> None:
     """Note on an error whether somebody has the message."""
-    if not (unless_known and hasattr(error, "delivery")):
-        error.delivery = delivery  # type: ignore[attr-defined]
+    error.delivery = delivery  # type: ignore[attr-defined]
 
 
 def delivery_of(error: BaseException) -> str | None:

@@ -12,8 +12,8 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
-from ..boundary import boundary
-from ..delivery import Outcome, Report, is_of_mail
+from ..boundary import CLIENTS, boundary
+from ..delivery import Outcome, Report
 from ..exceptions import name_host, shown
 from ..host import Host
 from ..rules import RULES, Notes, Rule, applied
@@ -42,6 +42,7 @@ class Backend(BaseEmailBackend):
     pickled_key: str | None = None
     rate: tuple[Limit, ...]
     rate_by: str
+    _package = ""  # of a backend that is not ours, which may have errors of its own
     may_wait = True  # for the turn of a message, where the host has a rate
 
     @classmethod
@@ -108,8 +109,9 @@ class Backend(BaseEmailBackend):
         return Outcome(message, self.alias, error, is_of_mail=is_of_mail, name=self.name)
 
     def is_of_mail(self, error: Exception) -> bool:
-        """Whether an error is one of sending mail. Any other ends the send."""
-        return is_of_mail(error)
+        """Whether an error is one of sending mail. Others, like a time limit, end a send."""
+        package = type(error).__module__.partition(".")[0]
+        return isinstance(error, OSError) or package in {"anymail", self._package, *CLIENTS}
 
     @boundary
     def send_messages(self, email_messages: Iterable[EmailMessage]) -> int:

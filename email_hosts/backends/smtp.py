@@ -25,7 +25,7 @@ from ..host import SMTP_BACKEND, Host, default_port, from_python
 from ..hosts import Allow
 from ..log import debug, warn
 from ..options import OF_SESSION
-from ..retry import NOT_SENT, PERHAPS, set_delivery
+from ..retry import NOT_SENT, PERHAPS, delivery_of, set_delivery
 from ..rules import SMTP_RULES
 from ..smtp.connection import CLASSES, can_pipeline, connect, is_closed
 from ..smtp.login import REFUSED_LOGIN, log_in, refuse_what_cannot_be_sent
@@ -222,8 +222,8 @@ class EmailHostsBackend(Backend, EmailBackend):
                 except Exception as error:
                     if transmission.current is None:
                         raise  # the iterable has raised it
-                    # A signal handler may have raised it: nobody knows.
-                    set_delivery(error, PERHAPS, unless_known=True)
+                    if delivery_of(error) is None:  # a signal handler may have raised it
+                        set_delivery(error, PERHAPS)
                     yield self.failed(transmission.current.message, error)
                     return
 

@@ -19,7 +19,7 @@ from django.core.mail.backends.smtp import EmailBackend
 
 from .. import conf
 from ..boundary import boundary
-from ..delivery import Outcome, clock, is_of_mail
+from ..delivery import Outcome, clock
 from ..exceptions import InvalidEmailHost, checked_flag, name_host, summarize
 from ..host import Host, class_at, default_port, from_python
 from ..log import warn
@@ -66,6 +66,7 @@ class HostBackend(Backend):
         super().take(host)
         is_made_here = wrapped is None
         self.wrapped = _construct(host) if is_made_here else wrapped
+        self._package = type(self.wrapped).__module__.partition(".")[0]
         if isinstance(self.wrapped, EmailBackend):
             self.rules = SMTP_RULES
         if is_made_here or host.key:
@@ -188,10 +189,6 @@ class HostBackend(Backend):
     @boundary
     def _call(self, messages: list[EmailMessage]) -> Any:
         return self.wrapped.send_messages(messages)
-
-    def is_of_mail(self, error: Exception) -> bool:
-        """Whether an error is one of sending mail, or of the wrapped backend's own package."""
-        return is_of_mail(error, type(self.wrapped).__module__.partition(".")[0])
 
     def _redact(self, error: Exception) -> None:
         """Remove the login from what a server replied to Django's SMTP backend."""
