@@ -206,7 +206,7 @@ def _construct(host: Host) -> Any:
     """Return the backend of a host, without the settings of the project's mail server."""
     backend_class: Any = class_at(host.backend)
     options = {name: value for name, value in host.options.items() if name not in HOST_OPTIONS}
-    _refuse_misspelt_redirect(backend_class, options)
+    _refuse_misspelt_redirect(backend_class, *options)
     # With an alias, Django's backends do not read the settings that MAILERS replaces. Before
     # Django 6.1 they take no alias. Remove the condition once we require 6.1.
     named = {"alias": host.key or ""} if conf.DJANGO_HAS_MAILERS else {}
@@ -234,21 +234,17 @@ def _construct(host: Host) -> Any:
     return backend
 
 
-def _refuse_misspelt_redirect(backend_class: type, options: Iterable[str]) -> None:
+@lru_cache(maxsize=1024)  # each new connection asks again
+def _refuse_misspelt_redirect(backend_class: type, *names: str) -> None:
     """Refuse an option that was probably meant to redirect.
 
     Before Django 6.1, backends ignore unknown options, and your customers would get the mail.
     """
-    for name in options:
-        hint = _hint_at_redirect(name)
+    of_redirect = [name for name, each in HOST_OPTIONS.items() if not each.can_be_removed]
+    for name in names:
+        hint = did_you_mean(name, of_redirect, cutoff=0.8)
         if hint and name not in inspect.signature(backend_class).parameters:
             raise InvalidEmailHost(f"unknown option {name!r}{hint}")
-
-
-@lru_cache(maxsize=1024)  # each new connection asks again
-def _hint_at_redirect(name: str) -> str:
-    of_redirect = [name for name, each in HOST_OPTIONS.items() if not each.can_be_removed]
-    return did_you_mean(name, of_redirect, cutoff=0.8)
 
 
 class _Rest(BaseEmailBackend):
