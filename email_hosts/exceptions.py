@@ -166,6 +166,12 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))[:MAX_FOREIGN_TEXT]
 
 
+def path_of(thing: Any) -> str:
+    """Return the path of a callable, or that of the class of an object."""
+    known = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{known.__module__}.{known.__qualname__}"
+
+
 def named(key: object, setting: str = "EMAIL_HOSTS") -> str:
     """Return ``EMAIL_HOSTS["shop"]``, as messages name a host."""
     return f'{setting}["{shown(key)}"]'

@@ -23,7 +23,7 @@ from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandl
 
 from django.utils.module_loading import import_string
 
-from .exceptions import InvalidEmailHost, OAuth2Error, one_line, raise_time_limit
+from .exceptions import InvalidEmailHost, OAuth2Error, one_line, path_of, raise_time_limit
 from .smtp.redaction import Redactor
 from .smtp.tls import shared_context
 
@@ -159,11 +159,7 @@ class Custom:
             if isinstance(token, str):
                 return token, 0
             problem = f"it must return a string, not {type(token).__name__}"
-        named: Any = self.function
-        if not hasattr(named, "__qualname__"):
-            named = type(named)
-        name = f"{named.__module__}.{named.__qualname__}"
-        raise OAuth2Error(f"no OAuth 2.0 token from {name}: {problem}")
+        raise OAuth2Error(f"no OAuth 2.0 token from {path_of(self.function)}: {problem}")
 
 
 def _raised(error: Exception) -> str:

@@ -18,6 +18,7 @@ from ..exceptions import (
     checked_flag,
     checked_key,
     name_host,
+    path_of,
     shown,
 )
 from ..host import ROUTING_BACKEND, Host, from_python
@@ -157,5 +158,4 @@ class RoutingBackend(Backend):
 
 def _name_of(router: Any) -> str:
     """Return the setting and the name of the router, for an error message."""
-    named = router if hasattr(router, "__qualname__") else type(router)
-    return f"EMAIL_HOSTS_ROUTER ({named.__module__}.{named.__qualname__})"
+    return f"EMAIL_HOSTS_ROUTER ({path_of(router)})"

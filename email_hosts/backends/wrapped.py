@@ -20,7 +20,7 @@ from django.core.mail.backends.smtp import EmailBackend
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome, clock
-from ..exceptions import InvalidEmailHost, checked_flag, name_host, summarize
+from ..exceptions import InvalidEmailHost, checked_flag, name_host, path_of, summarize
 from ..host import Host, class_at, default_port, from_python
 from ..log import warn
 from ..options import HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
@@ -54,7 +54,7 @@ class HostBackend(Backend):
         wrapped: Any = None
         if hasattr(backend, "send_messages") and not isinstance(backend, type):
             wrapped = backend
-        path: Any = backend if wrapped is None else class_path(wrapped)
+        path: Any = backend if wrapped is None else path_of(wrapped)
         given = {name for name, value in options.items() if value is not None}
         options = conf.without_ignored(options, given)
         by_hand = from_python(Host(alias, path, {}, setting="MAILERS"), options)
@@ -78,7 +78,7 @@ class HostBackend(Backend):
     @property
     def name(self) -> str:
         """How messages for people name it."""
-        return super().name if self.alias is not None else class_path(self.wrapped)
+        return super().name if self.alias is not None else path_of(self.wrapped)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.wrapped, name)
@@ -195,11 +195,6 @@ class HostBackend(Backend):
         if isinstance(self.wrapped, EmailBackend) and isinstance(error, OSError):
             username, password = self.wrapped.username, self.wrapped.password
             Redactor(username or "", password or "").redact_error(error)
-
-
-def class_path(backend: BaseEmailBackend) -> str:
-    """Return the path of the class of a backend."""
-    return f"{type(backend).__module__}.{type(backend).__qualname__}"
 
 
 def _construct(host: Host) -> Any:
