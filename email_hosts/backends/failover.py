@@ -89,7 +89,7 @@ class FailoverBackend(Backend):
                 if not last.is_final:  # of a host of several
                     yield last
             if last is None or last.error is None:
-                health.succeeded(key)
+                health.down_until.pop(key, None)
                 yield from filter(None, [last])
                 return
             connections.drop(key)
@@ -99,7 +99,7 @@ class FailoverBackend(Backend):
             yield last._replace(is_final=False)
             errors[key] = last.error
             if not isinstance(last.error, RateLimited):  # a host that is full is not down
-                health.failed(key, self.retry)
+                health.down_until[key] = clock() + self.retry
                 warn('%s: host "%s" failed: %s', self.name, shown(key), summarize(last.error))
         yield self.failed(message, AllHostsFailed(errors, alias=self.alias))
 
@@ -147,7 +147,7 @@ class _HostHealth:
     """
 
     def __init__(self) -> None:
-        self._down_until: dict[str, float] = {}
+        self.down_until: dict[str, float] = {}
         # Random at first, so that processes do not all start with one host.
         self._turns = itertools.count(random.randrange(MANY))  # noqa: S311
 
@@ -157,15 +157,7 @@ class _HostHealth:
             turn = next(self._turns) % len(keys)
             keys = keys[turn:] + keys[:turn]
         now = clock()
-        return sorted(keys, key=lambda key: self._down_until.get(key, 0) > now)
-
-    def failed(self, key: str, retry: float) -> None:
-        """Try the host last for this number of seconds."""
-        self._down_until[key] = clock() + retry
-
-    def succeeded(self, key: str) -> None:
-        """Try the host in its turn again."""
-        self._down_until.pop(key, None)
+        return sorted(keys, key=lambda key: self.down_until.get(key, 0) > now)
 
 
 _healths: dict[object, _HostHealth] = {}
