@@ -7,8 +7,7 @@ message, and every message stays as the tests expect it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -25,12 +24,13 @@ from email_hosts.backends import (
 )
 from email_hosts.conf import SMTP_SETTINGS
 
-MODULES: dict[str, Any] = {
-    "console": console,
-    "dummy": dummy,
-    "filebased": filebased,
-    "locmem": locmem,
-    "smtp": smtp,
+# What each of Django's backends takes beside what all of them take.
+OWN_ARGUMENTS: dict[Any, tuple[str, ...]] = {
+    console: ("stream",),
+    dummy: (),
+    filebased: ("file_path",),
+    locmem: (),
+    smtp: tuple(SMTP_SETTINGS),
 }
 
 
@@ -45,68 +45,71 @@ class FileBased(filebased.EmailBackend):
 
 
 # Django's own classes, under a path that stays theirs.
-CONSOLE = console.EmailBackend
-DUMMY = dummy.EmailBackend
-FILEBASED = FileBased
-LOCMEM = locmem.EmailBackend
-SMTP = smtp.EmailBackend
+console_ = console.EmailBackend
+dummy_ = dummy.EmailBackend
+filebased_ = FileBased
+locmem_ = locmem.EmailBackend
+smtp_ = smtp.EmailBackend
 
-# What each of Django's backends takes beside what all of them take.
-OWN_ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "console": ("stream",),
-    "dummy": (),
-    "filebased": ("file_path",),
-    "locmem": (),
-    "smtp": tuple(SMTP_SETTINGS),
-}
+
+def path_of(module: Any) -> str:
+    return f"{__name__}.{module.__name__.rpartition('.')[2]}_"
+
 
 KEY = "only"  # the one host that the others hand over to
 
 
 def install(way: str) -> None:
-    """Put our backends in the place of Django's, in one of the ``WAYS``."""
-    for name, module in MODULES.items():
-        replacement = WAYS[way](name)
-        if replacement is None:
-            continue
+    """Put our backends in the place of Django's, in one of the ways of ``expected.py``."""
+    for module in [smtp] if way == "smtp" else OWN_ARGUMENTS:
+        replacement = replacement_for(module, way)
         # Tests look up the class by its path, and look for the path in messages.
         replacement.__module__ = module.__name__
         replacement.__name__ = replacement.__qualname__ = "EmailBackend"
         module.EmailBackend = replacement
 
 
-def smtp_host(name: str) -> type | None:
+def replacement_for(module: Any, way: str) -> type:
+    if way == "smtp":
+        return smtp_host()
+    if way == "wrapped":
+        return wrapped(module)
+    if way == "failover":
+        return several(module, FailoverBackend, hosts=[KEY])
+    return several(module, RoutingBackend)
+
+
+def smtp_host() -> type:
     """Return an SMTP host, for Django's SMTP backend."""
-    if name != "smtp":
-        return None
 
     class Host(EmailHostsBackend):
         def __init__(self, host: Any = None, port: Any = None, **options: Any) -> None:
-            options = with_settings(name, {"host": host, "port": port, **options})
+            options = with_settings(smtp, {"host": host, "port": port, **options})
             super().__init__(**options, **senders())
 
     return Host
 
 
-def wrapped(name: str) -> type:
+def wrapped(module: Any) -> type:
     """Return Django's backend as a host."""
 
     class Wrapped(HostBackend):
         def __init__(self, *, fail_silently: bool = False, **options: Any) -> None:
-            path = f"{__name__}.{name.upper()}"
-            super().__init__(path, **with_settings(name, options), **senders())
+            super().__init__(path_of(module), **with_settings(module, options), **senders())
             if fail_silently:  # as get_connection(key, fail_silently=True) does it
                 self.fail_silently = True
 
     return Wrapped
 
 
-def several(name: str, backend: Any, **given: Any) -> type:
+def several(module: Any, backend: Any, **given: Any) -> type:
     """Return what hands over to one host that sends as Django's backend does."""
 
     class Several(backend):  # type: ignore[misc]
         def __init__(self, **options: Any) -> None:
-            self.dsn, others = as_dsn(name, options)
+            others = with_settings(module, options)
+            own = {name: others.pop(name, None) for name in OWN_ARGUMENTS[module]}
+            self.dsn = dsn_of(module, own)
             super().__init__(**given, **others)
 
         def send_messages(self, email_messages: Iterable[EmailMessage]) -> Any:
@@ -117,55 +120,40 @@ def several(name: str, backend: Any, **given: Any) -> type:
     return Several
 
 
-WAYS: dict[str, Callable[[str], type | None]] = {
-    "django": lambda name: None,
-    "smtp": smtp_host,
-    "wrapped": wrapped,
-    "failover": partial(several, backend=FailoverBackend, hosts=[KEY]),
-    "routing": partial(several, backend=RoutingBackend),
-}
-
-
-def as_dsn(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def dsn_of(module: Any, own: dict[str, Any]) -> str:
     """Return the DSN of a host that sends as Django's backend with these options does.
 
-    And the options that are not the backend's own. A login is left out: no test sends with
-    one.
+    A login is left out: no test sends with one.
     """
-    others = with_settings(name, options)
-    own = {option: others.pop(option, None) for option in OWN_ARGUMENTS[name]}
-    if name == "smtp":
+    address = f"backend://{path_of(module)}"
+    if module is smtp:
         address = f"smtp://{own.pop('host')}:{own.pop('port') or 25}"
         del own["username"], own["password"]
-    else:
-        address = f"backend://{__name__}.{name.upper()}"
     query = {
         option.removeprefix("use_"): value
         for option, value in own.items()
         if value is not None
     }
     query |= {f"_{option}": sender for option, sender in senders().items()}
-    return f"{address}?{urlencode(query, quote_via=quote)}", others
+    return f"{address}?{urlencode(query, quote_via=quote)}"
 
 
-def with_settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def with_settings(module: Any, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options, with Django's settings where Django would look at them.
 
     It does not for a mailer of ``MAILERS``, which has an alias.
     """
     given = {option: value for option, value in options.items() if value is not None}
+    names = {smtp: SMTP_SETTINGS, filebased: {"file_path": "EMAIL_FILE_PATH"}}
     if "alias" in given:
         return given
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Django 6.1 warns of each of these settings
-        if name == "smtp":
-            defaults = {
-                option: getattr(settings, name) for option, name in SMTP_SETTINGS.items()
-            }
-        elif name == "filebased" and hasattr(settings, "EMAIL_FILE_PATH"):
-            defaults = {"file_path": settings.EMAIL_FILE_PATH}  # type: ignore[misc]
-        else:
-            defaults = {}
+        defaults = {
+            option: getattr(settings, name)
+            for option, name in names.get(module, {}).items()
+            if hasattr(settings, name)
+        }
     return {**defaults, **given}
 
 
