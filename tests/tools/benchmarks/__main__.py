@@ -48,12 +48,14 @@ def main() -> None:
     print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds")
     with servers(DISTANCES) as at:
         columns = [Column(ms, recipients) for ms in at for recipients in (1, 20)]
-        speeds, trips = {}, {}
+        speeds = {}
         for column in columns:
             server = at[column.milliseconds]
             speeds[column] = measure(server, column.recipients, rounds, seconds)
-            trips[column] = round_trips(server, column.recipients)
-            show(column, speeds[column], trips[column])
+            trips = {
+                name: round_trips(way, server, column.recipients) for name, way in WAYS.items()
+            }
+            show(column, speeds[column], trips)
     if arguments.picture:
         draw(speeds, columns[-2:], arguments.picture)
 
@@ -98,7 +100,7 @@ def make_certificate(folder):
 
 def measure(server, recipients, rounds, seconds):
     """Send in every way, in turns. Return mails per second of each way, round by round."""
-    speeds = {name: [] for name in WAYS}
+    speeds: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(rounds):
         for name, way in WAYS.items():
             with way(server, recipients) as send:
@@ -111,16 +113,13 @@ def measure(server, recipients, rounds, seconds):
     return speeds
 
 
-def round_trips(server, recipients):
-    """Return how many a message takes in each way, TCP and TLS handshakes included."""
-    found = {}
-    for name, way in WAYS.items():
-        with way(server, recipients) as send:
-            send()
-            with RoundTrips(all_threads=True) as trips:
-                sent = send()
-        found[name] = trips.count / sent
-    return found
+def round_trips(way, server, recipients):
+    """Return how many a message takes, TCP and TLS handshakes included."""
+    with way(server, recipients) as send:
+        send()
+        with RoundTrips(all_threads=True) as trips:
+            sent = send()
+    return trips.count / sent
 
 
 def show(column, speeds, trips):

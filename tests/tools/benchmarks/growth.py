@@ -82,7 +82,7 @@ def compare_imports():
 
 def compare_hosts():
     """Print what a choice costs with many hosts, compared with few."""
-    costs = {FEW: {}, MANY: {}}
+    costs: dict[int, dict[str, list[float]]] = {FEW: {}, MANY: {}}
     for _ in range(ROUNDS):
         for number, costs_of in costs.items():
             keys = [f"shop-{i}" for i in range(number)]
@@ -148,7 +148,7 @@ def compare_parked(server):
         "a finished request": lambda: request_finished.send(sender=None),
     }
     for name, act in acts.items():
-        costs = {0: [], MANY: []}
+        costs: dict[int, list[float]] = {0: [], MANY: []}
         for _ in range(ROUNDS):
             for number, costs_of in costs.items():
                 for i in range(number):

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
+import socketserver
 import ssl
 import sys
+import threading
 from contextlib import suppress
 from functools import partial
 
 USER, PASSWORD = "bench", "s3cret"
 LOGIN = base64.b64encode(f"\0{USER}\0{PASSWORD}".encode())
+EXTENSIONS = ("PIPELINING", "SIZE 50000000", "8BITMIME", "STARTTLS", "AUTH PLAIN")
 REPLIES = {
-    "EHLO": "250-sink\r\n250-PIPELINING\r\n250-SIZE 50000000\r\n250-8BITMIME\r\n",
+    "EHLO": "\r\n".join(["250-sink", *map("250-{}".format, EXTENSIONS), "250 HELP"]),
     "STARTTLS": "220 go",
     "AUTH": "235 ok",
     "DATA": "354 go",
@@ -24,29 +28,35 @@ REPLIES = {
 }
 
 
-async def sink(context, reader, writer):
-    """Answer all that is complete in one write."""
-    writer.write(b"220 sink ESMTP\r\n")
-    rest, verb = b"", ""
-    while verb != "QUIT" and (more := await reader.read(65536)):
-        *lines, rest = (rest + more).split(b"\r\n")
-        replies = ""
-        for line in lines:
-            if verb != "DATA":
-                verb = line.decode().partition(" ")[0].upper()
-                replies += REPLIES.get(verb, "250 ok")
-                if verb == "EHLO":
-                    is_encrypted = writer.get_extra_info("ssl_object")
-                    replies += "250 AUTH PLAIN" if is_encrypted else "250 STARTTLS"
-                assert verb != "AUTH" or line.endswith(LOGIN)
-                replies += "\r\n"
-            elif line == b".":
-                verb = ""
-                replies += "250 queued\r\n"
-        writer.write(replies.encode())
-        if verb == "STARTTLS":
-            await writer.start_tls(context)
-    writer.close()
+class Sink(socketserver.BaseRequestHandler):
+    """One connection."""
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+
+    def handle(self) -> None:
+        with suppress(ConnectionResetError):
+            self.serve(self.request)
+
+    def serve(self, client: socket.socket) -> None:
+        """Answer all that is complete in one write."""
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        client.sendall(b"220 sink ESMTP\r\n")
+        rest, verb = b"", ""
+        while verb != "QUIT" and (more := client.recv(65536)):
+            *lines, rest = (rest + more).split(b"\r\n")
+            replies = []
+            for line in lines:
+                if verb != "DATA":
+                    verb = line.decode().partition(" ")[0].upper()
+                    assert verb != "AUTH" or line.endswith(LOGIN)
+                    replies.append(REPLIES.get(verb, "250 ok"))
+                elif line == b".":
+                    verb = ""
+                    replies.append("250 queued")
+            client.sendall("".join(f"{reply}\r\n" for reply in replies).encode())
+            if verb == "STARTTLS":
+                client = self.context.wrap_socket(client, server_side=True)
+        client.close()
 
 
 async def relay(port, delay, reader, writer):
@@ -68,10 +78,10 @@ async def hand_on(reader, writer, delay):
 
 async def serve(certificate, distances):
     """Serve until standard input ends."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    server = await asyncio.start_server(partial(sink, context), "127.0.0.1", 0)
-    ports = [server.sockets[0].getsockname()[1]]
+    Sink.context.load_cert_chain(certificate)
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Sink)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    ports = [server.server_address[1]]
     for milliseconds in distances:
         far = partial(relay, ports[0], float(milliseconds) / 2000)
         relays = await asyncio.start_server(far, "127.0.0.1", 0)

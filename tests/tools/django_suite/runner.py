@@ -13,7 +13,7 @@ from typing import Any
 
 import aiosmtpd  # noqa: F401 (Django skips its tests of SMTP without it)
 from django.test.runner import DiscoverRunner
-from django.test.utils import iter_test_cases
+from django.test.utils import iter_test_cases  # type: ignore[attr-defined]
 
 from . import shims
 from .expected import EXPECTED, Difference

@@ -61,7 +61,8 @@ KEY = "only"  # the one host that the others hand over to
 
 def install(way: str) -> None:
     """Put our backends in the place of Django's, in one of the ways of ``expected.py``."""
-    for module in [smtp] if way == "smtp" else OWN_ARGUMENTS:
+    modules: list[Any] = [smtp] if way == "smtp" else [*OWN_ARGUMENTS]
+    for module in modules:
         replacement = replacement_for(module, way)
         # Tests look up the class by its path, and look for the path in messages.
         replacement.__module__ = module.__name__
