@@ -57,7 +57,7 @@ class MailServer:
     username = "mta-user"
     program: Path  # below INSTALLED
     environment: dict[str, str] = {}
-    _process: subprocess.Popen[bytes] | None = None
+    _process: Any = None
 
     def __init__(self, folder, certificate, behind, port):
         self.folder = folder

@@ -31,11 +31,12 @@ class Chasquid(MailServer):
         lines = [f'mail_delivery_agent_args: "{argument}"\n' for argument in arguments]
         self.write("chasquid.conf", CHASQUID + "".join(lines))
         self.write_certificate("certs/x/fullchain.pem", "certs/x/privkey.pem")
-        tool = [programs / "chasquid-util", f"--configdir={self.folder}", "user-add"]
+        tool = programs / "chasquid-util"
         for mailbox in (self.username, "other@example.net", "b@müller.example"):
             domain = self.folder / "domains" / mailbox.partition("@")[2]
             domain.mkdir(parents=True, exist_ok=True)
-            run(*tool, mailbox, f"--password={PASSWORD}")
+            options = (f"--configdir={self.folder}", f"--password={PASSWORD}")
+            run(tool, "user-add", mailbox, *options)
 
     def command(self):
         return [INSTALLED / self.program, "-config_dir", self.folder]
