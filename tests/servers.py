@@ -50,7 +50,7 @@ class SMTPServer(Controller):
 
     def __init__(self, *, context=None, implicit=False, login=None, refused=(), **options):
         self.received: list[Received] = []
-        self.sessions: list[SMTP] = []
+        self.sessions: list[Any] = []
         self.login = login
         self.refused = set(refused)
         super().__init__(
@@ -77,8 +77,9 @@ class SMTPServer(Controller):
         self.stop()
 
     def factory(self) -> SMTP:
-        self.sessions.append(super().factory())
-        return self.sessions[-1]
+        session: SMTP = super().factory()
+        self.sessions.append(session)
+        return session
 
     def _end(self, ended: threading.Event) -> None:
         for session in self.sessions:

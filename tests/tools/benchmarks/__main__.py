@@ -1,7 +1,5 @@
 """Measure how fast mail is sent, as ratios within one run."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import ssl
@@ -12,7 +10,6 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
 
 import django
 import trustme
@@ -26,18 +23,7 @@ from .ways import RAW, WAYS
 DISTANCES = [0, 5, 20]  # milliseconds, there and back
 
 
-class Column(NamedTuple):
-    """Where the server is, and how many are to get each message."""
-
-    milliseconds: int
-    recipients: int
-
-    def __str__(self) -> str:
-        plural = "s" if self.recipients > 1 else ""
-        return f"{self.milliseconds} ms, {self.recipients} recipient{plural}"
-
-
-def main() -> None:
+def main():
     parser = argparse.ArgumentParser(prog="tools.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within a minute")
     parser.add_argument("--picture", type=Path, help="draw the farthest into this SVG file")
@@ -46,18 +32,15 @@ def main() -> None:
     settings.configure(USE_TZ=True, EMAIL_HOSTS_CACHE="default")  # local memory
     django.setup()
     print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds")
+    table = {}
     with servers(DISTANCES) as at:
-        columns = [Column(ms, recipients) for ms in at for recipients in (1, 20)]
-        speeds = {}
-        for column in columns:
-            server = at[column.milliseconds]
-            speeds[column] = measure(server, column.recipients, rounds, seconds)
-            trips = {
-                name: round_trips(way, server, column.recipients) for name, way in WAYS.items()
-            }
-            show(column, speeds[column], trips)
+        for ms, server in at.items():
+            for recipients in (1, 20):
+                table[ms, recipients] = measure(server, recipients, rounds, seconds)
+                print(f"\n{ms} ms, to {recipients}")
+                show(table[ms, recipients], server, recipients)
     if arguments.picture:
-        draw(speeds, columns[-2:], arguments.picture)
+        draw(table, DISTANCES[-1], arguments.picture)
 
 
 @contextmanager
@@ -122,15 +105,15 @@ def round_trips(way, server, recipients):
     return trips.count / sent
 
 
-def show(column, speeds, trips):
+def show(table, server, recipients):
     """Print a line for each way."""
-    print(f"\n{column}")
     print(f"{'':36}  mails/s (min - max)        round trips  ratio to smtplib (min - max)")
-    for name, ones in speeds.items():
-        ratios = [one / other for one, other in zip(ones, speeds[RAW], strict=True)]
+    for name, speeds in table.items():
+        ratios = [one / other for one, other in zip(speeds, table[RAW], strict=True)]
         ratio = f"{median(ratios):5.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
-        speed = f"{median(ones):7.1f} ({min(ones):7.1f} - {max(ones):7.1f})"
-        print(f"{name:36}  {speed}  {trips[name]:11.2f}  {ratio}", flush=True)
+        speed = f"{median(speeds):7.1f} ({min(speeds):7.1f} - {max(speeds):7.1f})"
+        trips = round_trips(WAYS[name], server, recipients)
+        print(f"{name:36}  {speed}  {trips:11.2f}  {ratio}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The picture of the README: an SVG file with a bar for each way to send."""
 
-from __future__ import annotations
-
 from statistics import median
 
 from .ways import CONNECTIONS, FRESH, KEPT, OURS_BATCH, OURS_FRESH, PARALLEL, RAW
@@ -25,15 +23,18 @@ LONGEST, PART = 220, 280  # the longest bar, and a part of the picture with its 
 WIDTH, HEIGHT = LEFT + 2 * PART, TOP + len(BARS) * ROW + 30
 
 
-def draw(speeds, columns, file):
-    """Draw mails per second: a part for each of two columns, a bar for each way."""
-    parts = [{way: median(speeds[column][way]) for way in BARS} for column in columns]
-    first, second = (round(part[KEPT] / part[FRESH]) for part in parts)
+def draw(table, milliseconds, file):
+    """Draw mails per second: a part for each number of recipients, a bar for each way."""
+    parts = {
+        recipients: {way: median(table[milliseconds, recipients][way]) for way in BARS}
+        for recipients in (1, 20)
+    }
+    first, second = (round(part[KEPT] / part[FRESH]) for part in parts.values())
     title = (
-        f"{columns[0].milliseconds} ms away, a kept connection sends {first} times as many",
+        f"{milliseconds} ms away, a kept connection sends {first} times as many",
         f"mails as Django's backend, and {second} times as many to 20 recipients",
     )
-    longest = max(max(part.values()) for part in parts)
+    longest = max(max(part.values()) for part in parts.values())
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}">',
         f"<style>{STYLE}</style>",
@@ -43,9 +44,9 @@ def draw(speeds, columns, file):
         lines.append(text(WIDTH / 2, 20 * line, words, "title"))
     for row, name in enumerate(BARS.values()):
         lines.append(text(LEFT - 8, TOP + row * ROW + 14, name, anchor="end"))
-    for number, (column, part) in enumerate(zip(columns, parts, strict=True)):
-        x = LEFT + number * PART
-        lines.append(text(x + PART / 2, TOP - 12, f"to {str(column).partition(', ')[2]}"))
+    for x, (recipients, part) in zip((LEFT, LEFT + PART), parts.items(), strict=True):
+        plural = "s" if recipients > 1 else ""
+        lines.append(text(x + PART / 2, TOP - 12, f"to {recipients} recipient{plural}"))
         lines.append(text(x + PART / 2, HEIGHT - 10, "mails per second"))
         for row, (way, speed) in enumerate(part.items()):
             y, width = TOP + row * ROW, speed / longest * LONGEST

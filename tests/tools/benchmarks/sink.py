@@ -4,8 +4,6 @@
 and that of a relay for each round trip time, and serves until its standard input ends.
 """
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import socket
@@ -33,12 +31,9 @@ class Sink(socketserver.BaseRequestHandler):
 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
 
-    def handle(self) -> None:
-        with suppress(ConnectionResetError):
-            self.serve(self.request)
-
-    def serve(self, client: socket.socket) -> None:
+    def handle(self):
         """Answer all that is complete in one write."""
+        client = self.request
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         client.sendall(b"220 sink ESMTP\r\n")
         rest, verb = b"", ""

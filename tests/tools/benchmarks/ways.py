@@ -1,12 +1,9 @@
 """The ways to send that are compared. Each gives what sends a number of messages."""
 
-from __future__ import annotations
-
 import os
 import smtplib
 import ssl
-from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,23 +16,19 @@ BATCH = 25
 CONNECTIONS = 4
 BODY = "Sending mail is waiting for the server.\n" * 20
 
-# Gets the options of a server and a number of recipients. What it gives, ready, returns how
-# many messages it has sent.
-Way = Callable[[dict[str, Any], int], AbstractContextManager[Callable[[], int]]]
 
-
-def messages(recipients: int, number: int) -> list[EmailMessage]:
+def messages(recipients, number):
     """Return so many messages of about a kilobyte to so many recipients."""
     to = [f"recipient{each}@example.net" for each in range(recipients)]
     return [EmailMessage("Subject", BODY, "sender@example.com", to) for _ in range(number)]
 
 
-def djangos(server: dict[str, Any]) -> EmailBackend:
+def djangos(server):
     """Return Django's own backend, closed."""
     return EmailBackend(**server, use_tls=True, timeout=60, alias="bench")
 
 
-def ours(server: dict[str, Any], **options: Any) -> EmailHostsBackend:
+def ours(server, **options):
     """Return the backend of a host, closed."""
     # Named here: the system's authorities are loaded once, perhaps before this was set.
     options["ssl_cafile"] = os.environ.get("SSL_CERT_FILE")
@@ -65,7 +58,7 @@ def smtplib_held(server, recipients):
     (one,) = messages(recipients, 1)
     content = one.message().as_bytes().replace(b"\n", b"\r\n")
 
-    def send() -> int:
+    def send():
         connection.sendmail(one.from_email, one.to, content)
         return 1
 
@@ -81,18 +74,17 @@ OURS_FRESH = "email_hosts, a new connection each"
 KEPT = "email_hosts, conn_max_age"
 OURS_BATCH = f"email_hosts, batches of {BATCH}"
 PARALLEL = f"email_hosts, parallel={CONNECTIONS}"
-WAYS: dict[str, Way] = {
+RATED = partial(kept, rate="99999999/m")  # which is never reached
+SHARED = partial(kept, parallel=CONNECTIONS)
+# Each gets the options of a server and a number of recipients. What it gives, ready, returns
+# how many messages it has sent.
+WAYS: dict[str, Any] = {
     FRESH: partial(anew, connect=djangos),
     OURS_FRESH: partial(anew, connect=ours),
     "Django, one open connection": partial(held, connect=djangos),
     RAW: smtplib_held,
     KEPT: partial(anew, connect=kept),
-    # A rate that is never reached.
-    "email_hosts, conn_max_age and rate": partial(
-        anew, connect=partial(kept, rate="99999999/m")
-    ),
+    "email_hosts, conn_max_age and rate": partial(anew, connect=RATED),
     OURS_BATCH: partial(held, connect=ours, number=BATCH),
-    PARALLEL: partial(
-        anew, connect=partial(kept, parallel=CONNECTIONS), number=BATCH * CONNECTIONS
-    ),
+    PARALLEL: partial(anew, connect=SHARED, number=BATCH * CONNECTIONS),
 }

@@ -3,8 +3,6 @@
 Exits with 1 if one fails that should not, or does not fail and should.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import platform

@@ -1,19 +1,16 @@
 """CPython's tests of smtplib, with our connections in the place of Python's."""
 
-from __future__ import annotations
-
 import smtplib
 import unittest
-from typing import Any
 
 from test import mock_socket
 
 from email_hosts.smtp.connection import SMTP, SMTP_SSL
 
 
-def recv_into(self: Any, buffer: memoryview) -> int:
+def recv_into(self, buffer):
     """Read as our connections do, from the mock socket of these tests."""
-    line: bytes = self.recv(len(buffer))
+    line = self.recv(len(buffer))
     buffer[: len(line)] = line
     return len(line)
 

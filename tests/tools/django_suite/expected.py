@@ -3,8 +3,6 @@
 A test that is listed here and passes is a failure: remove it.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable
@@ -14,10 +12,10 @@ import django
 
 
 class Difference(NamedTuple):
-    """Tests that must fail, for this reason.
+    """Tests that must fail, for this reason, and with this error.
 
-    ``tests`` are regular expressions for ``Class.test``, all of it. ``error`` is one for what
-    they show. In a Django older than ``since`` they must pass.
+    ``tests`` are regular expressions for ``Class.test``, all of it. In a Django older than
+    ``since`` they must pass.
     """
 
     reason: str
@@ -25,7 +23,7 @@ class Difference(NamedTuple):
     tests: Iterable[str]
     since: tuple[int, int] = (0, 0)
 
-    def is_of(self, test: str) -> bool:
+    def is_of(self, test):
         """Whether this test must fail, with this Django."""
         is_named = any(re.fullmatch(each, test) for each in self.tests)
         return is_named and django.VERSION[:2] >= self.since

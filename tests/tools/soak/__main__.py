@@ -1,7 +1,5 @@
 """Sends mail while servers misbehave. Exits with 1 if a message is not accounted for."""
 
-from __future__ import annotations
-
 import argparse
 import faulthandler
 import logging
@@ -17,7 +15,6 @@ from itertools import islice
 import django
 from django.conf import settings
 from django.core.mail import EmailMessage
-from scripted import Accepted
 
 from email_hosts.backends import can_be_retried, get_connection
 
@@ -27,10 +24,11 @@ MESSAGES, THREADS = 50_000, 8
 HOSTS = ("one", "two", "three")
 WAYS = (*5 * ["failover"], *2 * ["roundrobin"], *HOSTS)
 BATCHES = (*50 * [1], 10)
+RECIPIENTS = ["someone@example.net", "all@example.net"]
 OPTIONS = "timeout=0.25&conn_max_age=5&conn_max_messages=50"
 
 
-def main() -> int:
+def main():
     parser = argparse.ArgumentParser(prog="python -m tools.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=600, help="stop after these")
     parser.add_argument("--seed", default=str(random.randrange(10**6)))  # noqa: S311
@@ -63,7 +61,7 @@ def main() -> int:
     return int(bool(mistakes))
 
 
-def configure(ports: list[int]) -> Counter[str]:
+def configure(ports):
     """Make a project with a host for each server, and hosts of these.
 
     Returns a count of its warnings, which go nowhere else.
@@ -78,7 +76,7 @@ def configure(ports: list[int]) -> Counter[str]:
     django.setup()
     warnings: Counter[str] = Counter()
 
-    def count(record: logging.LogRecord) -> bool:
+    def count(record):
         warnings[record.msg] += 1
         return False
 
@@ -96,16 +94,11 @@ class Account:
         self.unsure: list[int] = []
         self.errors: Counter[str] = Counter()
 
-    def send(self, seed: str, end: float) -> None:
+    def send(self, seed, end):
         """Send the next messages until there are no more, or the time is over."""
         choose = random.Random(seed).choice  # noqa: S311
-        while time.monotonic() < end and (
-            batch := list(islice(self.numbers, choose(BATCHES)))
-        ):
-            messages = [
-                EmailMessage(f"{number}", "Hello", to=[f"{number}@x.example", "all@x.example"])
-                for number in batch
-            ]
+        while time.monotonic() < end and (batch := [*islice(self.numbers, choose(BATCHES))]):
+            messages = [EmailMessage(f"{each}", "Hello", to=RECIPIENTS) for each in batch]
             try:
                 sent = get_connection(choose(WAYS)).send_messages(messages)
             except OSError as error:
@@ -117,7 +110,7 @@ class Account:
                 assert sent == len(batch)
                 self.sent += batch
 
-    def mistakes(self, messages: int, accepted: list[Accepted]) -> list[str]:
+    def mistakes(self, messages, accepted):
         subjects = [
             re.findall(rb"^Subject: (\d+)\r$", one.content, re.MULTILINE) for one in accepted
         ]

@@ -26,7 +26,7 @@ UP, DOWN = 1.0, 0.2  # seconds, on average
 class Chaos:
     """One server on one port, while its ``with`` block runs."""
 
-    def __init__(self, seed: str) -> None:
+    def __init__(self, seed):
         self.random = random.Random(seed)  # noqa: S311
         self.accepted: list[Accepted] = []
         self.restarts = 0
@@ -39,12 +39,12 @@ class Chaos:
         self._running = self._executor.submit(self._run)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, *exc_info):
         self._end.set()
         self._executor.shutdown()
         self._running.result()  # raises what it has raised
 
-    def _run(self) -> None:
+    def _run(self):
         while True:
             with self._server:
                 self._wait(UP)
@@ -55,10 +55,10 @@ class Chaos:
             self._server = ScriptedServer(self._script, port=self.port)
             self.restarts += 1
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds):
         self._end.wait(self.random.expovariate(1 / seconds))
 
-    def _script(self, step: str, argument: str) -> str | None:
+    def _script(self, step, argument):
         if self.random.random() < FAULTS_PER_STEP and step in FAULTS:
             return self.random.choice(FAULTS[step])
         return None
