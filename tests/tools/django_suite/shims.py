@@ -53,7 +53,7 @@ def path_of(module):
 
 
 def install(way):
-    """Put our backends in the place of Django's, in one of the ways of ``expected.py``."""
+    """Put our backends in the place of Django's, in one of the ways of ``expected.ini``."""
     modules: list[Any] = [smtp] if way == "smtp" else [*OWN_ARGUMENTS]
     for module in modules:
         replacement = WAYS[way](module)
