@@ -62,8 +62,6 @@ class MailServer:
     def __init__(self, folder, certificate, behind, port):
         self.folder = folder
         self.folder.chmod(0o755)
-        self.certificate = certificate
-        certificate.private_key_and_cert_chain_pem.write_to_path(f"{folder}/certificate.pem")
         self.behind = behind
         self.port = port
         self.values = {
@@ -73,6 +71,8 @@ class MailServer:
             "username": self.username,
             "password": PASSWORD,
         }
+        self.certificate = certificate.private_key_and_cert_chain_pem.bytes().decode()
+        self.write("certificate.pem", self.certificate)
 
     @classmethod
     def why_not(cls) -> str:
@@ -152,11 +152,6 @@ class MailServer:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content.format(**self.values))
-
-    def write_certificate(self, chain: str, key: str) -> None:
-        pems = [pem.bytes().decode() for pem in self.certificate.cert_chain_pems]
-        self.write(chain, "".join(pems))
-        self.write(key, self.certificate.private_key_pem.bytes().decode())
 
 
 def run(*command: str | Path) -> None:

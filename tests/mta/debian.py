@@ -30,7 +30,8 @@ class Chasquid(MailServer):
         arguments += ["-to_puny", "-f", "%from%", "-d", "%to%"]
         lines = [f'mail_delivery_agent_args: "{argument}"\n' for argument in arguments]
         self.write("chasquid.conf", CHASQUID + "".join(lines))
-        self.write_certificate("certs/x/fullchain.pem", "certs/x/privkey.pem")
+        for name in ("fullchain.pem", "privkey.pem"):
+            self.write(f"certs/x/{name}", self.certificate)
         tool = programs / "chasquid-util"
         for mailbox in (self.username, "other@example.net", "b@müller.example"):
             domain = self.folder / "domains" / mailbox.partition("@")[2]
@@ -58,7 +59,7 @@ daemon_smtp_ports = {port}
 # By default, it delivers ten messages of a connection, and the others an hour later.
 smtp_accept_queue_per_connection = 0
 tls_advertise_hosts = *
-tls_certificate = {folder}/spool/certificate.pem
+tls_certificate = {folder}/certificate.pem
 acl_smtp_rcpt = accept
 acl_smtp_data = accept
 
@@ -99,9 +100,7 @@ class Exim(MailServer):
         self.write("group", "root:x:0:\nDebian-exim:x:{gid}:\n")
         spool = self.folder / "spool"
         spool.mkdir()
-        certificate = shutil.copy(self.folder / "certificate.pem", spool)
-        for path in (spool, certificate):
-            os.chown(path, uid, gid)
+        os.chown(spool, uid, gid)
         (wrapper,) = (self.folder / "exim").rglob("libnss_wrapper.so")
         self.environment = {
             "LD_LIBRARY_PATH": str(wrapper.parent),

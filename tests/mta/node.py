@@ -64,7 +64,8 @@ class Haraka(NodeServer):
         shutil.copy(HERE / "haraka-plugin.js", self.folder / "plugins" / "messages.js")
         for name, content in HARAKA.items():
             self.write(f"config/{name}", content)
-        self.write_certificate("config/tls_cert.pem", "config/tls_key.pem")
+        for name in ("tls_cert.pem", "tls_key.pem"):
+            self.write(f"config/{name}", self.certificate)
 
     def command(self):
         return ["node", INSTALLED / self.program, "--configs", self.folder]
