@@ -1,7 +1,5 @@
 """What many tests need: certificates, servers, messages, a clock, clean caches."""
 
-from __future__ import annotations
-
 import faulthandler
 import os
 import socket
@@ -262,16 +260,11 @@ def run_python(*arguments, cwd=TESTS, environment=SETTINGS) -> str:
 def mails(*recipients, content="Hello", make=EmailMessage):
     """Make a message to each of these, at example.net; ``a+b`` stands for one to both."""
     headers = {"Date": "now", "Message-ID": "<1@example.com>"}
-    return [
-        make(
-            names,
-            content,
-            "sender@example.com",
-            [f"{name}@example.net" for name in names.split("+") if name],
-            headers=headers,
-        )
-        for names in recipients
-    ]
+    made = []
+    for names in recipients:
+        to = [f"{name}@example.net" for name in names.split("+") if name]
+        made.append(make(names, content, "sender@example.com", to, headers=headers))
+    return made
 
 
 @contextmanager

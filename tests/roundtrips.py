@@ -1,7 +1,5 @@
 """What clients do with their sockets: how often they wait for a server, for example."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections import Counter

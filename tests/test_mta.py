@@ -1,7 +1,5 @@
 """Real mail servers get what Django's own backend would give them, once."""
 
-from __future__ import annotations
-
 import re
 import smtplib
 import threading

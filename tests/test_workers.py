@@ -3,13 +3,14 @@
 Each message once, over connections of each process, which are kept.
 """
 
-import asyncio
 import importlib.util
 import re
 import shutil
 import signal
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
 
 import django
 import pytest
@@ -112,18 +113,9 @@ UWSGI = [
 needs_uwsgi = pytest.mark.skipif(not shutil.which("uwsgi"), reason="uwsgi is not installed")
 
 
-async def get_all(port, paths, at_a_time):
-    limit = asyncio.Semaphore(at_a_time)
-
-    async def get(path):
-        async with limit:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
-            answer = await asyncio.wait_for(reader.read(), timeout=120)
-            writer.close()
-        return answer.partition(b"\r\n\r\n")[2].decode()
-
-    return await asyncio.gather(*map(get, paths))
+def get(url):
+    with urlopen(url, timeout=120) as answer:  # noqa: S310
+        return answer.read().decode()
 
 
 # For each of two processes: one for each request at a time, and one when it is loaded.
@@ -147,14 +139,15 @@ def test_each_request_sends_its_message_once(
 ):
     server = serve()
     addresses = sorted(f"{number}@example.net" for number in range(max(200, at_a_time)))
-    paths = [f"/{view}?to={address}" for address in addresses]
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
         listener.set_inheritable(True)
-        fd = listener.fileno()
+        fd, port = listener.fileno(), listener.getsockname()[1]
+        urls = [f"http://127.0.0.1:{port}/{view}?to={address}" for address in addresses]
         parts = [part.format(fd=fd) for part in command]
         process = start_worker(server, tmp_path, parts, pass_fds=[fd])
         try:
-            answers = asyncio.run(get_all(listener.getsockname()[1], paths, at_a_time))
+            with ThreadPoolExecutor(at_a_time) as clients:
+                answers = list(clients.map(get, urls))
         finally:
             # It finishes what it has begun.
             process.send_signal(signal.SIGINT if command is UVICORN else signal.SIGTERM)

@@ -4,8 +4,6 @@ Each has a configuration and a queue of its own, below a temporary folder; the m
 of the machine is not touched. ``install`` gets the programs, all but Postfix's.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """Servers from packages of Debian that need not be installed: chasquid and Exim."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Servers from npm: Haraka, and one that is made with nodemailer's smtp-server."""
 
-from __future__ import annotations
-
 import base64
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Postfix, from Debian's package: it needs users of its own, and so has to be installed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
