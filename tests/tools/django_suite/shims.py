@@ -5,6 +5,7 @@ message, and every message stays as the tests expect it.
 """
 
 import warnings
+from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -87,14 +88,6 @@ def wrapped(module):
     return Wrapped
 
 
-def failover(module):
-    return several(module, FailoverBackend, hosts=["only"])
-
-
-def routing(module):
-    return several(module, RoutingBackend)
-
-
 def several(module, backend, **given):
     """Return what hands over to one host that sends as Django's backend does."""
 
@@ -115,7 +108,12 @@ def several(module, backend, **given):
     return Several
 
 
-WAYS = {"smtp": smtp_host, "wrapped": wrapped, "failover": failover, "routing": routing}
+WAYS: dict[str, Any] = {
+    "smtp": smtp_host,
+    "wrapped": wrapped,
+    "failover": partial(several, backend=FailoverBackend, hosts=["only"]),
+    "routing": partial(several, backend=RoutingBackend),
+}
 
 
 def dsn_of(module, own):
