@@ -6,6 +6,7 @@ import logging
 import random
 import re
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,9 @@ from itertools import islice
 import django
 from django.conf import settings
 from django.core.mail import EmailMessage
+from scripted import BODY, CLOSE, HANG, RESET, TAKEN, Accepted, ScriptedServer
 
 from email_hosts.backends import can_be_retried, get_connection
-
-from .chaos import Chaos
 
 MESSAGES, THREADS = 50_000, 8
 HOSTS = ("one", "two", "three")
@@ -26,6 +26,21 @@ WAYS = (*5 * ["failover"], *2 * ["roundrobin"], *HOSTS)
 BATCHES = (*50 * [1], 10)
 RECIPIENTS = ["someone@example.net", "all@example.net"]
 OPTIONS = "timeout=0.25&conn_max_age=5&conn_max_messages=50"
+
+
+FAULTS = {
+    "banner": [CLOSE, RESET, HANG, "421 too busy", "554 go away"],
+    "EHLO": [CLOSE, HANG, "421 too busy"],
+    "MAIL": [CLOSE, RESET, HANG, "421 closing", "451 later", "550 no", "what?"],
+    "RCPT": [CLOSE, HANG, "421 closing", "450 later", "550 no such user"],
+    "DATA": [CLOSE, RESET, HANG, "421 closing", "451 later", "554 no"],
+    "CONTENT": [CLOSE, RESET],
+    BODY: [CLOSE, RESET, HANG, TAKEN, TAKEN, "421 closing", "451 later", "554 spam", "what?"],
+    "RSET": [CLOSE, "421 closing"],
+    "QUIT": [CLOSE, HANG],
+}
+FAULTS_PER_STEP = 0.01
+UP, DOWN = 1.0, 0.2  # seconds, on average
 
 
 def main():
@@ -122,6 +137,47 @@ class Account:
             *(f"{n}: reported as not sent, and was" for n in self.not_sent if times[n] > 0),
             *(f"{n}: accepted {count} times" for n, count in times.items() if count > 1),
         ]
+
+
+class Chaos:
+    """One server on one port, while its ``with`` block runs."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)  # noqa: S311
+        self.accepted: list[Accepted] = []
+        self.restarts = 0
+        self._server = ScriptedServer(self._script)
+        self.port = self._server.port
+        self._end = threading.Event()
+        self._executor = ThreadPoolExecutor(max_workers=1)
+
+    def __enter__(self):
+        self._running = self._executor.submit(self._run)
+        return self
+
+    def __exit__(self, *exc_info):
+        self._end.set()
+        self._executor.shutdown()
+        self._running.result()  # raises what it has raised
+
+    def _run(self):
+        while True:
+            with self._server:
+                self._wait(UP)
+            self.accepted += self._server.accepted
+            self._wait(DOWN)
+            if self._end.is_set():
+                return
+            self._server = ScriptedServer(self._script, port=self.port)
+            self.restarts += 1
+
+    def _wait(self, seconds):
+        self._end.wait(self.random.expovariate(1 / seconds))
+
+    def _script(self, step, argument):
+        if self.random.random() < FAULTS_PER_STEP and step in FAULTS:
+            return self.random.choice(FAULTS[step])
+        return None
 
 
 if __name__ == "__main__":
