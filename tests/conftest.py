@@ -1,9 +1,6 @@
 """What many tests need: certificates, servers, messages, a clock, clean caches."""
 
-from __future__ import annotations
-
 import faulthandler
-import itertools
 import os
 import socket
 import subprocess
@@ -23,13 +20,7 @@ from servers import SMTPServer, server_context
 from token_server import TokenServer
 
 from email_hosts import conf, hosts, rate
-from email_hosts.backends import (
-    EmailHostsBackend,
-    HostBackend,
-    failover,
-    get_connection,
-    limited,
-)
+from email_hosts.backends import HostBackend, failover, get_connection, limited
 from email_hosts.oauth2 import tokens
 from email_hosts.signals import message_failed, message_sent
 from email_hosts.smtp.pace import pace_of
@@ -63,38 +54,31 @@ def tls(ca):
     return server_context(ca.issue_cert("127.0.0.1", "localhost"))
 
 
-@pytest.fixture
-def start_server():
-    """Start an SMTP server that stops after the test."""
-    with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(SMTPServer(**options))
+def starting(kind):
+    """Make a fixture that starts servers of this kind. They stop after the test."""
+
+    @pytest.fixture
+    def start():
+        with ExitStack() as stack:
+            yield lambda *args, **options: stack.enter_context(kind(*args, **options))
+
+    return start
 
 
-@pytest.fixture
-def start_token_server():
-    """Start a token server that stops after the test."""
-    with ExitStack() as stack:
-        yield lambda *answers: stack.enter_context(TokenServer(*answers))
-
-
-@pytest.fixture
-def serve():
-    """Start a scripted server that stops after the test."""
-    with ExitStack() as stack:
-        yield lambda *args, **options: stack.enter_context(ScriptedServer(*args, **options))
+start_server = starting(SMTPServer)
+start_token_server = starting(TokenServer)
+serve = starting(ScriptedServer)
 
 
 @pytest.fixture
 def connect():
     """Make a connection to the host of a DSN. The test has to close it."""
-    connections = []
+    connections: list[Any] = []
 
     def connect(dsn, **options):
         with override_settings(EMAIL_HOSTS={"shop": dsn}):
-            connection = get_connection("shop", **options)
-        assert isinstance(connection, EmailHostsBackend)
-        connections.append(connection)
-        return connection
+            connections.append(get_connection("shop", **options))
+        return connections[-1]
 
     yield connect
     assert [connection for connection in connections if connection.connection] == []
@@ -113,9 +97,8 @@ class Clock:
 def clock(monkeypatch):
     """The clock of the pool, of failover and of tokens."""
     clock = Clock()
-    monkeypatch.setattr(pool, "clock", clock)
-    monkeypatch.setattr(failover, "clock", clock)
-    monkeypatch.setattr(tokens, "clock", clock)
+    for owner in (pool, failover, tokens):
+        monkeypatch.setattr(owner, "clock", clock)
     return clock
 
 
@@ -176,20 +159,16 @@ def wrapped(**options):
 
 
 @pytest.fixture
-def message():
-    """A message that names no sender."""
-    return EmailMessage("Hello", "World", to=["someone@example.net"])
+def new_message():
+    """Make a message to someone@example.net, with what the test needs to say."""
+    given = {"subject": "Hello", "body": "World", "to": ["someone@example.net"]}
+    return lambda **options: EmailMessage(**{**given, **options})
 
 
 @pytest.fixture
-def new_message():
-    """Make a message to someone@example.net, with what the test needs to say."""
-
-    def make(**options):
-        given = {"subject": "Hello", "body": "World", "to": ["someone@example.net"], **options}
-        return EmailMessage(**given)
-
-    return make
+def message(new_message):
+    """A message that names no sender."""
+    return new_message()
 
 
 @pytest.fixture
@@ -221,19 +200,19 @@ def interrupted_at_each_call(
     Yields after each time.
     """
     files = {module.__file__ for module in modules}
-    number, was_raised = 0, True
-    while was_raised:
-        number, was_raised = number + 1, False
-        calls = itertools.count(1)
+    left = number = 0  # the call to come, and the one that is interrupted
 
-        def profile(frame, event, argument):
-            nonlocal was_raised
-            near = {each.f_code.co_filename for each in (frame, frame.f_back) if each}
-            is_due = near & files and event in ("call", "c_return")
-            if is_due and not was_raised and next(calls) == number:  # noqa: B023
-                was_raised = True
+    def profile(frame, event, argument):
+        nonlocal left
+        near = {each.f_code.co_filename for each in (frame, frame.f_back) if each}
+        if near & files and event in ("call", "c_return"):
+            left -= 1
+            if left == 0:
                 raise make_error()
 
+    while left <= 0:
+        number += 1
+        left = number
         sys.setprofile(profile)
         try:
             action()
@@ -244,17 +223,15 @@ def interrupted_at_each_call(
         yield
 
 
-def start_worker(server, folder, command, **options):
-    """Start a process of the project in ``worker/``, whose mail goes to this server."""
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "settings"}
+
+
+def start(command, environment, cwd=TESTS, **options):
+    """Start a process in this environment, and ours."""
     return subprocess.Popen(
         command,
-        cwd=TESTS,
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "worker.settings",
-            "WORKER_PORT": str(server.port),
-            "WORKER_FOLDER": str(folder),
-        },
+        cwd=cwd,
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -262,37 +239,32 @@ def start_worker(server, folder, command, **options):
     )
 
 
-SETTINGS = {"DJANGO_SETTINGS_MODULE": "settings"}
+def start_worker(server, folder, command, **options):
+    """Start a process of the project in ``worker/``, whose mail goes to this server."""
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "worker.settings",
+        "WORKER_PORT": str(server.port),
+        "WORKER_FOLDER": str(folder),
+    }
+    return start(command, environment, **options)
 
 
-def run_python(*arguments, cwd=TESTS, environment=SETTINGS, exit_code=0, timeout=None) -> str:
+def run_python(*arguments, cwd=TESTS, environment=SETTINGS) -> str:
     """Run Python in this environment, and ours; return what it prints."""
-    run = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=timeout,
-    )
-    assert run.returncode == exit_code, run.stdout
-    return run.stdout
+    process = start([sys.executable, *arguments], environment, cwd)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    return str(printed)
 
 
 def mails(*recipients, content="Hello", make=EmailMessage):
     """Make a message to each of these, at example.net; ``a+b`` stands for one to both."""
     headers = {"Date": "now", "Message-ID": "<1@example.com>"}
-    return [
-        make(
-            names,
-            content,
-            "sender@example.com",
-            [f"{name}@example.net" for name in names.split("+") if name],
-            headers=headers,
-        )
-        for names in recipients
-    ]
+    made = []
+    for names in recipients:
+        to = [f"{name}@example.net" for name in names.split("+") if name]
+        made.append(make(names, content, "sender@example.com", to, headers=headers))
+    return made
 
 
 @contextmanager

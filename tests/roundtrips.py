@@ -1,7 +1,5 @@
 """What clients do with their sockets: how often they wait for a server, for example."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections import Counter
@@ -16,20 +14,15 @@ METHODS: dict[type[socket.socket], tuple[str, ...]] = {
 }
 
 
-class Watch:
+class Watch(ExitStack):
     """Is told what this process does with its sockets while its ``with`` block runs."""
 
     def __enter__(self) -> Any:
-        with ExitStack() as stack:
-            for kind, names in METHODS.items():
-                for name in names:
-                    told = self._wrap(name, getattr(kind, name))
-                    stack.enter_context(mock.patch.object(kind, name, told))
-            self._patches = stack.pop_all()
+        for kind, names in METHODS.items():
+            for name in names:
+                told = self._wrap(name, getattr(kind, name))
+                self.enter_context(mock.patch.object(kind, name, told))
         return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._patches.close()
 
     def _wrap(self, name, method):
         def told(sock, *args):
@@ -54,6 +47,7 @@ class RoundTrips(Watch):
     """
 
     def __init__(self, *, all_threads: bool = False) -> None:
+        super().__init__()
         self.count = 0
         self._sending: set[int] = set()
         self._only = None if all_threads else get_ident()
@@ -77,6 +71,7 @@ class Clients(Watch):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._written = Counter[int]()
         self._waits: dict[int, int] = {}
         self._change = Condition()

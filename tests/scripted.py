@@ -71,7 +71,7 @@ class ScriptedServer:
         self.accepted: list[Accepted] = []
         self.commands: list[str] = []
         self.connections = 0
-        self._arrival = threading.Condition()
+        self.arrival = threading.Condition()
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port = self._listener.getsockname()[1]
         self._clients: list[socket.socket] = []
@@ -89,13 +89,8 @@ class ScriptedServer:
 
     def wait_for(self, messages: int, timeout: float = 60) -> bool:
         """Wait until it has accepted so many messages. Return whether it has."""
-        with self._arrival:
-            return self._arrival.wait_for(lambda: len(self.accepted) >= messages, timeout)
-
-    def accept(self, message: Accepted) -> None:
-        with self._arrival:
-            self.accepted.append(message)
-            self._arrival.notify_all()
+        with self.arrival:
+            return self.arrival.wait_for(lambda: len(self.accepted) >= messages, timeout)
 
     def stop_listening(self) -> None:
         shut(self._listener)
@@ -127,15 +122,12 @@ class ScriptedServer:
                 self._serving[-1].start()
 
     def _serve(self, client: socket.socket) -> None:
-        with suppress(OSError), self._secured(client) as secured:  # it may go at any time
-            self.dialogue(secured).run()
-
-    def _secured(self, client: socket.socket) -> socket.socket:
-        if self.context is None:
-            return client
-        client = self.context.wrap_socket(client, server_side=True)
-        self._clients.append(client)
-        return client
+        with suppress(OSError):  # it may go at any time
+            if self.context:
+                client = self.context.wrap_socket(client, server_side=True)
+                self._clients.append(client)
+            with client:
+                self.dialogue(client).run()
 
     def dialogue(self, client: socket.socket) -> Dialogue:
         return Dialogue(self, client)
@@ -169,9 +161,8 @@ class Dialogue:
     def step(self, step: str, argument: str) -> bool:
         right = RIGHT.get(step, "500 what?")
         if step == "EHLO":
-            right = "\r\n".join(
-                ["250-scripted", *map("250-{}".format, self.server.extensions), "250 HELP"]
-            )
+            extensions = ["250-scripted", *map("250-{}".format, self.server.extensions)]
+            right = "\r\n".join([*extensions, "250 HELP"])
         elif (step == "RCPT" and not self.sender) or (step == "DATA" and not self.recipients):
             right = "503 not yet"
         if not self.answer(step, argument, right):
@@ -191,12 +182,16 @@ class Dialogue:
             if fault.endswith(AND_CLOSE):  # in the middle of it
                 self.fill()
             return self.answer("CONTENT", "", fault)
-        content = b"" if self.peek(b".\r\n") else self.read_until(b"\r\n.\r\n")
+        self.received = b"\r\n" + self.received  # an empty body ends, too
+        content = self.read_until(b"\r\n.\r\n")
         if content is None:
             return False
         goes_on = self.answer(BODY, "", "250 accepted")
         if self.last.startswith("250") or self.last == TAKEN:
-            self.server.accept(Accepted(self.sender, tuple(self.recipients), content))
+            with self.server.arrival:
+                message = Accepted(self.sender, tuple(self.recipients), content[2:])
+                self.server.accepted.append(message)
+                self.server.arrival.notify_all()
         self.sender, self.recipients = "", []
         return goes_on
 
@@ -205,19 +200,13 @@ class Dialogue:
         asked = BEHIND if step == BODY else GROUP
         deal = self.server.script(asked, f"{step} {argument}") if more else None
         self.last = (deal and deal.answer) or self.server.script(step, argument) or right
-        if self.last == HANG:
+        if self.last in (HANG, RESET, CLOSE, TAKEN):
             self.flush()
-            self.client.makefile("rb").read()  # until the client has had enough
-            return False
-        if self.last == RESET:
-            self.flush()
-            # RST instead of FIN
-            self.client.setsockopt(
-                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-            )
-            return False
-        if self.last in (CLOSE, TAKEN):
-            self.flush()
+            if self.last == HANG:
+                self.client.makefile("rb").read()  # until the client has had enough
+            elif self.last == RESET:  # RST instead of FIN
+                at_once = struct.pack("ii", 1, 0)
+                self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             return False
         self.replies.append(self.last.encode("latin-1") + b"\r\n")
         if deal:
@@ -242,15 +231,6 @@ class Dialogue:
         self.received, self.is_ending = more[deal.keep], deal.is_end
         replies = [deal.each] * more.count(b"\r\n") + [deal.once]
         self.replies += [f"{reply}\r\n".encode() for reply in replies if reply]
-
-    def peek(self, start: bytes) -> bool:
-        while len(self.received) < len(start):
-            if not self.fill():
-                return False
-        if not self.received.startswith(start):
-            return False
-        self.received = self.received[len(start) :]
-        return True
 
     def read_until(self, end: bytes) -> bytes | None:
         searched = 0

@@ -83,10 +83,9 @@ class SMTPServer(Controller):
 
     def _end(self, ended: threading.Event) -> None:
         for session in self.sessions:
-            if session.transport:
-                # Before Python 3.11.3, one whose client has gone may raise that.
-                with suppress(AttributeError):
-                    session.transport.abort()
+            # Before Python 3.11.3, one whose client has gone may raise that.
+            with suppress(AttributeError):
+                session.transport.abort()
         # Once for the connections to be lost, and once for those below TLS.
         self.loop.call_soon(self.loop.call_soon, self.loop.call_soon, ended.set)
 
@@ -103,13 +102,9 @@ class SMTPServer(Controller):
         message = f"535 5.7.8 no such login: {data.login.decode()}"
         return AuthResult(success=False, handled=False, message=message)
 
-    async def handle_MAIL(self, server, session, envelope, address, options):  # noqa: N802
+    async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802
         if self.login and not session.authenticated:  # pragma: no cover (all log in)
             return "530 5.7.0 log in first"
-        envelope.mail_from = address
-        return "250 OK"
-
-    async def handle_RCPT(self, server, session, envelope, address, options):  # noqa: N802
         if address in self.refused:
             return "550 5.1.1 no such mailbox"
         envelope.rcpt_tos.append(address)
@@ -117,16 +112,16 @@ class SMTPServer(Controller):
 
     async def handle_DATA(self, server, session, envelope):  # noqa: N802
         login = session.auth_data
-        self.received.append(
-            Received(
-                user=login.login.decode() if login else None,
-                tls=server.transport.get_extra_info("ssl_object") is not None,
-                local_hostname=session.host_name,
-                sender=envelope.mail_from,
-                recipients=envelope.rcpt_tos,
-                message=email.message_from_bytes(envelope.content, policy=default),
-            )
+        message = email.message_from_bytes(envelope.content, policy=default)
+        received = Received(
+            user=login.login.decode() if login else None,
+            tls=server.transport.get_extra_info("ssl_object") is not None,
+            local_hostname=session.host_name,
+            sender=envelope.mail_from,
+            recipients=envelope.rcpt_tos,
+            message=message,
         )
+        self.received.append(received)
         return "250 OK"
 
 

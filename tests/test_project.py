@@ -21,6 +21,9 @@ PLUGIN = ["-p", "email_hosts.testing.pytest"]
 IN_PARALLEL = "4 passed" if DJANGO_HAS_MAILERS else "3 passed, 1 skipped"
 
 
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+
+
 @pytest.mark.parametrize(
     ("default", "command", "result"),
     [
@@ -35,17 +38,11 @@ IN_PARALLEL = "4 passed" if DJANGO_HAS_MAILERS else "3 passed, 1 skipped"
     ids=["django", "our runner", "pytest", "our plugin", "fork", "spawn", "xdist"],
 )
 def test_hosts_and_mailers_deliver_to_the_outbox(default, command, result):
-    chosen = ["--pattern=mail_tests.py", "project"]
-    shown = run_python(
-        *command,
-        *(["project/mail_tests.py"] if "pytest" in command else chosen),
-        environment={
-            "DJANGO_SETTINGS_MODULE": "project.settings",
-            "DEFAULT": default,
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-            "PYTEST_ADDOPTS": "",
-        },
-    )
+    files = ["--pattern=mail_tests.py", "project"]
+    if "pytest" in command:
+        files = ["project/mail_tests.py"]
+    project = {"DJANGO_SETTINGS_MODULE": "project.settings", "DEFAULT": default}
+    shown = run_python(*command, *files, environment={**ALONE, **project})
     assert result in shown
     has_mailers = default == "MAILERS" and DJANGO_HAS_MAILERS
     assert not (has_mailers and "skipped" in shown)
@@ -72,6 +69,5 @@ def test_script_without_a_settings_file_is_no_exception():
 def test_plugin_does_nothing_without_settings(tmp_path):
     path = tmp_path / "test_nothing.py"
     path.write_text("def test_nothing():\n    pass\n")
-    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
-    shown = run_python(*PYTEST, *PLUGIN, str(path), environment=alone)
+    shown = run_python(*PYTEST, *PLUGIN, str(path), environment=ALONE)
     assert "1 passed" in shown

@@ -1,9 +1,11 @@
-"""Each idea has one place in the package."""
+"""Each idea has one place in the package, and what gets installed is complete."""
 
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import run_python
 
 import email_hosts
 from email_hosts.options import SEVERAL_OPTIONS, SMTP_OPTIONS
@@ -81,3 +83,17 @@ def test_one_place_for(pattern, modules):
 def test_core_does_not_import_what_is_for_tests():
     importing = modules_with(r"^\s*(from|import) .*\btesting\b")
     assert {name for name in importing if not name.startswith("testing/")} == set()
+
+
+def test_version_has_one_source_and_types_are_there():
+    assert metadata.version("django-email-hosts") == email_hosts.__version__
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_settings_file_can_use_mailers():
+    code = (
+        "import sys, email_hosts\n"
+        "email_hosts.mailers({'shop': 'smtp://h?_default_from_email=a@example.com'})\n"
+        "assert 'django.conf' not in sys.modules"
+    )
+    run_python("-c", code)

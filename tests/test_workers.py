@@ -3,23 +3,22 @@
 Each message once, over connections of each process, which are kept.
 """
 
-import asyncio
 import importlib.util
 import re
 import shutil
 import signal
 import socket
 import sys
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
 
 import django
 import pytest
 from conftest import TESTS, start_worker
 from scripted import any_of, at, to
+from worker import PARENT
 
 pytestmark = pytest.mark.slow
-
-PARENT = "parent@example.net"
 
 
 def tries(server):
@@ -32,13 +31,13 @@ def recipients(server):
     return [each for each in found if each != PARENT]
 
 
-ADDRESSES = [f"{number}@example.net" for number in range(20)]
+ADDRESSES = sorted(f"{number}@example.net" for number in range(20))
 ENQUEUE = f"""
 import django
 django.setup()
 from worker.%s import send
 for address in {ADDRESSES}:
-    send.%s("shop", address)
+    send.%s(address)
 """
 # Alone: it asks nobody for company, which takes a second.
 CELERY = [
@@ -49,13 +48,12 @@ CELERY = [
 
 @pytest.fixture
 def run(tmp_path):
-    """Run Python in the project of ``worker/``, and return what it prints."""
+    """Run Python in the project of ``worker/``."""
 
     def run(server, *arguments):
         with start_worker(server, tmp_path, [sys.executable, *arguments]) as process:
             output, _ = process.communicate(timeout=120)
         assert process.returncode == 0, output
-        return output
 
     return run
 
@@ -72,7 +70,7 @@ def test_celerys_workers_send_each_message_once(pool, serve, run, tmp_path):
         process.terminate()  # it finishes what it has begun
         output, _ = process.communicate(timeout=60)
     assert has_all, output
-    assert recipients(server) == sorted(others)
+    assert recipients(server) == others
     assert len(tries(server)) == len([PARENT, *ADDRESSES, "again", "again"])
     processes = len({*tries(server)})
     # Those over which the server has said "later" are not kept.
@@ -93,7 +91,7 @@ def test_worker_of_djangos_tasks_sends_each_message_once(serve, run):  # pragma:
     run(server, "-c", ENQUEUE % ("djangotasks", "enqueue"))
     assert server.accepted == []
     run(server, "-m", "django", "db_worker", "--batch", "--no-startup-delay")
-    assert recipients(server) == sorted(ADDRESSES)
+    assert recipients(server) == ADDRESSES
     assert server.connections == len({*tries(server)}) == 1
 
 
@@ -115,40 +113,9 @@ UWSGI = [
 needs_uwsgi = pytest.mark.skipif(not shutil.which("uwsgi"), reason="uwsgi is not installed")
 
 
-async def get(port, path):
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
-    answer = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    return answer.partition(b"\r\n\r\n")[2].decode()
-
-
-async def get_all(port, paths, at_a_time):
-    limit = asyncio.Semaphore(at_a_time)
-
-    async def one(path):
-        async with limit:
-            return await asyncio.wait_for(get(port, path), timeout=120)
-
-    return await asyncio.gather(*map(one, paths))
-
-
-@contextmanager
-def serving(command, mail_server, folder):
-    """Run a server of the site in ``worker/``. Give its port."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
-        listener.set_inheritable(True)
-        fd = listener.fileno()
-        command = [part.format(fd=fd) for part in command]
-        process = start_worker(mail_server, folder, command, pass_fds=[fd])
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            # It finishes what it has begun.
-            process.send_signal(signal.SIGINT if "uvicorn" in command else signal.SIGTERM)
-            output, _ = process.communicate(timeout=60)
-            print(output)
+def get(url):
+    with urlopen(url, timeout=120) as answer:  # noqa: S310
+        return answer.read().decode()
 
 
 # For each of two processes: one for each request at a time, and one when it is loaded.
@@ -172,9 +139,20 @@ def test_each_request_sends_its_message_once(
 ):
     server = serve()
     addresses = sorted(f"{number}@example.net" for number in range(max(200, at_a_time)))
-    with serving(command, server, tmp_path) as port:
-        paths = [f"/{view}?to={address}" for address in addresses]
-        answers = asyncio.run(get_all(port, paths, at_a_time))
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
+        listener.set_inheritable(True)
+        fd, port = listener.fileno(), listener.getsockname()[1]
+        urls = [f"http://127.0.0.1:{port}/{view}?to={address}" for address in addresses]
+        parts = [part.format(fd=fd) for part in command]
+        process = start_worker(server, tmp_path, parts, pass_fds=[fd])
+        try:
+            with ThreadPoolExecutor(at_a_time) as clients:
+                answers = list(clients.map(get, urls))
+        finally:
+            # It finishes what it has begun.
+            process.send_signal(signal.SIGINT if command is UVICORN else signal.SIGTERM)
+            output, _ = process.communicate(timeout=60)
+            print(output)
     assert answers == ["1"] * len(addresses)
     assert recipients(server) == addresses
     senders = {one.sender for one in server.accepted if one.recipients != (PARENT,)}

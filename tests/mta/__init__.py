@@ -4,22 +4,17 @@ Each has a configuration and a queue of its own, below a temporary folder; the m
 of the machine is not touched. ``install`` gets the programs, all but Postfix's.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
 import subprocess
-import tempfile
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import ClassVar
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import trustme
-from scripted import Accepted, ScriptedServer
+from scripted import ScriptedServer
 
 PASSWORD = "mta-password"
 
@@ -29,115 +24,71 @@ INSTALLED = Path(
 )
 
 
-class MailServer(ABC):
-    """Runs while its ``with`` block does, on a port of its own choice.
+@contextmanager
+def running(kind, certificate):
+    """Run a server of this kind, on a port of its own choice."""
+    with (
+        # Not pytest's folder: the servers' own users have to get at it.
+        TemporaryDirectory(prefix="mta-") as folder,
+        ScriptedServer() as behind,
+        # Bound, and never listening: nobody else gets the port while the server starts anew.
+        socket.socket() as reserved,
+    ):
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        server = kind(Path(folder), certificate, behind, reserved.getsockname()[1])
+        server.configure()
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
 
-    It offers STARTTLS and login. What it accepts, it relays to ``behind``, a server of the
-    tests, unless it can tell by itself what it has accepted.
+
+class MailServer:
+    """Offers STARTTLS and login.
+
+    What it accepts, it relays to ``behind``, a server of the tests, unless it can tell by
+    itself what it has accepted. It is one command, and what that starts in turn.
     """
 
     username = "mta-user"
+    program: Path  # below INSTALLED
+    environment: dict[str, str] = {}
+    _process: Any = None
 
-    def __init__(self, certificate: trustme.LeafCert) -> None:
-        # Not pytest's folder: the servers' own users have to get at it.
-        self._temporary = tempfile.TemporaryDirectory(prefix="mta-")
-        self.folder = Path(self._temporary.name)
+    def __init__(self, folder, certificate, behind, port):
+        self.folder = folder
         self.folder.chmod(0o755)
-        self.certificate = certificate
-        certificate.private_key_and_cert_chain_pem.write_to_path(
-            str(self.folder / "certificate.pem")
-        )
-        self.behind = ScriptedServer()
-        # Bound, and never listening: nobody else gets the port while the server starts anew.
-        self._reserved = socket.socket()
-        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._reserved.bind(("127.0.0.1", 0))
-        self.port = self._reserved.getsockname()[1]
+        self.behind = behind
+        self.port = port
+        self.values = {
+            "folder": folder,
+            "port": port,
+            "behind": behind.port,
+            "username": self.username,
+            "password": PASSWORD,
+        }
+        self.certificate = certificate.private_key_and_cert_chain_pem.bytes().decode()
+        self.write("certificate.pem", self.certificate)
 
     @classmethod
-    @abstractmethod
     def why_not(cls) -> str:
         """Return what keeps it from running here, or nothing."""
-
-    @abstractmethod
-    def start(self) -> None:
-        """Start it, and wait until it accepts connections."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """Stop it. Open connections break."""
-
-    @abstractmethod
-    def is_relaying(self) -> bool:
-        """Whether it has mail that it has accepted, and not relayed yet."""
-
-    def log(self) -> str:
-        log = self.folder / "log"
-        return log.read_text(errors="replace") if log.exists() else ""
-
-    def __enter__(self) -> MailServer:
-        with ExitStack() as stack:
-            stack.enter_context(self._temporary)
-            stack.enter_context(self._reserved)
-            stack.enter_context(self.behind)
-            stack.callback(self.stop)
-            self.start()
-            self._running = stack.pop_all()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._running.close()
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
-    def relay(self) -> None:
-        """Wait until it has relayed all that it has accepted."""
-        self.wait_until(lambda: not self.is_relaying(), seconds=60)
-
-    def wait_until(self, condition: Callable[[], bool], *, seconds: float) -> None:
-        """Wait for something that it does not tell; fail with its log."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, self.log()
-            time.sleep(0.02)
-
-    def delivered(self) -> list[Accepted]:
-        """Return what it has delivered since the last time, once nothing is on its way."""
-        self.relay()
-        delivered = list(self.behind.accepted)
-        self.behind.accepted.clear()
-        return delivered
-
-    def write_certificate(self, chain: str, key: str) -> None:
-        chain_pems = [pem.bytes().decode() for pem in self.certificate.cert_chain_pems]
-        self.write(chain, "".join(chain_pems))
-        self.write(key, self.certificate.private_key_pem.bytes().decode())
-
-    def write(self, name: str, content: str) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-
-
-class ProcessServer(MailServer):
-    """A server that is one command, and what that starts in turn."""
-
-    program: ClassVar[Path]  # below INSTALLED
-    environment: Mapping[str, str] = {}
-    _process: subprocess.Popen[bytes] | None = None
-
-    @classmethod
-    def why_not(cls) -> str:
         program = INSTALLED / cls.program
         return "" if program.exists() else f"not found: {program} (tests/mta/install)"
 
-    @abstractmethod
-    def command(self) -> Sequence[str | Path]:
-        """Return the command, for the folder above."""
+    def configure(self) -> None: ...
 
-    def start(self) -> None:
+    def command(self) -> Any:
+        """Return the command that starts it."""
+
+    def is_relaying(self) -> bool:
+        """Whether it has mail that it has accepted, and not relayed yet."""
+        return False
+
+    def start(self):
+        """Start it, and wait until it accepts connections."""
         with Path(self.folder, "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(),
@@ -148,28 +99,57 @@ class ProcessServer(MailServer):
                 stderr=log,
                 start_new_session=True,
             )
-        self.wait_until(self._accepts, seconds=30)
+        self.wait_until(self._accepts)
 
-    def stop(self) -> None:
+    def stop(self):
+        """Stop it. Open connections break."""
         if self._process:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGTERM)
             self._process.wait(30)
             # What it has started may end a moment later, and still listen.
-            self.wait_until(self._port_is_free, seconds=30)
+            self.wait_until(self._port_is_free)
 
-    def _accepts(self) -> bool:
-        assert self._process
+    def _accepts(self):
         assert self._process.poll() is None, self.log()
         address = ("127.0.0.1", self.port)
         with suppress(OSError), socket.create_connection(address, timeout=5) as client:
             return client.recv(4).startswith(b"220")
-        return False
 
-    def _port_is_free(self) -> bool:
+    def _port_is_free(self):
         with suppress(OSError), socket.create_server(("127.0.0.1", self.port)):
             return True
-        return False
+
+    def restart(self):
+        self.stop()
+        self.start()
+
+    def log(self):
+        return Path(self.folder, "log").read_text(errors="replace")
+
+    def wait_until(self, condition):
+        """Wait for something that it does not tell; fail with its log."""
+        end = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.02)
+
+    def relay(self):
+        """Wait until it has relayed all that it has accepted."""
+        self.wait_until(lambda: not self.is_relaying())
+
+    def delivered(self):
+        """Return what it has delivered since the last time, once nothing is on its way."""
+        self.relay()
+        delivered = list(self.behind.accepted)
+        self.behind.accepted.clear()
+        return delivered
+
+    def write(self, name: str, content: str) -> None:
+        """Write a file with these values."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content.format(**self.values))
 
 
 def run(*command: str | Path) -> None:

@@ -1,15 +1,10 @@
 """Servers from packages of Debian that need not be installed: chasquid and Exim."""
 
-from __future__ import annotations
-
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import trustme
-
-from . import INSTALLED, PASSWORD, ProcessServer, run
+from . import INSTALLED, PASSWORD, MailServer, run
 
 CHASQUID = """
 hostname: "mta.example.com"
@@ -20,45 +15,37 @@ mail_delivery_agent_bin: "{programs}/mda-lmtp"
 """
 
 
-class Chasquid(ProcessServer):
+class Chasquid(MailServer):
     """Takes mail for its mailboxes, and relays it by LMTP, to one recipient at a time."""
 
     program = Path("chasquid", "usr", "bin", "chasquid")
     username = "someone@example.net"
 
-    MAILBOXES = (username, "other@example.net", "b@müller.example")
-
-    def __init__(self, certificate: trustme.LeafCert) -> None:
-        super().__init__(certificate)
+    def configure(self):
         programs = (INSTALLED / self.program).parent
+        self.values["programs"] = programs
         arguments = ["-addr_network", "tcp", "-addr", f"127.0.0.1:{self.behind.port}"]
         arguments += ["-to_puny", "-f", "%from%", "-d", "%to%"]
-        self.write(
-            "chasquid.conf",
-            CHASQUID.format(port=self.port, folder=self.folder, programs=programs)
-            + "".join(f'mail_delivery_agent_args: "{argument}"\n' for argument in arguments),
-        )
-        self.write_certificate("certs/x/fullchain.pem", "certs/x/privkey.pem")
-        for mailbox in self.MAILBOXES:
+        lines = [f'mail_delivery_agent_args: "{argument}"\n' for argument in arguments]
+        self.write("chasquid.conf", CHASQUID + "".join(lines))
+        for name in ("fullchain.pem", "privkey.pem"):
+            self.write(f"certs/x/{name}", self.certificate)
+        tool = programs / "chasquid-util"
+        for mailbox in (self.username, "other@example.net", "b@müller.example"):
             domain = self.folder / "domains" / mailbox.partition("@")[2]
             domain.mkdir(parents=True, exist_ok=True)
-            run(
-                programs / "chasquid-util",
-                f"--configdir={self.folder}",
-                "user-add",
-                mailbox,
-                f"--password={PASSWORD}",
-            )
+            options = (f"--configdir={self.folder}", f"--password={PASSWORD}")
+            run(tool, "user-add", mailbox, *options)
 
-    def command(self) -> Sequence[str | Path]:
+    def command(self):
         return [INSTALLED / self.program, "-config_dir", self.folder]
 
-    def is_relaying(self) -> bool:
+    def is_relaying(self):
         return any(Path(self.folder, "data").glob("queue/*"))
 
 
 EXIM = """
-exim_path = {program}
+exim_path = {folder}/{program}
 keep_environment = LD_LIBRARY_PATH : LD_PRELOAD : NSS_WRAPPER_PASSWD : NSS_WRAPPER_GROUP
 deliver_drop_privilege
 primary_hostname = mta.example.com
@@ -70,7 +57,7 @@ daemon_smtp_ports = {port}
 # By default, it delivers ten messages of a connection, and the others an hour later.
 smtp_accept_queue_per_connection = 0
 tls_advertise_hosts = *
-tls_certificate = {folder}/spool/certificate.pem
+tls_certificate = {folder}/certificate.pem
 acl_smtp_rcpt = accept
 acl_smtp_data = accept
 
@@ -95,38 +82,23 @@ plain:
 """
 
 
-class Exim(ProcessServer):
+class Exim(MailServer):
     """Takes any recipient."""
 
     program = Path("exim", "usr", "sbin", "exim4")
 
-    def __init__(self, certificate: trustme.LeafCert) -> None:
-        super().__init__(certificate)
+    def configure(self):
         # A copy: Exim's own user has to get at it, and may not at our home.
         shutil.copytree(INSTALLED / "exim", self.folder / "exim", symlinks=True)
-        self._program = self.folder / self.program
-        spool = self.folder / "spool"
-        spool.mkdir()
-        certificate.private_key_and_cert_chain_pem.write_to_path(
-            str(spool / "certificate.pem")
-        )
-        self.write(
-            "exim.conf",
-            EXIM.format(
-                program=self._program,
-                folder=self.folder,
-                port=self.port,
-                behind=self.behind.port,
-                username=self.username,
-                password=PASSWORD,
-            ),
-        )
         # Debian's does not start without a user of this name, who must not be root.
         uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (65534, 65534)
-        self.write("passwd", f"root:x:0:0::/:\nDebian-exim:x:{uid}:{gid}::/:\n")
-        self.write("group", f"root:x:0:\nDebian-exim:x:{gid}:\n")
-        for path in (spool, spool / "certificate.pem"):
-            os.chown(path, uid, gid)
+        self.values |= {"program": self.program, "uid": uid, "gid": gid}
+        self.write("exim.conf", EXIM)
+        self.write("passwd", "root:x:0:0::/:\nDebian-exim:x:{uid}:{gid}::/:\n")
+        self.write("group", "root:x:0:\nDebian-exim:x:{gid}:\n")
+        spool = self.folder / "spool"
+        spool.mkdir()
+        os.chown(spool, uid, gid)
         (wrapper,) = (self.folder / "exim").rglob("libnss_wrapper.so")
         self.environment = {
             "LD_LIBRARY_PATH": str(wrapper.parent),
@@ -135,12 +107,9 @@ class Exim(ProcessServer):
             "NSS_WRAPPER_GROUP": str(self.folder / "group"),
         }
 
-    def command(self) -> Sequence[str | Path]:
-        return [self._program, "-C", self.folder / "exim.conf", "-bdf", "-q5s"]
+    def command(self):
+        program = self.folder / self.program
+        return [program, "-C", self.folder / "exim.conf", "-bdf", "-q5s"]
 
-    def is_relaying(self) -> bool:
+    def is_relaying(self):
         return any(Path(self.folder, "spool").glob("input/*"))
-
-    def log(self) -> str:
-        log = self.folder / "spool" / "mainlog"
-        return super().log() + (log.read_text(errors="replace") if log.exists() else "")

@@ -1,17 +1,13 @@
 """Servers from npm: Haraka, and one that is made with nodemailer's smtp-server."""
 
-from __future__ import annotations
-
 import base64
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-import trustme
 from scripted import Accepted
 
-from . import INSTALLED, PASSWORD, ProcessServer, run
+from . import INSTALLED, PASSWORD, MailServer, run
 
 HERE = Path(__file__).parent
 MODULES = Path("node", "node_modules")
@@ -35,25 +31,19 @@ ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
 }
 
 
-class NodeServer(ProcessServer):
+class NodeServer(MailServer):
     """Runs on Node.js, takes any recipient, and keeps the messages, one a line of JSON."""
 
-    _read = 0  # bytes
-
     @classmethod
-    def why_not(cls) -> str:
+    def why_not(cls):
         return super().why_not() if shutil.which("node") else "not found: node"
 
-    def is_relaying(self) -> bool:
-        return False
-
-    def delivered(self) -> list[Accepted]:
+    def delivered(self):
         path = self.folder / "messages"
-        path.touch()
-        with path.open("rb") as file:
-            file.seek(self._read)
-            lines = file.readlines()
-            self._read = file.tell()
+        if not path.exists():
+            return []
+        lines = path.read_text().splitlines()
+        path.unlink()
         return [
             Accepted(
                 sender=message["sender"],
@@ -67,25 +57,21 @@ class NodeServer(ProcessServer):
 class Haraka(NodeServer):
     program = MODULES / "Haraka" / "bin" / "haraka"
 
-    def __init__(self, certificate: trustme.LeafCert) -> None:
-        super().__init__(certificate)
+    def configure(self):
         run("node", INSTALLED / self.program, "--install", self.folder)
         shutil.copy(HERE / "haraka-plugin.js", self.folder / "plugins" / "messages.js")
-        values = {"port": self.port, "username": self.username, "password": PASSWORD}
         for name, content in HARAKA.items():
-            self.write(f"config/{name}", content.format(**values))
-        self.write_certificate("config/tls_cert.pem", "config/tls_key.pem")
+            self.write(f"config/{name}", content)
+        for name in ("tls_cert.pem", "tls_key.pem"):
+            self.write(f"config/{name}", self.certificate)
 
-    def command(self) -> Sequence[str | Path]:
+    def command(self):
         return ["node", INSTALLED / self.program, "--configs", self.folder]
 
 
 class SMTPServer(NodeServer):
     program = MODULES / "smtp-server" / "package.json"
+    environment = {"NODE_PATH": str(INSTALLED / MODULES)}
 
-    def __init__(self, certificate: trustme.LeafCert) -> None:
-        super().__init__(certificate)
-        self.environment = {"NODE_PATH": str(INSTALLED / MODULES)}
-
-    def command(self) -> Sequence[str | Path]:
+    def command(self):
         return ["node", HERE / "smtp-server.cjs", str(self.port), self.username, PASSWORD]

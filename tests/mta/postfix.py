@@ -1,17 +1,11 @@
 """Postfix, from Debian's package: it needs users of its own, and so has to be installed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
-import trustme
-
 from . import PASSWORD, MailServer, run
-
-REALM = "mta.example.com"
 
 MAIN = """
 compatibility_level = 3.6
@@ -21,19 +15,19 @@ maillog_file = {folder}/log
 maillog_file_prefixes = /
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
-myhostname = {realm}
+myhostname = mta.example.com
 mydestination =
 mynetworks =
 alias_maps =
 local_recipient_maps =
-relayhost = [127.0.0.1]:{relay_port}
+relayhost = [127.0.0.1]:{behind}
 in_flow_delay = 0
 
 smtpd_tls_security_level = encrypt
 smtpd_tls_cert_file = {folder}/certificate.pem
 smtpd_tls_key_file = {folder}/certificate.pem
 smtpd_sasl_auth_enable = yes
-smtpd_sasl_local_domain = {realm}
+smtpd_sasl_local_domain = mta.example.com
 cyrus_sasl_config_path = {folder}/sasl
 smtpd_relay_restrictions = permit_sasl_authenticated, reject
 """
@@ -65,42 +59,40 @@ mech_list: PLAIN LOGIN
 class Postfix(MailServer):
     """Requires STARTTLS and login, as most relays do, and then takes any recipient."""
 
-    def __init__(self, certificate: trustme.LeafCert) -> None:
-        super().__init__(certificate)
-        values = {"folder": self.folder, "port": self.port, "realm": REALM}
+    def configure(self):
         for name in ("queue", "data"):
             Path(self.folder, name).mkdir()
-        # Debian's looks for the last one there.
-        files = {"main.cf": MAIN, "master.cf": MASTER, "sasl/smtpd.conf": SASL}
-        for name, content in files.items():
-            self.write(name, content.format(relay_port=self.behind.port, **values))
-        shutil.chown(self.folder / "data", "postfix")
-        command = ["saslpasswd2", "-p", "-c", "-f", f"{self.folder}/sasldb", "-u", REALM]
-        subprocess.run([*command, self.username], input=PASSWORD, text=True, check=True)
-        shutil.chown(self.folder / "sasldb", "postfix")
+        self.write("main.cf", MAIN)
+        self.write("master.cf", MASTER)
+        self.write("sasl/smtpd.conf", SASL)  # where Debian's looks for it
+        command = ["saslpasswd2", "-p", "-c", "-f", f"{self.folder}/sasldb"]
+        command += ["-u", "mta.example.com", self.username]
+        subprocess.run(command, input=PASSWORD, text=True, check=True)
+        for name in ("data", "sasldb"):
+            shutil.chown(self.folder / name, "postfix")
 
     @classmethod
-    def why_not(cls) -> str:
+    def why_not(cls):
         missing = [name for name in ("postfix", "saslpasswd2") if not shutil.which(name)]
         if missing:
             return f"not found: {', '.join(missing)} (Debian's postfix, sasl2-bin)"
         return "" if os.geteuid() == 0 else "only root can start Postfix"
 
-    def start(self) -> None:
+    def start(self):
         self.control("start")
 
-    def stop(self) -> None:
+    def stop(self):
         self.control("stop")
 
-    def set(self, name: str, value: str) -> None:
+    def set(self, name, value):
         """Change a parameter while it runs."""
         run("postconf", "-c", self.folder, "-e", f"{name}={value}")
         self.control("reload")
 
-    def is_relaying(self) -> bool:
+    def is_relaying(self):
         # In the order in which a message goes from one to the other.
         queues = [self.folder / "queue" / name for name in ("deferred", "incoming", "active")]
         return any(path.is_file() for queue in queues for path in queue.rglob("*"))
 
-    def control(self, command: str) -> None:
+    def control(self, command):
         run("postfix", "-c", self.folder, command)

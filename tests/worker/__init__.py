@@ -3,3 +3,17 @@
 ``celeryapp.py`` is for Celery, ``djangotasks.py`` for Django's own tasks. The workers are
 processes of their own; mail server and folder come from the environment.
 """
+
+import os
+
+from django.core.mail import EmailMessage
+
+from email_hosts.backends import get_connection
+
+PARENT = "parent@example.net"
+
+
+def send(address: str) -> int | None:
+    """Send a message that says which process it is from."""
+    message = EmailMessage("Hello", "World", f"{os.getpid()}@example.com", [address])
+    return get_connection("shop").send_messages([message])

@@ -3,15 +3,15 @@
 import os
 from typing import Any
 
+import celery
 import celery.signals
-from celery import Celery
-from django.core.mail import EmailMessage
 
-from email_hosts.backends import can_be_retried, get_connection
+import worker
+from email_hosts.backends import can_be_retried
 
 FOLDER = os.environ["WORKER_FOLDER"]
 
-app = Celery(
+app = celery.Celery(
     "worker",
     broker="filesystem://",
     broker_transport_options={
@@ -25,11 +25,9 @@ app = Celery(
 
 
 @app.task(bind=True, max_retries=3)  # type: ignore[untyped-decorator]
-def send(self: Any, host: str, address: str) -> None:
-    """Send a message from this process."""
-    message = EmailMessage("Hello", "World", f"{os.getpid()}@example.com", [address])
+def send(self: Any, address: str) -> None:
     try:
-        get_connection(host).send_messages([message])
+        worker.send(address)
     except OSError as error:
         if can_be_retried(error):
             raise self.retry(exc=error, countdown=0) from error
@@ -39,4 +37,4 @@ def send(self: Any, host: str, address: str) -> None:
 @celery.signals.worker_init.connect  # type: ignore[untyped-decorator]
 def send_before_the_fork(**signal: Any) -> None:
     """Leave an open connection in the process whose children the workers will be."""
-    send.run("shop", "parent@example.net")
+    worker.send(worker.PARENT)

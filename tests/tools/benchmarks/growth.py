@@ -5,21 +5,17 @@ within a minute.
 Everything is a ratio within one run, and each pair is measured in turns.
 """
 
-from __future__ import annotations
-
-import argparse
 import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from functools import partial
 from itertools import count
 from statistics import median
 
 import django
 from django.conf import settings
 from django.core.checks import run_checks
-from django.core.mail import EmailMessage
 from django.core.signals import request_finished
 from django.test import override_settings
 
@@ -31,37 +27,33 @@ from email_hosts.smtp.connection import SMTP
 from email_hosts.smtp.pool import PooledConnection, pool
 
 from .__main__ import servers
-from .ways import Server, kept, message
+from .ways import kept, messages
 
+DSN = "submission://u:{0}@smtp.example.com?_default_from_email=s@{0}.example"
 FEW, MANY = 10, 10_000
+IS_QUICK = "--quick" in sys.argv
+ROUNDS, SECONDS = (range(3), 0.1) if IS_QUICK else (range(5), 0.3)
 
-# Does something, and returns how often.
-Act = Callable[[], int]
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="tools.benchmarks.growth", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="end within a minute")
-    arguments, _ = parser.parse_known_args()  # the other benchmark takes more
-    rounds, seconds = (3, 0.1) if arguments.quick else (5, 0.3)
+def main():
     logging.disable()  # of the unknown keys
     settings.configure(USE_TZ=True, EMAIL_HOSTS={}, INSTALLED_APPS=["email_hosts"])
     django.setup()
-    print(f"Django {django.__version__}, Python {sys.version.split()[0]}, {rounds} rounds\n")
-    print(f"{'':52}{'ratio (min - max)':24}wanted")
-    compare_imports(rounds)
-    compare_hosts(rounds, seconds)
+    print(
+        f"Django {django.__version__}, Python {sys.version.split()[0]}, {len(ROUNDS)} rounds"
+    )
+    print(f"\n{'':52}{'ratio (min - max)':24}wanted")
+    compare_imports()
+    compare_hosts()
     with servers([0]) as at:
-        compare_parked(at[0], rounds, seconds)
+        compare_parked(at[0])
 
 
-def show(
-    name: str, ones: list[float], others: list[float], wanted: str, more: str = ""
-) -> None:
+def show(name, ones, others, wanted, more=""):
     """Print how many times as much the ones are, round by round."""
     ratios = [one / other for one, other in zip(ones, others, strict=True)]
     between = f"{median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"
-    print(f"{name:52}{between:24}{wanted:8}{more}".rstrip())
+    print(f"{name:52}{between:24}{wanted:8}{more}".rstrip(), flush=True)
 
 
 IMPORTS = """
@@ -79,101 +71,90 @@ print(end - middle, middle - start, len(sys.modules) - before)
 """
 
 
-def compare_imports(rounds: int) -> None:
+def compare_imports():
     """Print what importing the app costs, compared with Django and its mail."""
     command = [sys.executable, "-W", "ignore", "-c", IMPORTS]
-    outputs = [subprocess.check_output(command, text=True) for _ in range(rounds + 1)]
-    rows = [[float(number) for number in output.split()] for output in outputs[1:]]
-    ours, theirs, modules = map(list, zip(*rows, strict=True))
+    subprocess.check_output(command)  # compiles what was not
+    outputs = [subprocess.check_output(command, text=True) for _ in ROUNDS]
+    rows = [[float(number) for number in output.split()] for output in outputs]
+    ours, theirs, modules = zip(*rows, strict=True)
     more = f"{median(ours) * 1000:.1f} ms, {modules[0]:.0f} modules"
     show("import email_hosts.backends, to django.setup()", ours, theirs, "0.2", more)
 
 
-def hosts(number: int) -> dict[str, str]:
-    """Return so many hosts, and two that a failover names."""
-    many = {
-        f"shop-{i}": f"submission://u:p{i}@smtp{i}.example.com?_default_from_email=s@{i}.example"
-        for i in range(number)
-    }
-    return {**many, "a": "dummy:", "b": "dummy:", "safe": "failover:a,b"}
-
-
-def compare_hosts(rounds: int, seconds: float) -> None:
+def compare_hosts():
     """Print what a choice costs with many hosts, compared with few."""
-    times: dict[str, tuple[list[float], list[float]]] = {}
-    for _ in range(rounds):
-        for position, number in enumerate((FEW, MANY)):
-            configured = hosts(number)
-            with override_settings(EMAIL_HOSTS=configured):
-                for name, act in choices(configured).items():
-                    act()
-                    cost = seconds_each(act, seconds)
-                    times.setdefault(name, ([], []))[position].append(cost)
-    for name, (few, many) in times.items():
+    costs: dict[tuple[str, int], list[float]] = {}
+    for _ in ROUNDS:
+        for number in (FEW, MANY):
+            keys = [f"shop-{i}" for i in range(number)]
+            hosts = {key: DSN.format(key) for key in keys}
+            hosts |= {"a": "dummy:", "b": "dummy:", "safe": "failover:a,b"}
+            with override_settings(EMAIL_HOSTS=hosts):
+                for name, act in choices(keys, hosts).items():
+                    times = number if name.endswith("a host") else 1
+                    costs.setdefault((name, number), []).append(seconds_each(act) / times)
+    for name in choices([], {}):
+        few, many = costs[name, FEW], costs[name, MANY]
         wanted = "0.2 ms" if name.endswith("a host") else "1.5"
         more = f"{median(many) * 1000:.3f} ms"
         show(f"{name}, {MANY:,} hosts to {FEW}", many, few, wanted, more)
 
 
-def choices(configured: dict[str, str]) -> dict[str, Act]:
-    """Return what is done with these hosts. Each goes on to the next host when done again."""
-    keys = [key for key in configured if key.startswith("shop-")]
+def choices(keys, hosts):
+    """Return what is done with these hosts."""
     turn = count()
-    one = EmailMessage("Hello", "World", "x@y.example", ["someone@example.net"])
+    batch = messages(1, 1)
 
-    def times(act: Callable[[int], object], number: int = 100) -> Act:
-        def several() -> int:
-            for _ in range(number):
-                act(next(turn) * 7919 % len(keys))
-            return number
+    def any_key():
+        """Go on to another host each time."""
+        return keys[next(turn) * 7919 % len(keys)]
 
-        return several
+    def choose():
+        batch[0].from_email = f"s@{any_key()}.example"
+        host_of_sender(batch[0])
 
-    def of_all(act: Callable[[], object]) -> int:
+    def of_all(act):
         _parse.cache_clear()  # or it would know few hosts, and not many
         act()
-        return len(configured)
-
-    def choose(i: int) -> None:
-        one.from_email = f"s@{i}.example"
-        host_of_sender(one)
 
     return {
-        "choose a host by its sender": times(choose),
-        "get_connection": times(lambda i: get_connection(keys[i])),
-        "get_connection with options": times(lambda i: get_connection(keys[i], timeout=5)),
-        "an unknown key": times(lambda i: get_connection(f"unknown-{next(turn)}")),
-        "a failover send": times(lambda i: get_connection("safe").send_messages([one])),
-        "check, a host": lambda: of_all(lambda: run_checks(tags=["email_hosts"])),
-        "mailers(), a host": lambda: of_all(lambda: mailers(configured)),
+        "choose a host by its sender": choose,
+        "get_connection": lambda: get_connection(any_key()),
+        "get_connection with options": lambda: get_connection(any_key(), timeout=5),
+        "an unknown key": lambda: get_connection(f"unknown-{next(turn)}"),
+        "a failover send": lambda: get_connection("safe").send_messages(batch),
+        "check, a host": lambda: of_all(partial(run_checks, tags=["email_hosts"])),
+        "mailers(), a host": lambda: of_all(partial(mailers, hosts)),
     }
 
 
-def seconds_each(act: Act, seconds: float) -> float:
+def seconds_each(act):
     """Return the processor time that it takes once, whatever else the machine does."""
+    act()  # what is done once is not counted
     done, start = 0, time.process_time()
-    while not done or time.process_time() - start < seconds:
-        done += act()
+    while not done or time.process_time() - start < SECONDS:
+        act()
+        done += 1
     return (time.process_time() - start) / done
 
 
-def compare_parked(server: Server, rounds: int, seconds: float) -> None:
+def compare_parked(server):
     """Print what a kept connection costs after many hosts have parked some."""
-    acts: dict[str, Act] = {
-        "a send over a kept connection": lambda: kept(server).send_messages([message(1)]),
-        "a finished request": lambda: len(request_finished.send(sender=None)),
+    acts = {
+        "a send over a kept connection": lambda: kept(server).send_messages(messages(1, 1)),
+        "a finished request": lambda: request_finished.send(sender=None),
     }
     for name, act in acts.items():
-        costs: tuple[list[float], list[float]] = ([], [])
-        for _ in range(rounds):
-            for those, number in zip(costs, (0, MANY), strict=True):
+        costs: dict[int, list[float]] = {0: [], MANY: []}
+        for _ in ROUNDS:
+            for number, ones in costs.items():
                 for i in range(number):
                     parked = PooledConnection(SMTP(), "h:25", i, pool.clock() + 3600)
                     pool.park(parked, max_idle=10)
-                act()
-                those.append(seconds_each(act, seconds))
+                ones.append(seconds_each(act))
                 pool.close_all()
-        show(f"{name}, {MANY:,} parked to 1", costs[1], costs[0], "1.5")
+        show(f"{name}, {MANY:,} parked to 1", costs[MANY], costs[0], "1.5")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,6 @@
 """The picture of the README: an SVG file with a bar for each way to send."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import median
-from typing import Any
 
 from .ways import CONNECTIONS, FRESH, KEPT, OURS_BATCH, OURS_FRESH, PARALLEL, RAW
 
@@ -28,39 +23,41 @@ LONGEST, PART = 220, 280  # the longest bar, and a part of the picture with its 
 WIDTH, HEIGHT = LEFT + 2 * PART, TOP + len(BARS) * ROW + 30
 
 
-def draw(table: Mapping[Any, Any], columns: Sequence[Any], file: Path) -> None:
-    """Draw mails per second: a part for each of two columns, a bar for each way."""
-    parts = [{way: median(table[way, column].speeds) for way in BARS} for column in columns]
-    first, second = (round(speeds[KEPT] / speeds[FRESH]) for speeds in parts)
+def draw(table, milliseconds, file):
+    """Draw mails per second: a part for each number of recipients, a bar for each way."""
+    parts = {
+        recipients: {way: median(table[milliseconds, recipients][way]) for way in BARS}
+        for recipients in (1, 20)
+    }
+    first, second = (round(part[KEPT] / part[FRESH]) for part in parts.values())
     title = (
-        f"{columns[0].milliseconds:g} ms away, a kept connection sends {first} times as many",
+        f"{milliseconds} ms away, a kept connection sends {first} times as many",
         f"mails as Django's backend, and {second} times as many to 20 recipients",
     )
-    lines = [text(WIDTH / 2, 20 * n, words, "title") for n, words in enumerate(title, 1)]
-    longest = max(max(speeds.values()) for speeds in parts)
+    longest = max(max(part.values()) for part in parts.values())
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}">',
+        f"<style>{STYLE}</style>",
+        '<rect width="100%" height="100%" fill="white"/>',
+    ]
+    for line, words in enumerate(title, 1):
+        lines.append(text(WIDTH / 2, 20 * line, words, "title"))
     for row, name in enumerate(BARS.values()):
         lines.append(text(LEFT - 8, TOP + row * ROW + 14, name, anchor="end"))
-    for number, (column, speeds) in enumerate(zip(columns, parts, strict=True)):
-        x = LEFT + number * PART
-        plural = "s" * (column.recipients > 1)
-        lines.append(text(x + PART / 2, TOP - 12, f"to {column.recipients} recipient{plural}"))
+    for x, (recipients, part) in zip((LEFT, LEFT + PART), parts.items(), strict=True):
+        plural = "s" if recipients > 1 else ""
+        lines.append(text(x + PART / 2, TOP - 12, f"to {recipients} recipient{plural}"))
         lines.append(text(x + PART / 2, HEIGHT - 10, "mails per second"))
-        for row, (way, speed) in enumerate(speeds.items()):
+        for row, (way, speed) in enumerate(part.items()):
             y, width = TOP + row * ROW, speed / longest * LONGEST
             color = GREY if way in {FRESH, RAW} else BLUE
-            lines.append(
-                f'<rect x="{x}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{color}"/>'
-            )
+            bar = f'x="{x}" y="{y}" width="{width:.1f}" height="{BAR}" fill="{color}"'
+            lines.append(f"<rect {bar}/>")
             shown = f"{speed:.{0 if speed > 10 else 1}f}"
             lines.append(text(x + width + 5, y + 14, shown, anchor="start"))
-    file.write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}">\n'
-        f'<style>{STYLE}</style>\n<rect width="100%" height="100%" fill="white"/>\n'
-        + "\n".join(lines)
-        + "\n</svg>\n"
-    )
+    file.write_text("\n".join([*lines, "</svg>\n"]))
 
 
-def text(x: float, y: float, words: str, name: str = "", anchor: str = "middle") -> str:
+def text(x, y, words, name="", anchor="middle"):
     classes = f' class="{name}"' if name else ""
     return f'<text{classes} x="{x:g}" y="{y:g}" text-anchor="{anchor}">{words}</text>'

@@ -4,16 +4,12 @@ Each host has the senders of the project: so the sender of the host is applied t
 message, and every message stays as the tests expect it.
 """
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from django.conf import settings
-from django.core.mail import EmailMessage
 from django.core.mail.backends import console, dummy, filebased, locmem, smtp
 from django.test import override_settings
 
@@ -25,19 +21,20 @@ from email_hosts.backends import (
 )
 from email_hosts.conf import SMTP_SETTINGS
 
-MODULES: dict[str, Any] = {
-    "console": console,
-    "dummy": dummy,
-    "filebased": filebased,
-    "locmem": locmem,
-    "smtp": smtp,
+# What each of Django's backends takes beside what all of them take, with its settings.
+OWN_ARGUMENTS: dict[Any, dict[str, str]] = {
+    console: {"stream": ""},
+    dummy: {},
+    filebased: {"file_path": "EMAIL_FILE_PATH"},
+    locmem: {},
+    smtp: {**SMTP_SETTINGS},
 }
 
 
 class FileBased(filebased.EmailBackend):
     """Django's. It names its file by the second and its id(), which nobody else may get."""
 
-    alive: list[FileBased] = []
+    alive: list[Any] = []
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -45,110 +42,96 @@ class FileBased(filebased.EmailBackend):
 
 
 # Django's own classes, under a path that stays theirs.
-CONSOLE = console.EmailBackend
-DUMMY = dummy.EmailBackend
-FILEBASED = FileBased
-LOCMEM = locmem.EmailBackend
-SMTP = smtp.EmailBackend
-
-# What each of Django's backends takes beside what all of them take.
-OWN_ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "console": ("stream",),
-    "dummy": (),
-    "filebased": ("file_path",),
-    "locmem": (),
-    "smtp": tuple(SMTP_SETTINGS),
-}
-
-KEY = "only"  # the one host that the others hand over to
+console_ = console.EmailBackend
+dummy_ = dummy.EmailBackend
+filebased_ = FileBased
+locmem_ = locmem.EmailBackend
+smtp_ = smtp.EmailBackend
 
 
-def install(way: str) -> None:
-    """Put our backends in the place of Django's, in one of the ``WAYS``."""
-    for name, module in MODULES.items():
-        replacement = WAYS[way](name)
-        if replacement is None:
-            continue
+def path_of(module):
+    return f"{__name__}.{module.__name__.rpartition('.')[2]}_"
+
+
+def install(way):
+    """Put our backends in the place of Django's, in one of the ways of ``expected.ini``."""
+    modules: list[Any] = [smtp] if way == "smtp" else [*OWN_ARGUMENTS]
+    for module in modules:
+        replacement = WAYS[way](module)
         # Tests look up the class by its path, and look for the path in messages.
         replacement.__module__ = module.__name__
         replacement.__name__ = replacement.__qualname__ = "EmailBackend"
         module.EmailBackend = replacement
 
 
-def smtp_host(name: str) -> type | None:
+def smtp_host(module):
     """Return an SMTP host, for Django's SMTP backend."""
-    if name != "smtp":
-        return None
 
     class Host(EmailHostsBackend):
         def __init__(self, host: Any = None, port: Any = None, **options: Any) -> None:
-            options = with_settings(name, {"host": host, "port": port, **options})
+            options = with_settings(module, {"host": host, "port": port, **options})
             super().__init__(**options, **senders())
 
     return Host
 
 
-def wrapped(name: str) -> type:
+def wrapped(module):
     """Return Django's backend as a host."""
 
     class Wrapped(HostBackend):
         def __init__(self, *, fail_silently: bool = False, **options: Any) -> None:
-            path = f"{__name__}.{name.upper()}"
-            super().__init__(path, **with_settings(name, options), **senders())
+            options = with_settings(module, options)
+            super().__init__(path_of(module), **options, **senders())
             if fail_silently:  # as get_connection(key, fail_silently=True) does it
                 self.fail_silently = True
 
     return Wrapped
 
 
-def several(name: str, backend: Any, **given: Any) -> type:
+def several(module, backend, **given):
     """Return what hands over to one host that sends as Django's backend does."""
 
-    class Several(backend):  # type: ignore[misc]
+    class Several(backend):  # type: ignore[misc, valid-type]
         def __init__(self, **options: Any) -> None:
-            self.dsn, others = as_dsn(name, options)
+            others = with_settings(module, options)
+            own = {name: others.pop(name, None) for name in OWN_ARGUMENTS[module]}
+            self.in_a_project = override_settings(
+                EMAIL_HOSTS={"only": dsn_of(module, own)},
+                EMAIL_HOSTS_ROUTER=lambda message: "only",
+            )
             super().__init__(**given, **others)
 
-        def send_messages(self, email_messages: Iterable[EmailMessage]) -> Any:
-            hosts = {KEY: self.dsn}
-            with override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=lambda message: KEY):
+        def send_messages(self, email_messages: Any) -> Any:
+            with self.in_a_project:
                 return super().send_messages(email_messages)
 
     return Several
 
 
-WAYS: dict[str, Callable[[str], type | None]] = {
-    "django": lambda name: None,
+WAYS: dict[str, Any] = {
     "smtp": smtp_host,
     "wrapped": wrapped,
-    "failover": partial(several, backend=FailoverBackend, hosts=[KEY]),
+    "failover": partial(several, backend=FailoverBackend, hosts=["only"]),
     "routing": partial(several, backend=RoutingBackend),
 }
 
 
-def as_dsn(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def dsn_of(module, own):
     """Return the DSN of a host that sends as Django's backend with these options does.
 
-    And the options that are not the backend's own. A login is left out: no test sends with
-    one.
+    A login is left out: no test sends with one.
     """
-    others = with_settings(name, options)
-    own = {option: others.pop(option, None) for option in OWN_ARGUMENTS[name]}
-    if name == "smtp":
+    address = f"backend://{path_of(module)}"
+    if module is smtp:
         address = f"smtp://{own.pop('host')}:{own.pop('port') or 25}"
         del own["username"], own["password"]
-    else:
-        address = f"backend://{__name__}.{name.upper()}"
-    query = {
-        option.removeprefix("use_"): value
-        for option, value in own.items()
-        if value is not None
-    }
+    given = {name: value for name, value in own.items() if value is not None}
+    query = {name.removeprefix("use_"): value for name, value in given.items()}
     query |= {f"_{option}": sender for option, sender in senders().items()}
-    return f"{address}?{urlencode(query, quote_via=quote)}", others
+    return f"{address}?{urlencode(query, quote_via=quote)}"
 
 
-def with_settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def with_settings(module, options):
     """Return the options, with Django's settings where Django would look at them.
 
     It does not for a mailer of ``MAILERS``, which has an alias.
@@ -158,18 +141,15 @@ def with_settings(name: str, options: dict[str, Any]) -> dict[str, Any]:
         return given
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Django 6.1 warns of each of these settings
-        if name == "smtp":
-            defaults = {
-                option: getattr(settings, name) for option, name in SMTP_SETTINGS.items()
-            }
-        elif name == "filebased" and hasattr(settings, "EMAIL_FILE_PATH"):
-            defaults = {"file_path": settings.EMAIL_FILE_PATH}  # type: ignore[misc]
-        else:
-            defaults = {}
+        defaults = {
+            option: getattr(settings, name)
+            for option, name in OWN_ARGUMENTS[module].items()
+            if hasattr(settings, name)
+        }
     return {**defaults, **given}
 
 
-def senders() -> dict[str, Any]:
+def senders():
     """Return the project's senders, as those of a host."""
     return {
         "default_from_email": settings.DEFAULT_FROM_EMAIL,

@@ -1,4 +1,1 @@
-"""Much mail through three hosts that misbehave, and an account of all of it. ``tox -e soak``
-
-``chaos.py`` has the servers, ``account.py`` says what became of each message.
-"""
+"""Much mail through hosts that misbehave, and an account of all of it. ``tox -e soak``"""

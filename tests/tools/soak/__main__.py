@@ -1,15 +1,14 @@
 """Sends mail while servers misbehave. Exits with 1 if a message is not accounted for."""
 
-from __future__ import annotations
-
 import argparse
 import faulthandler
 import logging
 import random
+import re
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
@@ -17,44 +16,53 @@ from itertools import islice
 import django
 from django.conf import settings
 from django.core.mail import EmailMessage
+from scripted import BODY, CLOSE, HANG, RESET, TAKEN, Accepted, ScriptedServer
 
-from email_hosts.backends import get_connection
+from email_hosts.backends import can_be_retried, get_connection
 
-from .account import Account
-from .chaos import Chaos
-
+MESSAGES, THREADS = 50_000, 8
 HOSTS = ("one", "two", "three")
 WAYS = (*5 * ["failover"], *2 * ["roundrobin"], *HOSTS)
 BATCHES = (*50 * [1], 10)
+RECIPIENTS = ["someone@example.net", "all@example.net"]
 OPTIONS = "timeout=0.25&conn_max_age=5&conn_max_messages=50"
 
 
-def main() -> int:
+FAULTS = {
+    "banner": [CLOSE, RESET, HANG, "421 too busy", "554 go away"],
+    "EHLO": [CLOSE, HANG, "421 too busy"],
+    "MAIL": [CLOSE, RESET, HANG, "421 closing", "451 later", "550 no", "what?"],
+    "RCPT": [CLOSE, HANG, "421 closing", "450 later", "550 no such user"],
+    "DATA": [CLOSE, RESET, HANG, "421 closing", "451 later", "554 no"],
+    "CONTENT": [CLOSE, RESET],
+    BODY: [CLOSE, RESET, HANG, TAKEN, TAKEN, "421 closing", "451 later", "554 spam", "what?"],
+    "RSET": [CLOSE, "421 closing"],
+    "QUIT": [CLOSE, HANG],
+}
+FAULTS_PER_STEP = 0.01
+UP, DOWN = 1.0, 0.2  # seconds, on average
+
+
+def main():
     parser = argparse.ArgumentParser(prog="python -m tools.soak", description=__doc__)
-    parser.add_argument("--messages", type=int, default=50_000)
     parser.add_argument("--seconds", type=float, default=600, help="stop after these")
-    parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--seed", default=str(random.randrange(10**6)))  # noqa: S311
     chosen = parser.parse_args()
     print(f"seed {chosen.seed}")
     # A send that does not end is a mistake like any other: show where, and exit with 1.
     faulthandler.dump_traceback_later(chosen.seconds + 60, exit=True)
+    account = Account()
     with ExitStack() as stack:
         servers = [stack.enter_context(Chaos(f"{chosen.seed} {host}")) for host in HOSTS]
         warnings = configure([server.port for server in servers])
-        numbers = iter(range(chosen.messages))
-        account = Account()
         started = time.monotonic()
-        with ThreadPoolExecutor(chosen.threads) as pool:
-            senders = [
-                pool.submit(send, numbers, account, f"{chosen.seed} {thread}", chosen.seconds)
-                for thread in range(chosen.threads)
-            ]
-        for sender in senders:
-            sender.result()  # raises what it has raised
+        end = started + chosen.seconds
+        with ThreadPoolExecutor(THREADS) as pool:
+            seeds = [f"{chosen.seed} {thread}" for thread in range(THREADS)]
+            list(pool.map(lambda seed: account.send(seed, end), seeds))
         seconds = time.monotonic() - started
     accepted = [message for server in servers for message in server.accepted]
-    messages = chosen.messages - len(list(numbers))
+    messages = MESSAGES - len(list(account.numbers))
     mistakes = account.mistakes(messages, accepted)
     if len(account.sent) <= messages / 2:
         mistakes.append("most messages were not sent: this proves nothing")
@@ -68,26 +76,22 @@ def main() -> int:
     return int(bool(mistakes))
 
 
-def configure(ports: list[int]) -> Counter[str]:
+def configure(ports):
     """Make a project with a host for each server, and hosts of these.
 
     Returns a count of its warnings, which go nowhere else.
     """
     several = f"{','.join(HOSTS)}?retry=0.1"
-    settings.configure(
-        EMAIL_HOSTS={
-            "failover": f"failover:{several}",
-            "roundrobin": f"roundrobin:{several}",
-            **{
-                host: f"smtp://127.0.0.1:{port}?_default_from_email={host}@example.com&{OPTIONS}"
-                for host, port in zip(HOSTS, ports, strict=True)
-            },
-        }
-    )
+    hosts = {
+        host: f"smtp://127.0.0.1:{port}?_default_from_email={host}@example.com&{OPTIONS}"
+        for host, port in zip(HOSTS, ports, strict=True)
+    }
+    hosts |= {"failover": f"failover:{several}", "roundrobin": f"roundrobin:{several}"}
+    settings.configure(EMAIL_HOSTS=hosts)
     django.setup()
     warnings: Counter[str] = Counter()
 
-    def count(record: logging.LogRecord) -> bool:
+    def count(record):
         warnings[record.msg] += 1
         return False
 
@@ -95,22 +99,85 @@ def configure(ports: list[int]) -> Counter[str]:
     return warnings
 
 
-def send(numbers: Iterator[int], account: Account, seed: str, seconds: float) -> None:
-    """Send messages with these numbers until there are no more, or the time is over."""
-    choose = random.Random(seed).choice  # noqa: S311
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and (batch := list(islice(numbers, choose(BATCHES)))):
-        messages = [
-            EmailMessage(str(number), "Hello", to=[f"{number}@example.net", "all@example.net"])
-            for number in batch
+class Account:
+    """What the senders were told, by the number of each message."""
+
+    def __init__(self) -> None:
+        self.numbers = iter(range(MESSAGES))
+        self.sent: list[int] = []
+        self.not_sent: list[int] = []  # surely
+        self.unsure: list[int] = []
+        self.errors: Counter[str] = Counter()
+
+    def send(self, seed, end):
+        """Send the next messages until there are no more, or the time is over."""
+        choose = random.Random(seed).choice  # noqa: S311
+        while time.monotonic() < end and (batch := [*islice(self.numbers, choose(BATCHES))]):
+            messages = [EmailMessage(f"{each}", "Hello", to=RECIPIENTS) for each in batch]
+            try:
+                sent = get_connection(choose(WAYS)).send_messages(messages)
+            except OSError as error:
+                self.errors[type(error).__name__] += 1
+                # Those before the one that failed have been sent.
+                is_sure = can_be_retried(error) and len(batch) == 1
+                (self.not_sent if is_sure else self.unsure).extend(batch)
+            else:
+                assert sent == len(batch)
+                self.sent += batch
+
+    def mistakes(self, messages, accepted):
+        subjects = [
+            re.findall(rb"^Subject: (\d+)\r$", one.content, re.MULTILINE) for one in accepted
         ]
-        try:
-            sent = get_connection(choose(WAYS)).send_messages(messages)
-        except OSError as error:
-            account.report(batch, error)
-        else:
-            assert sent == len(batch)
-            account.sent += batch
+        times = Counter(int(number) for (number,) in subjects)
+        told = Counter([*self.sent, *self.not_sent, *self.unsure])
+        return [
+            *(f"{n}: not accounted for" for n in range(messages) if told[n] != 1),
+            *(f"{n}: lost" for n in self.sent if times[n] == 0),
+            *(f"{n}: reported as not sent, and was" for n in self.not_sent if times[n] > 0),
+            *(f"{n}: accepted {count} times" for n, count in times.items() if count > 1),
+        ]
+
+
+class Chaos:
+    """One server on one port, while its ``with`` block runs."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)  # noqa: S311
+        self.accepted: list[Accepted] = []
+        self.restarts = 0
+        self._server = ScriptedServer(self._script)
+        self.port = self._server.port
+        self._end = threading.Event()
+        self._executor = ThreadPoolExecutor(max_workers=1)
+
+    def __enter__(self):
+        self._running = self._executor.submit(self._run)
+        return self
+
+    def __exit__(self, *exc_info):
+        self._end.set()
+        self._executor.shutdown()
+        self._running.result()  # raises what it has raised
+
+    def _run(self):
+        while True:
+            with self._server:
+                self._wait(UP)
+            self.accepted += self._server.accepted
+            self._wait(DOWN)
+            if self._end.is_set():
+                return
+            self._server = ScriptedServer(self._script, port=self.port)
+            self.restarts += 1
+
+    def _wait(self, seconds):
+        self._end.wait(self.random.expovariate(1 / seconds))
+
+    def _script(self, step, argument):
+        if self.random.random() < FAULTS_PER_STEP and step in FAULTS:
+            return self.random.choice(FAULTS[step])
+        return None
 
 
 if __name__ == "__main__":
