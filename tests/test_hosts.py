@@ -24,7 +24,7 @@ from email_hosts.backends import (
 )
 from email_hosts.dsn import parse
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
-from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
+from email_hosts.host import HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
 from email_hosts.registry import host_of_sender
 
 DJANGO_SMTP = "django.core.mail.backends.smtp.EmailBackend"
@@ -44,6 +44,14 @@ class Several(FailoverBackend):
     """Another one."""
 
 
+class Spare(FailoverBackend):
+    """A project's EMAIL_BACKEND."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(hosts=["spare"], **options)
+
+
+DUMMY = "backend://django.core.mail.backends.dummy.EmailBackend"
 SEVERAL = f"backend://{__name__}.Several"
 
 
@@ -60,15 +68,11 @@ def test_settings_may_not_be_loaded_yet():
 
 
 @override_settings(EMAIL_HOSTS={"shop": "submission://user:pw@h?timeout=5"})
-def test_connection_is_new_closed_and_has_its_own_options():
+def test_options_of_a_call_are_for_that_connection_alone():
     connection: Any = get_connection("shop", timeout=1, username="other")
     untouched: Any = get_connection("shop")
-    assert connection is not untouched
-    assert connection.connection is untouched.connection is None
     assert (connection.timeout, connection.username, connection.password) == (1, "other", "pw")
-    assert (untouched.timeout, untouched.username) == (5, "user")
-    assert untouched.alias == connection.alias == "shop"
-    assert (untouched.default_from_email, untouched.server_email) == ("", "")
+    assert (untouched.timeout, untouched.username, untouched.alias) == (5, "user", "shop")
 
 
 @pytest.mark.parametrize(
@@ -77,20 +81,12 @@ def test_connection_is_new_closed_and_has_its_own_options():
         ("file:out", {"file_path": __file__}, "not a directory"),  # in Django's words
         (f"backend://{__name__}.Smtp", {}, "host"),
         (f"backend://{__name__}.Smtp?host=h&use_tls=true", {"use_ssl": True}, "exclusive"),
-        (SEVERAL, {}, "option 'hosts' must name hosts"),
         (f"{SEVERAL}?hosts=a&retyr=5", {}, "unknown option 'retyr'"),
-        pytest.param(
-            "backend://django.core.mail.backends.dummy.EmailBackend",
-            {"foo": "bar"},
-            "Unknown options 'foo'",
-            marks=needs_mailers,
-        ),
-        (f"backend://{ROUTING_BACKEND}", {"foo": 1}, "unknown option 'foo'"),
-        ("backend://no.such?hosts=a", {}, "backend 'no.such' cannot be imported: No module"),
-        ("backend://email_hosts.hosts.registry?hosts=a", {}, "must be the class of a mail"),
+        pytest.param(DUMMY, {"foo": "bar"}, "Unknown options 'foo'", marks=needs_mailers),
+        # It may ignore what is misspelt.
+        (DUMMY, {"_redirect_to": "a@b"}, "in Python, its name is 'redirect_to'$"),
+        (DUMMY, {"redirct_to": "a@b"}, "did you mean 'redirect_to'?$"),
         ("backend://anymail.backends.nobody.EmailBackend", {}, "nobody'$"),
-        ("backend://anymail.backends.mailgum.EmailBackend", {}, "mean 'anymail+mailgun'?$"),
-        ("backend://anymail.backends.postmark.Nothing", {}, "cannot be imported"),
     ],
 )
 def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reason):
@@ -133,7 +129,6 @@ def test_timeout_is_never_for_ever():
 @pytest.mark.parametrize(
     ("hosts", "way"),
     [
-        ({"a": "failover:b", "b": "failover:c", "c": "roundrobin:a"}, "a -> b -> c -> a"),
         ({"a": f"{SEVERAL}?hosts=h,a", "h": "smtp://h"}, "a -> a"),
         ({"a": "failover:b,c", "b": "smtp://h", "c": "failover:b,a"}, "a -> c -> a"),
         # Below it: what it needs is not there, either.
@@ -178,7 +173,6 @@ MISSING, EMPTY = "there is no such host", "the host is empty"
 @pytest.mark.parametrize(
     ("hosts", "problem", "known"),
     [
-        ({"shop": "", "a": "smtp://h", "b": "smtp://h"}, EMPTY, "a, b"),
         ({"shop": None, "a": "smtp://h"}, EMPTY, "a"),
         (TEN, MISSING, "a, b, c, d, e, f, g, h, i, j"),
         ({**TEN, 11: "smtp://h"}, MISSING, "a, b, c, d, e, f, g, h, i, j and others"),
@@ -210,19 +204,6 @@ def test_default_backend_does_not_get_the_options_of_the_missing_host():
     assert connection.password == ""
 
 
-@pytest.mark.parametrize(
-    ("key", "reason"),
-    [
-        *((dsn, "pass it to connection_from_dsn") for dsn in ("smtp://Kx7@h", "a:?x=Kx7vQz9")),
-        *((None, "must be a string, not NoneType"), (b"Kx7", "must be a string, not bytes")),
-    ],
-)
-def test_key_that_can_be_none_is_an_error_that_does_not_repeat_it(key, reason, caplog):
-    with pytest.raises(InvalidEmailHost, match=reason) as caught:
-        get_connection(key)
-    assert "Kx7" not in str(caught.value) + caplog.text
-
-
 def sender_is_of(address: Any) -> str | None:
     """Return the key of the host that sends a message from this address."""
     message = EmailMessage()
@@ -243,39 +224,16 @@ def test_change_in_place_counts(mapping, settings):
     for name in ("first", "second", "first"):
         hosts["shop"] = f"smtp://{name}"
         assert where() == where() == name
-    for dsn, reason in (("smtp://a?timout=5", "timout"), ("", EMPTY)):
-        hosts["shop"] = dsn
-        for _ in range(2):
-            with pytest.raises(InvalidEmailHost, match=reason):
-                where()
+    hosts["shop"] = "smtp://a?timout=5"
+    with pytest.raises(InvalidEmailHost, match="timout"):
+        where()
     del hosts["shop"]
     with pytest.raises(EmailHostDoesNotExist, match=MISSING):
         where()
 
 
-def test_override_and_assignment_count(settings):
-    settings.EMAIL_HOSTS = {"shop": "smtp://first?_default_from_email=a@first.example"}
-    assert sender_is_of("b@first.example") == "shop"
-    with override_settings(EMAIL_HOSTS={"shop": "smtp://second"}):
-        assert (where(), sender_is_of("b@first.example")) == ("second", None)
-    assert (where(), sender_is_of("b@first.example")) == ("first", "shop")
-    django_settings.EMAIL_HOSTS = {"shop": "smtp://third"}
-    assert where() == "third"
-
-
-@pytest.mark.parametrize("value", [["smtp://h"], "smtp://h", None])
-def test_email_hosts_must_be_a_dict(value, settings):
-    settings.EMAIL_HOSTS = value
-    with pytest.raises(InvalidEmailHost, match=f"^EMAIL_HOSTS .* not {type(value).__name__}$"):
-        where()
-
-
 def mailer(path: str, **options: Any) -> dict[str, Any]:
     return {"BACKEND": path, "OPTIONS": options}
-
-
-NO_DICT = "each entry of MAILERS must be a dict"
-NO_OPTIONS = "its OPTIONS a dict of names and values"
 
 
 @needs_mailers
@@ -306,13 +264,12 @@ class TestMailers:  # pragma: mailers-only
             (mailer(DJANGO_SMTP), "OPTIONS must define 'host'"),
             (mailer(DJANGO_SMTP, x=1), "Unknown options 'x'"),
             (mailer(SMTP_BACKEND, host="h", timeout="5"), "option 'timeout' must be"),
-            (mailer(FAILOVER_BACKEND, hosts=["a"], foo=1), "unknown option 'foo'"),
-            (mailer(ROUTING_BACKEND, router="x"), "unknown option 'router'"),
             (mailer(HOST_BACKEND), "option 'backend' must name the backend to wrap"),
             (mailer(HOST_BACKEND, backend=CONSOLE, x=1), "Unknown options 'x'."),
-            ("smtp://Kx7vQz9@h", NO_DICT),
-            (["smtp://h"], NO_DICT),
-            *(({"OPTIONS": each}, NO_OPTIONS) for each in (None, "x", {1: 2})),
+            *(
+                (each, "must be a dict, and its OPTIONS a dict of names and values")
+                for each in ("smtp://Kx7vQz9@h", {"OPTIONS": None}, {"OPTIONS": {1: 2}})
+            ),
         ],
     )
     def test_refusal_names_the_setting_once(self, given, reason, settings):
@@ -336,12 +293,6 @@ class TestMailers:  # pragma: mailers-only
     def test_unknown_key_without_a_default_mailer_is_an_error(self):
         with pytest.raises(EmailHostDoesNotExist, match="known hosts: shop, club, mailer"):
             get_connection("unknown")
-
-    def test_cycle_may_lead_through_mailers(self, settings):
-        settings.MAILERS["a"] = mailer(FAILOVER_BACKEND, hosts=["b"])
-        settings.EMAIL_HOSTS["b"] = "failover:a"
-        with pytest.raises(InvalidEmailHost, match="cycle: a -> b -> a"):
-            get_connection("a")
 
 
 def test_host_costs_the_same_among_ten_and_hundreds(settings, monkeypatch):
@@ -404,40 +355,26 @@ def test_sender_is_of_the_host_with_the_address_and_then_with_the_domain(sender,
         assert sender_is_of(sender) == key
 
 
-class Spare(FailoverBackend):
-    """A project's EMAIL_BACKEND."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(hosts=["spare"], **options)
-
-
 # Django 6.1 deprecates this way to a connection.
 @pytest.mark.filterwarnings("ignore:get_connection\\(\\) is deprecated")
 @pytest.mark.filterwarnings("ignore:The 'fail_silently' argument is deprecated")
 class TestOptionsForTheDefaultBackend:
     """Django passes them on, whatever it is."""
 
-    @pytest.mark.parametrize(
-        "default",
-        [
-            {"EMAIL_BACKEND": ROUTING_BACKEND},
-            {"EMAIL_BACKEND": f"{__name__}.Spare"},
-            *(
-                pytest.param({"MAILERS": {"default": each}}, marks=needs_mailers)
-                for each in (mailer(ROUTING_BACKEND), mailer(FAILOVER_BACKEND, hosts=["a"]))
-            ),
-        ],
-    )
-    def test_are_ignored_if_they_are_unknown(self, default):
-        with override_settings(**default):
+    @pytest.mark.parametrize("backend", [ROUTING_BACKEND, f"{__name__}.Spare"])
+    def test_are_ignored_if_they_are_unknown(self, backend):
+        with override_settings(EMAIL_BACKEND=backend):
             connection: Any = mail.get_connection(foo="bar", fail_silently=True)
         assert connection.fail_silently is True
 
     @needs_mailers
-    @pytest.mark.parametrize("dsn", ["smtp://h?_reply_to=a@b", "console:?_reply_to=a@b"])
-    def test_may_be_fail_silently_for_any_host(self, dsn):  # pragma: mailers-only
-        with override_settings(MAILERS=mailers({"default": dsn})):
-            connection: Any = mail.get_connection(fail_silently=True)
+    @pytest.mark.parametrize(
+        ("dsn", "unknown"),
+        [("smtp://h?", {}), ("console:?", {}), ("failover:a?", {"foo": "bar"})],
+    )
+    def test_are_ignored_in_mailers(self, dsn, unknown):  # pragma: mailers-only
+        with override_settings(MAILERS=mailers({"default": f"{dsn}_reply_to=a@b"})):
+            connection: Any = mail.get_connection(**unknown, fail_silently=True)
         assert (connection.fail_silently, connection.reply_to) == (True, "a@b")
 
     def test_are_not_passed_on_to_the_host(self, serve, message, settings):
