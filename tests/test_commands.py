@@ -63,45 +63,6 @@ def rows(lines):
 ODD = "4.7.0  \x1b[2J\xff Try later"
 
 
-@pytest.fixture
-def ports(start_server, serve, tls, closed_port):
-    """The ports of servers with which a host does not work."""
-    return {
-        "closed": closed_port,
-        "plain": start_server().port,
-        "tls": start_server(context=tls).port,
-        "login": start_server(login=("somebody", "else")).port,
-        "silent": serve(always("banner", HANG)).port,
-        "busy": serve(lambda *step: f"421 {ODD}" if "LO" in step[0] else None).port,
-    }
-
-
-@pytest.mark.parametrize(
-    ("dsn", "reason"),
-    [
-        ("smtp://127.0.0.1:{closed}", "Connection refused"),
-        ("smtp://{user}@127.0.0.1:{login}", "535 5.7.8 no such login: *****"),
-        ("submissions://127.0.0.1:{plain}", "submission:// is for STARTTLS"),
-        ("submission://127.0.0.1:{plain}", "by server. submissions:// is for TLS"),
-        ("submission://{user}@127.0.0.1:{tls}", "certificate not trusted: "),
-        ("submission://127.0.0.1:{silent}?timeout=0.2", "no answer in time; the server sent"),
-        ("smtp://127.0.0.1:{busy}", r"421 4.7.0 \x1b[2J\xff Try later"),
-        ("submission://127.0.0.1:{plain}?ssl_cafile=/no/such", "cannot load ssl_cafile: "),
-        ("smpt://{user}@h", "unknown scheme 'smpt'"),
-        ("", "empty"),
-    ],
-)
-def test_both_commands_say_why_a_host_does_not_work(dsn, reason, ports):
-    hosts = {"shop": dsn.format(user=LOGIN, **ports), "local": "console:"}
-    message, _ = run(SEND, "shop", TO, hosts=hosts)
-    assert message.startswith("shop: not sent: ")
-    assert reason in message
-    if dsn:  # an empty host is no failure of a check
-        _, (_, shop, local) = check(hosts, connect=True)
-        assert reason in shop
-        assert local.endswith("  OK, no server to connect to")
-
-
 ERRORS = {
     "exit": SystemExit(),
     "odd": RuntimeError("\x1b[2J on\none line"),
@@ -120,6 +81,46 @@ class Odd(DummyBackend):
         if self.error:
             raise ERRORS[self.error]
         return 0
+
+
+@pytest.fixture
+def hosts(start_server, serve, tls, closed_port):
+    """Hosts that work, and others."""
+    here = "127.0.0.1"
+    plain, silent = start_server(refused=[TO]), serve(always("banner", HANG))
+    busy = serve(lambda *step: f"421 {ODD}" if "LO" in step[0] else None)
+    return {
+        "works": f"smtp://{here}:{plain.port}",
+        "local": "console:",
+        "closed": f"smtp://{here}:{closed_port}",
+        "login": f"smtp://{LOGIN}@{here}:{start_server(login=('a', 'b')).port}",
+        "tls": f"submissions://{here}:{plain.port}",
+        "cert": f"submission://{LOGIN}@{here}:{start_server(context=tls).port}",
+        "silent": f"submission://{here}:{silent.port}?timeout=0.2",
+        "busy": f"smtp://{here}:{busy.port}",
+        "scheme": f"smpt://{LOGIN}@h",
+        # One that works is enough.
+        "half": "roundrobin:scheme,closed,works?_default_from_email=x@example.com",
+        "bad": "failover:closed,scheme",
+        "worse": "failover:bad,closed",
+        "itself": "failover:works,itself",
+        "none": f"backend://{__name__}.Odd",
+        "empty": "",
+        **{error: f"backend://{__name__}.Odd?error={error}" for error in ERRORS},
+    }
+
+
+# What both commands say of hosts that do not work.
+REASONS = {
+    "closed": "Connection refused",
+    "login": "535 5.7.8 no such login: *****",
+    "tls": "; submission:// is for STARTTLS",
+    "cert": "certificate not trusted: ",
+    "silent": "no answer in time; the server sent",
+    "busy": r"421 4.7.0 \x1b[2J\xff Try later",
+    "scheme": "unknown scheme 'smpt'",
+    "itself": "itself -> itself",
+}
 
 
 class TestSend:
@@ -150,35 +151,36 @@ class TestSend:
         _, lines = run(*self.COMMAND, hosts=hosts)
         assert lines == ["Sent a test message through shop to b@x.net."]
 
+    def test_says_why_a_host_does_not_work(self, hosts):
+        message, lines = run(SEND, ",".join(REASONS), TO, hosts=hosts)
+        assert message == f"8 of 8 failed: {', '.join(REASONS)}"
+        for line, (key, reason) in zip(lines, REASONS.items(), strict=True):
+            assert line.startswith(f"{key}: not sent: ")
+            assert reason in line
+
     @pytest.mark.parametrize(
         ("key", "recipients", "told"),
         [
-            ("x", [TO], "x: not sent: .*known hosts: shop, club, none, odd, text$"),
+            ("x", [TO], "x: not sent: .*known hosts: works, local, .* and others$"),
             (LOGIN_DSN, [TO], r"\(a DSN\): not sent: the key of a host must not be a DSN"),
-            ("shop", [TO], "shop: not sent: recipients refused: 550 5.1.1 no such mailbox$"),
-            ("shop", [TO, "b@x.net"], f"shop: refused {TO}: 550 5.1.1 no such mailbox$"),
-            ("club, shop, none", [TO], "2 of 3 failed: shop, none$"),
+            ("empty", [TO], "empty: not sent: the host is empty"),
+            ("works", [TO], "works: not sent: recipients refused: 550 5.1.1 no such mailbox$"),
+            ("works", [TO, "b@x.net"], f"works: refused {TO}: 550 5.1.1 no such mailbox$"),
+            ("local, works, none", [TO], "2 of 3 failed: works, none$"),
             ("none", [TO], "none: not sent: the backend took no message$"),
             ("odd", [TO], r"odd: not sent: RuntimeError: \\x1b\[2J on one line$"),
             ("text", [TO], "text: not sent: 554 no bytes$"),
-            ("shop", ["a@b\nc@d"], r"Recipient 'a@b\\nc@d' must be one email address"),
-            ("shop", [LOGIN_DSN], r"Recipient '\(a DSN\)' must be one email address"),
+            ("works", ["a@b\nc@d"], r"Recipient 'a@b\\nc@d' must be one email address"),
+            ("works", [LOGIN_DSN], r"Recipient '\(a DSN\)' must be one email address"),
         ],
     )
-    def test_says_what_was_not_sent(self, key, recipients, told, start_server):
-        hosts = {
-            "shop": f"smtp://127.0.0.1:{start_server(refused=[TO]).port}",
-            "club": "dummy:",
-            "none": f"backend://{__name__}.Odd",
-            **{key: f"backend://{__name__}.Odd?error={key}" for key in ("odd", "text")},
-        }
+    def test_says_what_was_not_sent(self, key, recipients, told, hosts):
         message, _ = run(SEND, key, *recipients, hosts=hosts)
         assert re.match(told, message)
 
-    def test_error_that_is_not_of_mail_is_raised(self):
-        hosts = {"shop": f"backend://{__name__}.Odd?error=exit"}
+    def test_error_that_is_not_of_mail_is_raised(self, hosts):
         with pytest.raises(SystemExit):
-            run(*self.COMMAND, hosts=hosts)
+            run(SEND, "exit", TO, hosts=hosts)
 
 
 def own(username, *, renew):  # pragma: no cover
@@ -285,27 +287,22 @@ class TestConnect:
         _, lines = check(django_settings.EMAIL_HOSTS, connect=True)
         assert [line[-2:] for line in rows(lines)] == ["OK"] * 2
 
-    def test_tries_the_members_of_several_hosts(self, start_server, closed_port):
-        """One that works is enough."""
-        hosts = {
-            "half": "roundrobin:c,b,a?_default_from_email=x@example.com",
-            "bad": "failover:b,c",
-            "worse": "failover:bad,b",
-            "itself": "failover:a,itself",
-            "a": f"smtp://127.0.0.1:{start_server().port}",
-            "b": f"smtp://127.0.0.1:{closed_port}",
-            "c": "smpt://h",
-        }
+    def test_says_why_a_host_does_not_work(self, hosts):
         message, lines = check(hosts, connect=True)
-        assert message == "5 of 7 failed: bad, worse, itself, b, c"
-        half, bad, worse, itself = rows(lines)[:4]
-        assert half.startswith("half | roundrobin | c, b, a | - | - | x@example.com | c: ")
-        assert half.endswith("; b: Connection refused; a: OK")
-        assert " | b: Connection refused; c: unknown scheme " in bad
-        assert " | bad: b: Connection refused; c: unknown scheme " in worse
-        assert "itself -> itself" in itself
-        _, (_, asked_for) = check(hosts, "half", connect=True)
-        assert asked_for.startswith("half ")
+        failed = [*REASONS, "bad", "worse"]
+        assert sorted(message.removeprefix("10 of 18 failed: ").split(", ")) == sorted(failed)
+        told = {line.partition(" ")[0]: line for line in rows(lines)}
+        assert told["works"].endswith(" | OK")
+        assert told["local"].endswith(" | OK, no server to connect to")
+        assert all(reason in told[key] for key, reason in REASONS.items())
+        half = "half | roundrobin | scheme, closed, works | - | - | x@example.com | scheme: "
+        assert told["half"].startswith(half)
+        assert told["half"].endswith("; closed: Connection refused; works: OK")
+        assert " | closed: Connection refused; scheme: unknown scheme " in told["bad"]
+        assert " | bad: closed: Connection refused; scheme: unknown " in told["worse"]
+
+    def test_is_made_to_the_hosts_that_are_named(self, hosts):
+        assert rows(check(hosts, "local", "works", connect=True)[1])[1].endswith(" | OK")
 
     @needs_mailers
     def test_tries_mailers_with_our_backends_too(self, start_server):  # pragma: mailers-only
