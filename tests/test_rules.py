@@ -209,8 +209,3 @@ class TestCallersMessage:
         make(headers={"X-All": "1"}).send_messages([message])
         assert message.anymail_status == "queued"
         assert message.extra_headers == {}
-
-    def test_is_passed_on_itself_where_nothing_changes(self, new_message):
-        host, message = wrapped(**BOTH), new_message(from_email=ME)
-        host.send_messages([message])
-        assert host.got[0] is message
