@@ -171,7 +171,6 @@ VALUES: list[tuple[list[Any], dict[str, Any], dict[str, Any]]] = [
     (IN_TEXT, {"conn_max_messages": "050"}, {"conn_max_messages": 50}),
     (IN_TEXT, {"rate": "014/s"}, {"rate": (Limit(14, 1),)}),
     (IN_PYTHON, {"use_tls": 1}, {"use_tls": True}),
-    (IN_PYTHON, {"use_ssl": 0}, {"use_ssl": False}),
     (IN_PYTHON, {"local_hostname": lazystr("web1")}, {"local_hostname": "web1"}),
     (IN_PYTHON, {"headers": {}}, {"headers": {}}),
     (IN_PYTHON, {**QA, "allowed_recipients": "c, e@f"}, {"allowed_recipients": ["c", "e@f"]}),
@@ -206,7 +205,10 @@ SENDERS = "default_from_email server_email reply_to envelope_from redirect_to"
 SECONDS, ONE_ADDRESS = "positive number of seconds", "one email address"
 RECIPIENTS = "addresses without names, and domains"
 NOT_OF_A_HOST = "cannot be added by a host"
-OWN_HEADERS = "To cc BCC Sender Subject Date Message-ID MIME-Version content-type Resent-To"
+OWN_HEADERS = """
+    To cc BCC Sender Subject Date Message-ID MIME-Version content-type Resent-To From reply-to
+    Return-Path
+""".split()
 URL, PATH_OR_GRANT = "starts with https://", "dotted path of a callable"
 
 # Values that are refused: where, of which options, what the refusal teaches.
@@ -235,23 +237,15 @@ BAD: list[tuple[list[Any], str, str, list[Any]]] = [
     (WAYS, "allowed_recipients", RECIPIENTS, [",", "@a.b", "*.a.b", "*@a.b", "a@", "a b"]),
     (WAYS, "allowed_recipients", RECIPIENTS, ["a@b@c", "A <a@b>", "ä@b", '"a"@c', "a@[::1]"]),
     (WAYS, "allowed_recipients", "xn--", ["straße.example", "a@straße.example"]),
-    (WAYS, "allowed_recipients", "control character", ["a\nb"]),
     (IN_PYTHON, "allowed_recipients", "a list of texts", [5, [5], [None], {"a": "b"}]),
     (WAYS, "oauth2", PATH_OR_GRANT, ["client_credential", "shop.tok-en", f"a.{'b' * 100}"]),
     (IN_PYTHON, "oauth2", "must be text, not", [5]),
-    (WAYS, "oauth2_token_url", "control character", ["https://a.example/\n"]),
     (WAYS, "oauth2_token_url", URL, [*NO_TOKEN_URLS.split(), "https://a.example/a b"]),
     (WAYS, "rate", 'like "30/m"', ["5", "0/s"]),
     (WAYS, "rate", "two limits for one span; remove 2/s", ["1/s,2/s"]),
     (WAYS, "rate_by", "messages or recipients", ["mails"]),
     (IN_PYTHON, "hosts", "list of keys", [5, {"a": 1}]),
-    (WAYS, "headers", NOT_OF_A_HOST, [{name: "x"} for name in OWN_HEADERS.split()]),
-    (
-        WAYS,
-        "headers",
-        "write _default_from_email, _reply_to or _envelope_from",
-        [{"From": "x"}, {"reply-to": "x"}, {"Return-Path": "x"}],
-    ),
+    (WAYS, "headers", NOT_OF_A_HOST, [{name: "x"} for name in OWN_HEADERS]),
     (WAYS, "headers", "printable ASCII", [{name: "x"} for name in ("", "X:", "X Y", "Ä")]),
     (WAYS, "headers", "control character", [{"X": "a\nb"}, {"X": "\0"}, {"X": "a\u2028b"}]),
     (WAYS, "headers", "must have a value", [{"X": ""}]),
