@@ -50,10 +50,8 @@ ENTRIES: list[tuple[dict[str, Any], str]] = [
     (smtp(**STARTTLS), "submission://h smtp+tls://h"),
     (smtp(**TLS), "smtps://h submissions://h smtp+ssl://h"),
     # An option outranks the scheme.
-    (smtp(use_tls=True), "smtp://h?tls"),
     (smtp(port=587, use_tls=True), "submission://h?ssl=no smtps://h:587?tls"),
     (smtp(**TLS), "smtp://h?ssl submission://h?ssl=1"),
-    (smtp(port=2465, use_ssl=True), "smtp://h:2465?ssl=on"),
     (smtp("mail_1.example.com"), "smtp://Mail_1.Example.COM"),
     (smtp("::1", 2525), "smtp://[::1]:2525/"),
     (smtp("fe80::1%eth0"), "smtp://[fe80::1%25eth0] smtp://[fe80::1%eth0]"),
@@ -89,9 +87,7 @@ def test_dsn_stands_for_an_entry_of_mailers(text, expected):
     assert dsn.parse(text).mailer == expected
 
 
-KEYS_AND_NAMES = (
-    "api_key server_token client_secret password user username subaccount stream_name id a_id"
-)
+KEYS_AND_NAMES = "api_key token client_secret password user subaccount stream_name id"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +116,6 @@ AMPERSANDS = "options are separated by ampersands"
 NAME = "cannot be the name of an option"
 LONG, DEEP = "a" * 64, "backend://a.b.C?x=" + '{"a":' * 100_000
 DJANGOS_SMTP = f"backend://{DJANGO.format('smtp')}?host=h"
-MANY = "smtp://h?_allowed_recipients=a@b.c&_allowed_recipients=d.e"
 
 # What a refusal teaches ($ ends it), and DSNs without spaces that are refused like this.
 REFUSED: list[tuple[str, str]] = [
@@ -144,7 +139,6 @@ REFUSED: list[tuple[str, str]] = [
     ("has a password and no user name", "smtp://:Kx7vQz9@h"),
     (ENCODE, "submission://Kx7vQz9:Wj4/bYt2@h submission://Kx7vQz9:Wj4?bYt2@h"),
     (ENCODE, "submission://Kx7vQz9:Wj4#bYt2@h submission://Kx7vQz9:25?Wj4bYt2@h"),
-    (ENCODE, "submission://Kx7vQz9:Wj4/bYt2@h?_default_from_email=a@example.com"),
     (ENCODE, "submission://Kx7vQz9:Wj4?bYt2&timeout=5@h:25"),
     ("the password has a percent sign without two", "submission://Kx7vQz9:Wj4%bYt2@h"),
     ("the user name is percent-encoded, but not in", "submission://Kx7%ffvQz9:Wj4bYt2@h"),
@@ -158,7 +152,6 @@ REFUSED: list[tuple[str, str]] = [
     (f"'; {MEANT}", "smtp://h:25?_from=a@b.com console:?from=a@b.com failover:a?from=a@b.com"),
     ("unknown option '_header'; did you mean '_header-NAME'?", "smtp://h?_header=1"),
     ("did you mean 'tls'?", "smtp://h?starttls=1"),
-    ("did you mean 'ssl_cafile'?", "smtp://h?ssl_verify=false"),
     ("unknown option 'zz'; known options: tls, ssl, timeout, ", "smtp://h?zz=5"),
     ("option 'rotate'; write roundrobin: instead of failover:$", "failover:a?rotate=1"),
     # What is no name of an option could be the rest of a password.
@@ -171,7 +164,6 @@ REFUSED: list[tuple[str, str]] = [
     (AMPERSANDS, "smtp://h?ssl;_header-X=1 anymail+mailgun:?api_key=a?_reply_to=b@c"),
     ("' is given twice", "smtp://h?timeout=5&ssl&timeout=5 smtp://h?_header-X=1&_header-x=2"),
     ("is given twice; write rate=14/s,50000/d$", "smtp://h?rate=14/s&rate=50000/d"),
-    ("is given twice; write _allowed_recipients=me@example.com,example.org$", MANY),
     # Other schemes
     ("'console' takes nothing but options; write con", "console://h console://u:Kx7?vQz@h"),
     ("name a folder: file:///var/mail/out is absolute, file", "file:/// file://mail/out"),

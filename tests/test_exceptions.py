@@ -37,7 +37,7 @@ def test_key_is_shown_on_one_line_and_a_dsn_is_not(key, shown):
         (AllHostsFailed({"a": OSError()}, alias="safe"), {"alias": "safe"}),
         (InvalidEmailHost("no", alias="a", setting="MAILERS"), {"alias": "a", "reason": "no"}),
         (EmailHostDoesNotExist("no", alias="a"), {"alias": "a", "reason": "no"}),
-        (OAuth2Error("no"), {"args": ("no",), "reason": "no", "smtp_code": 454}),
+        (OAuth2Error("no"), {"reason": "no", "smtp_code": 454}),
     ],
 )
 def test_error_is_the_same_on_the_other_side(error, attributes):
