@@ -16,11 +16,7 @@ from django.core.mail.backends import locmem, smtp
 from django.test import override_settings
 
 from email_hosts import mailers
-from email_hosts.backends import (
-    FailoverBackend,
-    RoutingBackend,
-    get_connection,
-)
+from email_hosts.backends import FailoverBackend, RoutingBackend, get_connection
 from email_hosts.dsn import parse
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.host import HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
@@ -29,10 +25,10 @@ from email_hosts.registry import host_of_sender
 DJANGO_SMTP = "django.core.mail.backends.smtp.EmailBackend"
 CONSOLE = "django.core.mail.backends.console.EmailBackend"
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer"),
-    pytest.mark.filterwarnings("ignore:The EMAIL_.* setting is deprecated"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Django 2028 will not have a default mailer",
+    "ignore:The EMAIL_.* setting is deprecated",
+)
 
 
 class Smtp(smtp.EmailBackend):
@@ -305,7 +301,6 @@ HOSTS = {
     "second": "smtp://h?_default_from_email=second@example.com",
     "idn": "smtp://h?_default_from_email=info@bücher.example",
     "console": "console:?_default_from_email=c@console.example",
-    "server": "smtp://h?_server_email=s@server.example",
     # Routing to a member would go past the failover.
     "member": "smtp://h?_default_from_email=m@member.example",
     "inner": "roundrobin:member,first",
@@ -322,7 +317,7 @@ SENDERS = [
     ("console", "c@console.example"),
     ("outer", "m@member.example x@member.example"),
     ("own", "own@own.example"),
-    (None, f"s@server.example x@sub.example.com nonsense a@{'x' * 500}"),
+    (None, f"x@sub.example.com nonsense a@{'x' * 500}"),
 ]
 
 
@@ -339,8 +334,10 @@ def test_sender_is_of_the_host_with_the_address_and_then_with_the_domain(sender,
 
 
 # Django 6.1 deprecates this way to a connection.
-@pytest.mark.filterwarnings("ignore:get_connection\\(\\) is deprecated")
-@pytest.mark.filterwarnings("ignore:The 'fail_silently' argument is deprecated")
+@pytest.mark.filterwarnings(
+    r"ignore:get_connection\(\) is deprecated",
+    "ignore:The 'fail_silently' argument is deprecated",
+)
 class TestOptionsForTheDefaultBackend:
     """Django passes them on, whatever it is."""
 

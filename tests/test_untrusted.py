@@ -1,7 +1,4 @@
-"""A DSN that a stranger may have written: ``connection_from_dsn``.
-
-The limits of its options are in ``test_options``.
-"""
+"""A DSN that a stranger may have written (its options are in ``test_options``)."""
 
 from __future__ import annotations
 
