@@ -1,7 +1,7 @@
 """What a host does to a message. The caller's own stays as it was."""
 
 import copy
-from email import message_from_bytes
+from email import message_from_bytes, policy
 from functools import partial
 from typing import Any
 
@@ -145,11 +145,18 @@ def test_outer_host_comes_before_the_one_that_it_sends_through(message, hosts):
 
 
 @each_host
-def test_options_of_a_call_are_taken_by_each_host(key, message, hosts):
-    with get_connection(key, headers={"X-Shop": "news"}, reply_to="a@b.c") as connection:
+def test_options_of_a_call_are_taken_by_each_host(key, new_message, hosts):
+    people = [f"someone{number}@x.example" for number in range(100)]
+    message = new_message(to=["a@b.example", "Me <me@c.example>"], bcc=people)
+    added: Any = {"headers": {"X-Shop": "news"}, "reply_to": "a@b.c", "redirect_to": "qa@b.c"}
+    with get_connection(key, **added, allowed_recipients=["c.example"]) as connection:
         assert connection.send_messages([message]) == 1
-    sent = message_from_bytes(hosts.accepted[0].content)
-    assert (sent["X-Shop"], sent["Reply-To"]) == ("news", "a@b.c")
+    (accepted,) = hosts.accepted
+    assert accepted.recipients == ("qa@b.c", "me@c.example")
+    sent = message_from_bytes(accepted.content, policy=policy.default)
+    assert (sent["X-Shop"], sent["Reply-To"], sent["Bcc"]) == ("news", "a@b.c", None)
+    assert sent["To"] == "qa@b.c, Me <me@c.example>"
+    assert sent["X-Original-To"].split(", ") == message.recipients()
 
 
 @each_host
