@@ -121,20 +121,14 @@ def test_timeout_is_never_for_ever():
         assert connect("smtp://h").timeout == 60
 
 
-@pytest.mark.parametrize(
-    ("hosts", "way"),
-    [
-        ({"a": f"{SEVERAL}?hosts=h,a", "h": "smtp://h"}, "a -> a"),
-        ({"a": "failover:b,c", "b": "smtp://h", "c": "failover:b,a"}, "a -> c -> a"),
-        # Below it: what it needs is not there, either.
-        ({"a": "failover:b", "b": "failover:c", "c": "failover:b"}, "b -> c -> b"),
-    ],
-)
-def test_hosts_in_a_cycle_are_refused(hosts, way):
-    with override_settings(EMAIL_HOSTS=hosts), pytest.raises(InvalidEmailHost) as caught:
+@pytest.mark.parametrize("dsn", [f"{SEVERAL}?hosts=h,b", "failover:h,b"])
+def test_host_that_leads_to_a_cycle_is_refused(dsn):
+    hosts = {"a": dsn, "h": "smtp://h", "b": "failover:c", "c": "failover:b"}
+    with (
+        override_settings(EMAIL_HOSTS=hosts),
+        pytest.raises(InvalidEmailHost, match=r'^EMAIL_HOSTS\["a"\]: .* cycle: b -> c -> b$'),
+    ):
         get_connection("a", fail_silently=True, retry=5)
-    assert str(caught.value).startswith('EMAIL_HOSTS["a"]: ')
-    assert str(caught.value).endswith(f"in a cycle: {way}")
 
 
 def test_host_to_which_many_ways_lead_is_looked_at_once():
