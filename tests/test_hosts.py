@@ -172,6 +172,7 @@ def test_unknown_key_gets_the_default_backend(hosts, problem, known, settings, c
         connection: Any = get_connection("shop", fail_silently=True, password="secret")
         assert type(connection) is locmem.EmailBackend
         assert connection.fail_silently is True
+        assert not hasattr(connection, "password")
     text = f'EMAIL_HOSTS["shop"]: {problem}, so its mail goes to the default backend; known'
     record = ("email_hosts", logging.WARNING, f"{text} hosts: {known}")
     assert caplog.record_tuples == ([] if known == "none" else [record])
