@@ -94,7 +94,7 @@ KEYS_AND_NAMES = "api_key token client_secret password user subaccount stream_na
     ("option", "expected"),
     [
         *(("x=true", True), ("x=false", False), ("x=True", "True"), ("token=true", True)),
-        *(("x=10", 10), ("x=-3", -3), ("x=0", 0), ("x=2.50", 2.5), ("requests_timeout=5", 5)),
+        *(("x=10", 10), ("x=-3", -3), ("x=0", 0), ("x=2.50", 2.5), ("user_limit=5", 5)),
         # What may be a key or a version, and what a number could not hold.
         *((f"x={text}", text) for text in ("007", "1e5", "1.", "9" * 16)),
         *((f"{name}=10", "10") for name in KEYS_AND_NAMES.split()),
