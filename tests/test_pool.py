@@ -355,15 +355,11 @@ other.submit(pool._lock.acquire).result()
 child = os.fork()
 if not child:
     signal.alarm(20)  # ends it if it waits for the lock
-    status = 1
-    try:
-        assert "<Pool: 0 parked" in repr(pool)
-        assert used.open() is True
-        send(used, used, parked, parked)
-        used.close(), closed.close()
-        status = 0
-    finally:
-        os._exit(status)
+    assert "<Pool: 0 parked" in repr(pool)
+    assert used.open() is True
+    send(used, used, parked, parked)
+    used.close(), closed.close()
+    os._exit(0)
 other.submit(pool._lock.release).result()
 assert os.waitpid(child, 0)[1] == 0
 send(used, used, closed, closed, parked, parked)
