@@ -396,6 +396,19 @@ class TestRefusalBeforeTheEnd:
         assert delivery_of(caught.value) == delivery
         assert server.connections == 1
 
+    def test_that_does_not_come_is_no_reason_to_go_on_when_writing_fails(self, serve):
+        """The commands may be incomplete, although all have their replies."""
+
+        def break_when_all_is_said(data):
+            assert b"354" in open_socket(backend.connection).recv(65536, socket.MSG_PEEK)
+            raise BrokenPipeError
+
+        server = serve()
+        with ours(server) as backend:
+            Watched(backend.connection, has_sent=break_when_all_is_said)
+            assert backend.send_messages(mails("a")) == 1
+        assert server.connections == 2
+
 
 def behind(action):
     """Do this with the first envelope behind a body."""
