@@ -396,16 +396,18 @@ class TestRefusalBeforeTheEnd:
         assert delivery_of(caught.value) == delivery
         assert server.connections == 1
 
-    def test_that_does_not_come_is_no_reason_to_go_on_when_writing_fails(self, serve):
+    @pytest.mark.parametrize("moment", ["sends", "has_sent"])
+    def test_that_does_not_come_is_no_reason_to_go_on_when_writing_fails(self, moment, serve):
         """The commands may be incomplete, although all have their replies."""
 
-        def break_when_all_is_said(data):
-            assert b"354" in open_socket(backend.connection).recv(65536, socket.MSG_PEEK)
+        def break_it(data):
+            if moment == "has_sent":
+                assert b"354" in open_socket(backend.connection).recv(65536, socket.MSG_PEEK)
             raise BrokenPipeError
 
         server = serve()
         with ours(server) as backend:
-            Watched(backend.connection, has_sent=break_when_all_is_said)
+            Watched(backend.connection, **{moment: break_it})
             assert backend.send_messages(mails("a")) == 1
         assert server.connections == 2
 
@@ -420,7 +422,7 @@ def has_gone_meanwhile():
 
 
 TOO_EARLY, GOODBYE = "554 SMTP synchronization error" + AND_CLOSE, "421 bye" + AND_CLOSE
-SIX = ("abcdef", "abcdef", 2)
+NO_USER, SIX = always("RCPT", "550 no"), ("abcdef", "abcdef", 2)
 
 # What a server does with commands in groups, what it is sent (one word for each call), how
 # many arrive, over how many connections, and the fastest pace that is worth trying then.
@@ -429,6 +431,7 @@ PACES: Any = {
     "refuses what is behind": (lambda: behind("503 wait"), "ab", "ab", 2, Pace.GROUPED),
     "and a group": (lambda: at("MAIL", None, *["503 x"] * 2), "abcd", "abcd", 3, Pace.SINGLE),
     "refuses a group": (lambda: at("MAIL", "503 wait"), "a", "a", 2, Pace.SINGLE),
+    "and a recipient": (lambda: any_of(at("MAIL", "503 x"), NO_USER), "a", "", 2, Pace.SINGLE),
     "answers something else": (lambda: at("DATA", "250 ok"), "a", "a", 2, Pace.SINGLE),
     "says why": (lambda: always("RCPT", "550 5.5.1 order"), "a", "", 2, Pace.AHEAD),
     # It may look only now and then, as Exim does.
