@@ -95,16 +95,14 @@ class TestGreeting:
         [
             ("421 4.7.0 later" + AND_CLOSE, None, 421),
             ("421 4.7.0 later", "421 4.7.0 bye", 421),
-            ("421 4.7.0 later", CLOSE, 421),
             ("550 5.7.1 listed", CLOSE, 550),
             ("550 5.7.1 listed", "503 twice", 550),
             ("502 what?", "550 5.7.1 listed", 550),
-            ("502 what?", CLOSE, 502),
         ],
     )
     @pytest.mark.parametrize("login", ["", "user"])
     def test_that_is_refused_is_told_with_the_reason(self, ehlo, helo, told, login, serve):
-        server = serve(any_of(always("EHLO", ehlo), *[always("HELO", helo)] * bool(helo)))
+        server = serve(any_of(always("EHLO", ehlo), always("HELO", helo)))
         backend = EmailHostsBackend("127.0.0.1", server.port, login, login, timeout=20)
         with pytest.raises(smtplib.SMTPHeloError) as caught:
             backend.send_messages(mails("a"))
@@ -124,13 +122,7 @@ class TestGreeting:
 
 @pytest.mark.parametrize(
     ("allowed", "patience", "shares"),
-    [
-        ([9, 8, 1], 1, [4, 4, 4]),
-        ([8, 1], 1, [6, 6]),
-        ([1], 1, [12]),
-        ([9, 8], 1, [6, 6]),
-        ([9, 8, 1], 3, [4]),
-    ],
+    [([9, 8, 1], 1, [4, 4, 4]), ([8, 1], 1, [6, 6]), ([9, 8], 1, [6, 6]), ([9, 8, 1], 3, [4])],
 )
 def test_address_that_is_silent_leaves_time_for_the_others(
     allowed, patience, shares, serve, monkeypatch
@@ -141,17 +133,14 @@ def test_address_that_is_silent_leaves_time_for_the_others(
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
     given = []
     connect = socket.create_connection
-    now = 100.0
 
     def create_connection(address, timeout, *args):
-        nonlocal now
         given.append(timeout)
         if address[0] == "127.0.0.1":
             return connect(address, timeout, *args)
-        now += timeout * patience
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr(connection, "clock", lambda: now)
+    monkeypatch.setattr(connection, "clock", lambda: sum(given) * patience)
     monkeypatch.setattr(socket, "create_connection", create_connection)
     allow = lambda host, port: int(host[-1]) in allowed  # noqa: E731
     with (

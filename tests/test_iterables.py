@@ -8,7 +8,6 @@ from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 from django.test import override_settings
-from scripted import always
 
 from email_hosts.backends import RoutingBackend, get_connection
 
@@ -19,10 +18,6 @@ MAX_ALIVE = 6
 
 class Relay(EmailBackend):
     """A project's own."""
-
-
-class Brake(Exception):
-    """What a generator may raise."""
 
 
 HOSTS = ["smtp", "kept", "djangos", "console", "disk", "locmem", "all", "router"]
@@ -66,8 +61,8 @@ def accepted(server, tmp_path, capsys):
     return accepted
 
 
-def message(number, **options):
-    return EmailMessage("Hello", "World", to=[f"{number}@example.net"], **options)
+def message(number):
+    return EmailMessage("Hello", "World", to=[f"{number}@example.net"])
 
 
 @any_host
@@ -75,16 +70,14 @@ def test_each_message_is_accepted_before_the_next_is_asked_for(
     key, server, accepted, tmp_path
 ):
     """Over one connection, or into one file."""
-    counts = []
 
     def messages():
         for number in range(5):
-            counts.append(accepted())
+            assert accepted() == number
             yield message(number)
-        counts.append(accepted())
+        assert accepted() == 5
 
     assert connection(key).send_messages(messages()) == 5
-    assert counts == [0, 1, 2, 3, 4, 5]
     assert server.connections <= 1
     assert len(list(tmp_path.iterdir())) <= 1
 
@@ -97,7 +90,7 @@ def test_no_messages_open_no_connection(key, batch, server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [Brake, ConnectionRefusedError])
+@pytest.mark.parametrize("error", [KeyError, ConnectionRefusedError])
 @pytest.mark.parametrize("fail_silently", [False, True])
 @any_host
 def test_error_of_the_iterable_is_raised_after_what_was_sent(
@@ -116,43 +109,21 @@ def test_error_of_the_iterable_is_raised_after_what_was_sent(
     assert server.connections == 1 or key != "kept"
 
 
-@pytest.mark.parametrize("key", ["smtp", "router"])
-def test_error_that_is_ignored_does_not_wait_for_the_end_to_be_logged(key, server, caplog):
-    server.script = always("MAIL", "550 no")
-    logged = []
-
-    def messages():
-        for number in range(3):
-            logged.append(len(caplog.messages))
-            yield message(number)
-        logged.append(len(caplog.messages))
-
-    assert connection(key, fail_silently=True).send_messages(messages()) == 0
-    assert logged == [0, 1, 2, 3]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("key", "reply"),
-    [
-        *((key, None) for key in ("smtp", "kept", "console", "disk", "all", "router")),
-        ("smtp", "550 no"),
-    ],
-)
-def test_memory_stays_flat(key, reply, server):
+@pytest.mark.parametrize("key", ["smtp", "kept", "console", "disk", "all", "router"])
+def test_memory_stays_flat(key, server):
     alive: weakref.WeakSet[EmailMessage] = weakref.WeakSet()
     most = 0
 
     def messages():
         nonlocal most
         for number in range(100):
-            one = message(number, headers={"X-Large": "x" * 500})
+            one = message(number)
             alive.add(one)
             most = max(most, len(alive))
             yield one
             del one
 
-    server.script = lambda step, argument: reply if step == "MAIL" else None
     gc.collect()
-    connection(key, fail_silently=True).send_messages(messages())
+    connection(key).send_messages(messages())
     assert most <= MAX_ALIVE

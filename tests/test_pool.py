@@ -6,13 +6,13 @@ import os
 import smtplib
 import ssl
 from contextlib import ExitStack, suppress
+from itertools import product
 from unittest import mock
 
 import pytest
 from conftest import interrupted_at_each_call, mails, parked, run_python
 from django.core.signals import request_finished
-from roundtrips import RoundTrips
-from scripted import BODY, CLOSE, HANG, RESET, always, any_of, at, to
+from scripted import BODY, CLOSE, HANG, RESET, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.options import SMTP_OPTIONS
@@ -45,13 +45,6 @@ def recipients(server):
 
 class TestUse:
     """A connection is used again, within its limits."""
-
-    def test_takes_two_round_trips(self, serve):
-        server = serve()
-        send(server)
-        with RoundTrips() as trips:
-            assert send(server) == 1
-        assert (trips.count, server.connections, len(server.accepted)) == (2, 1, 2)
 
     @pytest.mark.parametrize(
         ("event", "counts"),
@@ -125,16 +118,12 @@ class TestParking:
         ("script", "is_parked"),
         [
             (at("MAIL", "550 no"), True),
-            (to("@", "550 no"), True),
             (to("a@", "450 later"), True),  # the other recipient gets it
-            (at("DATA", "554 no"), True),
             (at(BODY, "451 later"), True),
             (at(BODY, CLOSE), False),
-            (always("MAIL", "421 later"), False),
             # The server has given up on this session.
             (at("MAIL", "451 later"), False),
             (to("@", "450 later"), False),
-            (at("DATA", "451 later"), False),
             # Nobody asked for the second line.
             (at(BODY, "250 accepted\r\n421 and that was it"), False),
             # Later commands would be answered with "503 send HELO first".
@@ -151,27 +140,13 @@ class TestParking:
         assert send(server, "a", "b", fail_silently=True) == 1
         assert (server.connections, parked()) == (1, 1)
 
-    def test_does_not_follow_an_interruption(self, serve, monkeypatch):
-        with host(serve()) as connection:
-            interrupt = mock.Mock(side_effect=KeyboardInterrupt)
-            monkeypatch.setattr(smtplib.SMTP, "getreply", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                connection.send_messages(mails("a"))
-            monkeypatch.undo()
-        assert parked() == 0
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda one: setattr(one, "conn_max_age", None),
-            lambda one: setattr(one, "timeout", 6),
-            lambda one: setattr(one.connection, "quit", one.connection.close),
-        ],
-        ids=["conn_max_age", "timeout", "method"],
-    )
-    def test_does_not_follow_a_change_from_outside(self, change, serve):
-        with host(serve()) as connection:
-            change(connection)
+    @pytest.mark.parametrize("name", ["conn_max_age", "timeout", "connection.quit"])
+    def test_does_not_follow_a_change_from_outside(self, name, serve):
+        with host(serve()) as backend:
+            if name == "connection.quit":
+                backend.connection.quit = backend.connection.close
+            else:
+                setattr(backend, name, None)
         assert parked() == 0
 
 
@@ -181,11 +156,7 @@ class TestParking:
 def test_time_limit_at_any_call_leaves_a_pool_that_works(serve):
     server = serve()
     number = 0
-
-    def fill() -> None:
-        park(server, 2, conn_max_idle=1)
-
-    times = interrupted_at_each_call(fill, module)
+    times = interrupted_at_each_call(lambda: park(server, 2, conn_max_idle=1), module)
     for number, _ in enumerate(times):  # noqa: B007  # pragma: no cover
         assert [send(server), send(server)] == [1, 1]
     # On Python 3.10, coverage has lost track.
@@ -255,6 +226,7 @@ def test_pool_costs_the_same_with_one_host_and_with_many(clock):
 
 
 LOST = smtplib.SMTPServerDisconnected
+GONE = any_of(at("MAIL", None, CLOSE), at("banner", None, "421 busy"))
 
 
 class TestDeath:
@@ -271,55 +243,38 @@ class TestDeath:
         assert recipients(server) == ["a", "b", "c"]
 
     @pytest.mark.parametrize(
-        ("step", "replies"),
+        ("step", "reply"),
         [
-            *(
-                (step, [None, fault])
-                for step in ("MAIL", "RCPT", "DATA")
-                for fault in (CLOSE, RESET, HANG, "421 bye", "221 Idle timeout", "451 busy")
-            ),
-            # A session may forget its greeting or login, or have had enough.
-            ("MAIL", [None, "503 5.5.1 EHLO first"]),
-            ("MAIL", [None, "530 5.7.0 log in"]),
-            ("MAIL", [None, "550 timed out"]),
-            ("MAIL", [None, "554 too many in session"]),
-            # At the second message.
-            ("MAIL", [None, None, CLOSE]),
+            *product(("MAIL", "RCPT", "DATA"), (CLOSE, RESET, HANG, "421 bye", "451 busy")),
+            ("MAIL", "550 timed out"),  # it may have forgotten its greeting or login
         ],
     )
     @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "single"])
-    def test_before_the_body_costs_a_connection(self, step, replies, extensions, serve):
-        server = serve(at(step, *replies), extensions=extensions)
-        options = {"timeout": 0.3 if HANG in replies else 20}
-        send(server, **options)
-        assert send(server, "b", "c", **options) == 2
+    def test_before_the_body_costs_a_connection(self, step, reply, extensions, serve):
+        server = serve(at(step, None, reply), extensions=extensions)
+        timeout = 0.3 if reply == HANG else 20
+        send(server, timeout=timeout)
+        assert send(server, "b", "c", timeout=timeout) == 2
         assert recipients(server) == ["a", "b", "c"]
         assert (server.connections, parked()) == (2, 1)
 
     @pytest.mark.parametrize(
-        ("script", "error", "connections", "timeout"),
+        ("script", "error", "connections"),
         [
-            (at("MAIL", None, "550 no", "550 no"), smtplib.SMTPSenderRefused, 2, 20),
+            (at("MAIL", None, "550 no", "550 no"), smtplib.SMTPSenderRefused, 2),
             # The next one writes a group, too. So one command at a time gets a chance.
-            (at("MAIL", None, *9 * [CLOSE]), LOST, 3, 20),
-            (
-                any_of(at("MAIL", None, CLOSE), at("banner", None, "421 busy")),
-                smtplib.SMTPConnectError,
-                2,
-                20,
-            ),
+            (at("MAIL", None, *9 * [CLOSE]), LOST, 3),
+            (GONE, smtplib.SMTPConnectError, 2),
             # Perhaps the server has the message.
-            (at(BODY, None, CLOSE), LOST, 1, 20),
-            (at(BODY, None, RESET), LOST, 1, 20),
-            (at(BODY, None, HANG), LOST, 1, 0.3),
+            (at(BODY, None, CLOSE), LOST, 1),
         ],
     )
     def test_of_the_message_or_the_server_too_is_an_error(
-        self, script, error, connections, timeout, serve
+        self, script, error, connections, serve
     ):
         server = serve(script)
-        connection = host(server, timeout=timeout)
-        assert connection.send_messages(mails("a")) == 1
+        connection = host(server)
+        connection.send_messages(mails("a"))
         with pytest.raises(error):
             connection.send_messages(mails("b"))
         assert connection.connection is None
@@ -331,8 +286,8 @@ def test_log_tells_of_each_connection_and_nothing_of_its_login(serve, clock, cap
     """And so does ``repr()``."""
     caplog.set_level(logging.DEBUG, "email_hosts")
     server = serve(at("AUTH", "235 welcome"), extensions=["AUTH PLAIN"])
-    for _ in range(2):
-        send(server, username="Kx7vQz9", password="Wj4bYt2")
+    send(server, username="Kx7vQz9", password="Wj4bYt2")
+    send(server, username="Kx7vQz9", password="Wj4bYt2")
     assert repr(pool) == "<Pool: 1 parked for 1 hosts>"
     pool.close_all()
     # Not caplog.messages: they are made of the arguments as these are now.
@@ -366,7 +321,6 @@ class TestFork:
         """What uWSGI does. One connection is parked, and one is open."""
         server = serve()
         with host(server, conn_max_age=None), host(server) as backend:
-            backend.send_messages(mails("a"))
             connection = backend.connection
             backend.close()
             monkeypatch.setattr(os, "getpid", lambda: -1)
@@ -401,15 +355,11 @@ other.submit(pool._lock.acquire).result()
 child = os.fork()
 if not child:
     signal.alarm(20)  # ends it if it waits for the lock
-    status = 1
-    try:
-        assert "<Pool: 0 parked" in repr(pool)
-        assert used.open() is True
-        send(used, used, parked, parked)
-        used.close(), closed.close()
-        status = 0
-    finally:
-        os._exit(status)
+    assert "<Pool: 0 parked" in repr(pool)
+    assert used.open() is True
+    send(used, used, parked, parked)
+    used.close(), closed.close()
+    os._exit(0)
 other.submit(pool._lock.release).result()
 assert os.waitpid(child, 0)[1] == 0
 send(used, used, closed, closed, parked, parked)
