@@ -6,15 +6,12 @@ import gc
 import inspect
 import json
 import os
-import signal
 import socket
 import threading
-import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -69,10 +66,7 @@ def test_package_does_not_import_an_http_client():
 @pytest.mark.parametrize(
     ("grant", "more"),
     [
-        (
-            "client_credentials",
-            {"client_secret": SECRET, "scope": "https://a.example/.default"},
-        ),
+        ("client_credentials", {"client_secret": SECRET, "scope": "https://a.example/a"}),
         ("refresh_token", {"refresh_token": REFRESH}),  # of a client without a secret
     ],
 )
@@ -101,6 +95,7 @@ NOT_SHOWN = [
 ]
 NOT_JSON = [b"<html>", b"[]", b"[" * 60_000, b" " * 65_536 + b'{"access_token": "a"}']
 OK, CHUNKED = "HTTP/1.1 200 OK", "Transfer-Encoding: chunked\r\n"
+REDIRECT = ("HTTP/1.1 307 Elsewhere", "Location: http://127.0.0.1:9/", "", "")
 
 
 class TestAnswer:
@@ -116,38 +111,29 @@ class TestAnswer:
             (described(SECRET, MICROSOFT), "AADSTS7000215"),
             ({"access_token": TOKEN, "status": 500}, NOT_OAUTH2.format(500)),
             *((each, NOT_OAUTH2.format(400)) for each in NOT_SHOWN),
-            *((each, NOT_OAUTH2.format(200)) for each in NOT_JSON),
-            ({"access_token": 5}, NOT_OAUTH2.format(200)),
+            *((each, NOT_OAUTH2.format(200)) for each in (*NOT_JSON, {"access_token": 5})),
             (raw(f"{SECRET} is no status line", "", ""), "BadStatusLine"),
             (raw(OK, f"Content-Length: {'9' * 5000}", "", "{"), NOT_OAUTH2.format(200)),
             (raw(OK, CHUNKED, "f" * 15, "{}"), "IncompleteRead"),
             (raw(OK, CHUNKED, "-5", "{}"), "read length must be non-negative or -1"),
-            (
-                raw("HTTP/1.1 307 Elsewhere", "Location: http://127.0.0.1:9/", "", ""),
-                "it answered with a redirect (307); correct oauth2_token_url",
-            ),
+            (raw(*REDIRECT), "it answered with a redirect (307); correct oauth2_token_url"),
         ],
     )
     def test_without_a_token_is_told(self, answer, expected, start_token_server):
         source = endpoint(start_token_server(answer).url, client_secret=SECRET)
         assert failure(source) == expected
 
-    def test_error_without_a_text_is_told_by_its_class(self, monkeypatch):
-        monkeypatch.setattr(socket, "create_connection", mock.Mock(side_effect=TimeoutError))
-        assert failure(endpoint("http://127.0.0.1/token")) == "URLError"
-
-    def test_that_takes_too_long(self, start_token_server):
+    def test_that_never_comes_is_told(self, start_token_server, monkeypatch):
         server = start_token_server(lambda request: request.rfile.read())
-        began = time.monotonic()
         assert failure(endpoint(server.url), timeout=0.2) == "timed out"
-        assert time.monotonic() - began < 30  # on a machine that is busy, too
+        monkeypatch.setattr(socket, "create_connection", mock.Mock(side_effect=TimeoutError))
+        assert failure(endpoint(server.url)) == "URLError"  # it has no text
 
     @pytest.mark.parametrize(
         ("expires_in", "seconds"),
         [
-            *((3600, 3540), (61, 1), ("61", 1), (1e12, 86340), (float("inf"), 86340)),
-            *((60, 0), (-5, 0), (None, 0), ("soon", 0), ([], 0), (10**400, 0)),
-            (float("nan"), 0),
+            *((3600, 3540), (61, 1), ("61", 1), (float("inf"), 86340)),
+            *((60, 0), (None, 0), ("soon", 0), (10**400, 0), (float("nan"), 0)),
         ],
     )
     def test_is_kept_for_a_minute_less_from_the_moment_of_asking(
@@ -228,9 +214,8 @@ class TestCallable:
             (print, ": it cannot be called as token(username, renew=True)"),
             (partial(print), " from functools.partial: it cannot be called"),
             (returns(None), ": it must return a string, not NoneType"),
-            (returns({"access_token": TOKEN}), ": it must return a string, not dict"),
-            *((returns(value), NO_TOKEN) for value in ("", f"{TOKEN}\r\nRSET", f"{TOKEN} x")),
-            *((returns(value), NO_TOKEN) for value in (f"{TOKEN}\1", f"{TOKEN}é")),
+            *((returns(f"{TOKEN}{end}"), NO_TOKEN) for end in ("\r\nRSET", " x", "é")),
+            (returns(""), NO_TOKEN),
         ],
     )
     def test_what_is_no_token_is_told(self, function, reason):
@@ -241,17 +226,6 @@ class TestCallable:
         """After which a failover would ask the next host."""
         with pytest.raises(error):
             get(tokens, custom(raises(error())))
-
-    def test_is_called_for_two_users_at_a_time(self, tokens):
-        both = threading.Barrier(2)
-
-        def token(username, *, renew):
-            both.wait(10)
-            return username
-
-        with ThreadPoolExecutor(2) as threads:
-            given = threads.map(lambda user: get(tokens, custom(token), user), "ab")
-            assert list(given) == ["a", "b"]
 
 
 class TestKept:
@@ -276,20 +250,11 @@ class TestKept:
         gc.collect()
         assert [ref() is not None for ref in kept] == [False, False, False, True, True]
 
-    @pytest.mark.parametrize(
-        ("answers", "expected"),
-        [
-            ([], ["token-1"] * 8),
-            (
-                [{"error": "no"}, {"access_token": "token-2", "expires_in": 3600}],
-                ["no OAuth 2.0 token from 127.0.0.1: no", *["token-2"] * 7],
-            ),
-        ],
-    )
     @pytest.mark.parametrize("refused", ["", "old"])
     def test_of_eight_threads_one_asks_and_the_next_one_after_a_failure(
-        self, answers, expected, refused, tokens, start_token_server
+        self, refused, tokens, start_token_server
     ):
+        answers = {"error": "no"}, {"access_token": "token", "expires_in": 3600}
         server, barrier = start_token_server(*answers), threading.Barrier(8)
 
         def work(_):
@@ -300,8 +265,9 @@ class TestKept:
                 return error.reason
 
         with ThreadPoolExecutor(8) as threads:
-            assert sorted(threads.map(work, range(8))) == expected
-        assert len(server.forms) == len({*expected})
+            given = sorted(threads.map(work, range(8)))
+        assert given == ["no OAuth 2.0 token from 127.0.0.1: no", *["token"] * 7]
+        assert len(server.forms) == 2
 
 
 class Hanging:
@@ -337,6 +303,7 @@ class TestWaiting:
 
     def test_is_not_for_another_token_or_longer_than_the_timeout(self, hanging, tokens):
         assert get(tokens, custom(returns("mine"))) == "mine"
+        assert get(tokens, hanging, "you", timeout=0.1) == "token"
         with pytest.raises(OAuth2Error, match=r"has been asking for one for 0\.1 seconds"):
             get(tokens, hanging, timeout=0.1)
 
@@ -368,21 +335,10 @@ class TestWaiting:
                 assert again.result() == "token"
         assert number > 10  # pragma: no cover (on Python 3.10, coverage has lost track)
 
-    def test_is_not_for_the_thread_that_a_signal_handler_interrupts(self, tokens):
-        found: list[Any] = []
+    def test_is_not_for_itself(self, tokens):
+        """A signal handler may send mail while its own thread asks."""
 
         def token(username, *, renew):
-            if not found:
-                found.append("")
-                signal.raise_signal(signal.SIGUSR1)
-            return "token"
+            return "inner" if renew else get(tokens, custom(token), refused="a", timeout=0.1)
 
-        def handler(*args):
-            found.append(get(tokens, custom(token), timeout=0.1))
-
-        before = signal.signal(signal.SIGUSR1, handler)
-        try:
-            assert get(tokens, custom(token)) == "token"
-        finally:
-            signal.signal(signal.SIGUSR1, before)
-        assert found == ["", "token"]
+        assert get(tokens, custom(token)) == "inner"
