@@ -4,31 +4,23 @@ import gc
 import itertools
 import logging
 import os
-import re
 import smtplib
 from collections import Counter
 from contextlib import suppress
 
 import pytest
-from conftest import interrupted_at_each_call, run_python
+from conftest import interrupted_at_each_call
 from django.core.mail import EmailMessage
 from django.test import override_settings
 from scripted import BODY, CLOSE, HANG, RESET, ScriptedServer, always, any_of, at, to
 
-from email_hosts.backends import (
-    FailoverBackend,
-    failover,
-    get_connection,
-    parallel,
-    smtp,
-)
+from email_hosts.backends import FailoverBackend, failover, get_connection, parallel, smtp
 from email_hosts.exceptions import AllHostsFailed
 from email_hosts.smtp import pipelining, transaction
 from email_hosts.smtp.pool import pool
 
 ROUTER = "email_hosts.backends.RoutingBackend"
 GARBAGE, TOO_LONG = "what?", "240-" + 9000 * "x"
-LONG = "failover:h0,h1?retry=600"
 NEXT, CALLER, HERE = "the next host has it", "the caller gets an error", "this host has it"
 UNSURE = "one of the first two"  # depends on how much had been written
 
@@ -137,44 +129,19 @@ def test_kept_connection_that_cannot_be_replaced_is_for_the_next(banner, serve_a
     assert [len(server.accepted) for server in servers] == [1, 1]
 
 
-def test_fault_of_one_recipient_is_not_one_of_the_host(serve_auth):
-    servers = [serve_auth(to("bad@", "550 no")), serve_auth()]
-    message = EmailMessage("Hello", "World", to=["good@example.net", "bad@example.net"])
-    assert send(dsns(servers), [message]) == 1
-    assert deliveries(servers) == [("good@example.net", "h0@example.com")]
-
-
-def test_tls_that_fails_is_for_the_next(start_server, tls, serve):
-    untrusted, plain = start_server(context=tls), serve()
-    settings = {
-        "a": f"submission://127.0.0.1:{untrusted.port}",
-        "b": f"submission://127.0.0.1:{plain.port}",
-        "c": f"submissions://127.0.0.1:{plain.port}?timeout=0.2",
-        "d": f"submissions://127.0.0.1:{plain.port}?ssl_cafile=/no/such/file",
-        "e": f"smtp://127.0.0.1:{plain.port}",
-        "all": "failover:a,b,c,d,e",
-    }
-    assert send(settings, messages(1)) == 1
-    assert len(plain.accepted) == 1
-
-
-def test_fault_in_a_batch_moves_the_rest_to_the_next(serve_auth):
-    servers = [serve_auth(at("MAIL", None, "451 later")), serve_auth()]
-    assert send(dsns(servers), messages(4)) == 4
-    assert deliveries(servers) == [
-        ("m0@example.net", "h0@example.com"),
-        *((f"m{i}@example.net", "h1@example.com") for i in (1, 2, 3)),
-    ]
-    assert [server.connections for server in servers] == [1, 1]
-
-
-def test_host_that_failed_and_is_asked_again_gets_a_new_connection(serve_auth):
-    servers = [serve_auth(at("MAIL", "451 later")), serve_auth(at("MAIL", None, "451 later"))]
-    assert send(dsns(servers), messages(2)) == 2
-    assert [(len(server.accepted), server.connections) for server in servers] == [
-        (1, 2),
-        (1, 1),
-    ]
+@pytest.mark.parametrize(
+    ("scripts", "accepted", "connections"),
+    [
+        ((at("MAIL", None, "451 later"), None), [1, 3], [1, 1]),
+        # A host that failed and is asked again gets a new connection.
+        ((at("MAIL", "451 later"), at("MAIL", None, "451 later")), [1, 1], [2, 1]),
+    ],
+)
+def test_fault_in_a_batch_moves_the_rest(scripts, accepted, connections, serve_auth):
+    servers = [serve_auth(script) for script in scripts]
+    assert send(dsns(servers), messages(sum(accepted))) == sum(accepted)
+    assert [len(server.accepted) for server in servers] == accepted
+    assert [server.connections for server in servers] == connections
 
 
 @pytest.mark.parametrize("key", ["all", "nested"])
@@ -201,28 +168,30 @@ def test_error_of_the_caller_does_not_mark_the_host_as_down(serve_auth):
     assert [len(server.accepted) for server in servers] == [1, 0]
 
 
+NEVER = always("MAIL", "451 later")
+LONG = "failover:h0,h1?retry=600"
+
+
 @pytest.mark.parametrize(
     ("scripts", "limited", "several", "pauses", "expected"),
     [
-        ([at("MAIL", "451 later")], "", "failover:h0,h1", [0, 54, 12], "h1 h1 h0"),
-        ([at("MAIL", "451 later")], "", "failover:h0,h1?retry=0.5", [0, 0.4, 0.2], "h1 h1 h0"),
-        # The other one has its limit.
-        ([at("MAIL", "451 later")], "h1", LONG, [0, 0, 120], "h1 h0 h0"),
-        ([None], "h0", LONG, [0, 0, 120], "h0 h1 h0"),
-        ([None, always("MAIL", "451 no")], "", "roundrobin:h0,h1", [0, 0, 0], "h0 h0 h0"),
-        ([always("MAIL", "451 later")], "", "failover:inner,h1", [0], "h1"),
-    ],
-    ids=[
-        "comes back after a minute",
-        "comes back after retry",
-        "is not down any more once it takes a message",
-        "that has its limit is not down",
-        "that is down is asked last in its turn, too",
-        "may be several hosts",
+        # One that is down comes back after a minute, or after ``retry``,
+        ((at("MAIL", "451 later"), None), "", "failover:h0,h1", [0, 54, 12], "h1 h1 h0"),
+        ((at("MAIL", "451 later"), None), "", LONG, [0, 594, 12], "h1 h1 h0"),
+        # or as soon as it takes a message, because the other one has its limit,
+        ((at("MAIL", "451 later"), None), "h1", LONG, [0, 0, 120], "h1 h0 h0"),
+        # which is no reason to be down.
+        ((None, None), "h0", LONG, [0, 0, 120], "h0 h1 h0"),
+        # It is asked last in its turn, too,
+        ((None, NEVER), "", "roundrobin:h0,h1", [0, 0, 0], "h0 h0 h0"),
+        # and may be several hosts.
+        ((NEVER, None), "", "failover:inner,h1", [0], "h1"),
     ],
 )
-def test_host(scripts, limited, several, pauses, expected, serve_auth, clock, rate_clock):
-    servers = [serve_auth(script) for script in (*scripts, None)][:2]
+def test_order_of_the_hosts(
+    scripts, limited, several, pauses, expected, serve_auth, clock, rate_clock
+):
+    servers = [serve_auth(script) for script in scripts]
     settings = {**dsns(servers), "inner": "failover:h0", "all": several}
     if limited:
         settings[limited] += "&rate=1/m"
@@ -233,22 +202,11 @@ def test_host(scripts, limited, several, pauses, expected, serve_auth, clock, ra
     assert [sender[:2] for _, sender in sorted(deliveries(servers))] == expected.split()
 
 
-def test_sender_of_its_own_comes_first(serve_auth):
-    servers = [serve_auth()]
-    settings = {**dsns(servers), "all": "failover:h0?_default_from_email=all@example.com"}
-    send(settings, messages(1))
-    assert deliveries(servers) == [("m0@example.net", "all@example.com")]
-
-
 def test_all_hosts_failed_tells_of_each(serve_auth, closed_port, caplog):
     servers = [closed_port, serve_auth(at("AUTH", "535 u is not allowed"))]
     with pytest.raises(AllHostsFailed) as caught:
         send(dsns(servers), messages(1))
     assert isinstance(caught.value, smtplib.SMTPException)
-    assert {key: type(error) for key, error in caught.value.errors.items()} == {
-        "h0": ConnectionRefusedError,
-        "h1": smtplib.SMTPAuthenticationError,
-    }
     assert str(caught.value) == (
         'host "all": all hosts failed: h0 (ConnectionRefusedError), '
         "h1 (SMTPAuthenticationError)"
@@ -267,45 +225,32 @@ def test_ignored_failure_is_logged_by_the_keys_of_the_hosts_if_there_is_none(cap
     assert caplog.messages[-1].endswith(": AllHostsFailed, ignored by fail_silently")
 
 
-@pytest.mark.parametrize("start", [0, 2])
-def test_roundrobin_takes_turns_from_a_random_host_on(start, serve_auth, monkeypatch):
+def test_roundrobin_takes_turns_from_a_random_host_on(serve_auth, monkeypatch):
     """Across connections."""
-    monkeypatch.setattr("random.randrange", lambda count: start)
+    monkeypatch.setattr("random.randrange", lambda count: 2)
     servers = [serve_auth() for _ in range(3)]
     settings = {**dsns(servers), "all": "roundrobin:h0,h1,h2"}
     send(settings, messages(1))
-    assert len(servers[start].accepted) == 1
+    assert len(servers[2].accepted) == 1
     for count in (2, 3):
         send(settings, messages(count))
     assert [len(server.accepted) for server in servers] == [2, 2, 2]
 
 
-FORKS = """
-import os, django
-django.setup()
-from django.core.mail import EmailMessage
-from django.test import override_settings
-from email_hosts.backends import get_connection
-
-def send():
-    get_connection("all").send_messages([EmailMessage("Hello", to=["someone@example.net"])])
-
-hosts = {key: f"console:?_default_from_email={key}@example.com" for key in "ab"}
-with override_settings(EMAIL_HOSTS={**hosts, "all": "roundrobin:a,b"}):
-    send()
-    for number in range(30):
-        if not (child := os.fork()):
-            send()
-            os._exit(0)
-        os.waitpid(child, 0)
-"""
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_roundrobin_begins_at_random_in_each_child_of_a_process():
-    _, *of_children = re.findall("^From: (.)@", run_python("-c", FORKS), re.MULTILINE)
-    assert len(of_children) == 30
-    assert {*of_children} == {"a", "b"}
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_roundrobin_begins_at_random_in_each_child_of_a_process(serve_auth, monkeypatch):
+    servers = [serve_auth(), serve_auth()]
+    settings = {**dsns(servers), "all": "roundrobin:h0,h1"}
+    monkeypatch.setattr("random.randrange", lambda count: 0)
+    send(settings, messages(1))
+    if (child := os.fork()) == 0:  # pragma: no cover (coverage is not saved there)
+        try:
+            send(settings, messages(1))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert [len(server.accepted) for server in servers] == [2, 0]
 
 
 @pytest.mark.parametrize(
@@ -315,12 +260,16 @@ def test_roundrobin_begins_at_random_in_each_child_of_a_process():
         ("empty", 'EMAIL_HOSTS["empty"]: the host is empty; known hosts: '),
         ("router", "it asks the router, so no other host can use it"),
         ("invalid", "unknown scheme 'smpt'"),
+        ("without-tls", "SSLError"),
+        ("no-cafile", "cannot load ssl_cafile"),
     ],
 )
 def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, serve, caplog):
     """It is not the default backend."""
     spare = serve()
     hosts = {
+        "without-tls": f"submissions://127.0.0.1:{spare.port}?timeout=20",
+        "no-cafile": f"submissions://127.0.0.1:{spare.port}?ssl_cafile=/no/such/file",
         "empty": "",
         "router": f"backend://{ROUTER}",
         "invalid": "smpt://h",
@@ -338,22 +287,19 @@ def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, s
     ("query", "make_error"),
     [
         ("", lambda: smtplib.SMTPDataError(451, b"rings")),
-        ("", lambda: ConnectionRefusedError("rings")),
-        ("&conn_max_age=60", lambda: smtplib.SMTPDataError(451, b"rings")),
-        ("&parallel=2", lambda: smtplib.SMTPDataError(451, b"rings")),
+        *((query, ConnectionRefusedError) for query in ("", "conn_max_age=60", "parallel=2")),
     ],
-    ids=["451", "refused", "kept", "parallel"],
 )
 # Python closes a socket that nobody has any more, with a warning.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_error_of_a_signal_handler_at_any_call_sends_nothing_twice(
-    query, make_error, serve_auth
+    query, make_error, serve
 ):  # pragma: no cover (it confuses coverage)
     """Whatever its class: it does not tell what the server has."""
-    servers = [serve_auth(), serve_auth()]
-    hosts = dsns(servers).items()
-    settings = {key: dsn.replace("u:p@", "") + query for key, dsn in hosts}
+    servers = [serve(), serve()]
+    ports = enumerate(server.port for server in servers)
+    settings = {f"h{i}": f"smtp://127.0.0.1:{port}?{query}" for i, port in ports}
     settings["all"] = "failover:h0,h1"
     numbers = itertools.count()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import pickle
@@ -16,20 +15,22 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Clock, mails, run_python, told
+from conftest import Clock, mails, told
 from django.core.cache import BaseCache, caches
 from django.core.cache.backends import locmem
 from django.core.management import call_command
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
+from test_oauth2_tokens import SoftTimeLimitExceeded
 
 from email_hosts import rate
 from email_hosts.backends import can_be_retried, failover, get_connection
-from email_hosts.exceptions import InvalidEmailHost, RateLimited, summarize
+from email_hosts.exceptions import InvalidEmailHost, RateLimited
 from email_hosts.rate import Limit, take, usage
 
 LOCAL = "django.core.cache.backends.locmem.LocMemCache"
+FILES = "django.core.cache.backends.filebased.FileBasedCache"
 REDIS = "django.core.cache.backends.redis.RedisCache"
 MEMCACHED = "django.core.cache.backends.memcached.PyMemcacheCache"
 # What the README recommends, for a test of a cache that says nothing.
@@ -150,42 +151,28 @@ class TestTurnThatComesTooLate:
             get_connection("shop").send_messages(mails("a", "b"))
         assert len(clock.naps) == 1
 
-    @pytest.mark.parametrize("alias", ["shop", None, "smtp://shop:Kx7vQz9@h"])
-    @pytest.mark.parametrize("change", [copy.copy, lambda e: pickle.loads(pickle.dumps(e))])
-    def test_error_can_be_pickled_and_shows_no_dsn(self, alias, change):
-        error = RateLimited("its limit is reached", alias=alias, retry_after=2.5)
-        again = change(error)
-        assert (type(again), again.alias, again.retry_after) == (RateLimited, alias, 2.5)
-        assert str(again) == str(error)
-        assert "Kx7vQz9" not in summarize(again)
+    def test_error_can_be_pickled_and_shows_no_dsn(self):
+        error = RateLimited("it is full", alias="smtp://shop:Kx7vQz9@h", retry_after=2.5)
+        again = pickle.loads(pickle.dumps(error))
+        assert vars(again) == vars(error)
+        assert str(again) == str(error) == 'host "(a DSN)": it is full'
 
 
-def test_interrupted_wait_is_over(hosts, monkeypatch):
-    hosts(shop="{}?rate=1/m&timeout=100")
-    monkeypatch.setattr(rate, "sleep", mock.Mock(side_effect=KeyboardInterrupt))
-    batch = mails("a", "b")
-    with pytest.raises(KeyboardInterrupt) as caught:
-        get_connection("shop").send_messages(batch)
-    error: Any = caught.value
-    assert (error.sent, error.unsent) == (batch[:1], batch[1:])
-
-
-class TestFailover:
-    """Full hosts are passed over, and are not down."""
-
-    def test_spills_over_to_the_next_host(self, hosts, clock):
-        query = "{}?rate=2/m&timeout=100"  # for which nobody waits while another is free
-        servers = hosts(a=query, b=query, all="failover:a,b")
-        assert get_connection("all").send_messages(mails(*"1234")) == 4
-        assert [len(servers[key].accepted) for key in "ab"] == [2, 2]
-        assert clock.naps == []
-
-    def test_waits_where_the_turn_comes_first(self, hosts, clock):
-        query = "{}?timeout=90&rate="
-        servers = hosts(a=query + "1/h", b=query + "1/m", all="failover:a,b")
-        assert get_connection("all").send_messages(mails(*"123")) == 3
-        assert [len(servers[key].accepted) for key in "ab"] == [1, 2]
-        assert len(clock.naps) == 1
+@pytest.mark.parametrize(
+    ("limits", "number", "accepted", "naps"),
+    [
+        # Nobody waits while another host is free,
+        (("2/m", "2/m"), 4, [2, 2], 0),
+        # or longer than the shorter of two waits.
+        (("1/h", "1/m"), 3, [1, 2], 1),
+    ],
+)
+def test_failover_passes_over_full_hosts(limits, number, accepted, naps, hosts, clock):
+    first, second = (f"{{}}?timeout=90&rate={limit}" for limit in limits)
+    servers = hosts(a=first, b=second, all="failover:a,b")
+    assert get_connection("all").send_messages(mails(*"1234"[:number])) == number
+    assert [len(servers[key].accepted) for key in "ab"] == accepted
+    assert len(clock.naps) == naps
 
 
 def test_checkemailhosts_shows_how_much_is_used(hosts, settings, capsys):
@@ -220,8 +207,8 @@ class TestTake:
         assert take("shop", [PER_MINUTE]) == 0
         assert take("shop", [PER_MINUTE]) == 10
 
-    @pytest.mark.parametrize("limits", [[PER_SECOND, PER_DAY], [PER_DAY, PER_SECOND]])
-    def test_gives_back_what_another_limit_refuses(self, limits, clock):
+    def test_gives_back_what_another_limit_refuses(self, clock):
+        limits = [PER_SECOND, PER_DAY]
         assert take("shop", limits, 2) == 0
         assert take("shop", limits, 1) == pytest.approx(1.1, abs=1e-6)
         clock.now += 1.1
@@ -293,11 +280,10 @@ def test_no_span_has_more_than_a_limit(limits, offers, start):
         assert most_in_a_span(accepted, limit.span) <= limit.number
 
 
-@pytest.fixture
-def cache(caplog):
-    """A cache that counts."""
-    with use_cache(LOCAL, "rate"):
-        caches["default"].clear()
+@pytest.fixture(params=[LOCAL, FILES])
+def cache(request, tmp_path, caplog):
+    """A cache that counts, and one with the ``incr()`` of Django's base."""
+    with use_cache(request.param, str(tmp_path)):
         yield caches["default"]
         assert caplog.messages == []
 
@@ -368,38 +354,6 @@ def test_cache_keeps_counts_for_longer_than_the_span_and_not_for_ever(
         assert cache.get_many(kept) == {}
 
 
-IN_DATABASE = """
-import sys
-from django.conf import settings
-from django.core.management import call_command
-import django
-from email_hosts import rate
-DATABASE = {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}
-CACHE = {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "counts"}
-settings.configure(
-    DATABASES={"default": DATABASE}, CACHES={"default": CACHE}, EMAIL_HOSTS_CACHE="default"
-)
-django.setup()
-call_command("createcachetable", verbosity=0)
-rate.stopwatch = lambda: 0.0  # a busy machine makes no cache slow
-limits = rate.limits("5/d")
-print([rate.take("shop", limits) == 0 for _ in range(3)], rate.usage("shop", limits))
-"""
-
-
-def test_database_counts_over_processes(tmp_path):
-    path = str(tmp_path / "db.sqlite3")
-    first, second = (run_python("-c", IN_DATABASE, path, environment={}) for _ in range(2))
-    assert first == "[True, True, True] (3,)\n"
-    assert second == "[True, True, False] (5,)\n"
-
-
-class SoftTimeLimitExceeded(Exception):
-    """Celery's."""
-
-    __module__ = "billiard.exceptions"
-
-
 @pytest.fixture
 def fail(clock):
     """Use a cache of which one method does something else, until it is told of another."""
@@ -441,14 +395,10 @@ class TestCacheThatFails:
     @pytest.mark.parametrize(
         ("method", "effect", "reason"),
         [
-            *(("incr", answer(each), r"\w+Error") for each in (None, False)),
-            ("add", answer(False), r"\w+Error"),
-            ("get_many", answer(None), r"\w+Error"),
+            ("incr", answer(False), "TypeError"),
             ("incr", OSError("redis://:Kx7vQz9@h"), "OSError"),
-            ("incr", NotImplementedError, "NotImplementedError"),
             ("incr", ValueError("Key not found"), "ValueError"),
-            ("add", OSError, "OSError"),
-            ("get_many", MemoryError, "MemoryError"),
+            ("get_many", answer(None), "AttributeError"),
             ("get_many", answer({}, 0.6), "TimeoutError"),
         ],
     )
@@ -458,26 +408,19 @@ class TestCacheThatFails:
         assert len(clock.naps) <= 1  # it is not asked again
 
     @pytest.mark.parametrize(
-        ("backend", "is_silent", "reason"),
+        ("backend", "location", "reason"),
         [
-            ("no.such.Cache", False, "InvalidCacheBackendError"),
-            ("django.core.cache.backends.dummy.DummyCache", False, "ValueError"),
-            (REDIS, False, "ConnectionError"),
-            (MEMCACHED, False, "ConnectionRefusedError"),
-            (REDIS, True, "TimeoutError"),
-            (MEMCACHED, True, "TimeoutError"),
+            ("no.such.Cache", "", "InvalidCacheBackendError"),
+            ("django.core.cache.backends.dummy.DummyCache", "", "ValueError"),
+            (REDIS, "redis://127.0.0.1:{}", "TimeoutError"),
+            (MEMCACHED, "127.0.0.1:{}", "TimeoutError"),
         ],
     )
-    def test_because_it_is_none_or_down_or_silent(
-        self, backend, is_silent, reason, closed_port, caplog
-    ):
+    def test_because_it_is_none_or_says_nothing(self, backend, location, reason, caplog):
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            port = silent.getsockname()[1] if is_silent else closed_port
-            location = f"{'redis://' * (backend == REDIS)}127.0.0.1:{port}"
+            location = location.format(silent.getsockname()[1])
             with use_cache(backend, location, **TIMEOUTS.get(backend, {})):
-                began = time.monotonic()
                 self.goes_on(caplog, reason)
-                assert time.monotonic() - began < 10  # on a machine that is busy, too
 
     def test_with_an_answer_that_came_too_late_but_came(self, fail, caplog):
         fail("incr", answer(4, 0.6))
@@ -535,7 +478,7 @@ class TestCacheThatFails:
         (text,) = caplog.messages
         assert "OSError" in text
 
-    @pytest.mark.parametrize("method", ["incr", "decr", "get_many"])
+    @pytest.mark.parametrize("method", ["incr", "decr"])
     def test_does_not_hide_a_time_limit(self, method, fail):
         take("shop", [PER_MINUTE], 2)
         rate.forget()

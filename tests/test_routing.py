@@ -3,7 +3,6 @@
 import logging
 import re
 import smtplib
-from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
@@ -14,7 +13,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends import locmem, smtp
 from django.test import override_settings
 from django.utils.log import AdminEmailHandler
-from scripted import always, at, to
+from scripted import at, to
 
 from email_hosts import mailers
 from email_hosts.backends import (
@@ -100,14 +99,9 @@ def test_router_of_the_project_picks_the_host(router, site):
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        (lambda: "again", "it asks the router"),
         (lambda: "wrapped", "it asks the router"),
         (lambda: "nobody", r"known hosts: .*; EMAIL_HOSTS_ROUTER \(.*\) returned this key"),
-        (
-            lambda: "smtp://Kx7vQz9:Wj4bYt2@h",
-            r"EMAIL_HOSTS_ROUTER \(.*\) returned a DSN: the key of a host must not be a DSN",
-        ),
-        (lambda: get_connection("again"), r"EMAIL_HOSTS_ROUTER \(.*router\)"),
+        (lambda: "smtp://Kx7vQz9:Wj4bYt2@h", r"\(.*\) returned a DSN: .* must not be a DSN"),
         (lambda: get_connection("wrapped"), r"EMAIL_HOSTS_ROUTER \(.*router\)"),
         (lambda: message("shop@example.com").send(), "the router sends mail through itself"),
     ],
@@ -116,8 +110,7 @@ def test_router_must_find_another_host(found, reason, site, caplog):
     def router(asked: EmailMessage) -> Any:
         return found()
 
-    again = f"backend://{ROUTING}"
-    hosts = {**site.hosts, "again": again, "wrapped": f"{again}?_server_email=a@b"}
+    hosts = {**site.hosts, "wrapped": f"backend://{ROUTING}?_server_email=a@b"}
     with override_settings(EMAIL_HOSTS=hosts, EMAIL_HOSTS_ROUTER=router):
         with pytest.raises(InvalidEmailHost, match=reason) as caught:
             RoutingBackend().send_messages([message("shop@example.com")])
@@ -132,12 +125,7 @@ def test_router_must_find_another_host(found, reason, site, caplog):
 @pytest.mark.parametrize(
     ("router", "error", "told"),
     [
-        (
-            mock.Mock(return_value=5),
-            TypeError,
-            r"^EMAIL_HOSTS_ROUTER \(.*\.Mock\) .* not int",
-        ),
-        (mock.Mock(return_value=b"smtp://u:Wj4bYt2@h"), TypeError, "not bytes$"),
+        (mock.Mock(return_value=b"x:Kx7vQz9@h"), TypeError, r"\(.*\.Mock\) .* not bytes$"),
         (mock.Mock(side_effect=KeyError("x@y.example")), KeyError, "^'x@y.example'$"),
     ],
 )
@@ -152,38 +140,28 @@ def test_mistake_of_the_router_ends_the_send(
     assert site.recipients() == {}
 
 
-def to_first_letter(message: EmailMessage) -> str:
-    """A router by the recipient."""
-    return {"d": "down", "c": "club", "s": "shop"}[message.to[0][0]]
-
-
-@pytest.mark.parametrize("fail_silently", [False, True])
 @pytest.mark.parametrize(
     ("dsn", "error"),
     [
-        ("smtp://127.0.0.1:{closed}", ConnectionRefusedError),
-        ("smtp://127.0.0.1:{refusing}", smtplib.SMTPSenderRefused),
+        ("smtp://127.0.0.1:{}", ConnectionRefusedError),
         ("smpt://h", InvalidEmailHost),
         ("", EmailHostDoesNotExist),
     ],
 )
 def test_failure_of_one_host_does_not_keep_the_others_mail_back(
-    dsn, error, fail_silently, site, serve, closed_port, settings, caplog
+    dsn, error, site, closed_port, settings, caplog
 ):
-    refusing = serve(always("MAIL", "550 no")).port
-    down = dsn.format(closed=closed_port, refusing=refusing)
     batch = [message("x@y.example", f"{name}@example.net") for name in ("d1", "c", "d2", "s")]
-    settings.EMAIL_HOSTS = {**site.hosts, "down": down}
-    settings.EMAIL_HOSTS_ROUTER = to_first_letter
-    caught: Any = nullcontext() if fail_silently else pytest.raises(error)
-    with caught as raised:
-        assert RoutingBackend(fail_silently=fail_silently).send_messages(batch) == 2
-    assert site.recipients() == {"club": ["c@example.net"], "shop": ["s@example.net"]}
-    if fail_silently:
-        assert 'host "down"' in caplog.text
-        assert error.__name__ in caplog.text
-    else:
-        assert (raised.value.sent, raised.value.unsent) == (batch[1::2], batch[::2])
+    settings.EMAIL_HOSTS = {**site.hosts, "down": dsn.format(closed_port)}
+    hosts = {"d": "down", "c": "club", "s": "shop"}
+    settings.EMAIL_HOSTS_ROUTER = lambda message: hosts[message.to[0][0]]
+    with pytest.raises(error) as caught:
+        RoutingBackend().send_messages(batch)
+    assert (caught.value.sent, caught.value.unsent) == (batch[1::2], batch[::2])
+    assert RoutingBackend(fail_silently=True).send_messages(batch) == 2
+    assert site.recipients() == {"club": ["c@example.net"] * 2, "shop": ["s@example.net"] * 2}
+    assert 'host "down"' in caplog.text
+    assert error.__name__ in caplog.text
 
 
 def test_error_that_is_not_the_first_is_logged(site, caplog):
@@ -198,13 +176,13 @@ def test_error_that_is_not_the_first_is_logged(site, caplog):
 
 
 def test_each_message_of_a_list_is_tried(site):
-    """However many there are of one host, over one connection, whichever is refused."""
+    """Over one connection, whichever is refused."""
     site.servers["shop"].script = to("2@", "550 no")
-    batch = [message("shop@example.com", f"{i}@example.net") for i in range(250)]
+    batch = [message("shop@example.com", f"{i}@example.net") for i in range(30)]
     with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
         RoutingBackend().send_messages(batch)
     error: Any = caught.value
-    assert len(site.servers["shop"].accepted) == len(error.sent) == 225
+    assert len(site.servers["shop"].accepted) == len(error.sent) == 27
     assert error.unsent == [each for each in batch if each.to[0].endswith("2@example.net")]
     assert site.servers["shop"].connections == 1
 
@@ -268,14 +246,11 @@ class TestConnectionOfTheRouter:
         assert site.recipients() == {"club": ["1@example.net"], "default": ["2@example.net"]}
         assert [one.sender for one in server.accepted] == ["tenant@example.com"]
 
-    @pytest.mark.parametrize(("is_same", "connections"), [(True, 1), (False, 2)])
-    def test_is_used_for_all_its_messages_and_for_no_other(
-        self, is_same, connections, serve, send
-    ):
+    def test_is_used_for_all_its_messages_and_for_no_other(self, serve, send):
         server = serve()
         tenant = self.tenant(server)
-        assert send(*[tenant if is_same else lambda: self.tenant(server)] * 2) == 2
-        assert (server.connections, len(server.accepted)) == (connections, 2)
+        assert send(tenant, lambda: self.tenant(server), tenant) == 3
+        assert (server.connections, len(server.accepted)) == (2, 3)
 
     @pytest.mark.parametrize("is_open", [True, False])
     @pytest.mark.parametrize(("reply", "sent"), [(None, 1), ("550 no", 0)])
@@ -314,7 +289,6 @@ class TestTests:
     @pytest.mark.parametrize(
         ("connection", "sender"),
         [
-            (lambda: connection_from_dsn(f"smtp://h?_default_from_email={SENDER}"), SENDER),
             (lambda: EmailHostsBackend("h", default_from_email=SENDER), SENDER),
             (lambda: HostBackend(CONSOLE, default_from_email=SENDER), SENDER),
             (lambda: smtp.EmailBackend(host="h", **ALIAS), "project@example.com"),
