@@ -321,3 +321,9 @@ def rate_clock(monkeypatch):
     monkeypatch.setattr(rate, "stopwatch", clock)
     monkeypatch.setattr(rate, "sleep", sleep)
     return clock
+
+
+class SoftTimeLimitExceeded(TimeLimit):
+    """Celery's, by its name."""
+
+    __module__ = "billiard.exceptions"

@@ -1,35 +1,46 @@
-"""Hosts that log in with OAuth 2.0, from the option to the message that is accepted."""
+"""OAuth 2.0: tokens from an endpoint or a callable, and hosts that log in with them."""
 
 from __future__ import annotations
 
+import gc
+import inspect
 import json
 import logging
-import pickle
+import os
 import signal
 import smtplib
+import socket
 import threading
+import weakref
 from base64 import b64encode
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from functools import partial
-from io import StringIO
 from types import ModuleType
 from typing import Any
 from unittest import mock
 from urllib.parse import urlencode
 
 import pytest
-from conftest import mails
-from django.core.management import CommandError, call_command
-from scripted import CLOSE, HANG, always, any_of, at
-from servers import XOAuth2Server, server_context
+from conftest import (
+    Clock,
+    SoftTimeLimitExceeded,
+    interrupted_at_each_call,
+    mails,
+    run_python,
+)
+from scripted import CLOSE, always, any_of, at
+from servers import XOAuth2Server
 from test_attacks import Stop, stop
 from test_debug import reports_of
 from test_readme import the_one
 from test_sentry import TOOLS
 from trustme import KeyType
 
+from email_hosts import oauth2
 from email_hosts.backends import can_be_retried, get_connection
 from email_hosts.exceptions import OAuth2Error
+from email_hosts.oauth2 import Tokens, source_of
 from email_hosts.smtp import tls as tls_module
 
 USER = "me@example.com"
@@ -41,6 +52,319 @@ SECRETS = [
 ]
 REFUSED = smtplib.SMTPAuthenticationError
 OLD_TOKEN, NEW_TOKEN = mock.call(USER, renew=False), mock.call(USER, renew=True)
+
+
+@pytest.fixture
+def tokens(monkeypatch):
+    """Tokens whose clock is ``tokens.clock``."""
+    tokens = Tokens()
+    monkeypatch.setattr(tokens, "clock", Clock())
+    return tokens
+
+
+def get(tokens, source, user=USER, timeout=60, **options):
+    return tokens.get(source, user, timeout=timeout, **options)
+
+
+def endpoint(url, grant="client_credentials", **options):
+    """Return the source that asks at this URL."""
+    given = {"token_url": url, "client_id": "my-id", **options}
+    return source_of({"oauth2": grant, **{f"oauth2_{name}": given[name] for name in given}})
+
+
+def custom(function):
+    return source_of({"oauth2": function})
+
+
+def failure(source, timeout=60):
+    """Return why there is no token, which shows no secret."""
+    with pytest.raises(OAuth2Error) as caught:
+        get(Tokens(), source, timeout=timeout)
+    reason = caught.value.reason
+    assert caught.value.__context__ is None
+    assert not any(secret[:7] in reason for secret in (SECRET, REFRESH, TOKEN))
+    assert reason.isprintable()
+    return reason.removeprefix("no OAuth 2.0 token from 127.0.0.1: ")
+
+
+def test_package_does_not_import_an_http_client():
+    code = "import email_hosts.backends, sys; print('urllib.request' in sys.modules)"
+    assert run_python("-c", code) == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("grant", "more"),
+    [
+        ("client_credentials", {"client_secret": SECRET, "scope": "https://a.example/a"}),
+        ("refresh_token", {"refresh_token": REFRESH}),  # of a client without a secret
+    ],
+)
+def test_endpoint_is_asked_once_for_all_users(grant, more, tokens, start_token_server):
+    """RFC 6749, 4.4.2 and 6."""
+    server = start_token_server()
+    source = endpoint(server.url, grant, **more)
+    assert [get(tokens, source, user) for user in ("a", "b")] == ["token-1", "token-1"]
+    assert server.forms == [{"grant_type": grant, "client_id": "my-id", **more}]
+    assert not any(secret[:7] in repr(source) for secret in (SECRET, REFRESH))
+
+
+def described(error, text):
+    return {"error": error, "error_description": text}
+
+
+def raw(*lines):
+    return lambda request: request.wfile.write("\r\n".join(lines).encode())
+
+
+MICROSOFT = "AADSTS7000215: Invalid client secret provided.\r\nTrace ID: 1"
+NOT_OAUTH2 = "its answer ({}) is not one of OAuth 2.0; check oauth2_token_url"
+NOT_SHOWN = [
+    *({"error": text} for text in ("Kx7vQz9%2Fsecret", "a\x1b[J", "x" * 41, None)),
+    described(TOKEN, TOKEN),
+]
+NOT_JSON = [b"<html>", b"[]", b"[" * 60_000, b" " * 65_536 + b'{"access_token": "a"}']
+OK, CHUNKED = "HTTP/1.1 200 OK", "Transfer-Encoding: chunked\r\n"
+REDIRECT = ("HTTP/1.1 307 Elsewhere", "Location: http://127.0.0.1:9/", "", "")
+
+
+class TestAnswer:
+    """Whatever comes back ends in a token or a clear error, without secrets."""
+
+    @pytest.mark.parametrize(
+        ("answer", "expected"),
+        [
+            (described("invalid_client", MICROSOFT), "invalid_client: AADSTS7000215"),
+            (described("invalid_grant", "AADB2C90080"), "invalid_grant: AADB2C90080"),
+            (described("invalid_grant", f"not {SECRET}"), "invalid_grant"),
+            (described("invalid_grant", f"AADSTS50{TOKEN}"), "invalid_grant"),
+            (described(SECRET, MICROSOFT), "AADSTS7000215"),
+            ({"access_token": TOKEN, "status": 500}, NOT_OAUTH2.format(500)),
+            *((each, NOT_OAUTH2.format(400)) for each in NOT_SHOWN),
+            *((each, NOT_OAUTH2.format(200)) for each in (*NOT_JSON, {"access_token": 5})),
+            (raw(f"{SECRET} is no status line", "", ""), "BadStatusLine"),
+            (raw(OK, f"Content-Length: {'9' * 5000}", "", "{"), NOT_OAUTH2.format(200)),
+            (raw(OK, CHUNKED, "f" * 15, "{}"), "IncompleteRead"),
+            (raw(OK, CHUNKED, "-5", "{}"), "read length must be non-negative or -1"),
+            (raw(*REDIRECT), "it answered with a redirect (307); correct oauth2_token_url"),
+        ],
+    )
+    def test_without_a_token_is_told(self, answer, expected, start_token_server):
+        source = endpoint(start_token_server(answer).url, client_secret=SECRET)
+        assert failure(source) == expected
+
+    def test_that_never_comes_is_told(self, start_token_server, monkeypatch):
+        server = start_token_server(lambda request: request.rfile.read())
+        assert failure(endpoint(server.url), timeout=0.2) == "timed out"
+        monkeypatch.setattr(socket, "create_connection", mock.Mock(side_effect=TimeoutError))
+        assert failure(endpoint(server.url)) == "URLError"  # it has no text
+
+    @pytest.mark.parametrize(
+        ("expires_in", "seconds"),
+        [
+            *((3600, 3540), (61, 1), ("61", 1), (float("inf"), 86340)),
+            *((60, 0), (None, 0), ("soon", 0), (10**400, 0), (float("nan"), 0)),
+        ],
+    )
+    def test_is_kept_for_a_minute_less_from_the_moment_of_asking(
+        self, expires_in, seconds, tokens, start_token_server
+    ):
+        def answer(request):
+            tokens.clock.now += 0.25
+            number = len(server.forms)
+            token = {"access_token": f"token-{number}", "expires_in": expires_in}
+            raw(OK, "", json.dumps(token))(request)
+
+        server = start_token_server(answer)
+        given = []
+        for passed in (0, max(seconds - 0.5, 0), 0.25):
+            tokens.clock.now += passed
+            given.append(get(tokens, endpoint(server.url)))
+        numbers = (1, 1, 2) if seconds else (1, 2, 3)
+        assert given == [f"token-{number}" for number in numbers]
+
+
+def test_certificate_of_the_endpoint_is_verified(start_token_server, tls):
+    server = start_token_server()
+    server.start_tls(tls)
+    assert "CERTIFICATE_VERIFY_FAILED" in failure(endpoint(server.url))
+
+
+def test_proxy_gets_what_is_encrypted_and_nothing_else(
+    tokens, start_token_server, monkeypatch
+):
+    """The proxy of the environment."""
+    proxy = start_token_server()
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, proxy.url.removesuffix("/token"))
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert get(tokens, endpoint(start_token_server().url)) == "token-1"
+    assert proxy.tunnels == proxy.forms == []
+    reason = failure(endpoint("HTTPS://login.example.com/token"))
+    assert reason.endswith("login.example.com: Tunnel connection failed: 502 no")
+    assert proxy.tunnels == ["login.example.com:443"]
+
+
+def raises(error):
+    def token(username, *, renew):
+        raise error
+
+    return token
+
+
+def returns(value):
+    return lambda username, *, renew: value
+
+
+NO_TOKEN = "the OAuth 2.0 token is empty, or not printable ASCII"
+LINE = inspect.getsourcelines(raises)[1] + 2
+
+
+class TestCallable:
+    """What a callable of the project returns or raises ends in a token or a clear error."""
+
+    def test_keeps_its_tokens_itself(self, tokens):
+        token = mock.Mock(side_effect=["token-1", "token-2"])
+        assert [get(tokens, custom(token)) for _ in range(2)] == ["token-1", "token-2"]
+
+    @pytest.mark.parametrize(
+        ("function", "reason"),
+        [
+            (
+                raises(OSError(5, TOKEN)),
+                f".raises.<locals>.token: it raised OSError (line {LINE} of {__file__})",
+            ),
+            (raises(OAuth2Error("invalid_grant:\r\n old")), ".token: invalid_grant: old"),
+            (print, ": it cannot be called as token(username, renew=True)"),
+            (partial(print), " from functools.partial: it cannot be called"),
+            (returns(None), ": it must return a string, not NoneType"),
+            *((returns(f"{TOKEN}{end}"), NO_TOKEN) for end in ("\r\nRSET", " x", "é")),
+            (returns(""), NO_TOKEN),
+        ],
+    )
+    def test_what_is_no_token_is_told(self, function, reason):
+        assert reason in failure(custom(function))
+
+    @pytest.mark.parametrize("error", [SoftTimeLimitExceeded, KeyboardInterrupt])
+    def test_interruption_is_no_failure_of_the_login(self, error, tokens):
+        """After which a failover would ask the next host."""
+        with pytest.raises(error):
+            get(tokens, custom(raises(error())))
+
+
+class TestKept:
+    """Tokens are of a process, and each is fetched by one thread."""
+
+    def test_none_is_left_if_its_renewal_fails(self, tokens, start_token_server):
+        answers = [{"access_token": text, "expires_in": 3600} for text in ("a", "b")]
+        source = endpoint(start_token_server(answers[0], {"error": "no"}, answers[1]).url)
+        assert get(tokens, source) == "a"
+        with pytest.raises(OAuth2Error):
+            get(tokens, source, refused="a")
+        assert get(tokens, source) == "b"
+
+    def test_nothing_is_left_of_the_oldest(self, tokens, start_token_server, monkeypatch):
+        monkeypatch.setattr(oauth2, "MAX_KEPT", 2)
+        server = start_token_server()
+        sources = [endpoint(server.url, client_id=str(number)) for number in range(5)]
+        for source in sources:
+            get(tokens, source)
+        kept = [weakref.ref(source) for source in sources]
+        del source, sources
+        gc.collect()
+        assert [ref() is not None for ref in kept] == [False, False, False, True, True]
+
+    @pytest.mark.parametrize("refused", ["", "old"])
+    def test_of_eight_threads_one_asks_and_the_next_one_after_a_failure(
+        self, refused, tokens, start_token_server
+    ):
+        answers = {"error": "no"}, {"access_token": "token", "expires_in": 3600}
+        server, barrier = start_token_server(*answers), threading.Barrier(8)
+
+        def work(_):
+            barrier.wait(60)
+            try:
+                return get(tokens, endpoint(server.url), refused=refused)
+            except OAuth2Error as error:
+                return error.reason
+
+        with ThreadPoolExecutor(8) as threads:
+            given = sorted(threads.map(work, range(8)))
+        assert given == ["no OAuth 2.0 token from 127.0.0.1: no", *["token"] * 7]
+        assert len(server.forms) == 2
+
+
+class Hanging:
+    """A callable whose first call lasts until ``end`` is set. It need not be hashable."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self):
+        self.begun, self.end = threading.Event(), threading.Event()
+
+    def __call__(self, username, *, renew):
+        is_first = not self.begun.is_set()
+        self.begun.set()
+        assert not is_first or self.end.wait(60)
+        return "token"
+
+
+class TestWaiting:
+    """Nobody waits in vain for a thread that asks."""
+
+    @pytest.fixture
+    def hanging(self, tokens):
+        """A source that another thread is asking."""
+        function = Hanging()
+        with ThreadPoolExecutor(1) as threads:
+            first = threads.submit(get, tokens, custom(function))
+            assert function.begun.wait(60)
+            try:
+                yield custom(function)
+            finally:
+                function.end.set()
+            assert first.result() == "token"
+
+    def test_is_not_for_another_token_or_longer_than_the_timeout(self, hanging, tokens):
+        assert get(tokens, custom(returns("mine"))) == "mine"
+        assert get(tokens, hanging, "you", timeout=0.1) == "token"
+        with pytest.raises(OAuth2Error, match=r"has been asking for one for 0\.1 seconds"):
+            get(tokens, hanging, timeout=0.1)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+    def test_is_not_for_a_thread_of_the_parent(self, hanging, tokens, start_token_server):
+        """A child has the tokens that are kept."""
+        kept = endpoint(start_token_server().url)
+        get(tokens, kept)
+        if (child := os.fork()) == 0:  # pragma: no cover (coverage is not saved there)
+            found = []
+            try:
+                found = [get(tokens, kept), get(tokens, hanging, timeout=5)]
+            finally:
+                os._exit(found != ["token-1", "token"])
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def test_is_not_for_one_that_a_time_limit_has_ended_at_any_call(self, tokens):
+        """In the worst case, one gives up after its timeout, and the next one asks anew."""
+        source, number = custom(returns("token")), 0
+        with ThreadPoolExecutor(1) as threads:
+            times = interrupted_at_each_call(
+                lambda: get(tokens, source), oauth2, make_error=SoftTimeLimitExceeded
+            )
+            for number, _ in enumerate(times):  # noqa: B007  # pragma: no cover
+                with suppress(OAuth2Error):
+                    threads.submit(get, tokens, source, timeout=0.01).result()
+                again = threads.submit(get, tokens, source, timeout=0.01)
+                assert again.result() == "token"
+        assert number > 10  # pragma: no cover (on Python 3.10, coverage has lost track)
+
+    def test_is_not_for_itself(self, tokens):
+        """A signal handler may send mail while its own thread asks."""
+
+        def token(username, *, renew):
+            return "inner" if renew else get(tokens, custom(token), refused="a", timeout=0.1)
+
+        assert get(tokens, custom(token)) == "inner"
 
 
 @pytest.fixture
@@ -136,40 +460,21 @@ class TestRenewal:
         assert tokens.mock_calls == [OLD_TOKEN]
 
 
-class TestFailure:
-    """A token that cannot be had is a login that failed."""
-
-    REASON = "no OAuth 2.0 token from 127.0.0.1: invalid_client: AADSTS7000215"
-
-    @pytest.fixture(autouse=True)
-    def connect(self, serve_tls, start_token_server, host):
-        text = f"AADSTS7000215: {SECRET}\n{USER}"
-        refusal = {"error": "invalid_client", "error_description": text}
-        options = built_in(start_token_server(refusal).url)
-        return host(serve_tls(), "submissions", **options)
-
-    def test_says_why(self, connect, caplog):
-        with pytest.raises(REFUSED) as caught:
-            connect().send_messages(mails("a"))
-        assert str(caught.value) == self.REASON
-        assert can_be_retried(caught.value)
-        assert str(pickle.loads(pickle.dumps(caught.value))) == self.REASON
-        assert connect(fail_silently=True).send_messages(mails("a")) == 0
-        assert "AADSTS7000215, ignored by fail_silently" in caplog.text
-        assert get_connection("both").send_messages(mails("a")) == 1
-        assert f'host "shop" failed: OAuth2Error: {self.REASON}' in caplog.text
-
-    @pytest.mark.parametrize(
-        "command",
-        [["checkemailhosts", "--connect"], ["sendtestemailhosts", "shop", "a@example.net"]],
-    )
-    def test_command_tells_why_without_secrets(self, command):
-        out = StringIO()
-        with pytest.raises(CommandError) as caught:
-            call_command(*command, stdout=out)
-        text = f"{out.getvalue()} {caught.value}"
-        assert self.REASON in text
-        assert not any(secret in text for secret in [*SECRETS, USER])
+def test_token_that_cannot_be_had_is_a_login_that_failed(
+    serve_tls, start_token_server, host, caplog
+):
+    """The error says why, without secrets."""
+    reason = "no OAuth 2.0 token from 127.0.0.1: invalid_client: AADSTS7000215"
+    refusal = {"error": "invalid_client", "error_description": f"AADSTS7000215: {SECRET}"}
+    connect = host(serve_tls(), "submissions", **built_in(start_token_server(refusal).url))
+    with pytest.raises(REFUSED) as caught:
+        connect().send_messages(mails("a"))
+    assert str(caught.value) == reason
+    assert can_be_retried(caught.value)
+    assert connect(fail_silently=True).send_messages(mails("a")) == 0
+    assert "AADSTS7000215, ignored by fail_silently" in caplog.text
+    assert get_connection("both").send_messages(mails("a")) == 1
+    assert f'host "shop" failed: OAuth2Error: {reason}' in caplog.text
 
 
 class TestKeptConnection:
@@ -196,18 +501,10 @@ class TestKeptConnection:
         assert [*caught.value.recipients.values()] == [(550, b"not *****")]
 
 
-def interrupt(*args):
+def interrupt(request):
     """Interrupt the client, which is the main thread, while it waits for an answer."""
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-
-
-def interrupt_request(request):
-    interrupt()
     request.rfile.read()  # until the client has gone
-
-
-def interrupt_login(step, argument):
-    return HANG if step == "AUTH" and not interrupt() else None
 
 
 def bad_token(username, *, renew):
@@ -234,8 +531,7 @@ REPEATED = {"error": "invalid_client", "error_description": f"{SECRET} {REFRESH}
 FAILURES: dict[str, tuple[Any, ...]] = {
     "refused by the token server": (REPEATED,),
     "lost by the token server": (lambda request: request.connection.shutdown(2),),
-    "interrupted at the token server": (interrupt_request,),
-    "interrupted in TLS": (GIVE_TOKEN,),
+    "interrupted at the token server": (interrupt,),
     "callable that raises": (f"{__name__}.raise_token",),
     "callable that returns nonsense": (f"{__name__}.bad_token",),
     "refused": (GIVE_TOKEN, repeat(f"535 {{}} {TOKEN}")),
@@ -243,7 +539,6 @@ FAILURES: dict[str, tuple[Any, ...]] = {
     "bad challenge": (GIVE_TOKEN, always("AUTH", "334 !!!notb64=a")),
     "later": (GIVE_TOKEN, repeat(f"454 {{}} {TOKEN}")),
     "lost": (GIVE_TOKEN, always("AUTH", CLOSE)),
-    "interrupted": (GIVE_TOKEN, interrupt_login),
     "MAIL refused": (GIVE_TOKEN, always("MAIL", f"550 no {TOKEN}")),
 }
 
@@ -252,16 +547,13 @@ class TestSecrets:
     """No frame, text or log record of a failure shows a secret or a token."""
 
     @pytest.fixture
-    def hosts(self, failure, ca, start_token_server, serve_tls, host):
+    def hosts(self, failure, tls, start_token_server, serve_tls, host):
         """The host ``shop``, whose sends fail so, and ``all`` that sends through it."""
         given, *scripts = FAILURES[failure]
         options = {"oauth2": given}
         if not isinstance(given, str):
-            context = server_context(ca.issue_cert("127.0.0.1"))
-            if failure == "interrupted in TLS":
-                context.sni_callback = interrupt
             token_server = start_token_server(given)
-            token_server.start_tls(context)
+            token_server.start_tls(tls)
             options = built_in(token_server.url, "refresh_token")
         host(serve_tls(*scripts), "submissions", **options)
         handler = signal.signal(signal.SIGUSR1, stop)

@@ -15,14 +15,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Clock, mails, told
+from conftest import Clock, SoftTimeLimitExceeded, mails, told
 from django.core.cache import BaseCache, caches
 from django.core.cache.backends import locmem
 from django.core.management import call_command
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
-from test_oauth2_tokens import SoftTimeLimitExceeded
 
 from email_hosts import rate
 from email_hosts.backends import can_be_retried, failover, get_connection
