@@ -22,7 +22,6 @@ from urllib.parse import urlencode
 
 import pytest
 from conftest import (
-    Clock,
     SoftTimeLimitExceeded,
     interrupted_at_each_call,
     mails,
@@ -38,7 +37,7 @@ from trustme import KeyType
 from email_hosts import oauth2
 from email_hosts.backends import can_be_retried, get_connection
 from email_hosts.exceptions import OAuth2Error
-from email_hosts.oauth2 import Tokens, source_of
+from email_hosts.oauth2 import Custom, Endpoint, tokens
 from email_hosts.smtp.tls import new_context
 
 USER = "me@example.com"
@@ -52,32 +51,18 @@ REFUSED = smtplib.SMTPAuthenticationError
 OLD_TOKEN, NEW_TOKEN = mock.call(USER, renew=False), mock.call(USER, renew=True)
 
 
-@pytest.fixture
-def tokens(monkeypatch):
-    """Tokens whose clock is ``tokens.clock``."""
-    tokens = Tokens()
-    monkeypatch.setattr(tokens, "clock", Clock())
-    return tokens
-
-
-def get(tokens, source, user=USER, timeout=60, **options):
+def get(source, user=USER, timeout=60, **options):
     return tokens.get(source, user, timeout=timeout, **options)
 
 
-def endpoint(url, grant="client_credentials", **options):
-    """Return the source that asks at this URL."""
-    given = {"token_url": url, "client_id": "my-id", **options}
-    return source_of({"oauth2": grant, **{f"oauth2_{name}": given[name] for name in given}})
-
-
-def custom(function):
-    return source_of({"oauth2": function})
+def endpoint(url, client_id="my-id", **options):
+    return Endpoint("client_credentials", url, client_id, **options)
 
 
 def failure(source, timeout=60):
     """Return why there is no token, which shows no secret."""
     with pytest.raises(OAuth2Error) as caught:
-        get(Tokens(), source, timeout=timeout)
+        get(source, timeout=timeout)
     reason = caught.value.reason
     assert caught.value.__context__ is None
     assert not any(secret[:7] in reason for secret in (SECRET, REFRESH, TOKEN))
@@ -97,11 +82,11 @@ def test_package_does_not_import_an_http_client():
         ("refresh_token", {"refresh_token": REFRESH}),  # of a client without a secret
     ],
 )
-def test_endpoint_is_asked_once_for_all_users(grant, more, tokens, start_token_server):
+def test_endpoint_is_asked_once_for_all_users(grant, more, start_token_server):
     """RFC 6749, 4.4.2 and 6."""
     server = start_token_server()
-    source = endpoint(server.url, grant, **more)
-    assert [get(tokens, source, user) for user in ("a", "b")] == ["token-1", "token-1"]
+    source = Endpoint(grant, server.url, "my-id", **more)
+    assert [get(source, user) for user in ("a", "b")] == ["token-1", "token-1"]
     assert server.forms == [{"grant_type": grant, "client_id": "my-id", **more}]
     assert not any(secret[:7] in repr(source) for secret in (SECRET, REFRESH))
 
@@ -164,40 +149,36 @@ class TestAnswer:
         ],
     )
     def test_is_kept_for_a_minute_less_from_the_moment_of_asking(
-        self, expires_in, seconds, tokens, start_token_server
+        self, expires_in, seconds, clock, start_token_server
     ):
         def answer(request):
-            tokens.clock.now += 0.25
+            clock.now += 0.25
             raw(OK, "", json.dumps({"access_token": "a", "expires_in": expires_in}))(request)
 
         server, asked = start_token_server(answer), []
         for passed in (0, max(seconds - 0.5, 0), 0.25):
-            tokens.clock.now += passed
-            get(tokens, endpoint(server.url))
+            clock.now += passed
+            get(endpoint(server.url))
             asked.append(len(server.forms))
         assert asked == ([1, 1, 2] if seconds else [1, 2, 3])
 
 
-def test_certificate_of_the_endpoint_is_verified(
-    start_token_server, tls, cafile, tokens, monkeypatch
-):
+def test_certificate_of_the_endpoint_is_verified(start_token_server, tls, cafile, monkeypatch):
     server = start_token_server()
     server.start_tls(tls)
     assert "CERTIFICATE_VERIFY_FAILED" in failure(endpoint(server.url))
     monkeypatch.setenv("SSL_CERT_FILE", str(cafile))  # what the system trusts
     monkeypatch.setattr(oauth2, "shared_context", new_context)
-    assert get(tokens, endpoint(server.url)) == "token-1"
+    assert get(endpoint(server.url)) == "token-1"
 
 
-def test_proxy_gets_what_is_encrypted_and_nothing_else(
-    tokens, start_token_server, monkeypatch
-):
+def test_proxy_gets_what_is_encrypted_and_nothing_else(start_token_server, monkeypatch):
     """The proxy of the environment."""
     proxy = start_token_server()
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, proxy.url.removesuffix("/token"))
     monkeypatch.delenv("no_proxy", raising=False)
-    assert get(tokens, endpoint(start_token_server().url)) == "token-1"
+    assert get(endpoint(start_token_server().url)) == "token-1"
     assert proxy.tunnels == proxy.forms == []
     reason = failure(endpoint("HTTPS://login.example.com/token"))
     assert reason.endswith("login.example.com: Tunnel connection failed: 502 no")
@@ -222,9 +203,9 @@ LINE = inspect.getsourcelines(raises)[1] + 2
 class TestCallable:
     """What a callable of the project returns or raises ends in a token or a clear error."""
 
-    def test_keeps_its_tokens_itself(self, tokens):
+    def test_keeps_its_tokens_itself(self):
         token = mock.Mock(side_effect=["token-1", "token-2"])
-        assert [get(tokens, custom(token)) for _ in range(2)] == ["token-1", "token-2"]
+        assert [get(Custom(token)) for _ in range(2)] == ["token-1", "token-2"]
 
     @pytest.mark.parametrize(
         ("function", "reason"),
@@ -242,39 +223,39 @@ class TestCallable:
         ],
     )
     def test_what_is_no_token_is_told(self, function, reason):
-        assert reason in failure(custom(function))
+        assert reason in failure(Custom(function))
 
     @pytest.mark.parametrize("error", [SoftTimeLimitExceeded, KeyboardInterrupt])
-    def test_interruption_is_no_failure_of_the_login(self, error, tokens):
+    def test_interruption_is_no_failure_of_the_login(self, error):
         """After which a failover would ask the next host."""
         with pytest.raises(error):
-            get(tokens, custom(raises(error())))
+            get(Custom(raises(error())))
 
 
 class TestKept:
     """Tokens are of a process, and each is fetched by one thread."""
 
-    def test_none_is_left_if_its_renewal_fails(self, tokens, start_token_server):
+    def test_none_is_left_if_its_renewal_fails(self, start_token_server):
         answers = [{"access_token": text, "expires_in": 3600} for text in ("a", "b")]
         source = endpoint(start_token_server(answers[0], {"error": "no"}, answers[1]).url)
-        assert get(tokens, source) == "a"
+        assert get(source) == "a"
         with pytest.raises(OAuth2Error):
-            get(tokens, source, refused="a")
-        assert get(tokens, source) == "b"
+            get(source, refused="a")
+        assert get(source) == "b"
 
-    def test_nothing_is_left_of_the_oldest(self, tokens, start_token_server, monkeypatch):
+    def test_nothing_is_left_of_the_oldest(self, start_token_server, monkeypatch):
         monkeypatch.setattr(oauth2, "MAX_KEPT", 2)
         server = start_token_server()
         sources = [endpoint(server.url, client_id=str(number)) for number in range(5)]
         for source in sources:
-            get(tokens, source)
+            get(source)
         kept = [weakref.ref(source) for source in sources]
         del source, sources
         gc.collect()
         assert [ref() is not None for ref in kept] == [False, False, False, True, True]
 
     def test_of_eight_threads_one_asks_and_the_next_one_after_a_failure(
-        self, tokens, start_token_server
+        self, start_token_server
     ):
         answers = {"error": "no"}, {"access_token": "token", "expires_in": 3600}
         server, barrier = start_token_server(*answers), threading.Barrier(8)
@@ -282,7 +263,7 @@ class TestKept:
         def work(_):
             barrier.wait(60)
             with suppress(OAuth2Error):
-                return get(tokens, endpoint(server.url), refused="old")
+                return get(endpoint(server.url), refused="old")
 
         with ThreadPoolExecutor(8) as threads:
             given = [*threads.map(work, range(8))]
@@ -309,59 +290,59 @@ class TestWaiting:
     """Nobody waits in vain for a thread that asks."""
 
     @pytest.fixture
-    def hanging(self, tokens):
+    def hanging(self):
         """A source that another thread is asking."""
         function = Hanging()
         with ThreadPoolExecutor(1) as threads:
-            first = threads.submit(get, tokens, custom(function))
+            first = threads.submit(get, Custom(function))
             assert function.begun.wait(60)
             try:
-                yield custom(function)
+                yield Custom(function)
             finally:
                 function.end.set()
             assert first.result() == "token"
 
-    def test_is_not_for_another_token_or_longer_than_the_timeout(self, hanging, tokens):
-        assert get(tokens, custom(returns("mine"))) == "mine"
-        assert get(tokens, hanging, "you", timeout=0.1) == "token"
+    def test_is_not_for_another_token_or_longer_than_the_timeout(self, hanging):
+        assert get(Custom(returns("mine"))) == "mine"
+        assert get(hanging, "you", timeout=0.1) == "token"
         with pytest.raises(OAuth2Error, match=r"has been asking for one for 0\.1 seconds"):
-            get(tokens, hanging, timeout=0.1)
+            get(hanging, timeout=0.1)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
-    def test_is_not_for_a_thread_of_the_parent(self, hanging, tokens, start_token_server):
+    def test_is_not_for_a_thread_of_the_parent(self, hanging, start_token_server):
         """A child has the tokens that are kept."""
         kept = endpoint(start_token_server().url)
-        get(tokens, kept)
+        get(kept)
         if (child := os.fork()) == 0:  # pragma: no cover (coverage is not saved there)
             found = []
             try:
-                found = [get(tokens, kept), get(tokens, hanging, timeout=5)]
+                found = [get(kept), get(hanging, timeout=5)]
             finally:
                 os._exit(found != ["token-1", "token"])
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
-    def test_is_not_for_one_that_a_time_limit_has_ended_at_any_call(self, tokens):
+    def test_is_not_for_one_that_a_time_limit_has_ended_at_any_call(self):
         """In the worst case, one gives up after its timeout, and the next one asks anew."""
-        source, number = custom(returns("token")), 0
+        source, number = Custom(returns("token")), 0
         with ThreadPoolExecutor(1) as threads:
             times = interrupted_at_each_call(
-                lambda: get(tokens, source), oauth2, make_error=SoftTimeLimitExceeded
+                lambda: get(source), oauth2, make_error=SoftTimeLimitExceeded
             )
             for number, _ in enumerate(times):  # noqa: B007  # pragma: no cover
                 with suppress(OAuth2Error):
-                    threads.submit(get, tokens, source, timeout=0.01).result()
-                again = threads.submit(get, tokens, source, timeout=0.01)
+                    threads.submit(get, source, timeout=0.01).result()
+                again = threads.submit(get, source, timeout=0.01)
                 assert again.result() == "token"
         assert number > 10  # pragma: no cover (on Python 3.10, coverage has lost track)
 
-    def test_is_not_for_itself(self, tokens):
+    def test_is_not_for_itself(self):
         """A signal handler may send mail while its own thread asks."""
 
         def token(username, *, renew):
-            return "inner" if renew else get(tokens, custom(token), refused="a", timeout=0.1)
+            return "inner" if renew else get(Custom(token), refused="a", timeout=0.1)
 
-        assert get(tokens, custom(token)) == "inner"
+        assert get(Custom(token)) == "inner"
 
 
 @pytest.fixture

@@ -9,29 +9,12 @@ from django.dispatch import Signal
 
 from email_hosts.backends import EmailHostsBackend, HostBackend, can_be_retried
 from email_hosts.exceptions import AllHostsFailed
-from email_hosts.retry import NOT_SENT, PERHAPS, set_delivery
+from email_hosts.retry import NOT_SENT, PERHAPS
 
 
-def noted(error, delivery):
-    set_delivery(error, delivery)
-    return error
-
-
-def failed(cause=None, **attributes):
-    """Return an error as libraries raise it, with its cause and these attributes."""
-    error = Exception("provider")
-    error.__cause__ = cause
-    vars(error).update(attributes)
-    return error
-
-
-def its_own_cause(error):
-    error.__cause__ = error
-    return error
-
-
-def while_handling(other, error):
-    error.__context__ = other
+def having(error, **attributes):
+    for name, value in attributes.items():
+        setattr(error, name, value)
     return error
 
 
@@ -39,6 +22,8 @@ class NewConnectionError(Exception):
     """urllib3's, by its name."""
 
 
+LOOP = TimeoutError()  # its own cause
+LOOP.__cause__ = LOOP
 BUSY = {"ResponseMetadata": {"HTTPStatusCode": 503}}  # botocore's
 TOO_LARGE = smtplib.SMTPSenderRefused(552, b"", "a")
 REFUSED = smtplib.SMTPSenderRefused(550, b"", "a")
@@ -60,20 +45,20 @@ REFUSED = smtplib.SMTPSenderRefused(550, b"", "a")
         (smtplib.SMTPDataError(500, b""), False),
         (smtplib.SMTPDataError(354, b""), False),
         (smtplib.SMTPServerDisconnected("who knows when"), False),
-        (noted(smtplib.SMTPServerDisconnected("early"), NOT_SENT), True),
-        (noted(smtplib.SMTPSenderRefused(450, b"", "a"), PERHAPS), False),
-        (noted(smtplib.SMTPDataError(554, b""), NOT_SENT), False),
+        (having(smtplib.SMTPServerDisconnected("early"), delivery=NOT_SENT), True),
+        (having(smtplib.SMTPSenderRefused(450, b"", "a"), delivery=PERHAPS), False),
+        (having(smtplib.SMTPDataError(554, b""), delivery=NOT_SENT), False),
         (ConnectionRefusedError(), True),
         (ConnectionResetError(), False),
-        (its_own_cause(TimeoutError()), False),
-        (while_handling(ConnectionRefusedError(), TimeoutError()), False),
-        (failed(status_code=429), True),
-        (failed(status_code=500), True),
-        (failed(status_code=401), False),
-        (failed(status_code="503"), False),
-        (failed(failed(response=BUSY)), True),
+        (LOOP, False),
+        (having(TimeoutError(), __context__=ConnectionRefusedError()), False),
+        (having(Exception(), status_code=429), True),
+        (having(Exception(), status_code=500), True),
+        (having(Exception(), status_code=401), False),
+        (having(Exception(), status_code="503"), False),
+        (having(Exception(), __cause__=having(Exception(), response=BUSY)), True),
         # As requests has them: urllib3's error is an argument, and has its cause in reason.
-        (failed(ConnectionError(failed(reason=NewConnectionError()))), True),
+        (ConnectionError(having(Exception(), reason=NewConnectionError())), True),
     ],
 )
 def test_message_that_failed_may_be_sent_again_if_surely_nobody_has_it(error, expected):
