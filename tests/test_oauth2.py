@@ -17,16 +17,11 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from types import ModuleType
 from typing import Any
-from unittest import mock
+from unittest.mock import Mock, call
 from urllib.parse import urlencode
 
 import pytest
-from conftest import (
-    SoftTimeLimitExceeded,
-    interrupted_at_each_call,
-    mails,
-    run_python,
-)
+from conftest import SoftTimeLimitExceeded, interrupted_at_each_call, mails, run_python
 from scripted import CLOSE, always, any_of, at
 from servers import XOAuth2Server
 from test_debug import reports_of
@@ -48,7 +43,7 @@ SECRETS = [
     for encoded in (secret, b64encode(secret.encode()).decode().rstrip("="))
 ]
 REFUSED = smtplib.SMTPAuthenticationError
-OLD_TOKEN, NEW_TOKEN = mock.call(USER, renew=False), mock.call(USER, renew=True)
+OLD_TOKEN, NEW_TOKEN = call(USER, renew=False), call(USER, renew=True)
 
 
 def get(source, user=USER, timeout=60, **options):
@@ -138,7 +133,7 @@ class TestAnswer:
     def test_that_never_comes_is_told(self, start_token_server, monkeypatch):
         server = start_token_server(lambda request: request.rfile.read())
         assert failure(endpoint(server.url), timeout=0.2) == "timed out"
-        monkeypatch.setattr(socket, "create_connection", mock.Mock(side_effect=TimeoutError))
+        monkeypatch.setattr(socket, "create_connection", Mock(side_effect=TimeoutError))
         assert failure(endpoint(server.url)) == "URLError"  # it has no text
 
     @pytest.mark.parametrize(
@@ -185,41 +180,34 @@ def test_proxy_gets_what_is_encrypted_and_nothing_else(start_token_server, monke
     assert proxy.tunnels == ["login.example.com:443"]
 
 
-def raises(error):
-    def token(username, *, renew):
-        raise error
-
-    return token
-
-
-def returns(value):
-    return lambda username, *, renew: value
+def raise_token(username, *, renew):
+    raise LookupError(TOKEN)
 
 
 NO_TOKEN = "the OAuth 2.0 token is empty, or not printable ASCII"
-LINE = inspect.getsourcelines(raises)[1] + 2
+LINE = inspect.getsourcelines(raise_token)[1] + 1
 
 
 class TestCallable:
     """What a callable of the project returns or raises ends in a token or a clear error."""
 
     def test_keeps_its_tokens_itself(self):
-        token = mock.Mock(side_effect=["token-1", "token-2"])
+        token = Mock(side_effect=["token-1", "token-2"])
         assert [get(Custom(token)) for _ in range(2)] == ["token-1", "token-2"]
 
     @pytest.mark.parametrize(
         ("function", "reason"),
         [
-            (
-                raises(OSError(5, TOKEN)),
-                f".raises.<locals>.token: it raised OSError (line {LINE} of {__file__})",
-            ),
-            (raises(OAuth2Error("invalid_grant:\r\n old")), ".token: invalid_grant: old"),
+            (raise_token, f".raise_token: it raised LookupError (line {LINE} of {__file__})"),
+            (Mock(side_effect=OAuth2Error("no:\r\n old")), "unittest.mock.Mock: no: old"),
             (print, ": it cannot be called as token(username, renew=True)"),
             (partial(print), " from functools.partial: it cannot be called"),
-            (returns(None), ": it must return a string, not NoneType"),
-            *((returns(f"{TOKEN}{end}"), NO_TOKEN) for end in ("\r\nRSET", " x", "é")),
-            (returns(""), NO_TOKEN),
+            (Mock(return_value=None), ": it must return a string, not NoneType"),
+            *(
+                (Mock(return_value=f"{TOKEN}{end}"), NO_TOKEN)
+                for end in ("\r\nRSET", " x", "é")
+            ),
+            (Mock(return_value=""), NO_TOKEN),
         ],
     )
     def test_what_is_no_token_is_told(self, function, reason):
@@ -229,7 +217,7 @@ class TestCallable:
     def test_interruption_is_no_failure_of_the_login(self, error):
         """After which a failover would ask the next host."""
         with pytest.raises(error):
-            get(Custom(raises(error())))
+            get(Custom(Mock(side_effect=error)))
 
 
 class TestKept:
@@ -303,7 +291,7 @@ class TestWaiting:
             assert first.result() == "token"
 
     def test_is_not_for_another_token_or_longer_than_the_timeout(self, hanging):
-        assert get(Custom(returns("mine"))) == "mine"
+        assert get(Custom(Mock(return_value="mine"))) == "mine"
         assert get(hanging, "you", timeout=0.1) == "token"
         with pytest.raises(OAuth2Error, match=r"has been asking for one for 0\.1 seconds"):
             get(hanging, timeout=0.1)
@@ -324,7 +312,7 @@ class TestWaiting:
 
     def test_is_not_for_one_that_a_time_limit_has_ended_at_any_call(self):
         """In the worst case, one gives up after its timeout, and the next one asks anew."""
-        source, number = Custom(returns("token")), 0
+        source, number = Custom(Mock(return_value="token")), 0
         with ThreadPoolExecutor(1) as threads:
             times = interrupted_at_each_call(
                 lambda: get(source), oauth2, make_error=SoftTimeLimitExceeded
@@ -411,7 +399,7 @@ class TestRenewal:
         ],
     )
     def test_is_tried_once(self, given, logins, error, start_smtp, host):
-        server, tokens = start_smtp(), mock.Mock(side_effect=given)
+        server, tokens = start_smtp(), Mock(side_effect=given)
         with pytest.raises(error) as caught:
             host(server)(oauth2=tokens).send_messages(mails("a"))
         assert type(caught.value) is error
@@ -421,7 +409,7 @@ class TestRenewal:
 
     def test_is_for_no_other_refusal(self, serve_tls, host):
         connect = host(serve_tls(always("AUTH", f"454 later, {TOKEN}")), "submissions")
-        tokens = mock.Mock(return_value=TOKEN)
+        tokens = Mock(return_value=TOKEN)
         with pytest.raises(REFUSED, match=r"454, b'later, \*{5}'"):
             connect(oauth2=tokens).send_messages(mails("a"))
         assert tokens.mock_calls == [OLD_TOKEN]
@@ -461,15 +449,11 @@ class TestKeptConnection:
     def test_shows_no_token_in_a_later_reply(self, serve_tls, host):
         server = serve_tls(at("RCPT", None, f"550 not {TOKEN}"))
         connect = host(server, "submissions", conn_max_age=60)
-        tokens = mock.Mock(return_value=TOKEN)
+        tokens = Mock(return_value=TOKEN)
         connect(oauth2=tokens).send_messages(mails("a"))
         with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
             connect(oauth2=tokens).send_messages(mails("a"))
         assert [*caught.value.recipients.values()] == [(550, b"not *****")]
-
-
-def raise_token(username, *, renew):
-    raise LookupError(TOKEN)
 
 
 # What the token server does, or the path of a callable, and what the SMTP server does.
@@ -491,27 +475,20 @@ FAILURES: dict[str, tuple[Any, ...]] = {
 }
 
 
-class TestSecrets:
-    """No frame, text or log record of a failure shows a secret or a token."""
-
-    @pytest.fixture
-    def hosts(self, failure, start_token_server, serve_tls, host):
-        """The host ``shop``, whose sends fail so, and ``all`` that sends through it."""
-        given, *scripts = FAILURES[failure]
-        options = {"oauth2": given}
-        if not isinstance(given, str):
-            options = built_in(start_token_server(given).url, "refresh_token")
-        host(serve_tls(*scripts), "submissions", **options)
-
-    @pytest.mark.usefixtures("hosts")
-    @pytest.mark.parametrize("key", ["shop", "all"])
-    @pytest.mark.parametrize("failure", FAILURES)
-    def test_are_not_shown(self, failure, key, caplog):
-        caplog.set_level(logging.DEBUG)
-        caught = failure_of(key)
-        html, text = reports_of(None, (type(caught.value), caught.value, caught.tb))
-        shown = [*(tool(caught) for tool in TOOLS), html, text, caplog.text]
-        assert [secret for secret in [*SECRETS, USER] for one in shown if secret in one] == []
+@pytest.mark.parametrize("key", ["shop", "all"])
+@pytest.mark.parametrize("failure", FAILURES)
+def test_secrets_are_not_shown(failure, key, start_token_server, serve_tls, host, caplog):
+    """In no frame, text or log record of a failure."""
+    given, *scripts = FAILURES[failure]
+    options = {"oauth2": given}
+    if not isinstance(given, str):
+        options = built_in(start_token_server(given).url, "refresh_token")
+    host(serve_tls(*scripts), "submissions", **options)
+    caplog.set_level(logging.DEBUG)
+    caught = failure_of(key)
+    html, text = reports_of(None, (type(caught.value), caught.value, caught.tb))
+    shown = [*(tool(caught) for tool in TOOLS), html, text, caplog.text]
+    assert [secret for secret in [*SECRETS, USER] for one in shown if secret in one] == []
 
 
 def failure_of(key):
