@@ -49,26 +49,21 @@ def clock(clock, rate_clock, monkeypatch):
 
 
 @pytest.fixture
-def hosts(serve, settings):
-    """Make hosts of these queries, each with a server of its own. Return the servers."""
+def start_host(serve, settings):
+    """Make a host with this query. Return its server."""
 
-    def make(**queries):
-        servers = {key: serve() for key in queries}
-        settings.EMAIL_HOSTS = {
-            key: query.format(f"smtp://127.0.0.1:{servers[key].port}")
-            for key, query in queries.items()
-        }
-        return servers
+    def start_host(query, key="shop"):
+        server = serve()
+        settings.EMAIL_HOSTS[key] = f"smtp://127.0.0.1:{server.port}?{query}"
+        return server
 
-    return make
+    settings.EMAIL_HOSTS = {}
+    return start_host
 
 
-@pytest.mark.parametrize(
-    "value", ["1.5/m", "30/w", "30/m,", "9999999999/d", [], 30, [Limit(30, 7)], "30/m,20/m"]
-)
+@pytest.mark.parametrize("value", ["1.5/m", "30/w", "30/m,", "9999999999/d", [], 30])
 def test_option_is_text_with_a_number_for_each_span(value):
-    reason = 'must be .*like "30/m"|has two limits for one span; remove 20/m or the other'
-    with pytest.raises(InvalidEmailHost, match=f"option 'rate' ({reason})"):
+    with pytest.raises(InvalidEmailHost, match="option 'rate' must be a whole number"):
         get_connection("shop", rate=value)
 
 
@@ -80,16 +75,16 @@ def test_option_is_text_with_a_number_for_each_span(value):
         ("rate=100/s,0100/h, 30/m", 3, [], 1),
     ],
 )
-def test_each_message_waits_for_its_turn(query, number, naps, connections, hosts, clock):
-    server = hosts(shop=f"{{}}?{query}")["shop"]
+def test_each_message_waits_for_its_turn(query, number, naps, connections, start_host, clock):
+    server = start_host(query)
     assert get_connection("shop").send_messages(mails(*"abcde"[:number])) == number
     assert len(server.accepted) == server.commands.count("DATA") == number
     assert clock.naps == pytest.approx(naps)
     assert server.connections == connections
 
 
-def test_parallel_keeps_the_rate(hosts, clock):
-    server = hosts(shop="{}?rate=4/m&timeout=200&parallel=3")["shop"]
+def test_parallel_keeps_the_rate(start_host, clock):
+    server = start_host("rate=4/m&timeout=200&parallel=3")
     began = clock.now
     assert get_connection("shop").send_messages(mails(*"abcdefghij")) == 10
     assert len(server.accepted) == 10
@@ -99,9 +94,13 @@ def test_parallel_keeps_the_rate(hosts, clock):
 class TestTurnThatComesTooLate:
     """It is an error, before anything is sent or connected for it."""
 
-    @pytest.mark.parametrize("dsn", ["{}?rate=2/h&timeout=10", "console:?rate=2/h"])
-    def test_is_told_of_a_host_of_any_scheme(self, dsn, hosts, clock, caplog):
-        server, batch = hosts(shop=dsn)["shop"], mails(*"abcd")
+    @pytest.mark.parametrize("scheme", ["smtp", "console"])
+    def test_is_told_of_a_host_of_any_scheme(
+        self, scheme, start_host, clock, settings, caplog
+    ):
+        server, batch = start_host("rate=2/h&timeout=10"), mails(*"abcd")
+        if scheme == "console":
+            settings.EMAIL_HOSTS["shop"] = "console:?rate=2/h"
         with told() as heard, pytest.raises(RateLimited) as caught:
             get_connection("shop").send_messages(batch)
         error: Any = caught.value
@@ -111,9 +110,7 @@ class TestTurnThatComesTooLate:
         connections = server.connections
         assert get_connection("shop", fail_silently=True).send_messages(mails(*"cd")) == 0
         assert server.connections == connections
-        assert [text.partition(": its")[0] for text in caplog.messages] == [
-            'host "shop": RateLimited: host "shop"'
-        ] * 2
+        assert caplog.text.count('host "shop": RateLimited: host "shop": its') == 2
 
     @pytest.mark.parametrize(
         ("limits", "names", "text", "seconds"),
@@ -123,9 +120,9 @@ class TestTurnThatComesTooLate:
             ("3/m", "a+b+c+d", "a message to 4 recipients can never be sent with", math.inf),
         ],
     )
-    def test_says_when_it_comes(self, limits, names, text, seconds, hosts):
+    def test_says_when_it_comes(self, limits, names, text, seconds, start_host):
         """Recipients may be counted."""
-        server = hosts(shop=f"{{}}?rate={limits}&rate_by=recipients&timeout=10")["shop"]
+        server = start_host(f"rate={limits}&rate_by=recipients&timeout=10")
         connection = get_connection("shop")
         assert connection.send_messages(mails("a+b", "c")) == 2
         with pytest.raises(RateLimited, match=f'^host "shop": {text}') as caught:
@@ -135,9 +132,11 @@ class TestTurnThatComesTooLate:
         assert len(server.accepted) == 2
 
     @pytest.mark.parametrize(("limit", "timeout"), [("1/m", 100), ("1/s", 2)])
-    def test_is_so_when_others_are_faster(self, limit, timeout, hosts, clock, monkeypatch):
+    def test_is_so_when_others_are_faster(
+        self, limit, timeout, start_host, clock, monkeypatch
+    ):
         """It waits no longer than the timeout in all."""
-        hosts(shop=f"{{}}?rate={limit}&timeout={timeout}")
+        start_host(f"rate={limit}&timeout={timeout}")
 
         def sleep(seconds):
             clock.naps.append(seconds)
@@ -160,23 +159,23 @@ class TestTurnThatComesTooLate:
 @pytest.mark.parametrize(
     ("limits", "number", "accepted", "naps"),
     [
-        # Nobody waits while another host is free,
-        (("2/m", "2/m"), 4, [2, 2], 0),
-        # or longer than the shorter of two waits.
-        (("1/h", "1/m"), 3, [1, 2], 1),
+        (("2/m", "2/h"), 4, [2, 2], 0),  # nobody waits while another host is free
+        (("1/h", "1/m"), 3, [1, 2], 1),  # or longer than the shorter of two waits
     ],
 )
-def test_failover_passes_over_full_hosts(limits, number, accepted, naps, hosts, clock):
-    first, second = (f"{{}}?timeout=90&rate={limit}" for limit in limits)
-    servers = hosts(a=first, b=second, all="failover:a,b")
+def test_failover_passes_over_full_hosts(
+    limits, number, accepted, naps, start_host, clock, settings
+):
+    servers = [start_host(f"timeout=90&rate={limit}", limit) for limit in limits]
+    settings.EMAIL_HOSTS["all"] = "failover:" + ",".join(limits)
     assert get_connection("all").send_messages(mails(*"1234"[:number])) == number
-    assert [len(servers[key].accepted) for key in "ab"] == accepted
+    assert [len(server.accepted) for server in servers] == accepted
     assert len(clock.naps) == naps
 
 
-def test_checkemailhosts_shows_how_much_is_used(hosts, settings, capsys):
+def test_checkemailhosts_shows_how_much_is_used(start_host, settings, capsys):
     settings.CACHES = {"own": {"BACKEND": LOCAL}}
-    hosts(shop="{}?rate=5/m,100/d&rate_by=recipients")
+    start_host("rate=5/m,100/d&rate_by=recipients")
     for alias, shown in [(None, "5/m, 100/d"), ("own", "5/m (2 used), 100/d (2 used)")]:
         settings.EMAIL_HOSTS_CACHE = alias
         get_connection("shop").send_messages(mails("a+b"))
@@ -419,8 +418,7 @@ class TestCacheThatFails:
     def test_with_an_answer_that_came_too_late_but_came(self, fail, caplog):
         fail("incr", answer(4, 0.6))
         assert take("shop", [PER_MINUTE]) > 0  # three others were faster
-        (text,) = caplog.messages
-        assert "TimeoutError" in text
+        assert "TimeoutError" in caplog.text
         assert take("shop", [PER_MINUTE], 3) == 0  # this process counts
 
     def test_when_it_gets_something_back(self, fail, caplog):
@@ -469,8 +467,7 @@ class TestCacheThatFails:
     def test_makes_usage_unknown(self, fail, caplog):
         fail("get_many", OSError)
         assert usage("shop", [PER_MINUTE, PER_DAY]) == (None, None)
-        (text,) = caplog.messages
-        assert "OSError" in text
+        assert "OSError" in caplog.text
 
     @pytest.mark.parametrize("method", ["incr", "decr"])
     def test_does_not_hide_a_time_limit(self, method, fail):
