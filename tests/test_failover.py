@@ -19,7 +19,6 @@ from email_hosts.exceptions import AllHostsFailed
 from email_hosts.smtp import pipelining, transaction
 from email_hosts.smtp.pool import pool
 
-ROUTER = "email_hosts.backends.RoutingBackend"
 GARBAGE, TOO_LONG = "what?", "240-" + 9000 * "x"
 NEXT, CALLER, HERE = "the next host has it", "the caller gets an error", "this host has it"
 UNSURE = "one of the first two"  # depends on how much had been written
@@ -199,10 +198,7 @@ def test_all_hosts_failed_tells_of_each(serve_auth, closed_port, caplog):
     with pytest.raises(AllHostsFailed) as caught:
         send(dsns(servers), mails("0"))
     assert isinstance(caught.value, smtplib.SMTPException)
-    assert str(caught.value) == (
-        'host "all": all hosts failed: h0 (ConnectionRefusedError), '
-        "h1 (SMTPAuthenticationError)"
-    )
+    assert [*caught.value.errors] == ["h0", "h1"]
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.WARNING, 'host "all": host "h0" failed: ConnectionRefusedError'),
         (logging.WARNING, 'host "all": host "h1" failed: SMTPAuthenticationError 535'),
@@ -246,32 +242,22 @@ def test_roundrobin_begins_at_random_in_each_child_of_a_process(serve_auth, monk
 
 
 @pytest.mark.parametrize(
-    ("member", "reason"),
+    ("dsn", "reason"),
     [
-        ("nobody", 'EMAIL_HOSTS["nobody"]: there is no such host; known hosts: '),
-        ("empty", 'EMAIL_HOSTS["empty"]: the host is empty; known hosts: '),
-        ("router", "it asks the router, so no other host can use it"),
-        ("invalid", "unknown scheme 'smpt'"),
-        ("without-tls", "SSLError"),
-        ("no-cafile", "cannot load ssl_cafile"),
+        ("", 'EMAIL_HOSTS["member"]: the host is empty; known hosts: '),
+        ("backend://email_hosts.backends.RoutingBackend", "it asks the router, so no other"),
+        ("smpt://h", "unknown scheme 'smpt'"),
+        ("submissions://127.0.0.1:{}", "SSLError"),
+        ("submissions://127.0.0.1:{}?ssl_cafile=/no/such/file", "cannot load ssl_cafile"),
     ],
 )
-def test_member_that_cannot_be_used_is_for_the_next_and_logged(member, reason, serve, caplog):
-    """It is not the default backend."""
-    spare = serve()
-    hosts = {
-        "without-tls": f"submissions://127.0.0.1:{spare.port}?timeout=20",
-        "no-cafile": f"submissions://127.0.0.1:{spare.port}?ssl_cafile=/no/such/file",
-        "empty": "",
-        "router": f"backend://{ROUTER}",
-        "invalid": "smpt://h",
-        "spare": f"smtp://127.0.0.1:{spare.port}",
-        "all": f"failover:{member},spare",
-    }
-    assert send(hosts, mails("0")) == 1
-    assert len(spare.accepted) == 1
+def test_member_that_cannot_be_used_is_for_the_next_and_logged(dsn, reason, serve, caplog):
+    server = serve()
+    spare = f"smtp://127.0.0.1:{server.port}"
+    hosts = {"member": dsn.format(server.port), "spare": spare, "all": "failover:member,spare"}
+    assert send(hosts, mails("0")) == len(server.accepted) == 1
     (logged,) = caplog.messages
-    assert logged.startswith(f'host "all": host "{member}" failed: ')
+    assert logged.startswith('host "all": host "member" failed: ')
     assert reason in logged
 
 

@@ -387,32 +387,30 @@ def test_messages_are_sent_with_one_token(start_smtp, start_token_server, host):
     assert {(one.user, one.tls) for one in server.received} == {(USER, True)}
 
 
-class TestRenewal:
-    """A token that the server refuses with 535 is renewed, once."""
+@pytest.mark.parametrize(
+    ("given", "logins", "error"),
+    [
+        ([TOKEN, f"{TOKEN}-2"], [TOKEN, f"{TOKEN}-2"], REFUSED),
+        ([TOKEN, TOKEN], [TOKEN], REFUSED),  # it gets the same again
+        ([TOKEN, None], [TOKEN], OAuth2Error),
+    ],
+)
+def test_renewal_is_tried_once(given, logins, error, start_smtp, host):
+    server, tokens = start_smtp(), Mock(side_effect=given)
+    with pytest.raises(error) as caught:
+        host(server)(oauth2=tokens).send_messages(mails("a"))
+    assert type(caught.value) is error
+    assert TOKEN not in f"{caught.value} {caught.value.__context__}"
+    assert tokens.mock_calls == [OLD_TOKEN, NEW_TOKEN]
+    assert server.logins == [(USER, token) for token in logins]
 
-    @pytest.mark.parametrize(
-        ("given", "logins", "error"),
-        [
-            ([TOKEN, f"{TOKEN}-2"], [TOKEN, f"{TOKEN}-2"], REFUSED),
-            ([TOKEN, TOKEN], [TOKEN], REFUSED),  # it gets the same again
-            ([TOKEN, None], [TOKEN], OAuth2Error),
-        ],
-    )
-    def test_is_tried_once(self, given, logins, error, start_smtp, host):
-        server, tokens = start_smtp(), Mock(side_effect=given)
-        with pytest.raises(error) as caught:
-            host(server)(oauth2=tokens).send_messages(mails("a"))
-        assert type(caught.value) is error
-        assert TOKEN not in f"{caught.value} {caught.value.__context__}"
-        assert tokens.mock_calls == [OLD_TOKEN, NEW_TOKEN]
-        assert server.logins == [(USER, token) for token in logins]
 
-    def test_is_for_no_other_refusal(self, serve_tls, host):
-        connect = host(serve_tls(always("AUTH", f"454 later, {TOKEN}")), "submissions")
-        tokens = Mock(return_value=TOKEN)
-        with pytest.raises(REFUSED, match=r"454, b'later, \*{5}'"):
-            connect(oauth2=tokens).send_messages(mails("a"))
-        assert tokens.mock_calls == [OLD_TOKEN]
+def test_renewal_is_for_no_other_refusal_than_535(serve_tls, host):
+    connect = host(serve_tls(always("AUTH", f"454 later, {TOKEN}")), "submissions")
+    tokens = Mock(return_value=TOKEN)
+    with pytest.raises(REFUSED, match=r"454, b'later, \*{5}'"):
+        connect(oauth2=tokens).send_messages(mails("a"))
+    assert tokens.mock_calls == [OLD_TOKEN]
 
 
 def test_token_that_cannot_be_had_is_a_login_that_failed(
@@ -432,28 +430,28 @@ def test_token_that_cannot_be_had_is_a_login_that_failed(
     assert f'host "shop" failed: OAuth2Error: {reason}' in caplog.text
 
 
-class TestKeptConnection:
-    """It needs no token, and is for hosts that have the same options."""
+@pytest.mark.parametrize(
+    "name",
+    ["username", *(f"oauth2_{each}" for each in ("client_id", "client_secret", "scope"))],
+)
+def test_kept_connection_is_taken_with_the_same_options(
+    name, start_smtp, start_token_server, host
+):
+    server, options = start_smtp("token-1", "token-2"), built_in(start_token_server().url)
+    connect = host(server, **options, conn_max_age=60)
+    for changed in ({}, {}, {name: "x"}):
+        connect(**changed).send_messages(mails("a"))
+    assert (len(server.logins), len(server.received)) == (2, 3)
 
-    @pytest.mark.parametrize(
-        "name",
-        ["username", *(f"oauth2_{each}" for each in ("client_id", "client_secret", "scope"))],
-    )
-    def test_is_taken_with_the_same_options(self, name, start_smtp, start_token_server, host):
-        server, options = start_smtp("token-1", "token-2"), built_in(start_token_server().url)
-        connect = host(server, **options, conn_max_age=60)
-        for changed in ({}, {}, {name: "x"}):
-            connect(**changed).send_messages(mails("a"))
-        assert (len(server.logins), len(server.received)) == (2, 3)
 
-    def test_shows_no_token_in_a_later_reply(self, serve_tls, host):
-        server = serve_tls(at("RCPT", None, f"550 not {TOKEN}"))
-        connect = host(server, "submissions", conn_max_age=60)
-        tokens = Mock(return_value=TOKEN)
+def test_kept_connection_shows_no_token_in_a_later_reply(serve_tls, host):
+    server = serve_tls(at("RCPT", None, f"550 not {TOKEN}"))
+    connect = host(server, "submissions", conn_max_age=60)
+    tokens = Mock(return_value=TOKEN)
+    connect(oauth2=tokens).send_messages(mails("a"))
+    with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
         connect(oauth2=tokens).send_messages(mails("a"))
-        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
-            connect(oauth2=tokens).send_messages(mails("a"))
-        assert [*caught.value.recipients.values()] == [(550, b"not *****")]
+    assert [*caught.value.recipients.values()] == [(550, b"not *****")]
 
 
 # What the token server does, or the path of a callable, and what the SMTP server does.

@@ -202,15 +202,6 @@ class TestTake:
         clock.now = start + 60.999
         assert 0 < take("shop", [PER_MINUTE]) < 0.002
 
-    def test_gives_back_what_another_limit_refuses(self, clock):
-        limits = [PER_SECOND, PER_DAY]
-        assert take("shop", limits, 2) == 0
-        assert take("shop", limits, 1) == pytest.approx(1.1, abs=1e-6)
-        clock.now += 1.1
-        assert take("shop", limits, 2) == 0  # the day had not counted what was refused
-        clock.now += 1.1
-        assert take("shop", limits, 1) > 80_000
-
     def test_counts_again_where_a_slice_ends_meanwhile(self, monkeypatch):
         now = 1_800_000_000.0
         times = iter([now, now + 2])  # asked when it begins and when it judges
