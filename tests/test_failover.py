@@ -199,6 +199,7 @@ def test_all_hosts_failed_tells_of_each(serve_auth, closed_port, caplog):
         send(dsns(servers), mails("0"))
     assert isinstance(caught.value, smtplib.SMTPException)
     assert [*caught.value.errors] == ["h0", "h1"]
+    assert str(caught.value).startswith('host "all": all hosts failed: h0 (')
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.WARNING, 'host "all": host "h0" failed: ConnectionRefusedError'),
         (logging.WARNING, 'host "all": host "h1" failed: SMTPAuthenticationError 535'),
