@@ -202,7 +202,7 @@ class TestCallable:
             (Mock(side_effect=OAuth2Error("no:\r\n old")), "unittest.mock.Mock: no: old"),
             (print, ": it cannot be called as token(username, renew=True)"),
             (partial(print), " from functools.partial: it cannot be called"),
-            (Mock(return_value=None), ": it must return a string, not NoneType"),
+            (Mock(return_value={"token": TOKEN}), ": it must return a string, not dict"),
             *(
                 (Mock(return_value=f"{TOKEN}{end}"), NO_TOKEN)
                 for end in ("\r\nRSET", " x", "é")
