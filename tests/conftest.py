@@ -304,3 +304,9 @@ def rate_clock(monkeypatch):
 def take(*arguments):
     """Take from limits. Return 0, or the seconds after which to ask again."""
     return rate.take(*arguments)[0]
+
+
+class SoftTimeLimitExceeded(TimeLimit):
+    """Celery's, by its name."""
+
+    __module__ = "billiard.exceptions"

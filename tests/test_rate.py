@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 import pickle
@@ -16,8 +15,8 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Clock, mails, run_python, take, told
-from django.core.cache import BaseCache, caches
+from conftest import Clock, SoftTimeLimitExceeded, mails, take, told
+from django.core.cache import caches
 from django.core.cache.backends import locmem
 from django.core.management import call_command
 from django.test import override_settings
@@ -26,11 +25,12 @@ from hypothesis import strategies as st
 
 from email_hosts import rate, values
 from email_hosts.backends import can_be_retried, failover, get_connection, limited
-from email_hosts.exceptions import InvalidEmailHost, RateLimited, summarize
+from email_hosts.exceptions import InvalidEmailHost, RateLimited
 from email_hosts.rate import usage
 from email_hosts.values import Limit
 
 LOCAL = "django.core.cache.backends.locmem.LocMemCache"
+FILES = "django.core.cache.backends.filebased.FileBasedCache"
 REDIS = "django.core.cache.backends.redis.RedisCache"
 MEMCACHED = "django.core.cache.backends.memcached.PyMemcacheCache"
 # What the README recommends, for a test of a cache that says nothing.
@@ -50,26 +50,21 @@ def clock(clock, rate_clock, monkeypatch):
 
 
 @pytest.fixture
-def hosts(serve, settings):
-    """Make hosts of these queries, each with a server of its own. Return the servers."""
+def start_host(serve, settings):
+    """Make a host with this query. Return its server."""
 
-    def make(**queries):
-        servers = {key: serve() for key in queries}
-        settings.EMAIL_HOSTS = {
-            key: query.format(f"smtp://127.0.0.1:{servers[key].port}")
-            for key, query in queries.items()
-        }
-        return servers
+    def start_host(query, key="shop"):
+        server = serve()
+        settings.EMAIL_HOSTS[key] = f"smtp://127.0.0.1:{server.port}?{query}"
+        return server
 
-    return make
+    settings.EMAIL_HOSTS = {}
+    return start_host
 
 
-@pytest.mark.parametrize(
-    "value", ["1.5/m", "30/w", "30/m,", "9999999999/d", [], 30, [Limit(30, 7)], "30/m,20/m"]
-)
+@pytest.mark.parametrize("value", ["1.5/m", "30/w", "30/m,", "9999999999/d", [], 30])
 def test_option_is_text_with_a_number_for_each_span(value):
-    reason = 'must be .*like "30/m"|has two limits for one span; remove 20/m or the other'
-    with pytest.raises(InvalidEmailHost, match=f"option 'rate' ({reason})"):
+    with pytest.raises(InvalidEmailHost, match="option 'rate' must be a whole number"):
         get_connection("shop", rate=value)
 
 
@@ -81,16 +76,16 @@ def test_option_is_text_with_a_number_for_each_span(value):
         ("rate=100/s,0100/h, 30/m", 3, [], 1),
     ],
 )
-def test_each_message_waits_for_its_turn(query, number, naps, connections, hosts, clock):
-    server = hosts(shop=f"{{}}?{query}")["shop"]
+def test_each_message_waits_for_its_turn(query, number, naps, connections, start_host, clock):
+    server = start_host(query)
     assert get_connection("shop").send_messages(mails(*"abcde"[:number])) == number
     assert len(server.accepted) == server.commands.count("DATA") == number
     assert clock.naps == pytest.approx(naps)
     assert server.connections == connections
 
 
-def test_parallel_keeps_the_rate(hosts, clock):
-    server = hosts(shop="{}?rate=4/m&timeout=200&parallel=3")["shop"]
+def test_parallel_keeps_the_rate(start_host, clock):
+    server = start_host("rate=4/m&timeout=200&parallel=3")
     began = clock.now
     assert get_connection("shop").send_messages(mails(*"abcdefghij")) == 10
     assert len(server.accepted) == 10
@@ -100,9 +95,13 @@ def test_parallel_keeps_the_rate(hosts, clock):
 class TestTurnThatComesTooLate:
     """It is an error, before anything is sent or connected for it."""
 
-    @pytest.mark.parametrize("dsn", ["{}?rate=2/h&timeout=10", "console:?rate=2/h"])
-    def test_is_told_of_a_host_of_any_scheme(self, dsn, hosts, clock, caplog):
-        server, batch = hosts(shop=dsn)["shop"], mails(*"abcd")
+    @pytest.mark.parametrize("scheme", ["smtp", "console"])
+    def test_is_told_of_a_host_of_any_scheme(
+        self, scheme, start_host, clock, settings, caplog
+    ):
+        server, batch = start_host("rate=2/h&timeout=10"), mails(*"abcd")
+        if scheme == "console":
+            settings.EMAIL_HOSTS["shop"] = "console:?rate=2/h"
         with told() as heard, pytest.raises(RateLimited) as caught:
             get_connection("shop").send_messages(batch)
         error: Any = caught.value
@@ -112,9 +111,7 @@ class TestTurnThatComesTooLate:
         connections = server.connections
         assert get_connection("shop", fail_silently=True).send_messages(mails(*"cd")) == 0
         assert server.connections == connections
-        assert [text.partition(": its")[0] for text in caplog.messages] == [
-            'host "shop": RateLimited: host "shop"'
-        ] * 2
+        assert caplog.text.count('host "shop": RateLimited: host "shop": its') == 2
 
     @pytest.mark.parametrize(
         ("limits", "names", "text", "seconds"),
@@ -124,9 +121,9 @@ class TestTurnThatComesTooLate:
             ("3/m", "a+b+c+d", "a message to 4 recipients can never be sent with", math.inf),
         ],
     )
-    def test_says_when_it_comes(self, limits, names, text, seconds, hosts):
+    def test_says_when_it_comes(self, limits, names, text, seconds, start_host):
         """Recipients may be counted."""
-        server = hosts(shop=f"{{}}?rate={limits}&rate_by=recipients&timeout=10")["shop"]
+        server = start_host(f"rate={limits}&rate_by=recipients&timeout=10")
         connection = get_connection("shop")
         assert connection.send_messages(mails("a+b", "c")) == 2
         with pytest.raises(RateLimited, match=f'^host "shop": {text}') as caught:
@@ -136,9 +133,11 @@ class TestTurnThatComesTooLate:
         assert len(server.accepted) == 2
 
     @pytest.mark.parametrize(("limit", "timeout"), [("1/m", 100), ("1/s", 2)])
-    def test_is_so_when_others_are_faster(self, limit, timeout, hosts, clock, monkeypatch):
+    def test_is_so_when_others_are_faster(
+        self, limit, timeout, start_host, clock, monkeypatch
+    ):
         """It waits no longer than the timeout in all."""
-        hosts(shop=f"{{}}?rate={limit}&timeout={timeout}")
+        start_host(f"rate={limit}&timeout={timeout}")
 
         def sleep(seconds):
             clock.naps.append(seconds)
@@ -151,47 +150,33 @@ class TestTurnThatComesTooLate:
             get_connection("shop").send_messages(mails("a", "b"))
         assert len(clock.naps) == 1
 
-    @pytest.mark.parametrize("alias", ["shop", None, "smtp://shop:Kx7vQz9@h"])
-    @pytest.mark.parametrize("change", [copy.copy, lambda e: pickle.loads(pickle.dumps(e))])
-    def test_error_can_be_pickled_and_shows_no_dsn(self, alias, change):
-        error = RateLimited("its limit is reached", alias=alias, retry_after=2.5)
-        again = change(error)
-        assert (type(again), again.alias, again.retry_after) == (RateLimited, alias, 2.5)
-        assert str(again) == str(error)
-        assert "Kx7vQz9" not in summarize(again)
+    def test_error_can_be_pickled_and_shows_no_dsn(self):
+        error = RateLimited("it is full", alias="smtp://shop:Kx7vQz9@h", retry_after=2.5)
+        again = pickle.loads(pickle.dumps(error))
+        assert vars(again) == vars(error)
+        assert str(again) == str(error) == 'host "(a DSN)": it is full'
 
 
-def test_interrupted_wait_is_over(hosts, monkeypatch):
-    hosts(shop="{}?rate=1/m&timeout=100")
-    monkeypatch.setattr(limited, "sleep", mock.Mock(side_effect=KeyboardInterrupt))
-    batch = mails("a", "b")
-    with pytest.raises(KeyboardInterrupt) as caught:
-        get_connection("shop").send_messages(batch)
-    error: Any = caught.value
-    assert (error.sent, error.unsent) == (batch[:1], batch[1:])
+@pytest.mark.parametrize(
+    ("limits", "number", "accepted", "naps"),
+    [
+        (("2/m", "2/h"), 4, [2, 2], 0),  # nobody waits while another host is free
+        (("1/h", "1/m"), 3, [1, 2], 1),  # or longer than the shorter of two waits
+    ],
+)
+def test_failover_passes_over_full_hosts(
+    limits, number, accepted, naps, start_host, clock, settings
+):
+    servers = [start_host(f"timeout=90&rate={limit}", limit) for limit in limits]
+    settings.EMAIL_HOSTS["all"] = "failover:" + ",".join(limits)
+    assert get_connection("all").send_messages(mails(*"1234"[:number])) == number
+    assert [len(server.accepted) for server in servers] == accepted
+    assert len(clock.naps) == naps
 
 
-class TestFailover:
-    """Full hosts are passed over, and are not down."""
-
-    def test_spills_over_to_the_next_host(self, hosts, clock):
-        query = "{}?rate=2/m&timeout=100"  # for which nobody waits while another is free
-        servers = hosts(a=query, b=query, all="failover:a,b")
-        assert get_connection("all").send_messages(mails(*"1234")) == 4
-        assert [len(servers[key].accepted) for key in "ab"] == [2, 2]
-        assert clock.naps == []
-
-    def test_waits_where_the_turn_comes_first(self, hosts, clock):
-        query = "{}?timeout=90&rate="
-        servers = hosts(a=query + "1/h", b=query + "1/m", all="failover:a,b")
-        assert get_connection("all").send_messages(mails(*"123")) == 3
-        assert [len(servers[key].accepted) for key in "ab"] == [1, 2]
-        assert len(clock.naps) == 1
-
-
-def test_checkemailhosts_shows_how_much_is_used(hosts, settings, capsys):
+def test_checkemailhosts_shows_how_much_is_used(start_host, settings, capsys):
     settings.CACHES = {"own": {"BACKEND": LOCAL}}
-    hosts(shop="{}?rate=5/m,100/d&rate_by=recipients")
+    start_host("rate=5/m,100/d&rate_by=recipients")
     for alias, shown in [(None, "5/m, 100/d"), ("own", "5/m (2 used), 100/d (2 used)")]:
         settings.EMAIL_HOSTS_CACHE = alias
         get_connection("shop").send_messages(mails("a+b"))
@@ -217,18 +202,6 @@ class TestTake:
         assert [take("shop", [PER_MINUTE], number) for number in (1, 2, 3)] == [41, 51, 61]
         clock.now = start + 60.999
         assert 0 < take("shop", [PER_MINUTE]) < 0.002
-        clock.now = start + 61
-        assert take("shop", [PER_MINUTE]) == 0
-        assert take("shop", [PER_MINUTE]) == 10
-
-    @pytest.mark.parametrize("limits", [[PER_SECOND, PER_DAY], [PER_DAY, PER_SECOND]])
-    def test_gives_back_what_another_limit_refuses(self, limits, clock):
-        assert take("shop", limits, 2) == 0
-        assert take("shop", limits, 1) == pytest.approx(1.1, abs=1e-6)
-        clock.now += 1.1
-        assert take("shop", limits, 2) == 0  # the day had not counted what was refused
-        clock.now += 1.1
-        assert take("shop", limits, 1) > 80_000
 
     def test_counts_again_where_a_slice_ends_meanwhile(self, monkeypatch):
         now = 1_800_000_000.0
@@ -294,11 +267,10 @@ def test_no_span_has_more_than_a_limit(limits, offers, start):
         assert most_in_a_span(accepted, limit.span) <= limit.number
 
 
-@pytest.fixture
-def cache(caplog):
-    """A cache that counts."""
-    with use_cache(LOCAL, "rate"):
-        caches["default"].clear()
+@pytest.fixture(params=[LOCAL, FILES])
+def cache(request, tmp_path, caplog):
+    """A cache that counts, and one with the ``incr()`` of Django's base."""
+    with use_cache(request.param, str(tmp_path)):
         yield caches["default"]
         assert caplog.messages == []
 
@@ -318,8 +290,6 @@ class TestCache:
         clock.now += 30
         rate.forget()
         assert take("shop", [PER_MINUTE], 1) == 31
-        clock.now += 31
-        assert take("shop", [PER_MINUTE], 3) == 0
 
     def test_knows_how_much_is_used(self, cache, clock):
         limits = [PER_SECOND, PER_MINUTE]
@@ -346,59 +316,21 @@ class TestCache:
         assert (incr.call_count, get_many.call_count) == (1, 0)
 
 
-class CacheWithoutIncr(locmem.LocMemCache):
-    """Has the one of Django's base, which gives a key the cache's default timeout."""
-
-    incr = BaseCache.incr
-
-
-@pytest.mark.parametrize("backend", [LOCAL, f"{__name__}.CacheWithoutIncr"])
 def test_cache_keeps_counts_for_longer_than_the_span_and_not_for_ever(
-    backend, clock, monkeypatch
+    cache, clock, monkeypatch
 ):
     monkeypatch.setattr(time, "time", clock)
-    with use_cache(backend, "kept"):
-        take("shop", [PER_DAY], 2)
-        take("shop", [PER_DAY, PER_SECOND], 2)
-        assert take("shop", [Limit(5, 86400), PER_SECOND], 1) > 0
-        clock.now += 86399
-        assert usage("shop", [PER_DAY]) == (4,)
-        cache: Any = caches["default"]
-        kept = [key.removeprefix(":1:") for key in cache._cache]
-        clock.now += 2 * 86400
-        assert cache.get_many(kept) == {}
-
-
-IN_DATABASE = """
-import sys
-from django.conf import settings
-from django.core.management import call_command
-import django
-from email_hosts import rate, values
-DATABASE = {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}
-CACHE = {"BACKEND": "django.core.cache.backends.db.DatabaseCache", "LOCATION": "counts"}
-settings.configure(
-    DATABASES={"default": DATABASE}, CACHES={"default": CACHE}, EMAIL_HOSTS_CACHE="default"
-)
-django.setup()
-call_command("createcachetable", verbosity=0)
-rate.stopwatch = lambda: 0.0  # a busy machine makes no cache slow
-limits = values.limits("5/d")
-print([rate.take("shop", limits)[0] == 0 for _ in range(3)], rate.usage("shop", limits))
-"""
-
-
-def test_database_counts_over_processes(tmp_path):
-    path = str(tmp_path / "db.sqlite3")
-    first, second = (run_python("-c", IN_DATABASE, path, environment={}) for _ in range(2))
-    assert first == "[True, True, True] (3,)\n"
-    assert second == "[True, True, False] (5,)\n"
-
-
-class SoftTimeLimitExceeded(Exception):
-    """Celery's."""
-
-    __module__ = "billiard.exceptions"
+    added = mock.Mock(wraps=cache.add)
+    monkeypatch.setattr(cache, "add", added)
+    take("shop", [PER_DAY], 2)
+    take("shop", [PER_DAY, PER_SECOND], 2)
+    assert take("shop", [Limit(5, 86400), PER_SECOND], 1) > 0
+    clock.now += 86399
+    assert usage("shop", [PER_DAY]) == (4,)
+    clock.now += 2 * 86400
+    keys = [call.args[0] for call in added.mock_calls]
+    assert len(keys) == 2
+    assert cache.get_many(keys) == {}
 
 
 @pytest.fixture
@@ -442,14 +374,10 @@ class TestCacheThatFails:
     @pytest.mark.parametrize(
         ("method", "effect", "reason"),
         [
-            *(("incr", answer(each), r"\w+Error") for each in (None, False)),
-            ("add", answer(False), r"\w+Error"),
-            ("get_many", answer(None), r"\w+Error"),
+            ("incr", answer(False), "TypeError"),
             ("incr", OSError("redis://:Kx7vQz9@h"), "OSError"),
-            ("incr", NotImplementedError, "NotImplementedError"),
             ("incr", ValueError("Key not found"), "ValueError"),
-            ("add", OSError, "OSError"),
-            ("get_many", MemoryError, "MemoryError"),
+            ("get_many", answer(None), "AttributeError"),
             ("get_many", answer({}, 0.6), "TimeoutError"),
         ],
     )
@@ -459,32 +387,24 @@ class TestCacheThatFails:
         assert len(clock.naps) <= 1  # it is not asked again
 
     @pytest.mark.parametrize(
-        ("backend", "is_silent", "reason"),
+        ("backend", "location", "reason"),
         [
-            ("no.such.Cache", False, "InvalidCacheBackendError"),
-            ("django.core.cache.backends.dummy.DummyCache", False, "ValueError"),
-            (REDIS, False, "ConnectionError"),
-            (MEMCACHED, False, "ConnectionRefusedError"),
-            (REDIS, True, "TimeoutError"),
-            (MEMCACHED, True, "TimeoutError"),
+            ("no.such.Cache", "", "InvalidCacheBackendError"),
+            ("django.core.cache.backends.dummy.DummyCache", "", "ValueError"),
+            (REDIS, "redis://127.0.0.1:{}", "TimeoutError"),
+            (MEMCACHED, "127.0.0.1:{}", "TimeoutError"),
         ],
     )
-    def test_because_it_is_none_or_down_or_silent(
-        self, backend, is_silent, reason, closed_port, caplog
-    ):
+    def test_because_it_is_none_or_says_nothing(self, backend, location, reason, caplog):
         with socket.create_server(("127.0.0.1", 0)) as silent:
-            port = silent.getsockname()[1] if is_silent else closed_port
-            location = f"{'redis://' * (backend == REDIS)}127.0.0.1:{port}"
+            location = location.format(silent.getsockname()[1])
             with use_cache(backend, location, **TIMEOUTS.get(backend, {})):
-                began = time.monotonic()
                 self.goes_on(caplog, reason)
-                assert time.monotonic() - began < 10  # on a machine that is busy, too
 
     def test_with_an_answer_that_came_too_late_but_came(self, fail, caplog):
         fail("incr", answer(4, 0.6))
         assert take("shop", [PER_MINUTE]) > 0  # three others were faster
-        (text,) = caplog.messages
-        assert "TimeoutError" in text
+        assert "TimeoutError" in caplog.text
         assert take("shop", [PER_MINUTE], 3) == 0  # this process counts
 
     def test_when_it_gets_something_back(self, fail, caplog):
@@ -533,10 +453,9 @@ class TestCacheThatFails:
     def test_makes_usage_unknown(self, fail, caplog):
         fail("get_many", OSError)
         assert usage("shop", [PER_MINUTE, PER_DAY]) == (None, None)
-        (text,) = caplog.messages
-        assert "OSError" in text
+        assert "OSError" in caplog.text
 
-    @pytest.mark.parametrize("method", ["incr", "decr", "get_many"])
+    @pytest.mark.parametrize("method", ["incr", "decr"])
     def test_does_not_hide_a_time_limit(self, method, fail):
         take("shop", [PER_MINUTE], 2)
         rate.forget()

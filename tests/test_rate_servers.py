@@ -32,30 +32,21 @@ SERVERS = {
 clock = test_rate.clock  # of each test here, too
 
 
-def free_port():
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return bound.getsockname()[1]
-
-
-def is_open(port):
-    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
-
-
 @pytest.fixture(scope="session", params=SERVERS)
 def server(request, tmp_path_factory):
     """The backend and the location of a real server."""
     if not shutil.which(request.param):
         pytest.skip(f"{request.param} is not installed")
     backend, location, options = SERVERS[request.param]
-    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     command = [request.param, *options.format(port).split()]
     folder = tmp_path_factory.mktemp("cache")
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) as process:
-        while not is_open(port):
-            assert process.poll() is None
+        while process.poll() is None:
+            with suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
         yield backend, location.format(port)
         process.kill()
 
@@ -63,8 +54,7 @@ def server(request, tmp_path_factory):
 @pytest.fixture
 def cache(server, caplog):
     """A cache that counts."""
-    backend, location = server
-    with test_rate.use_cache(backend, location, **test_rate.TIMEOUTS[backend]):
+    with test_rate.use_cache(*server, **test_rate.TIMEOUTS[server[0]]):
         caches["default"].clear()
         yield caches["default"]
         assert caplog.messages == []

@@ -8,41 +8,23 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.dispatch import Signal
 
 from email_hosts.backends import EmailHostsBackend, HostBackend, can_be_retried
-from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
-from email_hosts.retry import NOT_SENT, PERHAPS, set_delivery
+from email_hosts.exceptions import AllHostsFailed
+from email_hosts.retry import NOT_SENT, PERHAPS
 
 
-def noted(error, delivery):
-    set_delivery(error, delivery)
+def having(error, **attributes):
+    for name, value in attributes.items():
+        setattr(error, name, value)
     return error
-
-
-def failed(cause=None, **attributes):
-    """Return an error as libraries raise it, with its cause and these attributes."""
-    error = Exception("provider")
-    error.__cause__ = cause
-    vars(error).update(attributes)
-    return error
-
-
-def its_own_cause(error):
-    error.__cause__ = error
-    return error
-
-
-def while_handling(other, error):
-    error.__context__ = other
-    return error
-
-
-def answered_botocore(status):
-    return failed(failed(response={"ResponseMetadata": {"HTTPStatusCode": status}}))
 
 
 class NewConnectionError(Exception):
     """urllib3's, by its name."""
 
 
+LOOP = TimeoutError()  # its own cause
+LOOP.__cause__ = LOOP
+BUSY = {"ResponseMetadata": {"HTTPStatusCode": 503}}  # botocore's
 TOO_LARGE = smtplib.SMTPSenderRefused(552, b"", "a")
 REFUSED = smtplib.SMTPSenderRefused(550, b"", "a")
 
@@ -51,14 +33,11 @@ REFUSED = smtplib.SMTPSenderRefused(550, b"", "a")
     ("error", "expected"),
     [
         (AllHostsFailed({}), True),
-        (AllHostsFailed({"a": TOO_LARGE, "b": TOO_LARGE}), False),
         (AllHostsFailed({"a": TOO_LARGE, "b": REFUSED}), True),
         (AllHostsFailed({"a": TOO_LARGE, "b": AllHostsFailed({"c": TOO_LARGE})}), False),
-        (AllHostsFailed({"a": TOO_LARGE, "b": AllHostsFailed({"c": REFUSED})}), True),
         (smtplib.SMTPRecipientsRefused({"a": (550, b""), "b": (450, b"")}), True),
         (smtplib.SMTPRecipientsRefused({"a": (500, b""), "b": (554, b"")}), False),
         (REFUSED, True),
-        (TOO_LARGE, False),
         (smtplib.SMTPAuthenticationError(535, b""), True),
         (smtplib.SMTPConnectError(554, b""), True),
         (smtplib.SMTPNotSupportedError("STARTTLS"), True),
@@ -66,26 +45,20 @@ REFUSED = smtplib.SMTPSenderRefused(550, b"", "a")
         (smtplib.SMTPDataError(500, b""), False),
         (smtplib.SMTPDataError(354, b""), False),
         (smtplib.SMTPServerDisconnected("who knows when"), False),
-        (noted(smtplib.SMTPServerDisconnected("early"), NOT_SENT), True),
-        (noted(smtplib.SMTPServerDisconnected("late"), PERHAPS), False),
-        (noted(smtplib.SMTPSenderRefused(450, b"", "a"), PERHAPS), False),
-        (noted(smtplib.SMTPDataError(554, b""), NOT_SENT), False),
-        (noted(TimeoutError(), NOT_SENT), True),
+        (having(smtplib.SMTPServerDisconnected("early"), delivery=NOT_SENT), True),
+        (having(smtplib.SMTPSenderRefused(450, b"", "a"), delivery=PERHAPS), False),
+        (having(smtplib.SMTPDataError(554, b""), delivery=NOT_SENT), False),
         (ConnectionRefusedError(), True),
         (ConnectionResetError(), False),
-        (its_own_cause(TimeoutError()), False),
-        (while_handling(ConnectionRefusedError(), TimeoutError()), False),
-        (ValueError("bad header"), False),
-        (InvalidEmailHost("no such option"), False),
-        (failed(status_code=429), True),
-        (failed(status_code=500), True),
-        (failed(status_code=401), False),
-        (failed(status_code="503"), False),
-        (answered_botocore(503), True),
-        (answered_botocore(400), False),
+        (LOOP, False),
+        (having(TimeoutError(), __context__=ConnectionRefusedError()), False),
+        (having(Exception(), status_code=429), True),
+        (having(Exception(), status_code=500), True),
+        (having(Exception(), status_code=401), False),
+        (having(Exception(), status_code="503"), False),
+        (having(Exception(), __cause__=having(Exception(), response=BUSY)), True),
         # As requests has them: urllib3's error is an argument, and has its cause in reason.
-        (failed(ConnectionError(failed(reason=NewConnectionError()))), True),
-        (failed(ConnectionError(failed(reason=TimeoutError()))), False),
+        (ConnectionError(having(Exception(), reason=NewConnectionError())), True),
     ],
 )
 def test_message_that_failed_may_be_sent_again_if_surely_nobody_has_it(error, expected):
@@ -102,17 +75,13 @@ class Provider(BaseEmailBackend):
 
 
 @pytest.mark.parametrize(
-    "make_error",
-    [ConnectionRefusedError, lambda: smtplib.SMTPRecipientsRefused({"a": (450, b"")})],
-)
-@pytest.mark.parametrize(
     ("backend", "expected"), [(HostBackend(Provider()), False), (Provider(), True)]
 )
-def test_error_of_a_receiver_says_nothing_of_a_message_of_ours(make_error, backend, expected):
+def test_error_of_a_receiver_says_nothing_of_a_message_of_ours(backend, expected):
     """The task itself may run in a receiver."""
-    receiver = mock.Mock(side_effect=make_error())
+    receiver = mock.Mock(side_effect=ConnectionRefusedError)
     Provider.post_send.connect(receiver)
-    with pytest.raises(OSError) as caught:  # noqa: PT011
+    with pytest.raises(ConnectionRefusedError) as caught:
         backend.send_messages([])
     Provider.post_send.disconnect(receiver)
     assert can_be_retried(caught.value) is expected
@@ -122,8 +91,6 @@ def test_error_of_a_receiver_says_nothing_of_a_message_of_ours(make_error, backe
     ("error", "expected"),
     [
         (smtplib.SMTPDataError(451, b""), True),
-        (smtplib.SMTPDataError(250, b""), False),
-        (smtplib.SMTPRecipientsRefused({"b@example.net": (450, b"")}), True),
         (smtplib.SMTPServerDisconnected("lost"), False),
     ],
 )

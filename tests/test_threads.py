@@ -1,6 +1,6 @@
 """What the threads of a process share is changed by one of them at a time.
 
-``test_oauth2_tokens.py`` shows it of tokens.
+``test_oauth2.py`` shows it of tokens.
 """
 
 import threading
