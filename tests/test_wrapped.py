@@ -42,24 +42,17 @@ class TestWrappedBackend:
         assert host.open() is True
         assert host.calls == ["open", 3, 0, "close", "open"]
 
-    def test_gets_what_comes_from_a_generator_as_it_comes(self, host, new_message):
-        """Each message before the next is asked for, over one connection."""
-        taken = []
-
-        def messages():
-            for _ in range(3):
-                taken.append(len(host.got))
-                yield new_message()
-
-        assert host.send_messages(messages()) == 3
+    @pytest.mark.parametrize(
+        ("is_new", "calls"), [(True, ["open", 1, 1, 1, "close"]), (False, ["open", 1, 1, 1])]
+    )
+    def test_gets_what_comes_from_a_generator_one_by_one(
+        self, is_new, calls, host, new_message, monkeypatch
+    ):
+        """Over one connection, which stays open if it was."""
+        monkeypatch.setattr(host.wrapped, "open", lambda: host.calls.append("open") or is_new)
+        assert host.send_messages(new_message() for _ in range(3)) == 3
         assert host.send_messages(iter(())) == 0
-        assert taken == [0, 1, 2]
-        assert host.calls == ["open", 1, 1, 1, "close"]
-
-    def test_stays_open_after_a_generator_if_it_was(self, host, new_message, monkeypatch):
-        monkeypatch.setattr(host.wrapped, "open", lambda: False)
-        assert host.send_messages(iter([new_message()])) == 1
-        assert host.calls == [1]
+        assert host.calls == calls
 
     def test_that_cannot_be_opened_has_sent_nothing(self, host, monkeypatch):
         monkeypatch.setattr(host.wrapped, "open", raising(ValueError("no key")))
@@ -68,12 +61,9 @@ class TestWrappedBackend:
         assert can_be_retried(caught.value)
 
     @pytest.mark.parametrize("alias", ["shop", None])
-    def test_knows_the_key(self, alias, message, mailoutbox):
-        """Django's in-memory backend notes it on a message."""
-        host = HostBackend("django.core.mail.backends.locmem.EmailBackend", alias=alias)
-        host.send_messages([message])
+    def test_knows_the_key(self, alias):
+        host = HostBackend("conftest.Recorder", alias=alias)
         assert host.wrapped.alias == alias
-        assert getattr(mailoutbox[0], "sent_using", alias) == alias  # since Django 6.1
 
     def test_may_be_one_that_is_made_already(self):
         recorder: Any = Recorder()
@@ -158,19 +148,19 @@ class TestFailSilently:
         assert host.calls == ["open", 1, 1, "close"]
         assert caplog.messages == ['host "shop": OSError, ignored by fail_silently'] * 2
 
-    @pytest.mark.parametrize("error", [OSError("no"), OfRecorder("no")])
-    def test_open_ignores_errors_of_mail(self, error, host, message, monkeypatch, caplog):
+    @pytest.mark.parametrize("error", [OSError("no"), OfRecorder("no"), ValueError("no")])
+    def test_open_ignores_errors_of_mail_only(self, error, host, message, monkeypatch, caplog):
         monkeypatch.setattr(host.wrapped, "open", raising(error))
-        assert (host.open(), host.send_messages([message])) == (None, 0)
-        text = f'host "shop": {type(error).__name__}, ignored by fail_silently'
-        assert caplog.messages == [text] * 2
-
-    def test_open_ignores_nothing_else(self, host, message, monkeypatch, caplog):
-        monkeypatch.setattr(host.wrapped, "open", raising(ValueError("of a time limit, say")))
-        for call in (host.open, lambda: host.send_messages([message])):
-            with pytest.raises(ValueError, match="of a time limit"):
-                call()
-        assert caplog.messages == []
+        texts = [f'host "shop": {type(error).__name__}, ignored by fail_silently'] * 2
+        calls = (host.open, lambda: host.send_messages([message]))
+        for call in calls:
+            if isinstance(error, ValueError):
+                texts = []
+                with pytest.raises(ValueError, match="no"):
+                    call()
+            else:
+                assert not call()
+        assert caplog.messages == texts
 
 
 @pytest.mark.parametrize(
@@ -238,24 +228,17 @@ class LooksLikeOne:
 
 
 @pytest.mark.parametrize("kind", [WithReduce, WithNew, LooksLikeOne])
-@pytest.mark.parametrize("dsn", ["smtp://127.0.0.1:{}?", "backend://conftest.Recorder?"])
-def test_message_of_each_class_is_sent_with_all_that_it_has(kind, dsn, serve, settings):
+def test_message_of_each_class_is_sent_with_all_that_it_has(kind, serve, settings):
     """Each host that changes a message changes a copy."""
     server, message = serve(), kind("Hello", "World", to=["a@example.net"])
     query = "_default_from_email=shop@example.com&_header-X-Shop=1"
-    settings.EMAIL_HOSTS = {"shop": dsn.format(server.port) + query}
+    settings.EMAIL_HOSTS = {"shop": f"smtp://127.0.0.1:{server.port}?{query}"}
     before = dict(vars(message))
-    connection: Any = get_connection("shop")
-    assert connection.send_messages([message]) == 1
-    vars(message).pop("anymail_status", None)
+    assert get_connection("shop").send_messages([message]) == 1
     assert vars(message) == before
-    if server.accepted:
-        assert b"\nSubject: Hello" in server.accepted[0].content
-        assert server.accepted[0].sender == "shop@example.com"
-    else:
-        (sent,) = connection.got
-        assert (sent.subject, sent.from_email) == ("Hello", "shop@example.com")
-        assert sent.extra_headers == {"X-Shop": "1"}
+    (accepted,) = server.accepted
+    assert accepted.sender == "shop@example.com"
+    assert b"\nSubject: Hello" in accepted.content
 
 
 def test_interrupted_list_says_nothing_of_what_was_sent(host, new_message):
