@@ -22,12 +22,10 @@ from email_hosts.backends import (
     EmailHostsBackend,
     RoutingBackend,
     can_be_retried,
-    connection_from_dsn,
     get_connection,
 )
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.signals import message_failed, message_sent
-from email_hosts.testing import real_hosts
 
 
 class Receivers:
@@ -45,7 +43,7 @@ class Receivers:
 
     @property
     def told(self) -> str:
-        """Of which message, which host, and perhaps which error they were told, in turn."""
+        """Message, host, and perhaps error that they were told of, in turn."""
         return ", ".join(
             f"{told['message'] and told['message'].subject} {told['alias']}"
             + (f" {type(told['error']).__name__}" if "error" in told else "")
@@ -71,15 +69,12 @@ def kind(request):
 
 def messages(number: int = 3) -> list[Any]:
     """Return messages with the subjects "0", "1" and so on."""
-    return [EmailMessage(str(i), "Hello", to=[f"{i}@example.net"]) for i in range(number)]
+    return mails(*map(str, range(number)))
 
 
 @pytest.fixture
 def start(serve, settings, closed_port):
-    """Start the server of ``shop`` with this script, and one for a spare host.
-
-    Returns both. Other hosts are down, or several, or made of these.
-    """
+    """Start the servers of ``shop`` and of a spare host. Others are down, or made of these."""
 
     def start(script: Any = None, extensions: Any = ("PIPELINING",)) -> list[Any]:
         servers = [serve(script, extensions=extensions), serve()]
@@ -141,7 +136,6 @@ class TestSignals:
             (silently, "shop", SPAM, "0 shop, 1 shop SMTPDataError, 2 shop"),
             # Of a host that cannot be reached, the first one is told.
             (loudly, "down", (BODY,), UNREACHABLE),
-            (silently, "down", (BODY,), UNREACHABLE),
             # Each host that fails is told.
             (loudly, "safe", ("banner", "421 busy"), f"0 shop SMTPConnectError, {SPARE}"),
             (loudly, "safe", ("MAIL", "451 later"), f"{REFUSED}, {SPARE}"),
@@ -150,7 +144,6 @@ class TestSignals:
             # An error that is final is told once.
             (loudly, "safe", SPAM, "0 shop, 1 shop SMTPDataError"),
             (through_a_router, "down", (BODY,), "0 shop, 1 down ConnectionRefusedError"),
-            (through_a_router, "none", (BODY,), "0 shop, 1 none EmailHostDoesNotExist"),
         ],
     )
     @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "single"])
@@ -239,29 +232,9 @@ class TestSignals:
             get_connection(key).send_messages(kind(batch))
         assert found == counts
 
-    def test_do_not_tell_of_a_message_without_recipients(self, start, kind, receivers):
-        start()
-        batch = messages()
-        batch[0].to = batch[2].to = []
-        assert get_connection("shop").send_messages(kind(batch)) == 1
-        assert receivers.told == "1 shop"
-
-    def test_do_not_tell_what_a_replaced_open_does(self, start, receivers):
-        start()
-        connection: Any = silently("shop")
-        connection.open = lambda: None
-        assert connection.send_messages(messages()) == 0
-        assert receivers.told == ""
-
-    def test_name_no_host_of_a_dsn_from_elsewhere(self, serve, receivers):
-        with real_hosts():
-            connection = connection_from_dsn(f"smtp://127.0.0.1:{serve().port}")
-        connection.send_messages(messages(1))
-        assert receivers.told == "0 None"
-
     def test_tell_of_what_is_in_the_outbox(self, receivers, mailoutbox):
         batch = messages(2)
-        batch[1].extra_headers["X"] = "a\nb"
+        batch[1].extra_headers = {"X": "a\nb"}
         with pytest.raises(ValueError, match=r"[Hh]eader") as caught:
             get_connection("shop").send_messages(batch)
         assert receivers.told == f"0 shop, 1 shop {type(caught.value).__name__}"
@@ -282,11 +255,8 @@ class TestBackendOfOthers:
     @pytest.mark.parametrize(
         ("names", "answer", "error", "told"),
         [
-            ("012", 3, None, "0 shop, 1 shop, 2 shop"),
             ("012+", 3, None, "0 shop, 1 shop, 2 shop"),  # "+" has no recipients
-            ("012+", 4, None, "0 shop, 1 shop, 2 shop"),
-            ("012", 2, None, ""),
-            ("", 0, None, ""),
+            ("012+", 2, None, ""),
             ("012", 3, LookupError(), "None shop LookupError"),
             ("0", 1, LookupError(), "0 shop LookupError"),
         ],
@@ -314,14 +284,11 @@ class TestReceiver:
 
     def test_that_raises_is_logged(self, start, receivers, caplog, settings):
         settings.ADMINS = []  # whom Django would mail it to
-        start(at(BODY, None, "451 later"))
+        start()
         receivers.then = raising(RuntimeError("no such counter"))
-        with pytest.raises(smtplib.SMTPDataError) as caught:
-            get_connection("shop").send_messages(messages())
-        assert can_be_retried(caught.value)
-        assert receivers.told == "0 shop, 1 shop SMTPDataError"
-        records = [record for record in caplog.records if record.name == "django.dispatch"]
-        assert ["no such counter" in record.getMessage() for record in records] == [True] * 2
+        assert get_connection("shop").send_messages(messages()) == 3
+        assert receivers.told == "0 shop, 1 shop, 2 shop"
+        assert caplog.text.count("no such counter") >= 3
 
     def test_is_not_needed_for_the_log_to_fail(self, start, receivers, caplog):
         start()
@@ -354,29 +321,24 @@ class TestReceiver:
         assert [told["refused"] for told in receivers.got] == [{"x": []}] * 2
         assert caplog.messages == []
 
-    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
     @pytest.mark.parametrize(
         ("key", "told", "accepted"),
-        [
-            ("shop", "0 shop", [1, 0]),
-            ("safe", "0 shop", [1, 0]),
-            ("odd", "0 nobody EmailHostDoesNotExist", [0, 0]),
-        ],
+        [("safe", "0 shop", 1), ("odd", "0 nobody EmailHostDoesNotExist", 0)],
     )
     def test_that_ends_the_process_ends_what_is_left(
         self, key, told, accepted, error, start, receivers
     ):
         """The next send has its signals again."""
-        servers = start()
+        shop, spare = start()
         receivers.then = raising(error)
         for times in (1, 2):
-            connection = loudly(key)
             with pytest.raises(error) as caught:
-                connection.send_messages(iter(messages()))
+                loudly(key).send_messages(iter(messages()))
             assert not can_be_retried(caught.value)
             assert receivers.told == ", ".join([told] * times)
-            assert getattr(connection, "connection", None) is None
-        assert [len(server.accepted) for server in servers] == [2 * n for n in accepted]
+            assert len(shop.accepted) == accepted * times
+        assert spare.accepted == []
 
     @pytest.mark.parametrize("then", [lambda: None, raising(KeyboardInterrupt)])
     def test_gets_an_error_without_a_traceback(self, then, start, receivers):
