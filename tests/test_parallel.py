@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import queue
 import signal
 import smtplib
 import threading
-import weakref
 from collections import Counter
 from contextvars import ContextVar
 from typing import Any
@@ -38,10 +36,7 @@ def host(server, parallel=4, **options: Any):
 
 
 def together(number, step="EHLO", refused: int = 0):
-    """A server that answers this step when so many connections have come to it.
-
-    It refuses some of them.
-    """
+    """A server that answers when so many have come to a step. It refuses some of them."""
     barrier = threading.Barrier(number, timeout=20)
     coming = iter(range(number))
 
@@ -112,7 +107,7 @@ class TestSpread:
 
     @pytest.mark.parametrize(
         ("parallel", "number", "connections"),
-        [(2, 6, 2), (4, 12, 4), (10, 30, 10), (4, 0, 0), (4, 1, 1), (4, 2, 2), (4, 3, 3)],
+        [(2, 6, 2), (10, 30, 10), (4, 0, 0), (4, 1, 1), (4, 3, 3)],
     )
     @either_way
     def test_sends_over_so_many_connections_at_once(
@@ -131,21 +126,6 @@ class TestSpread:
         assert server.connections == connections
         assert recipients(server) == of(batch)
         assert (threading.current_thread() in threads) == (connections == 1)
-
-    def test_message_does_not_wait_for_another_connection(self, serve):
-        """One connection that hangs gets one message, or two, and the other gets the rest."""
-        others = threading.Event()
-        coming = iter([others.wait])
-
-        def script(step, argument):
-            if step == BODY and (wait := next(coming, None)):
-                wait(20)
-            if len(server.accepted) == 7:
-                others.set()
-
-        server = serve(any_of(together(2), script), extensions=STEPWISE)
-        assert host(server, 2).send_messages(messages(10)) == 10
-        assert others.is_set()
 
     def test_each_connection_looks_ahead(self, serve):
         """It makes its next message while the server is busy with a body."""
@@ -195,11 +175,6 @@ class TestSpread:
         batch = mails(*names.split())
         assert host(server, 3).send_messages(batch) == of(batch).total()
         assert recipients(server) == of(batch)
-
-    def test_refused_recipients_of_all_connections_are_noted(self, serve):
-        connection = host(serve(any_of(to("no", "550 no"), together(2))))
-        assert connection.send_messages(mails("a+no0", "b+no1")) == 2
-        assert {*connection.refused_recipients} == {"no0@example.net", "no1@example.net"}
 
     @pytest.mark.parametrize(
         ("language", "zone"), [("de", "Asia/Tokyo"), ("en-us", None), (None, None)]
@@ -285,19 +260,13 @@ class TestGenerator:
     """What is no list is taken in pieces of 25 messages for each connection."""
 
     def test_piece_is_sent_before_the_next_one_is_asked_for(self, serve):
-        """And forgotten, so that memory stays flat."""
         server = serve()
         accepted: list[int] = []
-        alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
         def generate():
-            for one in map(mails, map(str, range(160))):
-                if len(accepted) % (2 * PIECE) == 0:
-                    gc.collect()  # on Python 3.10, frames are in cycles of asgiref's errors
+            for one in messages(160):
                 accepted.append(len(server.accepted))
-                alive.update(one)
-                assert len(alive) <= 2 * 2 * PIECE + 2
-                yield from one
+                yield one
 
         assert host(server, 2).send_messages(generate()) == 160
         assert accepted == [number // 50 * 50 for number in range(160)]
@@ -377,12 +346,10 @@ class TestInterruption:
 
         def start(thread):
             begin(thread)
-            if threading.current_thread() is not threading.main_thread():
-                return
-            try:
-                raise TimeLimit
-            except TimeLimit:
-                raise python_raises(thread)  # noqa: B904 (it is what Python does)
+            if threading.current_thread() is threading.main_thread():
+                hiding = python_raises(thread)
+                hiding.__context__ = TimeLimit()
+                raise hiding
 
         server = serve()
         monkeypatch.setattr(threading.Thread, "start", start)
