@@ -22,10 +22,7 @@ HOSTS = {
     "failover": "failover:smtp,console",
 }
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:The 'connection' argument is deprecated"),
-    pytest.mark.filterwarnings("ignore:The EmailMessage.connection attribute is deprecated"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:The .*connection.* is deprecated")
 
 
 @pytest.fixture(autouse=True)

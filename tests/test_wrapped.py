@@ -1,7 +1,9 @@
 """A backend that is not ours, as a host."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import pytest
 from conftest import Recorder, told, wrapped
@@ -9,22 +11,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 
-from email_hosts.backends import HostBackend, RoutingBackend, can_be_retried, get_connection
+from email_hosts.backends import HostBackend, can_be_retried, get_connection
 from email_hosts.exceptions import InvalidEmailHost
 
 
 @pytest.fixture
 def host():
     return wrapped()
-
-
-def raising(error):
-    """Return what raises this error when it is called."""
-
-    def fail(*args):
-        raise error
-
-    return fail
 
 
 class TestWrappedBackend:
@@ -55,20 +48,16 @@ class TestWrappedBackend:
         assert host.calls == calls
 
     def test_that_cannot_be_opened_has_sent_nothing(self, host, monkeypatch):
-        monkeypatch.setattr(host.wrapped, "open", raising(ValueError("no key")))
+        monkeypatch.setattr(host.wrapped, "open", mock.Mock(side_effect=ValueError("no key")))
         with pytest.raises(ValueError, match="no key") as caught:
             host.open()
         assert can_be_retried(caught.value)
 
-    @pytest.mark.parametrize("alias", ["shop", None])
-    def test_knows_the_key(self, alias):
-        host = HostBackend("conftest.Recorder", alias=alias)
-        assert host.wrapped.alias == alias
-
     def test_may_be_one_that_is_made_already(self):
         recorder: Any = Recorder()
-        assert HostBackend(recorder, alias="shop", headers={"X-Shop": "1"}).wrapped is recorder
+        assert HostBackend(recorder, alias="shop").wrapped is recorder
         assert recorder.alias == "shop"
+        assert HostBackend("conftest.Recorder").wrapped.alias is None
 
     def test_shows_its_attributes_and_takes_none(self, host):
         assert host.failure is None
@@ -76,8 +65,6 @@ class TestWrappedBackend:
             _ = host.missing
         host.failure = OSError()
         assert host.wrapped.failure is None
-
-    def test_of_a_copy_is_a_copy(self, host):
         assert copy.copy(host).wrapped is not host.wrapped
 
 
@@ -108,7 +95,6 @@ class TestDjangosSMTPBackend:
             ({}, {"port": 25, "username": "", "use_tls": False, "timeout": 60}),
             ({"use_tls": True}, {"port": 587, "use_tls": True, "use_ssl": False}),
             ({"use_ssl": True}, {"port": 465, "use_tls": False, "use_ssl": True}),
-            ({"username": "u", "password": "p"}, {"username": "u", "password": "p"}),
             ({"username": "global-user"}, {"username": "global-user", "password": ""}),
         ],
     )
@@ -138,11 +124,8 @@ class TestFailSilently:
     def host(self):
         return wrapped(fail_silently=True)
 
-    def test_backend_does_not_get_it(self, host):
-        assert host.fail_silently is True
-        assert "fail_silently" not in host.wrapped.options
-
     def test_each_message_is_sent_by_itself(self, host, new_message, caplog):
+        assert "fail_silently" not in host.wrapped.options
         host.wrapped.failure = OSError("no")
         assert host.send_messages([new_message(), new_message()]) == 0
         assert host.calls == ["open", 1, 1, "close"]
@@ -150,40 +133,31 @@ class TestFailSilently:
 
     @pytest.mark.parametrize("error", [OSError("no"), OfRecorder("no"), ValueError("no")])
     def test_open_ignores_errors_of_mail_only(self, error, host, message, monkeypatch, caplog):
-        monkeypatch.setattr(host.wrapped, "open", raising(error))
-        texts = [f'host "shop": {type(error).__name__}, ignored by fail_silently'] * 2
-        calls = (host.open, lambda: host.send_messages([message]))
-        for call in calls:
-            if isinstance(error, ValueError):
-                texts = []
-                with pytest.raises(ValueError, match="no"):
-                    call()
-            else:
+        monkeypatch.setattr(host.wrapped, "open", mock.Mock(side_effect=error))
+        is_of_mail = not isinstance(error, ValueError)
+        for call in (host.open, lambda: host.send_messages([message])):
+            with nullcontext() if is_of_mail else pytest.raises(ValueError, match="no"):
                 assert not call()
-        assert caplog.messages == texts
+        text = f'host "shop": {type(error).__name__}, ignored by fail_silently'
+        assert caplog.messages == [text] * 2 * is_of_mail
 
 
 @pytest.mark.parametrize(
     ("answer", "number", "number_told"),
     [
-        *((answer, 3, 3) for answer in (3, 4, True, None, ["a task"], object())),
+        *((answer, 3, 3) for answer in (4, True, None, ["a task"])),
         *((answer, answer, 0) for answer in (2, 0)),  # it does not say which
     ],
 )
-@pytest.mark.parametrize("key", ["shop", "all", "router"])
+@pytest.mark.parametrize("key", ["shop", "all"])
 def test_answer_of_the_backend_says_how_many_it_has_taken(
     answer, number, number_told, key, new_message, settings, monkeypatch
 ):
     monkeypatch.setattr(Recorder, "answer", answer)
-    settings.EMAIL_HOSTS = {
-        "shop": "backend://conftest.Recorder",
-        "all": "failover:shop",
-        "default": "backend://conftest.Recorder",
-    }
-    connection = RoutingBackend() if key == "router" else get_connection(key)
+    settings.EMAIL_HOSTS = {"shop": "backend://conftest.Recorder", "all": "failover:shop"}
     with told() as heard:
-        sent = connection.send_messages([new_message() for _ in range(3)])
-    if key != "shop":  # one by one, so any number but 0 is enough
+        sent = get_connection(key).send_messages([new_message() for _ in range(3)])
+    if key == "all":  # one by one, so any number but 0 is enough
         number = number_told = 3 if answer != 0 else 0
     assert (sent, len(heard)) == (number, number_told)
 
