@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import smtplib
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -239,15 +238,6 @@ class TestSignals:
             get_connection("shop").send_messages(batch)
         assert receivers.told == f"0 shop, 1 shop {type(caught.value).__name__}"
 
-    def test_of_several_connections_come_in_the_callers_thread(self, start, kind, receivers):
-        start(to("<0@example.net>", "550 no"))
-        threads = set()
-        receivers.then = lambda: threads.add(threading.current_thread())
-        assert silently("many").send_messages(kind(messages(200))) == 199
-        told = [f"{i} many" for i in range(1, 200)] + ["0 many SMTPRecipientsRefused"]
-        assert sorted(receivers.told.split(", ")) == sorted(told)
-        assert threads == {threading.current_thread()}
-
 
 class TestBackendOfOthers:
     """A backend that is not ours says how many messages of a list it took, and not which."""
@@ -340,18 +330,17 @@ class TestReceiver:
             assert len(shop.accepted) == accepted * times
         assert spare.accepted == []
 
-    @pytest.mark.parametrize("then", [lambda: None, raising(KeyboardInterrupt)])
-    def test_gets_an_error_without_a_traceback(self, then, start, receivers):
+    def test_gets_an_error_without_a_traceback(self, start, receivers):
         """It would show what frames hold that are still at work. Afterwards it is back."""
         start()
         tracebacks: list[Any] = []
 
         def look() -> None:
             tracebacks.append(receivers.got[-1]["error"].__traceback__)
-            then()
+            raise KeyboardInterrupt
 
         receivers.then = look
-        with pytest.raises((ConnectionRefusedError, KeyboardInterrupt)):
+        with pytest.raises(KeyboardInterrupt):
             get_connection("down").send_messages(messages())
         assert tracebacks == [None]
         assert receivers.got[0]["error"].__traceback__ is not None
