@@ -205,7 +205,6 @@ class TestMailers:  # pragma: mailers-only
             ({"MAILERS": {"default": LOCMEM, **mailers(OF_FILE)}}, []),
             # No default mailer is the safe side.
             ({"MAILERS": {}}, []),
-            ({"MAILERS": {"other": LOCMEM}}, []),
         ],
     )
     def test_mailer_is_real_if_a_test_has_set_it(self, settings_of_test, expected):
