@@ -71,8 +71,13 @@ def of(batch: list[Any]):
 
 def asked(batch, function):
     """Let these messages call a function while they are made."""
+
+    def call(**options):
+        function()
+        return mock.DEFAULT
+
     for one in batch:
-        one.message = mock.Mock(wraps=one.message, side_effect=lambda **options: function())
+        one.message = mock.Mock(wraps=one.message, side_effect=call)
     return batch
 
 
@@ -104,13 +109,8 @@ class TestSpread:
     ):
         """In threads, if there are several."""
         threads = set()
-
-        def note():
-            threads.add(threading.current_thread())
-            return mock.DEFAULT
-
         server = serve(together(connections) if connections else None, extensions=extensions)
-        batch = asked(messages(number), note)
+        batch = asked(messages(number), lambda: threads.add(threading.current_thread()))
         assert host(server, parallel).send_messages(tuple(batch)) == number
         assert server.connections == connections
         assert recipients(server) == of(batch)
@@ -121,16 +121,14 @@ class TestSpread:
         third = threading.Event()
         made, waited = iter([int, int, third.set]), []
 
-        def note():
-            next(made, int)()
-            return mock.DEFAULT
-
         def script(step, argument):
             if step == BODY:
                 waited.append(third.wait(20))
 
         server = serve(any_of(together(2), script))
-        assert host(server, 2).send_messages(asked(messages(4), note)) == 4
+        assert (
+            host(server, 2).send_messages(asked(messages(4), lambda: next(made, int)())) == 4
+        )
         assert all(waited)
 
     def test_connection_is_opened_only_if_there_is_work(self, serve, monkeypatch):
@@ -174,7 +172,6 @@ class TestSpread:
         def look():
             zone = str(timezone.get_current_timezone())
             seen.append((translation.get_language(), zone, variable.get()))
-            return mock.DEFAULT
 
         with translation.override(language), timezone.override(zone):
             host(serve(together(2))).send_messages(asked(messages(2), look))
@@ -191,7 +188,6 @@ class TestSpread:
         def query():
             databases["default"].ensure_connection()
             used.append(databases["default"])
-            return mock.DEFAULT
 
         with django_db_blocker.unblock():
             host(serve(together(2))).send_messages(asked(messages(2), query))

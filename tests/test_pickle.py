@@ -48,13 +48,6 @@ def test_pickle_of_another_release_is_understood():
     assert connection.alias == "smtp"
 
 
-def test_message_takes_the_key_along(message):
-    message.connection = get_connection("smtp")
-    pickled = pickle.dumps(message)
-    assert SECRET.encode() not in pickled
-    assert pickle.loads(pickled).connection.alias == "smtp"
-
-
 @pytest.mark.parametrize(
     "connect",
     [
