@@ -119,7 +119,8 @@ class TestSpread:
     def test_each_connection_looks_ahead(self, serve):
         """It makes its next message while the server is busy with a body."""
         third = threading.Event()
-        made, waited = iter([int, int, third.set]), []
+        made: Any = iter([int, int, third.set])
+        waited = []
 
         def script(step, argument):
             if step == BODY:

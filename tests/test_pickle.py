@@ -22,8 +22,6 @@ HOSTS = {
     "failover": "failover:smtp,console",
 }
 
-pytestmark = pytest.mark.filterwarnings("ignore:The .*connection.* is deprecated")
-
 
 @pytest.fixture(autouse=True)
 def hosts(settings):

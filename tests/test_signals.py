@@ -65,7 +65,7 @@ def kind(request):
     return request.param
 
 
-def messages(number: int = 3) -> list[Any]:
+def messages(number=3):
     """Return messages with the subjects "0", "1" and so on."""
     return mails(*map(str, range(number)))
 
@@ -199,8 +199,9 @@ class TestSignals:
             raise LookupError
 
         start(script)
+        connection: Any = get_connection("shop")
         with pytest.raises(LookupError):
-            get_connection("shop").send_messages(coming())
+            connection.send_messages(coming())
         assert [told["seconds"] for told in receivers.got] == [2, 2, 2]
 
     @pytest.mark.parametrize(
@@ -306,8 +307,9 @@ class TestReceiver:
         shop, spare = start()
         receivers.then = raising(error)
         for times in (1, 2):
+            connection: Any = get_connection(key)
             with pytest.raises(error) as caught:
-                get_connection(key).send_messages(iter(messages()))
+                connection.send_messages(iter(messages()))
             assert not can_be_retried(caught.value)
             assert receivers.told == ", ".join([told] * times)
             assert len(shop.accepted) == accepted * times
