@@ -223,6 +223,13 @@ class TestSignals:
             get_connection(key).send_messages(kind(batch))
         assert found == counts
 
+    def test_do_not_tell_what_a_replaced_open_does(self, start, receivers):
+        start()
+        connection: Any = get_connection("shop")
+        connection.open = lambda: None
+        assert connection.send_messages(messages()) == 0
+        assert receivers.told == ""
+
     def test_tell_of_what_is_in_the_outbox(self, receivers, mailoutbox):
         batch = messages(2)
         batch[1].extra_headers = {"X": "a\nb"}
