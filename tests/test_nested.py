@@ -171,6 +171,19 @@ def test_generator_may_send(project, server):
     assert_nothing_crossed(server, 4)
 
 
+@pytest.mark.parametrize("kind", ["router"])
+def test_router_may_send_through_a_host(project, server, settings):
+    shop = project.connection = get_connection("shop")
+
+    def router(message: EmailMessage) -> Any:
+        project.alert()
+        return shop
+
+    settings.EMAIL_HOSTS_ROUTER = router
+    assert project.send(iter, "") == 4
+    assert_nothing_crossed(server, 4)
+
+
 @pytest.mark.parametrize("kind", ["", "parallel=2", "failover"])
 def test_alert_that_fails_is_ignored_as_the_connection_says(project, server):
     server.script = any_of(to("alert", "550 no"), to("refused", "550 no"))
