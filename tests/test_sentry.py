@@ -21,7 +21,7 @@ from conftest import mails
 from django.conf import settings as django_settings
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import CommandError, call_command
-from scripted import BODY, CLOSE
+from scripted import BODY, CLOSE, HANG
 
 import email_hosts
 from email_hosts import checks, mailers
@@ -101,6 +101,7 @@ def test_login_in_a_frame_would_be_found(tool):
 
 # What the server answers.
 SCRIPTS = {
+    "timed out": {"banner": HANG},
     "refused": {"AUTH": f"535 no {USERNAME} with {PASSWORD}"},
     "bad challenge": {"AUTH": "334 !!!notb64=a"},
     "lost at login": {"AUTH": CLOSE},
@@ -134,6 +135,7 @@ def name(failure, way, serve, start_server, tls, closed_port, settings):
     username = USERNAME + "%C3%BC" * (failure == "not ASCII")
     dsn = f"{scheme}://{username}:{PASSWORD}@{address}?local_hostname=here"
     dsn += "&tls&ssl_cafile=/no/such" * (failure == "no such file")
+    dsn += "&timeout=0.2" * (failure == "timed out")
     kept = f"{dsn}&conn_max_age=60"
     settings.EMAIL_HOSTS = {
         "shop": kept if failure == "parked" else dsn,
