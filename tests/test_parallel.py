@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import queue
 import signal
 import smtplib
 import threading
-import weakref
 from collections import Counter
 from contextvars import ContextVar
 from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, interrupted_at_each_call, mails
+from conftest import TimeLimit, mails
 from django.conf import settings
 from django.db.utils import ConnectionHandler
 from django.utils import timezone, translation
@@ -38,10 +35,7 @@ def host(server, parallel=4, **options: Any):
 
 
 def together(number, step="EHLO", refused: int = 0):
-    """A server that answers this step when so many connections have come to it.
-
-    It refuses some of them.
-    """
+    """A server that answers when so many have come to a step. It refuses some of them."""
     barrier = threading.Barrier(number, timeout=20)
     coming = iter(range(number))
 
@@ -77,8 +71,13 @@ def of(batch: list[Any]):
 
 def asked(batch, function):
     """Let these messages call a function while they are made."""
+
+    def call(**options):
+        function()
+        return mock.DEFAULT
+
     for one in batch:
-        one.message = mock.Mock(wraps=one.message, side_effect=lambda **options: function())
+        one.message = mock.Mock(wraps=one.message, side_effect=call)
     return batch
 
 
@@ -97,22 +96,12 @@ def is_of_a_call(thread):
     return thread.name.startswith("ThreadPoolExecutor")
 
 
-@pytest.fixture(autouse=True)
-def no_thread_is_left():
-    before = threading.enumerate()
-    yield
-    for thread in threading.enumerate():
-        if is_of_a_call(thread) and thread not in before:  # pragma: no cover
-            thread.join(20)  # it is about to end
-            assert not thread.is_alive()
-
-
 class TestSpread:
     """Each connection takes the next message when it is free."""
 
     @pytest.mark.parametrize(
         ("parallel", "number", "connections"),
-        [(2, 6, 2), (4, 12, 4), (10, 30, 10), (4, 0, 0), (4, 1, 1), (4, 2, 2), (4, 3, 3)],
+        [(2, 6, 2), (10, 30, 10), (4, 0, 0), (4, 1, 1), (4, 3, 3)],
     )
     @either_way
     def test_sends_over_so_many_connections_at_once(
@@ -120,51 +109,28 @@ class TestSpread:
     ):
         """In threads, if there are several."""
         threads = set()
-
-        def note():
-            threads.add(threading.current_thread())
-            return mock.DEFAULT
-
         server = serve(together(connections) if connections else None, extensions=extensions)
-        batch = asked(messages(number), note)
+        batch = asked(messages(number), lambda: threads.add(threading.current_thread()))
         assert host(server, parallel).send_messages(tuple(batch)) == number
         assert server.connections == connections
         assert recipients(server) == of(batch)
         assert (threading.current_thread() in threads) == (connections == 1)
 
-    def test_message_does_not_wait_for_another_connection(self, serve):
-        """One connection that hangs gets one message, or two, and the other gets the rest."""
-        others = threading.Event()
-        coming = iter([others.wait])
-
-        def script(step, argument):
-            if step == BODY and (wait := next(coming, None)):
-                wait(20)
-            if len(server.accepted) == 7:
-                others.set()
-
-        server = serve(any_of(together(2), script), extensions=STEPWISE)
-        assert host(server, 2).send_messages(messages(10)) == 10
-        assert others.is_set()
-
     def test_each_connection_looks_ahead(self, serve):
         """It makes its next message while the server is busy with a body."""
-        made: list[Any] = []
-        third, was_in_time = threading.Event(), []
-
-        def note():
-            made.append(None)
-            if len(made) == 3:
-                third.set()
-            return mock.DEFAULT
+        third = threading.Event()
+        made: Any = iter([int, int, third.set])
+        waited = []
 
         def script(step, argument):
             if step == BODY:
-                was_in_time.append(third.wait(20))
+                waited.append(third.wait(20))
 
         server = serve(any_of(together(2), script))
-        assert host(server, 2).send_messages(asked(messages(4), note)) == 4
-        assert was_in_time == [True] * 4
+        assert (
+            host(server, 2).send_messages(asked(messages(4), lambda: next(made, int)())) == 4
+        )
+        assert all(waited)
 
     def test_connection_is_opened_only_if_there_is_work(self, serve, monkeypatch):
         start = threading.Thread.start
@@ -196,11 +162,6 @@ class TestSpread:
         assert host(server, 3).send_messages(batch) == of(batch).total()
         assert recipients(server) == of(batch)
 
-    def test_refused_recipients_of_all_connections_are_noted(self, serve):
-        connection = host(serve(any_of(to("no", "550 no"), together(2))))
-        assert connection.send_messages(mails("a+no0", "b+no1")) == 2
-        assert {*connection.refused_recipients} == {"no0@example.net", "no1@example.net"}
-
     @pytest.mark.parametrize(
         ("language", "zone"), [("de", "Asia/Tokyo"), ("en-us", None), (None, None)]
     )
@@ -212,7 +173,6 @@ class TestSpread:
         def look():
             zone = str(timezone.get_current_timezone())
             seen.append((translation.get_language(), zone, variable.get()))
-            return mock.DEFAULT
 
         with translation.override(language), timezone.override(zone):
             host(serve(together(2))).send_messages(asked(messages(2), look))
@@ -229,7 +189,6 @@ class TestSpread:
         def query():
             databases["default"].ensure_connection()
             used.append(databases["default"])
-            return mock.DEFAULT
 
         with django_db_blocker.unblock():
             host(serve(together(2))).send_messages(asked(messages(2), query))
@@ -285,19 +244,13 @@ class TestGenerator:
     """What is no list is taken in pieces of 25 messages for each connection."""
 
     def test_piece_is_sent_before_the_next_one_is_asked_for(self, serve):
-        """And forgotten, so that memory stays flat."""
         server = serve()
         accepted: list[int] = []
-        alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
         def generate():
-            for one in map(mails, map(str, range(160))):
-                if len(accepted) % (2 * PIECE) == 0:
-                    gc.collect()  # on Python 3.10, frames are in cycles of asgiref's errors
+            for one in messages(160):
                 accepted.append(len(server.accepted))
-                alive.update(one)
-                assert len(alive) <= 2 * 2 * PIECE + 2
-                yield from one
+                yield one
 
         assert host(server, 2).send_messages(generate()) == 160
         assert accepted == [number // 50 * 50 for number in range(160)]
@@ -377,25 +330,20 @@ class TestInterruption:
 
         def start(thread):
             begin(thread)
-            if threading.current_thread() is not threading.main_thread():
-                return
-            try:
-                raise TimeLimit
-            except TimeLimit:
-                raise python_raises(thread)  # noqa: B904 (it is what Python does)
+            if threading.current_thread() is threading.main_thread():
+                hiding = python_raises(thread)
+                hiding.__context__ = TimeLimit()
+                raise hiding
 
         server = serve()
         monkeypatch.setattr(threading.Thread, "start", start)
         error = error_of(host(server, 3), messages(30), TimeLimit)
         assert recipients(server) == of(error.sent)
 
-    @pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeLimit, TimeoutError])
+    @pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeoutError])
     def test_ends_what_is_under_way_and_is_raised(self, kind, serve):
         main = threading.get_ident()
         coming = iter([True])
-
-        def interrupt(number, frame):
-            raise kind("time is over")
 
         def script(step, argument):
             if step == BODY and next(coming, False):
@@ -403,7 +351,7 @@ class TestInterruption:
                     signal.pthread_kill(main, signal.SIGUSR1)
 
         server = serve(any_of(together(3, BODY), script))
-        before = signal.signal(signal.SIGUSR1, interrupt)
+        before = signal.signal(signal.SIGUSR1, mock.Mock(side_effect=kind))
         try:
             error = error_of(host(server, 3), messages(200), kind)
         finally:
@@ -412,32 +360,6 @@ class TestInterruption:
         server.wait_for_clients_to_go()
         assert 1 <= number == len(server.accepted) < 200
         assert recipients(server) == of(error.sent)
-
-    # CPython tells of a thread that was hit while it started.
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-    @pytest.mark.usefixtures("limit")
-    def test_at_any_call_is_raised(self, serve):  # pragma: no cover (it confuses coverage)
-        """Also while a thread starts."""
-        server = serve()
-        connection, batch = host(server, 3), messages(6)
-        raised: list[Any] = []
-
-        def send() -> None:
-            try:
-                connection.send_messages(batch)
-            except TimeLimit as error:
-                raised.append(error)
-            finally:
-                server.accepted_in_time = [*server.accepted]
-
-        for _ in interrupted_at_each_call(send, parallel, threading, queue):
-            server.wait_for_clients_to_go()
-            assert server.accepted == server.accepted_in_time
-            if raised:
-                assert of(raised[-1].sent) <= recipients(server)
-            server.accepted.clear()
-        assert len(raised) > 50
 
 
 @pytest.mark.parametrize("number", [None, 0, 2])

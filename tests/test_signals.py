@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import smtplib
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -20,14 +19,11 @@ from scripted import BODY, at, to
 from email_hosts import delivery
 from email_hosts.backends import (
     EmailHostsBackend,
-    RoutingBackend,
     can_be_retried,
-    connection_from_dsn,
     get_connection,
 )
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.signals import message_failed, message_sent
-from email_hosts.testing import real_hosts
 
 
 class Receivers:
@@ -45,7 +41,7 @@ class Receivers:
 
     @property
     def told(self) -> str:
-        """Of which message, which host, and perhaps which error they were told, in turn."""
+        """Message, host, and perhaps error that they were told of, in turn."""
         return ", ".join(
             f"{told['message'] and told['message'].subject} {told['alias']}"
             + (f" {type(told['error']).__name__}" if "error" in told else "")
@@ -69,17 +65,14 @@ def kind(request):
     return request.param
 
 
-def messages(number: int = 3) -> list[Any]:
+def messages(number=3):
     """Return messages with the subjects "0", "1" and so on."""
-    return [EmailMessage(str(i), "Hello", to=[f"{i}@example.net"]) for i in range(number)]
+    return mails(*map(str, range(number)))
 
 
 @pytest.fixture
 def start(serve, settings, closed_port):
-    """Start the server of ``shop`` with this script, and one for a spare host.
-
-    Returns both. Other hosts are down, or several, or made of these.
-    """
+    """Start the servers of ``shop`` and of a spare host. Others are down, or made of these."""
 
     def start(script: Any = None, extensions: Any = ("PIPELINING",)) -> list[Any]:
         servers = [serve(script, extensions=extensions), serve()]
@@ -92,6 +85,7 @@ def start(serve, settings, closed_port):
             "safe": "failover:shop,spare",
             "odd": "failover:nobody,spare",
             "hopeless": "failover:shop,down",
+            "router": "backend://email_hosts.backends.RoutingBackend",
         }
         return servers
 
@@ -114,19 +108,8 @@ def raising(error: Any) -> Callable[..., Any]:
     return mock.Mock(side_effect=error)
 
 
-def loudly(key: str) -> Any:
-    return get_connection(key)
-
-
-def silently(key: str) -> Any:
-    return get_connection(key, fail_silently=True)
-
-
-def through_a_router(key: str) -> Any:
-    """The first message goes to ``shop``, and the others to this host."""
-    return RoutingBackend()
-
-
+LOUD: dict[str, Any] = {}
+SILENT = {"fail_silently": True}
 SPAM = (BODY, None, "554 spam")
 REFUSED, UNREACHABLE = "0 shop SMTPSenderRefused", "0 down ConnectionRefusedError"
 SPARE = "0 spare, 1 spare, 2 spare"
@@ -134,36 +117,36 @@ SPARE = "0 spare, 1 spare, 2 spare"
 
 class TestSignals:
     @pytest.mark.parametrize(
-        ("connect", "key", "fault", "told"),
+        ("options", "key", "fault", "told"),
         [
-            (loudly, "shop", (BODY,), "0 shop, 1 shop, 2 shop"),
-            (loudly, "shop", SPAM, "0 shop, 1 shop SMTPDataError"),
-            (silently, "shop", SPAM, "0 shop, 1 shop SMTPDataError, 2 shop"),
+            (LOUD, "shop", (BODY,), "0 shop, 1 shop, 2 shop"),
+            (LOUD, "shop", SPAM, "0 shop, 1 shop SMTPDataError"),
+            (SILENT, "shop", SPAM, "0 shop, 1 shop SMTPDataError, 2 shop"),
             # Of a host that cannot be reached, the first one is told.
-            (loudly, "down", (BODY,), UNREACHABLE),
-            (silently, "down", (BODY,), UNREACHABLE),
+            (LOUD, "down", (BODY,), UNREACHABLE),
             # Each host that fails is told.
-            (loudly, "safe", ("banner", "421 busy"), f"0 shop SMTPConnectError, {SPARE}"),
-            (loudly, "safe", ("MAIL", "451 later"), f"{REFUSED}, {SPARE}"),
-            (loudly, "odd", (BODY,), f"0 nobody EmailHostDoesNotExist, {SPARE}"),
-            (loudly, "hopeless", ("MAIL", "451 later"), f"{REFUSED}, {UNREACHABLE}"),
+            (LOUD, "safe", ("banner", "421 busy"), f"0 shop SMTPConnectError, {SPARE}"),
+            (LOUD, "safe", ("MAIL", "451 later"), f"{REFUSED}, {SPARE}"),
+            (LOUD, "odd", (BODY,), f"0 nobody EmailHostDoesNotExist, {SPARE}"),
+            (LOUD, "hopeless", ("MAIL", "451 later"), f"{REFUSED}, {UNREACHABLE}"),
             # An error that is final is told once.
-            (loudly, "safe", SPAM, "0 shop, 1 shop SMTPDataError"),
-            (through_a_router, "down", (BODY,), "0 shop, 1 down ConnectionRefusedError"),
-            (through_a_router, "none", (BODY,), "0 shop, 1 none EmailHostDoesNotExist"),
+            (LOUD, "safe", SPAM, "0 shop, 1 shop SMTPDataError"),
+            (LOUD, "router", (BODY,), "0 shop, 1 down ConnectionRefusedError"),
         ],
     )
     @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "single"])
     def test_tell_of_each_message_in_its_turn(
-        self, extensions, connect, key, fault, told, kind, start, receivers, settings
+        self, extensions, options, key, fault, told, kind, start, receivers, settings
     ):
         """The error of a list has the same messages."""
         start(at(*fault), extensions)
-        settings.EMAIL_HOSTS_ROUTER = lambda message: "shop" if message.subject == "0" else key
+        settings.EMAIL_HOSTS_ROUTER = lambda message: (
+            "shop" if message.subject == "0" else "down"
+        )
         batch = messages()
         error: Any = None
         try:
-            connect(key).send_messages(kind(batch))
+            get_connection(key, **options).send_messages(kind(batch))
         except (OSError, LookupError) as raised:
             error = raised
         assert receivers.told == told
@@ -216,8 +199,9 @@ class TestSignals:
             raise LookupError
 
         start(script)
+        connection: Any = get_connection("shop")
         with pytest.raises(LookupError):
-            loudly("shop").send_messages(coming())
+            connection.send_messages(coming())
         assert [told["seconds"] for told in receivers.got] == [2, 2, 2]
 
     @pytest.mark.parametrize(
@@ -239,41 +223,19 @@ class TestSignals:
             get_connection(key).send_messages(kind(batch))
         assert found == counts
 
-    def test_do_not_tell_of_a_message_without_recipients(self, start, kind, receivers):
-        start()
-        batch = messages()
-        batch[0].to = batch[2].to = []
-        assert get_connection("shop").send_messages(kind(batch)) == 1
-        assert receivers.told == "1 shop"
-
     def test_do_not_tell_what_a_replaced_open_does(self, start, receivers):
         start()
-        connection: Any = silently("shop")
+        connection: Any = get_connection("shop")
         connection.open = lambda: None
         assert connection.send_messages(messages()) == 0
         assert receivers.told == ""
 
-    def test_name_no_host_of_a_dsn_from_elsewhere(self, serve, receivers):
-        with real_hosts():
-            connection = connection_from_dsn(f"smtp://127.0.0.1:{serve().port}")
-        connection.send_messages(messages(1))
-        assert receivers.told == "0 None"
-
     def test_tell_of_what_is_in_the_outbox(self, receivers, mailoutbox):
         batch = messages(2)
-        batch[1].extra_headers["X"] = "a\nb"
+        batch[1].extra_headers = {"X": "a\nb"}
         with pytest.raises(ValueError, match=r"[Hh]eader") as caught:
             get_connection("shop").send_messages(batch)
         assert receivers.told == f"0 shop, 1 shop {type(caught.value).__name__}"
-
-    def test_of_several_connections_come_in_the_callers_thread(self, start, kind, receivers):
-        start(to("<0@example.net>", "550 no"))
-        threads = set()
-        receivers.then = lambda: threads.add(threading.current_thread())
-        assert silently("many").send_messages(kind(messages(200))) == 199
-        told = [f"{i} many" for i in range(1, 200)] + ["0 many SMTPRecipientsRefused"]
-        assert sorted(receivers.told.split(", ")) == sorted(told)
-        assert threads == {threading.current_thread()}
 
 
 class TestBackendOfOthers:
@@ -282,11 +244,8 @@ class TestBackendOfOthers:
     @pytest.mark.parametrize(
         ("names", "answer", "error", "told"),
         [
-            ("012", 3, None, "0 shop, 1 shop, 2 shop"),
             ("012+", 3, None, "0 shop, 1 shop, 2 shop"),  # "+" has no recipients
-            ("012+", 4, None, "0 shop, 1 shop, 2 shop"),
-            ("012", 2, None, ""),
-            ("", 0, None, ""),
+            ("012+", 2, None, ""),
             ("012", 3, LookupError(), "None shop LookupError"),
             ("0", 1, LookupError(), "0 shop LookupError"),
         ],
@@ -311,17 +270,6 @@ class TestBackendOfOthers:
 
 class TestReceiver:
     """It never changes what becomes of the mail."""
-
-    def test_that_raises_is_logged(self, start, receivers, caplog, settings):
-        settings.ADMINS = []  # whom Django would mail it to
-        start(at(BODY, None, "451 later"))
-        receivers.then = raising(RuntimeError("no such counter"))
-        with pytest.raises(smtplib.SMTPDataError) as caught:
-            get_connection("shop").send_messages(messages())
-        assert can_be_retried(caught.value)
-        assert receivers.told == "0 shop, 1 shop SMTPDataError"
-        records = [record for record in caplog.records if record.name == "django.dispatch"]
-        assert ["no such counter" in record.getMessage() for record in records] == [True] * 2
 
     def test_is_not_needed_for_the_log_to_fail(self, start, receivers, caplog):
         start()
@@ -354,42 +302,37 @@ class TestReceiver:
         assert [told["refused"] for told in receivers.got] == [{"x": []}] * 2
         assert caplog.messages == []
 
-    @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
     @pytest.mark.parametrize(
         ("key", "told", "accepted"),
-        [
-            ("shop", "0 shop", [1, 0]),
-            ("safe", "0 shop", [1, 0]),
-            ("odd", "0 nobody EmailHostDoesNotExist", [0, 0]),
-        ],
+        [("safe", "0 shop", 1), ("odd", "0 nobody EmailHostDoesNotExist", 0)],
     )
     def test_that_ends_the_process_ends_what_is_left(
         self, key, told, accepted, error, start, receivers
     ):
         """The next send has its signals again."""
-        servers = start()
+        shop, spare = start()
         receivers.then = raising(error)
         for times in (1, 2):
-            connection = loudly(key)
+            connection: Any = get_connection(key)
             with pytest.raises(error) as caught:
                 connection.send_messages(iter(messages()))
             assert not can_be_retried(caught.value)
             assert receivers.told == ", ".join([told] * times)
-            assert getattr(connection, "connection", None) is None
-        assert [len(server.accepted) for server in servers] == [2 * n for n in accepted]
+            assert len(shop.accepted) == accepted * times
+        assert spare.accepted == []
 
-    @pytest.mark.parametrize("then", [lambda: None, raising(KeyboardInterrupt)])
-    def test_gets_an_error_without_a_traceback(self, then, start, receivers):
+    def test_gets_an_error_without_a_traceback(self, start, receivers):
         """It would show what frames hold that are still at work. Afterwards it is back."""
         start()
         tracebacks: list[Any] = []
 
         def look() -> None:
             tracebacks.append(receivers.got[-1]["error"].__traceback__)
-            then()
+            raise KeyboardInterrupt
 
         receivers.then = look
-        with pytest.raises((ConnectionRefusedError, KeyboardInterrupt)):
+        with pytest.raises(KeyboardInterrupt):
             get_connection("down").send_messages(messages())
         assert tracebacks == [None]
         assert receivers.got[0]["error"].__traceback__ is not None

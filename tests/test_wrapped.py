@@ -1,7 +1,9 @@
 """A backend that is not ours, as a host."""
 
 import copy
+from contextlib import nullcontext
 from typing import Any
+from unittest import mock
 
 import pytest
 from conftest import Recorder, told, wrapped
@@ -9,22 +11,13 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
 
-from email_hosts.backends import HostBackend, RoutingBackend, can_be_retried, get_connection
+from email_hosts.backends import HostBackend, can_be_retried, get_connection
 from email_hosts.exceptions import InvalidEmailHost
 
 
 @pytest.fixture
 def host():
     return wrapped()
-
-
-def raising(error):
-    """Return what raises this error when it is called."""
-
-    def fail(*args):
-        raise error
-
-    return fail
 
 
 class TestWrappedBackend:
@@ -42,43 +35,29 @@ class TestWrappedBackend:
         assert host.open() is True
         assert host.calls == ["open", 3, 0, "close", "open"]
 
-    def test_gets_what_comes_from_a_generator_as_it_comes(self, host, new_message):
-        """Each message before the next is asked for, over one connection."""
-        taken = []
-
-        def messages():
-            for _ in range(3):
-                taken.append(len(host.got))
-                yield new_message()
-
-        assert host.send_messages(messages()) == 3
+    @pytest.mark.parametrize(
+        ("is_new", "calls"), [(True, ["open", 1, 1, 1, "close"]), (False, ["open", 1, 1, 1])]
+    )
+    def test_gets_what_comes_from_a_generator_one_by_one(
+        self, is_new, calls, host, new_message, monkeypatch
+    ):
+        """Over one connection, which stays open if it was."""
+        monkeypatch.setattr(host.wrapped, "open", lambda: host.calls.append("open") or is_new)
+        assert host.send_messages(new_message() for _ in range(3)) == 3
         assert host.send_messages(iter(())) == 0
-        assert taken == [0, 1, 2]
-        assert host.calls == ["open", 1, 1, 1, "close"]
-
-    def test_stays_open_after_a_generator_if_it_was(self, host, new_message, monkeypatch):
-        monkeypatch.setattr(host.wrapped, "open", lambda: False)
-        assert host.send_messages(iter([new_message()])) == 1
-        assert host.calls == [1]
+        assert host.calls == calls
 
     def test_that_cannot_be_opened_has_sent_nothing(self, host, monkeypatch):
-        monkeypatch.setattr(host.wrapped, "open", raising(ValueError("no key")))
+        monkeypatch.setattr(host.wrapped, "open", mock.Mock(side_effect=ValueError("no key")))
         with pytest.raises(ValueError, match="no key") as caught:
             host.open()
         assert can_be_retried(caught.value)
 
-    @pytest.mark.parametrize("alias", ["shop", None])
-    def test_knows_the_key(self, alias, message, mailoutbox):
-        """Django's in-memory backend notes it on a message."""
-        host = HostBackend("django.core.mail.backends.locmem.EmailBackend", alias=alias)
-        host.send_messages([message])
-        assert host.wrapped.alias == alias
-        assert getattr(mailoutbox[0], "sent_using", alias) == alias  # since Django 6.1
-
     def test_may_be_one_that_is_made_already(self):
         recorder: Any = Recorder()
-        assert HostBackend(recorder, alias="shop", headers={"X-Shop": "1"}).wrapped is recorder
+        assert HostBackend(recorder, alias="shop").wrapped is recorder
         assert recorder.alias == "shop"
+        assert HostBackend("conftest.Recorder").wrapped.alias is None
 
     def test_shows_its_attributes_and_takes_none(self, host):
         assert host.failure is None
@@ -86,8 +65,6 @@ class TestWrappedBackend:
             _ = host.missing
         host.failure = OSError()
         assert host.wrapped.failure is None
-
-    def test_of_a_copy_is_a_copy(self, host):
         assert copy.copy(host).wrapped is not host.wrapped
 
 
@@ -118,7 +95,6 @@ class TestDjangosSMTPBackend:
             ({}, {"port": 25, "username": "", "use_tls": False, "timeout": 60}),
             ({"use_tls": True}, {"port": 587, "use_tls": True, "use_ssl": False}),
             ({"use_ssl": True}, {"port": 465, "use_tls": False, "use_ssl": True}),
-            ({"username": "u", "password": "p"}, {"username": "u", "password": "p"}),
             ({"username": "global-user"}, {"username": "global-user", "password": ""}),
         ],
     )
@@ -148,52 +124,40 @@ class TestFailSilently:
     def host(self):
         return wrapped(fail_silently=True)
 
-    def test_backend_does_not_get_it(self, host):
-        assert host.fail_silently is True
-        assert "fail_silently" not in host.wrapped.options
-
     def test_each_message_is_sent_by_itself(self, host, new_message, caplog):
+        assert "fail_silently" not in host.wrapped.options
         host.wrapped.failure = OSError("no")
         assert host.send_messages([new_message(), new_message()]) == 0
         assert host.calls == ["open", 1, 1, "close"]
         assert caplog.messages == ['host "shop": OSError, ignored by fail_silently'] * 2
 
-    @pytest.mark.parametrize("error", [OSError("no"), OfRecorder("no")])
-    def test_open_ignores_errors_of_mail(self, error, host, message, monkeypatch, caplog):
-        monkeypatch.setattr(host.wrapped, "open", raising(error))
-        assert (host.open(), host.send_messages([message])) == (None, 0)
-        text = f'host "shop": {type(error).__name__}, ignored by fail_silently'
-        assert caplog.messages == [text] * 2
-
-    def test_open_ignores_nothing_else(self, host, message, monkeypatch, caplog):
-        monkeypatch.setattr(host.wrapped, "open", raising(ValueError("of a time limit, say")))
+    @pytest.mark.parametrize("error", [OSError("no"), OfRecorder("no"), ValueError("no")])
+    def test_open_ignores_errors_of_mail_only(self, error, host, message, monkeypatch, caplog):
+        monkeypatch.setattr(host.wrapped, "open", mock.Mock(side_effect=error))
+        is_of_mail = not isinstance(error, ValueError)
         for call in (host.open, lambda: host.send_messages([message])):
-            with pytest.raises(ValueError, match="of a time limit"):
-                call()
-        assert caplog.messages == []
+            with nullcontext() if is_of_mail else pytest.raises(ValueError, match="no"):
+                assert not call()
+        text = f'host "shop": {type(error).__name__}, ignored by fail_silently'
+        assert caplog.messages == [text] * 2 * is_of_mail
 
 
 @pytest.mark.parametrize(
     ("answer", "number", "number_told"),
     [
-        *((answer, 3, 3) for answer in (3, 4, True, None, ["a task"], object())),
+        *((answer, 3, 3) for answer in (4, True, None, ["a task"])),
         *((answer, answer, 0) for answer in (2, 0)),  # it does not say which
     ],
 )
-@pytest.mark.parametrize("key", ["shop", "all", "router"])
+@pytest.mark.parametrize("key", ["shop", "all"])
 def test_answer_of_the_backend_says_how_many_it_has_taken(
     answer, number, number_told, key, new_message, settings, monkeypatch
 ):
     monkeypatch.setattr(Recorder, "answer", answer)
-    settings.EMAIL_HOSTS = {
-        "shop": "backend://conftest.Recorder",
-        "all": "failover:shop",
-        "default": "backend://conftest.Recorder",
-    }
-    connection = RoutingBackend() if key == "router" else get_connection(key)
+    settings.EMAIL_HOSTS = {"shop": "backend://conftest.Recorder", "all": "failover:shop"}
     with told() as heard:
-        sent = connection.send_messages([new_message() for _ in range(3)])
-    if key != "shop":  # one by one, so any number but 0 is enough
+        sent = get_connection(key).send_messages([new_message() for _ in range(3)])
+    if key == "all":  # one by one, so any number but 0 is enough
         number = number_told = 3 if answer != 0 else 0
     assert (sent, len(heard)) == (number, number_told)
 
@@ -238,24 +202,17 @@ class LooksLikeOne:
 
 
 @pytest.mark.parametrize("kind", [WithReduce, WithNew, LooksLikeOne])
-@pytest.mark.parametrize("dsn", ["smtp://127.0.0.1:{}?", "backend://conftest.Recorder?"])
-def test_message_of_each_class_is_sent_with_all_that_it_has(kind, dsn, serve, settings):
+def test_message_of_each_class_is_sent_with_all_that_it_has(kind, serve, settings):
     """Each host that changes a message changes a copy."""
     server, message = serve(), kind("Hello", "World", to=["a@example.net"])
     query = "_default_from_email=shop@example.com&_header-X-Shop=1"
-    settings.EMAIL_HOSTS = {"shop": dsn.format(server.port) + query}
+    settings.EMAIL_HOSTS = {"shop": f"smtp://127.0.0.1:{server.port}?{query}"}
     before = dict(vars(message))
-    connection: Any = get_connection("shop")
-    assert connection.send_messages([message]) == 1
-    vars(message).pop("anymail_status", None)
+    assert get_connection("shop").send_messages([message]) == 1
     assert vars(message) == before
-    if server.accepted:
-        assert b"\nSubject: Hello" in server.accepted[0].content
-        assert server.accepted[0].sender == "shop@example.com"
-    else:
-        (sent,) = connection.got
-        assert (sent.subject, sent.from_email) == ("Hello", "shop@example.com")
-        assert sent.extra_headers == {"X-Shop": "1"}
+    (accepted,) = server.accepted
+    assert accepted.sender == "shop@example.com"
+    assert b"\nSubject: Hello" in accepted.content
 
 
 def test_interrupted_list_says_nothing_of_what_was_sent(host, new_message):
