@@ -47,6 +47,7 @@ from .schemes import (
     FILE_BACKEND,
     LOCAL_SCHEMES,
     OTHER_SCHEMES,
+    PROVIDERS,
     SCHEMES,
     SEVERAL_SCHEMES,
     SMTP_SCHEMES,
@@ -188,12 +189,14 @@ def _scheme_of(dsn: str) -> str:
         elif not colon:
             hint = hint or "; for the host of a key, write failover: and the key"
         raise InvalidEmailHost(f"the DSN starts with no scheme{hint}; {EXAMPLE}; {known}")
-    hint = f"; write '{here}' instead" if here else did_you_mean(scheme, SCHEMES, cutoff=0.7)
+    others = [*SCHEMES, *(ANYMAIL + provider for provider in PROVIDERS)]
+    hint = f"; write '{here}' instead" if here else did_you_mean(scheme, others, cutoff=0.7)
     raise InvalidEmailHost(f"unknown scheme '{match[0]}'; {known}{hint or f'; {EXAMPLE}'}")
 
 
 def _smtp(parts: _Parts) -> Made:
-    _refuse_options_before_question_mark(parts.authority)
+    _refuse_two_schemes(parts)
+    _refuse_lost_separator(parts.authority, "a question mark before the first option")
     if parts.authority and parts.path not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
     if parts.path[:1] not in {"", "/"}:
@@ -217,17 +220,27 @@ def _smtp(parts: _Parts) -> Made:
     return SMTP_BACKEND, {**of_scheme, **with_transport(options, of_scheme)}
 
 
-def _refuse_options_before_question_mark(authority: str) -> None:
-    """The at sign of a sender would end the login there, and send it to that domain."""
-    for name in by_name_in_dsn(SMTP_OPTIONS) if "=" in authority else ():
+def _refuse_two_schemes(parts: _Parts) -> None:
+    """A URL of the server has taken the place of its name."""
+    if parts.authority.endswith(":") and parts.path.startswith("//"):
+        raise InvalidEmailHost(f"the DSN has two schemes; remove one; {PERCENT_ENCODE}")
+
+
+def _refuse_lost_separator(text: str, separator: str) -> None:
+    """Refuse an option in the middle of something else.
+
+    Before the question mark, the at sign of a sender would end the login there, and send it
+    to that domain.
+    """
+    for name in by_name_in_dsn(SMTP_OPTIONS) if "=" in text else ():
         begin = HEADER if name.startswith(HEADER) else f"{name}="
-        if f"&{begin}" in authority or (name.startswith("_") and begin in authority):
-            raise InvalidEmailHost(
-                f"write a question mark before the first option: ?{name}=...; {PERCENT_ENCODE}"
-            )
+        if f"&{begin}" in text or (name.startswith("_") and begin in text):
+            mark = "?" if "question" in separator else "&"
+            raise InvalidEmailHost(f"write {separator}: {mark}{name}=...; {PERCENT_ENCODE}")
 
 
 def _file(parts: _Parts) -> Made:
+    _refuse_lost_separator(parts.path, "a question mark before the first option")
     path = _decoded("the path", parts.path)
     if parts.authority or not path.strip("/"):
         examples = "file:///var/mail/out is absolute, file:mail/out relative"
@@ -295,6 +308,7 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
     has_secret = any(name in known and known[name].is_secret for name, _, _ in given)
     for name, equals, value in given:
         is_header = name.startswith(HEADER)
+        _refuse_lost_separator(value, "an ampersand between options")
         option = known.get(f"{HEADER}NAME" if is_header else name)
         if option is None and others:
             option = _foreign_option(name if equals else "")  # it may be the end of a key

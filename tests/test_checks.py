@@ -83,7 +83,7 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
     [
         # E002: it is not valid
         (f"smpt://{USER}:{PASSWORD}@h", "E002 did you mean 'smtp'"),
-        ({"BACKEND": SMTP_BACKEND}, "E002 dict...MAILERS"),
+        ({"BACKEND": SMTP_BACKEND}, "E002 dict...Write a DSN...in MAILERS"),
         (("smtp://h",), "E002 tuple...comma"),
         ("smtp://u:p/q@h", "E002 percent-encode...urllib.parse.quote(password"),
         ("'smtp://h'", "E002 .env"),
@@ -391,6 +391,7 @@ class TestMailers:  # pragma: mailers-only
             ({}, {"a": ours(host="h", fail_silently=True)}, []),
             (H, {**mailers(H), "default": {}}, []),
             (H, {"own": ours(FAILOVER, hosts=["a"])}, []),
+            ({**H, **D}, {"default": {"BACKEND": ROUTER}}, ["W014"]),
             (H, {"x": {"BACKEND": LOCMEM}}, []),
             # W016: nobody asks the router, as test_default_backend() shows for EMAIL_BACKEND
             ({}, {"default": {"BACKEND": ROUTER}}, ["W006"]),

@@ -235,6 +235,7 @@ disk  file        mail/out       -         -                                  - 
             (ONE, ["x"], ("There is no host 'x'. Known hosts: a.", [])),
             (ONE, ["a,x"], (f"There is no host 'a,x'. Known hosts: a. {NO_COMMAS}", [])),
             (ONE, ["--show-password"], ("--show-password is only for --from-settings.", [])),
+            (ONE, ["a", "--from-settings"], ("--from-settings takes no hosts.", [])),
         ],
     )
     def test_says_what_there_is_nothing_to_show_of(self, hosts, arguments, told):

@@ -124,6 +124,25 @@ REFUSED: list[tuple[str, str]] = [
     ("no scheme; write console: with a colon", "console"),
     ("no scheme; for the host of a key, write failover: and the key; ", "shop"),
     ("no scheme; did you mean 'failover'?", "fallback:shop,club"),
+    ("; did you mean 'anymail+mailgun'?", "anymail-mailgun://?api_key=K"),
+    (
+        "the DSN has two schemes; remove one; ",
+        "submission://u:Wj4bYt2@https://h smtp://smtp://h",
+    ),
+    # A DSN in several strings, of which one lacks its separator
+    (
+        "write an ampersand between options: &_reply_to=...; ",
+        "smtp://h?_header-X-A=one_reply_to=a@example.com "
+        "anymail+postmark://?server_token=Wj4bYt2_reply_to=a@example.com",
+    ),
+    (
+        "write an ampersand between options: &_header-NAME=",
+        "smtp://h?local_hostname=a_header-X=b",
+    ),
+    (
+        "write a question mark before the first option: ?_reply_to",
+        "file:/tmp/out_reply_to=a@b.c",
+    ),
     ("did you mean '_redirect_to'?", "smtp://h:2525?redirect_to=a@example.com"),
     ("anymail+mailgun and the like; for a mail server, write submission://", "redis://h"),
     ("'anymail+amazon-ses' instead", "ses://Kx7vQz9:Wj4bYt2@default"),

@@ -447,6 +447,14 @@ NOT_SET = 'W018 EMAIL_HOSTS["news"] has None, nothing or the name of a variable 
         ("submission://$USER:${{PASSWORD_2}}@h", [f"{NOT_SET} username, password: "]),
         ("submission://me:{{password}}@h", [f"{NOT_SET} password: "]),
         ("submission://:@h", [f"{NOT_SET} username, password: "]),
+        ("anymail+postmark://?server_token=", [f"{NOT_SET} server_token: "]),
+        ("submission://<user>:<password>@h", [f"{NOT_SET} username, password: "]),
+        # A login that was copied with something more.
+        *(
+            (f"submission://{login}@h", ['W018 EMAIL_HOSTS["news"] has a user name or a '])
+            for login in (" me:secret", "me:secret%20", "'me:secret", 'me:"secret"')
+        ),
+        ("submission://me:a 'secret' of mine@h", []),
         ("submission://me:$ecret!@h", []),
         (
             "submission://me:p%C3%A4ss@h",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
+from itertools import chain
 from typing import Any
 
 from django.apps import AppConfig
@@ -174,13 +175,14 @@ def _hosts_without_mailers() -> Found:  # pragma: mailers-only
     mailers = registry().mailers
     if not conf.has_mailers() or any(map(is_in_memory, mailers.values())):  # of tests
         return
-    known = list(_hosts_of_dsns())
     # Of "default", W013 says so.
-    missing = [host for host in known if host.key not in {*mailers, "default"}]
-    # By hand, a project may choose. mailers() makes an entry of each host.
+    known = [host for host in _hosts_of_dsns() if host.key != "default"]
+    members = [host.members for host in _hosts() if host.setting == "MAILERS"]
+    in_use = {*mailers, *chain.from_iterable(members)}
+    missing = [host for host in known if host.key not in in_use]
+    # By hand, a project may choose some. mailers() makes an entry of each host.
     is_made = any(mailers.get(str(host.key)) == host.mailer for host in known)
-    is_by_hand = len(missing) < len(known) or any(registry().own_mailers())
-    if missing and (is_made or not is_by_hand):
+    if missing and (is_made or len(missing) == len(known)):
         yield message(
             "W014",
             f'MAILERS lacks hosts of EMAIL_HOSTS, so using="{shown(missing[0].key)}" is an '

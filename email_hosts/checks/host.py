@@ -49,7 +49,11 @@ HINTS = (
     ("MAILERS must be a dict", MAILERS_HINT),
     ("EMAIL_HOSTS must be a dict", HOSTS_HINT),
     ("the key of a host must", HOSTS_HINT),
-    ("DSN string, not dict", "That is an entry of MAILERS: write it there, or a DSN here."),
+    (
+        "DSN string, not dict",
+        "Write a DSN: submission://user:password@smtp.example.com. A dict with BACKEND "
+        "belongs in MAILERS, since Django 6.1.",
+    ),
     ("DSN string, not tuple", "A comma after the DSN makes it a tuple. Remove the comma."),
     ("percent-encode", 'In Python, urllib.parse.quote(password, safe="") does that.'),
     ("did you mean", ""),
@@ -233,13 +237,20 @@ def _password(host: Host) -> Found:
 
 
 def _login(host: Host) -> Found:
-    login = (str(host.options.get(name) or "") for name in ("username", "password"))
+    login = tuple(str(host.options.get(name) or "") for name in ("username", "password"))
     try:
         if host.is_a(SMTP_BACKEND):
             refuse_what_cannot_be_sent(*login)
     except InvalidEmailHost as refusal:
         refusal.name(str(host.key), host.setting)
         yield invalid(refusal)
+    if any(each != each.strip(" '\"") for each in login):
+        yield message(
+            "W018",
+            f"{host.name} has a user name or a password that begins or ends with a space or a "
+            "quotation mark.",
+            "If it does not belong there, remove it.",
+        )
 
 
 def _without_effect(host: Host) -> Found:
@@ -260,7 +271,11 @@ def _without_effect(host: Host) -> Found:
 
 def _not_set(host: Host) -> Found:
     texts = {name: each for name, each in host.options.items() if isinstance(each, str)}
-    unset = [name for name, each in texts.items() if re.fullmatch(NOT_SET, each)]
+    unset = [
+        name
+        for name, each in texts.items()
+        if re.fullmatch(NOT_SET, each) or (not each and name not in host.table)
+    ]
     if texts.get("host") == "none":  # the server of a DSN is in lower case
         unset.append("host")
     if host.setting == "EMAIL_HOSTS" and "//:@" in registry().dsns[str(host.key)]:
