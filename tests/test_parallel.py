@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import smtplib
 import threading
@@ -11,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, mails
+from conftest import TimeLimit, interrupted_at_each_call, mails
 from django.conf import settings
 from django.db.utils import ConnectionHandler
 from django.utils import timezone, translation
@@ -360,6 +361,32 @@ class TestInterruption:
         server.wait_for_clients_to_go()
         assert 1 <= number == len(server.accepted) < 200
         assert recipients(server) == of(error.sent)
+
+    # CPython tells of a thread that was hit while it started.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    @pytest.mark.usefixtures("limit")
+    def test_at_any_call_is_raised(self, serve):  # pragma: no cover (it confuses coverage)
+        """Also while a thread starts."""
+        server = serve()
+        connection, batch = host(server, 3), messages(6)
+        raised: list[Any] = []
+
+        def send() -> None:
+            try:
+                connection.send_messages(batch)
+            except TimeLimit as error:
+                raised.append(error)
+            finally:
+                server.accepted_in_time = [*server.accepted]
+
+        for _ in interrupted_at_each_call(send, parallel, threading, queue):
+            server.wait_for_clients_to_go()
+            assert server.accepted == server.accepted_in_time
+            if raised:
+                assert of(raised[-1].sent) <= recipients(server)
+            server.accepted.clear()
+        assert len(raised) > 50
 
 
 @pytest.mark.parametrize("number", [None, 0, 2])

@@ -496,6 +496,13 @@ def test_pace_of_a_server_is_found_out_and_remembered(name, serve_groups, monkey
     assert pace_of(f"127.0.0.1:{server.port}").fastest is fastest
 
 
+def test_pace_is_doubted_if_one_command_was_not_understood(serve):
+    """Whatever the server then says to the others."""
+    server = serve(at("RCPT", "503 no", "550 no"))
+    assert ours(server).send_messages(mails("a+b")) == 1
+    assert names_of(server) == ["a+b"]
+
+
 def test_pace_is_remembered_of_a_thousand_servers(serve):
     servers = [serve(behind("503 wait")) for _ in range(2)]
     for server in servers:

@@ -219,7 +219,7 @@ class Transaction:
         codes = [code for code, _ in self.refused.values()]
         if isinstance(self.refusal, smtplib.SMTPResponseException):
             codes = [self.refusal.smtp_code]
-        return self.has_ended() or max(codes, default=500) < 500
+        return self.has_ended() or max(codes) < 500
 
     def has_ended(self) -> bool:
         """Whether the server has said goodbye, or the connection broke."""
