@@ -94,6 +94,7 @@ def hosts(start_server, serve, tls, closed_port):
         "scheme": f"smpt://{LOGIN}@h",
         # One that works is enough.
         "half": "roundrobin:scheme,closed,works?_default_from_email=x@example.com",
+        "good": "failover:works,local",
         "bad": "failover:closed,scheme",
         "worse": "failover:bad,closed",
         "itself": "failover:works,itself",
@@ -115,6 +116,7 @@ STATUSES = {
     "busy": r" | 421 4.7.0 \x1b[2J\xff Try later",
     "scheme": " | unknown scheme 'smpt'",
     "half": " | - | - | x@example.com | scheme: unknown scheme ",
+    "good": "; local: OK, no server to connect to",
     "bad": " | closed: Connection refused; scheme: unknown scheme ",
     "worse": " | bad: closed: Connection refused; scheme: unknown scheme ",
     "itself": "itself -> itself",
@@ -271,7 +273,7 @@ class TestConnect:
     def test_says_whether_each_host_works(self, hosts):
         message, lines = check(hosts, connect=True)
         failed = "closed, login, tls, cert, silent, busy, scheme, bad, worse, itself"
-        assert message == f"10 of 18 failed: {failed}"
+        assert message == f"10 of 19 failed: {failed}"
         told = {line.partition(" ")[0]: line for line in rows(lines)}
         assert all(status in told[key] for key, status in STATUSES.items())
 

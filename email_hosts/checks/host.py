@@ -203,7 +203,7 @@ def is_host(key: str) -> bool:
 
 def _write(host: Host, option: str) -> str:
     """Return what to write for STARTTLS (``use_tls``), or for TLS from the first byte."""
-    if host.setting == "MAILERS":
+    if host.setting == "MAILERS":  # pragma: mailers-only
         return f"Write {option!r}: True in OPTIONS"
     if option in SMTP_SCHEMES.get(host.scheme, {}):
         return "Remove the options 'tls' and 'ssl', which change that of its scheme"
