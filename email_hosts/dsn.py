@@ -382,6 +382,8 @@ def _foreign_option(name: str) -> Option:
     if not re.fullmatch("[a-z_-]+", name):  # it may be the end of a key
         raise InvalidEmailHost(f"{NO_OPTION}; {PERCENT_ENCODE}")
     hint = did_you_mean(name, by_name_in_dsn(HOST_OPTIONS))
+    if name[0] != "_" and "-" in name:
+        hint = f"; did you mean '{name.replace('-', '_')}'?"
     raise InvalidEmailHost(f"{name!r} cannot be the name of an option{hint}")
 
 

@@ -27,7 +27,9 @@ CONSOLE, LOCMEM, SMTP = (
 SENDER = "?_default_from_email=s@example.com"
 H = {"a": "smtp://h"}
 REDIRECTS = "_redirect_to=qa@example.com"
-OF_DEPLOYMENT = {f"email_hosts.W{number}" for number in ("002", "003", "004", "009", "011")}
+OF_DEPLOYMENT = {
+    f"email_hosts.W{number}" for number in ("002", "003", "004", "009", "011", "019")
+}
 IN_2026 = "W008 December 2026"
 
 pytestmark = pytest.mark.filterwarnings("ignore:The EMAIL_[A-Z]+ setting is deprecated")
@@ -312,6 +314,38 @@ def test_w012_hosts_with_one_sender(hosts, named):
         named
     )
     assert all("gets all mail from s@example.com." in each for each in texts)
+
+
+@pytest.mark.parametrize(
+    ("default", "settings", "expected"),
+    [
+        ("smtp://h", {}, 'W019 EMAIL_HOSTS["default"]...root@localhost..._server_email'),
+        ("failover:a", {}, "W019"),
+        ("smtp://h?_server_email=errors@example.com", {}, []),
+        ("smtp://h", {"ADMINS": []}, []),
+        ("smtp://h", {"SERVER_EMAIL": "errors@example.com"}, []),
+        ("smtp://h", {"EMAIL_BACKEND": SMTP}, "W013"),
+        ("", {}, ["W001", "W006"]),
+    ],
+)
+def test_w019_sender_of_error_mails(default, settings, expected):
+    settings = {"SERVER_EMAIL": "root@localhost", "EMAIL_BACKEND": ROUTER, **settings}
+    assert_found(expected, {**H, "default": default}, **settings)
+
+
+@pytest.mark.parametrize(
+    ("backend", "is_debugged", "expected"),
+    [
+        (CONSOLE, True, ['W020 ...console...send all the same: EMAIL_HOSTS["a"].', "W004"]),
+        (CONSOLE, False, ["W004"]),
+        (SMTP, True, []),
+        (LOCMEM, True, []),  # that of the tests
+    ],
+)
+def test_w020_backend_of_development_is_not_that_of_hosts(backend, is_debugged, expected):
+    hosts = {**H, "b": "console:"}
+    told = [*expected, "W004"]  # of b
+    assert_found(told, hosts, EMAIL_BACKEND=backend, DEBUG=is_debugged)
 
 
 def test_w012_is_of_the_default_router_only():

@@ -171,6 +171,21 @@ def _default_host() -> Found:
     )
 
 
+def _backend_of_development() -> Found:
+    """Who develops with ``EMAIL_BACKEND`` in the console may think that hosts do, too."""
+    backend = SENDS_NOTHING.get(conf.default_mailer().get("BACKEND", ""))
+    if not conf.settings.DEBUG or conf.has_mailers() or not backend:
+        return
+    sending = [host.name for host in _hosts() if _has_server(host)]
+    if sending and not test_mode.has_replaced(conf.default_mailer()):
+        yield message(
+            "W020",
+            f"EMAIL_BACKEND is Django's {backend} backend, and these hosts send all the same: "
+            f"{listed(sending)}.",
+            "While you develop, give each the DSN console: with its sender.",
+        )
+
+
 def _hosts_without_mailers() -> Found:  # pragma: mailers-only
     mailers = registry().mailers
     if not conf.has_mailers() or any(map(is_in_memory, mailers.values())):  # of tests
@@ -250,8 +265,7 @@ def _redirects() -> Found:
     for host in _hosts():
         if host.options.get("redirect_to"):
             redirecting.append(host.name)
-        # These have a server of their own, which a failover has not.
-        elif host.is_a(DJANGO_SMTP_BACKEND) or host.backend.startswith("anymail."):
+        elif _has_server(host):
             others.append(host.name)
     if redirecting and others:
         yield message(
@@ -267,6 +281,7 @@ OF_SETTINGS: tuple[Callable[[], Found], ...] = (
     _cache,
     _default_backend,
     _default_host,
+    _backend_of_development,
     _hosts_without_mailers,
     _similar_settings,
     _redirects,
@@ -314,7 +329,21 @@ def _rate_cache() -> Found:
         )
 
 
-OF_DEPLOYED_SETTINGS = (_default_sends_nothing, _reporter_filter, _rate_cache)
+def _error_mails() -> Found:
+    host = registry().valid("default")
+    if host is None or not conf.settings.ADMINS or not conf.has_no_server_email():
+        return
+    is_used = default_routes() or conf.default_mailer() == host.mailer
+    if is_used and not with_first_member(host).options.get("server_email"):
+        yield message(
+            "W019",
+            f"{host.name} sends error mails to ADMINS from {conf.project_senders()[1]}, which "
+            "real servers refuse.",
+            "Set SERVER_EMAIL, or add _server_email=errors@example.com to the DSN.",
+        )
+
+
+OF_DEPLOYED_SETTINGS = (_default_sends_nothing, _reporter_filter, _rate_cache, _error_mails)
 
 
 # What the checks above ask
@@ -326,6 +355,11 @@ def _hosts() -> Iterator[Host]:
         with suppress(InvalidEmailHost):
             if host := registry().find(key):  # None if its key is no string
                 yield host
+
+
+def _has_server(host: Host) -> bool:
+    """Whether a host has a server of its own. A failover has none."""
+    return host.is_a(DJANGO_SMTP_BACKEND) or host.backend.startswith("anymail.")
 
 
 def _hosts_of_dsns() -> Iterator[Host]:
