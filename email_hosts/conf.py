@@ -106,7 +106,7 @@ def project_senders() -> tuple[str, str]:
 
 def has_no_server_email() -> bool:
     """Whether ``SERVER_EMAIL`` is still Django's own: ``root@localhost``."""
-    return settings.SERVER_EMAIL == global_settings.SERVER_EMAIL
+    return project_senders()[1] == global_settings.SERVER_EMAIL
 
 
 def has_mailers() -> bool:
