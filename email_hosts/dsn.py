@@ -191,7 +191,7 @@ def _scheme_of(dsn: str) -> str:
         raise InvalidEmailHost(f"the DSN starts with no scheme{hint}; {EXAMPLE}; {known}")
     others = [*SCHEMES, *(ANYMAIL + provider for provider in PROVIDERS)]
     hint = f"; write '{here}' instead" if here else did_you_mean(scheme, others, cutoff=0.7)
-    raise InvalidEmailHost(f"unknown scheme '{match[0]}'; {known}{hint or f'; {EXAMPLE}'}")
+    raise InvalidEmailHost(f"unknown scheme '{match[0]}'{hint or f'; {EXAMPLE}'}; {known}")
 
 
 def _smtp(parts: _Parts) -> Made:

@@ -26,6 +26,7 @@ from django.utils.module_loading import import_string
 from .exceptions import InvalidEmailHost, OAuth2Error, one_line, path_of, raise_time_limit
 from .smtp.redaction import Redactor
 from .smtp.tls import shared_context
+from .values import is_path_of_module
 
 # In seconds. A token is not used at the end of its lifetime, and is kept for a day at most.
 MARGIN = 60
@@ -184,8 +185,10 @@ def source_of(options: Mapping[str, Any]) -> Source:
         try:
             oauth2 = import_string(path)
         except Exception as error:  # whatever its module raises
-            problem = f"option 'oauth2': '{path}' cannot be imported: {error}"
-            raise InvalidEmailHost(problem) from None
+            problem = f"'{path}' cannot be imported: {error}"
+            if not is_path_of_module(path):  # it may be a token
+                problem = "there is no such module; write the path of a function, not a token"
+            raise InvalidEmailHost(f"option 'oauth2': {problem}") from None
         if not callable(oauth2):
             raise InvalidEmailHost(f"option 'oauth2': '{path}' is not callable")
     if callable(oauth2):

@@ -36,6 +36,7 @@ OTHER_SCHEMES = {
     **dict.fromkeys(("memory", "memorymail"), "locmem"),
     "sendinblue": "anymail+brevo",
     "fallback": "failover",
+    "anymail": "anymail+mailgun",
     "consolemail": "console",
     "filemail": "file",
 }

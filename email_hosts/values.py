@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -169,6 +170,11 @@ def oauth2(value: str) -> str:
         f"must be {', '.join(OAUTH2_GRANTS)}, or the dotted path of a callable, like "
         "shop.mail.token"
     )
+
+
+def is_path_of_module(path: str) -> bool:
+    """Whether a path begins with a module or a package that is installed."""
+    return find_spec(path.partition(".")[0]) is not None
 
 
 def token_url(value: str) -> str:

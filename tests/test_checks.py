@@ -89,7 +89,8 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         (("smtp://h",), "E002 tuple...comma"),
         ("smtp://u:p/q@h", "E002 percent-encode...urllib.parse.quote(password"),
         ("'smtp://h'", "E002 .env"),
-        ("submission://u@h?oauth2=no.such", "E002 oauth2...token(username"),
+        ("submission://u@h?oauth2=no.such", "E002 oauth2...the path of a function"),
+        ("submission://u@h?oauth2=os.path", "E002 oauth2...not callable...token(username"),
         # E002: its backend does not take these options
         (CHOOSY, "E002 'color'...documentation"),
         (f"{CHOOSY}?color={{}}", "E002 AttributeError: 'dict' object"),

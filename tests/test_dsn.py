@@ -145,7 +145,7 @@ REFUSED: list[tuple[str, str]] = [
     ),
     ("did you mean '_redirect_to'?", "smtp://h:2525?redirect_to=a@example.com"),
     ("of an option; did you mean 'api_key'?", "anymail+mailgun://?api-key=K"),
-    ("anymail+mailgun and the like; for a mail server, write submission://", "redis://h"),
+    ("'redis'; for a mail server, write submission://", "redis://h"),
     ("'anymail+amazon-ses' instead", "ses://Kx7vQz9:Wj4bYt2@default"),
     ("'anymail+mailgun' instead", "mailgun+api://Kx7vQz9@default"),
     # The host and the port

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
+from django.core.management import CommandError, call_command
 from django.utils.module_loading import import_string
 
 from email_hosts.backends import (
@@ -294,6 +295,17 @@ def test_user_name_that_is_a_word_hides_none_of_our_words(token, reason, setting
     with pytest.raises(OAuth2Error) as caught:
         connection.open()
     assert str(caught.value).endswith(reason)
+
+
+def test_token_in_the_place_of_a_path_is_shown_nowhere(settings, capsys):
+    settings.EMAIL_HOSTS = {"gmail": f"submission://me@h?oauth2=ya29.{PASSWORD}"}
+    (found,) = check_hosts(None)
+    assert found.msg.endswith(
+        "option 'oauth2': there is no such module; write the path of a function, not a token"
+    )
+    with pytest.raises(CommandError, match="1 of 1 failed: gmail"):
+        call_command("checkemailhosts")
+    assert PASSWORD not in found.hint + capsys.readouterr().out
 
 
 def test_message_to_too_many_says_how_many(settings):
