@@ -104,11 +104,6 @@ def project_senders() -> tuple[str, str]:
     return settings.DEFAULT_FROM_EMAIL, settings.SERVER_EMAIL
 
 
-def has_no_server_email() -> bool:
-    """Whether ``SERVER_EMAIL`` is still Django's own: ``root@localhost``."""
-    return project_senders()[1] == global_settings.SERVER_EMAIL
-
-
 def has_mailers() -> bool:
     """Whether Django knows ``MAILERS`` and the project has set it."""
     return DJANGO_HAS_MAILERS and hasattr(settings, "MAILERS")

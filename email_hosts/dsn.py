@@ -242,6 +242,10 @@ def _refuse_lost_separator(text: str, separator: str) -> None:
 def _file(parts: _Parts) -> Made:
     _refuse_lost_separator(parts.path, "a question mark before the first option")
     path = _decoded("the path", parts.path)
+    if path.lstrip("/").startswith("~"):
+        raise InvalidEmailHost(
+            "a tilde does not stand for a home folder; write its whole path"
+        )
     if parts.authority or not path.strip("/"):
         examples = "file:///var/mail/out is absolute, file:mail/out relative"
         raise InvalidEmailHost(f"a file host must name a folder: {examples}")

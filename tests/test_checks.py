@@ -146,11 +146,12 @@ CYCLE = {"a": "failover:b", "b": f"roundrobin:c{SENDER}", "c": "failover:a"}
         (["smtp://h"], ["E001 EMAIL_HOSTS must be...Write"]),
         (None, ["E001 EMAIL_HOSTS must be...Write"]),
         ({1: DSN}, ["E001 ...must be a string, not int"]),
+        ({"news ": "smtp://h"}, ["E001 ...must not begin or end with a space"]),
+        ({"all": "failover:a", "a": ""}, ['E004 EMAIL_HOSTS["all"]...: "a". Name', "W001"]),
         ({DSN.encode(): DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...not bytes']),
         ({DSN: DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...must not be a DSN']),
         # All that is wrong is told at once, and the rest is checked.
         ({"b": 5, **H, "c": "smpt://h", "d": "console:"}, ["E002", "E002", "W004"]),
-        ({"all": "failover:a", "a": ""}, ['E004 EMAIL_HOSTS["all"]..."a"', "W001"]),
         ({"all": "failover:a", "a": "smpt://h"}, ["E002"]),
         # A cycle is told for each host in it.
         (
@@ -327,11 +328,28 @@ def test_w012_hosts_with_one_sender(hosts, named):
         ("smtp://h", {"SERVER_EMAIL": "errors@example.com"}, []),
         ("smtp://h", {"EMAIL_BACKEND": SMTP}, "W013"),
         ("", {}, ["W001", "W006"]),
+        ("smpt://h", {}, "E002"),
     ],
 )
 def test_w019_sender_of_error_mails(default, settings, expected):
     settings = {"SERVER_EMAIL": "root@localhost", "EMAIL_BACKEND": ROUTER, **settings}
     assert_found(expected, {**H, "default": default}, **settings)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "expected"),
+    [
+        ("smtp://h", 'W019 EMAIL_HOSTS["a"]...webmaster@localhost..._default_from_email'),
+        ("smtp://h?_default_from_email=a@b.example", []),
+        ("console:", "W004"),
+    ],
+)
+def test_w019_host_without_a_sender(dsn, expected):
+    assert_found(expected, {"a": dsn}, DEFAULT_FROM_EMAIL="webmaster@localhost")
+
+
+def test_w019_no_sender_at_all():
+    assert_found("W019 ...is None", {"a": "smtp://h"}, DEFAULT_FROM_EMAIL=None)
 
 
 @pytest.mark.parametrize(
@@ -434,6 +452,18 @@ class TestMailers:  # pragma: mailers-only
     )
     def test_settings_that_do_not_go_together(self, hosts, mailers, expected):
         assert_found(expected, hosts, MAILERS=mailers)
+
+    @pytest.mark.parametrize(
+        ("default", "expected"),
+        [
+            (mailers(D)["default"], 'W019 MAILERS["default"]...root@localhost'),
+            (ours(host="h", server_email="errors@example.com"), []),
+            ({"BACKEND": SMTP}, []),
+            (ours(ROUTER), ["W006"]),
+        ],
+    )
+    def test_w019_sender_of_error_mails(self, default, expected):
+        assert_found(expected, {}, MAILERS={"default": default}, SERVER_EMAIL="root@localhost")
 
 
 @pytest.mark.parametrize("backend", [DSN, "console:", 5])

@@ -126,6 +126,17 @@ STATUSES = {
 class TestSend:
     """sendtestemailhosts HOST[,HOST...] EMAIL [EMAIL...]"""
 
+    @pytest.mark.parametrize(
+        ("kind", "told"),
+        [("dummy", ["shop is a dummy host, so nobody gets it."]), ("file", [])],
+    )
+    def test_says_that_nobody_gets_it(self, kind, told, tmp_path, capsys):
+        with override_settings(
+            EMAIL_HOSTS={"shop": f"{kind}:{tmp_path if kind == 'file' else ''}"}
+        ):
+            call_command(SEND, "shop", TO)
+        assert capsys.readouterr().out.splitlines()[1:] == told
+
     COMMAND = (SEND, "shop", TO, "b@x.net")
 
     def test_sends_through_the_host_whatever_is_wrong_with_another(self, start_server, capsys):
@@ -186,6 +197,7 @@ def mailer(**options):  # pragma: mailers-only
 
 
 ONE, NO_COMMAS = {"a": "smtp://h"}, "Write spaces between keys, and no commas."
+NEITHER = "takes neither hosts nor --connect."
 
 
 class TestCheck:
@@ -237,7 +249,10 @@ disk  file        mail/out       -         -                                  - 
             (ONE, ["x"], ("There is no host 'x'. Known hosts: a.", [])),
             (ONE, ["a,x"], (f"There is no host 'a,x'. Known hosts: a. {NO_COMMAS}", [])),
             (ONE, ["--show-password"], ("--show-password is only for --from-settings.", [])),
-            (ONE, ["a", "--from-settings"], ("--from-settings takes no hosts.", [])),
+            *(
+                (ONE, [each, "--from-settings"], (f"--from-settings {NEITHER}", []))
+                for each in ("a", "--connect")
+            ),
         ],
     )
     def test_says_what_there_is_nothing_to_show_of(self, hosts, arguments, told):

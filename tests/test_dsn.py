@@ -144,6 +144,7 @@ REFUSED: list[tuple[str, str]] = [
         "file:/tmp/out_reply_to=a@b.c",
     ),
     ("did you mean '_redirect_to'?", "smtp://h:2525?redirect_to=a@example.com"),
+    ("a tilde does not stand for a home folder", "file:~/mail file:///~/mail"),
     ("of an option; did you mean 'api_key'?", "anymail+mailgun://?api-key=K"),
     ("'redis'; for a mail server, write submission://", "redis://h"),
     ("'anymail+amazon-ses' instead", "ses://Kx7vQz9:Wj4bYt2@default"),

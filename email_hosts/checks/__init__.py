@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 from django.apps import AppConfig
+from django.conf import global_settings
 from django.core import checks
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
@@ -24,7 +25,6 @@ from ..host import ROUTING_BACKEND, Host, backend_of, class_at
 from ..hosts import listed
 from ..options import SMTP_OPTIONS, did_you_mean
 from ..registry import is_checked, registry, with_first_member
-from ..schemes import DJANGO_SMTP_BACKEND
 from ..testmode import is_in_memory, test_mode
 from ..values import takes
 from .host import (
@@ -36,6 +36,7 @@ from .host import (
     check_entry,
     default_routes,
     entries,
+    has_server,
     host_in_use,
     invalid,
     is_host,
@@ -176,7 +177,7 @@ def _backend_of_development() -> Found:
     backend = SENDS_NOTHING.get(conf.default_mailer().get("BACKEND", ""))
     if not conf.settings.DEBUG or conf.has_mailers() or not backend:
         return
-    sending = [host.name for host in _hosts() if _has_server(host)]
+    sending = [host.name for host in _hosts() if has_server(host)]
     if sending and not test_mode.has_replaced(conf.default_mailer()):
         yield message(
             "W020",
@@ -265,7 +266,7 @@ def _redirects() -> Found:
     for host in _hosts():
         if host.options.get("redirect_to"):
             redirecting.append(host.name)
-        elif _has_server(host):
+        elif has_server(host):
             others.append(host.name)
     if redirecting and others:
         yield message(
@@ -330,15 +331,18 @@ def _rate_cache() -> Found:
 
 
 def _error_mails() -> Found:
-    host = registry().valid("default")
-    if host is None or not conf.settings.ADMINS or not conf.has_no_server_email():
+    sender, default, host = conf.project_senders()[1], conf.default_mailer(), None
+    if not conf.settings.ADMINS or sender != global_settings.SERVER_EMAIL:
         return
-    is_used = default_routes() or conf.default_mailer() == host.mailer
-    if is_used and not with_first_member(host).options.get("server_email"):
+    with suppress(InvalidEmailHost):
+        host = registry().find("default")
+    is_used = default_routes() or is_checked(default) or (host and host.mailer == default)
+    if not host or host.routes or not is_used:
+        return
+    if not with_first_member(host).options.get("server_email"):
         yield message(
             "W019",
-            f"{host.name} sends error mails to ADMINS from {conf.project_senders()[1]}, which "
-            "real servers refuse.",
+            f"{host.name} sends error mails to ADMINS from {sender}, which servers refuse.",
             "Set SERVER_EMAIL, or add _server_email=errors@example.com to the DSN.",
         )
 
@@ -355,11 +359,6 @@ def _hosts() -> Iterator[Host]:
         with suppress(InvalidEmailHost):
             if host := registry().find(key):  # None if its key is no string
                 yield host
-
-
-def _has_server(host: Host) -> bool:
-    """Whether a host has a server of its own. A failover has none."""
-    return host.is_a(DJANGO_SMTP_BACKEND) or host.backend.startswith("anymail.")
 
 
 def _hosts_of_dsns() -> Iterator[Host]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from django.conf import global_settings
 from django.core import checks
 from django.core.checks import CheckMessage
 
@@ -14,11 +15,12 @@ from .. import conf, hosts
 from ..addresses import is_loopback
 from ..exceptions import InvalidEmailHost, checked_key, named, shown
 from ..host import SMTP_BACKEND, Host, backend_of, dict_of_mailer
-from ..options import did_you_mean
+from ..options import NOT_GIVEN, did_you_mean
 from ..registry import find_cycle, is_checked, registry
 from ..schemes import (
     BUILTIN_SCHEMES,
     DJANGO_BACKENDS,
+    DJANGO_SMTP_BACKEND,
     FILE_BACKEND,
     IMPLICIT_TLS_PORT,
     SMTP_PORT,
@@ -129,7 +131,8 @@ def _host_of(
     key: Any, setting: str, find: Callable[[str], Host | None]
 ) -> Host | CheckMessage:
     try:
-        checked_key(key)
+        if checked_key(key) != key.strip():
+            raise InvalidEmailHost("the key of a host must not begin or end with a space")
     except InvalidEmailHost as refusal:
         refusal.name(str(key), setting)
         return invalid(refusal, "E001")
@@ -185,7 +188,8 @@ def _members(host: Host) -> Found:
         problem = f"leads back to itself: {' -> '.join(map(shown, cycle))}"
     elif missing:
         problem = f"names hosts that do not exist: {', '.join(missing)}"
-        problem += did_you_mean(missing[0].strip('"'), registry().dsns)
+        others = [key for key in registry().dsns if f'"{shown(key)}"' not in missing]
+        problem += did_you_mean(missing[0].strip('"'), others)
     else:
         return
     hint = "Name hosts that have a server of their own, with commas between them."
@@ -349,4 +353,21 @@ def _sends_nothing(host: Host) -> Found:
         )
 
 
-OF_DEPLOYED_HOST = (_redirected, _login_without_tls, _sends_nothing)
+def _sender(host: Host) -> Found:
+    sender = conf.project_senders()[0]
+    has_own = host.options.get("default_from_email")
+    is_set = sender not in (global_settings.DEFAULT_FROM_EMAIL, *NOT_GIVEN)
+    if has_server(host) and not has_own and not is_set:
+        yield message(
+            "W019",
+            f"{host.name} has no sender, and DEFAULT_FROM_EMAIL is {sender}. Servers refuse it.",
+            "Add _default_from_email=shop@example.com to the DSN, or set DEFAULT_FROM_EMAIL.",
+        )
+
+
+def has_server(host: Host) -> bool:
+    """Whether a host has a server of its own. A failover has none."""
+    return host.is_a(DJANGO_SMTP_BACKEND) or host.backend.startswith("anymail.")
+
+
+OF_DEPLOYED_HOST = (_redirected, _login_without_tls, _sends_nothing, _sender)

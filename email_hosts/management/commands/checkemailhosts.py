@@ -86,8 +86,8 @@ class Command(BaseCommand):
     def handle(self, *, keys: list[str], connect: bool, **options: Any) -> None:
         """Print a line for each host. Raises ``CommandError`` if one of them failed."""
         try:
-            if options["from_settings"] and keys:
-                raise CommandError("--from-settings takes no hosts.")
+            if options["from_settings"] and (keys or connect):
+                raise CommandError("--from-settings takes neither hosts nor --connect.")
             if options["from_settings"]:
                 dsn = dsn_of_settings(show_login=options["show_password"])
                 self.stdout.write(dsn)

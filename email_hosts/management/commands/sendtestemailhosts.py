@@ -13,6 +13,7 @@ from ... import hosts
 from ...addresses import email_address
 from ...boundary import boundary
 from ...exceptions import shown
+from ...registry import registry
 from ..concurrently import concurrently
 from ..explain_errors import explain, explain_refusals
 
@@ -53,6 +54,9 @@ class Command(BaseCommand):
                 as_asked = {*accepted} <= {*map(_address, email)}
                 done += "." if as_asked else ", because the host redirects mail."
                 self.stdout.write(self.style.SUCCESS(done))
+                if kind := _goes_nowhere(key):
+                    hint = f"{shown(key)} is a {kind} host, so nobody gets it."
+                    self.stdout.write(self.style.WARNING(hint))
             if problem:
                 failed[shown(key)] = problem
                 if len(keys) > 1:
@@ -60,6 +64,12 @@ class Command(BaseCommand):
         if failed:
             summary = f"{len(failed)} of {len(keys)} failed: {', '.join(failed)}"
             raise CommandError(summary if len(keys) > 1 else problem)
+
+
+def _goes_nowhere(key: str) -> str:
+    """Return the kind of a host that neither sends nor shows anything, or ``""``."""
+    host = registry().find(key)
+    return host.scheme if host and host.scheme in ("dummy", "locmem") else ""
 
 
 def _send(key: str, email: list[str]) -> tuple[list[str], str]:
