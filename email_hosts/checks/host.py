@@ -360,7 +360,7 @@ def _sender(host: Host) -> Found:
     if has_server(host) and not has_own and not is_set:
         yield message(
             "W019",
-            f"{host.name} has no sender, and DEFAULT_FROM_EMAIL is {sender}. Servers refuse it.",
+            f"{host.name} has no sender, and DEFAULT_FROM_EMAIL is {sender}.",
             "Add _default_from_email=shop@example.com to the DSN, or set DEFAULT_FROM_EMAIL.",
         )
 
