@@ -12,10 +12,11 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.utils.module_loading import import_string
 
+from .. import conf
 from ..boundary import CLIENTS, boundary
 from ..delivery import Outcome, Report
-from ..exceptions import name_host, shown
-from ..host import Host
+from ..exceptions import checked_flag, name_host, shown
+from ..host import Host, from_python
 from ..rules import RULES, Notes, Rule, applied
 from ..values import Limit
 
@@ -30,6 +31,7 @@ class Backend(BaseEmailBackend):
     A subclass has ``_outcomes``, and calls ``take`` with the host.
     """
 
+    path: str  # of the class that has its options
     rules: tuple[Rule, ...] = RULES
     alias: str | None = None
     default_from_email: str
@@ -44,6 +46,16 @@ class Backend(BaseEmailBackend):
     rate_by: str
     _package = ""  # of a backend that is not ours, which may have errors of its own
     may_wait = True  # for the turn of a message, where the host has a rate
+
+    @boundary
+    def __init__(
+        self, *, alias: str | None = None, fail_silently: bool = False, **options: Any
+    ) -> None:
+        by_hand = Host(alias, self.path, {}, setting="MAILERS")
+        is_default = alias is None  # EMAIL_BACKEND
+        known = conf.without_ignored(options, by_hand.table, ignore_unknown=is_default)
+        self.take(from_python(by_hand, known))
+        self.fail_silently = checked_flag(fail_silently)
 
     @classmethod
     def from_host(cls, host: Host) -> Any:

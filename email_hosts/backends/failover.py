@@ -13,11 +13,10 @@ from typing import Any
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 
-from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import AllHostsFailed, RateLimited, checked_flag, name_host, shown, summarize
-from ..host import FAILOVER_BACKEND, Host, from_python
+from ..exceptions import AllHostsFailed, RateLimited, name_host, shown, summarize
+from ..host import FAILOVER_BACKEND
 from ..hosts import connection_to
 from ..log import warn
 from ..retry import NOT_SENT, may_be_tried_elsewhere, set_delivery
@@ -43,24 +42,14 @@ class FailoverBackend(Backend):
     that are not valid.
     """
 
+    path = FAILOVER_BACKEND
     hosts: tuple[str, ...]
     retry: float
     rotate: bool
 
     @boundary
-    def __init__(
-        self,
-        hosts: str | Iterable[str] = (),
-        *,
-        alias: str | None = None,
-        fail_silently: bool = False,
-        **options: Any,
-    ) -> None:
-        by_hand = Host(alias, FAILOVER_BACKEND, {}, setting="MAILERS")
-        is_default = alias is None  # EMAIL_BACKEND
-        known = conf.without_ignored(options, by_hand.table, ignore_unknown=is_default)
-        self.take(from_python(by_hand, {"hosts": hosts, **known}))
-        self.fail_silently = checked_flag(fail_silently)
+    def __init__(self, hosts: str | Iterable[str] = (), **options: Any) -> None:
+        super().__init__(hosts=hosts, **options)
 
     @property
     def name(self) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from django.core.mail import EmailMessage
 from django.core.mail.backends.locmem import EmailBackend
 
 from ..delivery import Outcome
-from ..host import Host, from_python
+from ..host import Host
 from ..hosts import OUTBOX_BACKEND
 from ..rules import BEFORE_REDIRECT, copied
 from .base import Backend
@@ -22,13 +21,8 @@ class OutboxBackend(Backend, EmailBackend):
     options are attributes, so that a test can look at them.
     """
 
+    path = OUTBOX_BACKEND
     rules = BEFORE_REDIRECT
-
-    # Django makes it for an entry of MAILERS.
-    def __init__(  # pragma: mailers-only
-        self, *, alias: str | None = None, **options: Any
-    ) -> None:
-        self.take(from_python(Host(alias, OUTBOX_BACKEND, {}, setting="MAILERS"), options))
 
     def take(self, host: Host) -> None:
         """Set the options of a host as attributes of this backend."""

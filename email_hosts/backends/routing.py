@@ -10,18 +10,16 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import conf
-from ..boundary import boundary
 from ..delivery import Outcome
 from ..exceptions import (
     EmailHostDoesNotExist,
     InvalidEmailHost,
-    checked_flag,
     checked_key,
     name_host,
     path_of,
     shown,
 )
-from ..host import ROUTING_BACKEND, Host, from_python
+from ..host import ROUTING_BACKEND
 from ..hosts import adopt, connection_to
 from ..registry import host_of_sender
 from .base import Backend, Connections
@@ -41,15 +39,7 @@ class RoutingBackend(Backend):
     error is raised.
     """
 
-    @boundary
-    def __init__(
-        self, *, alias: str | None = None, fail_silently: bool = False, **options: Any
-    ) -> None:
-        by_hand = Host(alias, ROUTING_BACKEND, {}, setting="MAILERS")
-        is_default = alias is None  # EMAIL_BACKEND
-        known = conf.without_ignored(options, by_hand.table, ignore_unknown=is_default)
-        self.take(from_python(by_hand, known))
-        self.fail_silently = checked_flag(fail_silently)
+    path = ROUTING_BACKEND
 
     @property
     def full_name(self) -> str:
