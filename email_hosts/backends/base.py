@@ -52,8 +52,9 @@ class Backend(BaseEmailBackend):
         self, *, alias: str | None = None, fail_silently: bool = False, **options: Any
     ) -> None:
         by_hand = Host(alias, self.path, {}, setting="MAILERS")
-        is_default = alias is None  # EMAIL_BACKEND
-        known = conf.without_ignored(options, by_hand.table, ignore_unknown=is_default)
+        # As EMAIL_BACKEND, it may get a login, which only an SMTP host knows.
+        ignores = alias is None and not by_hand.is_smtp
+        known = conf.without_ignored(options, by_hand.table, ignore_unknown=ignores)
         self.take(from_python(by_hand, known))
         self.fail_silently = checked_flag(fail_silently)
 

@@ -20,8 +20,8 @@ from django.utils.module_loading import import_string
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import InvalidEmailHost, OAuth2Error, checked_flag, name_host, summarize
-from ..host import SMTP_BACKEND, Host, default_port, from_python
+from ..exceptions import InvalidEmailHost, OAuth2Error, name_host, summarize
+from ..host import SMTP_BACKEND, Host, default_port
 from ..hosts import Allow
 from ..log import debug, warn
 from ..options import OF_SESSION
@@ -47,6 +47,7 @@ class EmailHostsBackend(Backend, EmailBackend):
     options. Raises ``InvalidEmailHost`` for options that are not valid.
     """
 
+    path = SMTP_BACKEND
     rules = SMTP_RULES
     timeout: float
     local_hostname: str
@@ -70,16 +71,9 @@ class EmailHostsBackend(Backend, EmailBackend):
         port: int | None = None,
         username: str | None = None,
         password: str | None = None,
-        *,
-        alias: str | None = None,
-        fail_silently: bool = False,
         **options: Any,
     ) -> None:
-        given = {"host": host, "port": port, "username": username, "password": password}
-        by_hand = Host(alias, SMTP_BACKEND, {}, setting="MAILERS")
-        options = {**given, **conf.without_ignored(options, by_hand.table)}
-        self.take(from_python(by_hand, options))
-        self.fail_silently = checked_flag(fail_silently)
+        super().__init__(host=host, port=port, username=username, password=password, **options)
 
     def take(self, host: Host) -> None:
         """Set the options of a host as attributes of this backend."""
