@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from django.utils.module_loading import import_string
 
 from .dsn import DJANGO_SETTINGS
 from .exceptions import InvalidEmailHost
-from .host import Mailer, checked_path, dict_of_hosts, dict_of_mailer, is_path
+from .host import TABLES, Host, Mailer, checked_path, dict_of_hosts, dict_of_mailer, is_path
 from .log import warn
 
 # The type checker knows neither MAILERS nor the layers of the settings.
@@ -153,20 +153,21 @@ def global_smtp_options() -> dict[str, Any]:
     return {option: _deprecated_setting(name) for option, name in SMTP_SETTINGS.items()}
 
 
-def without_ignored(
-    options: dict[str, Any], known: Collection[str], *, ignore_unknown: bool = False
-) -> dict[str, Any]:
+def without_ignored(options: dict[str, Any], host: Host) -> dict[str, Any]:
     """Return the options of a call without those that a backend has to ignore.
 
     Callers such as ``send_mail()`` pass the default backend options of Django's SMTP backend.
-    Django 6.1 says which these are. Before, ``ignore_unknown`` ignores all others.
+    Django 6.1 says which these are. Before, a default backend without a server ignores all
+    that it does not know.
     """
     # Private: Django 6.1's own get_connection() passes it.
-    ignored = options.pop("_ignore_unknown_kwargs", set())
+    ignored = options.pop("_ignore_unknown_kwargs", ())
+    if host.key is None and host.backend in TABLES and not host.is_smtp:
+        ignored = options
     kept = {
         name: value
         for name, value in options.items()
-        if name in known or not (ignore_unknown or name in ignored)
+        if name in host.table or name not in ignored
     }
     # send_mail() passes a login as None.
     dropped = [name for name, value in options.items() if name not in kept and value]

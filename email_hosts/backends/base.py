@@ -28,10 +28,10 @@ _sending: ContextVar[tuple[list[BaseEmailBackend], ...]] = ContextVar("sending",
 class Backend(BaseEmailBackend):
     """A backend of this app. It applies the options of its host, and has one way to send.
 
-    A subclass has ``_outcomes``, and calls ``take`` with the host.
+    A subclass has ``_outcomes``, and the path by which a host names it.
     """
 
-    path: str  # of the class that has its options
+    path: str
     rules: tuple[Rule, ...] = RULES
     alias: str | None = None
     default_from_email: str
@@ -52,10 +52,7 @@ class Backend(BaseEmailBackend):
         self, *, alias: str | None = None, fail_silently: bool = False, **options: Any
     ) -> None:
         by_hand = Host(alias, self.path, {}, setting="MAILERS")
-        # As EMAIL_BACKEND, it may get a login, which only an SMTP host knows.
-        ignores = alias is None and not by_hand.is_smtp
-        known = conf.without_ignored(options, by_hand.table, ignore_unknown=ignores)
-        self.take(from_python(by_hand, known))
+        self.take(from_python(by_hand, conf.without_ignored(options, by_hand)))
         self.fail_silently = checked_flag(fail_silently)
 
     @classmethod

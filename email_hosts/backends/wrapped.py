@@ -20,8 +20,8 @@ from django.core.mail.backends.smtp import EmailBackend
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome, clock
-from ..exceptions import InvalidEmailHost, checked_flag, name_host, path_of, summarize
-from ..host import Host, class_at, default_port, from_python
+from ..exceptions import InvalidEmailHost, name_host, path_of, summarize
+from ..host import Host, checked_path, class_at, default_port
 from ..log import warn
 from ..options import HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
 from ..retry import NOT_SENT, set_delivery
@@ -43,29 +43,17 @@ class HostBackend(Backend):
     wrapped: Any = None
 
     @boundary
-    def __init__(
-        self,
-        backend: str | BaseEmailBackend = "",
-        *,
-        alias: str | None = None,
-        fail_silently: bool = False,
-        **options: Any,
-    ) -> None:
-        wrapped: Any = None
+    def __init__(self, backend: str | BaseEmailBackend = "", **options: Any) -> None:
         if hasattr(backend, "send_messages") and not isinstance(backend, type):
-            wrapped = backend
-        path: Any = backend if wrapped is None else path_of(wrapped)
-        given = {name for name, value in options.items() if value is not None}
-        options = conf.without_ignored(options, given)
-        by_hand = from_python(Host(alias, path, {}, setting="MAILERS"), options)
-        self.take(by_hand, wrapped)
-        self.fail_silently = checked_flag(fail_silently)
+            self.wrapped = backend
+        self.path = checked_path(backend) if self.wrapped is None else path_of(backend)
+        super().__init__(**options)
 
-    def take(self, host: Host, wrapped: BaseEmailBackend | None = None) -> None:
+    def take(self, host: Host) -> None:
         """Set the options of a host, and make the backend that it wraps unless it is given."""
         super().take(host)
-        is_made_here = wrapped is None
-        self.wrapped = _construct(host) if is_made_here else wrapped
+        if is_made_here := self.wrapped is None:
+            self.wrapped = _construct(host)
         self._package = type(self.wrapped).__module__.partition(".")[0]
         if isinstance(self.wrapped, EmailBackend):
             self.rules = SMTP_RULES
