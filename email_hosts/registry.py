@@ -85,15 +85,6 @@ class Registry:
             if self.dsns.get(key) in NOT_GIVEN and not backend_of(mailer, key).routes:
                 yield key
 
-    def own_mailers(self) -> Iterator[str]:
-        """Yield the keys of mailers that we check, unless ``EMAIL_HOSTS`` has a host for them.
-
-        Raises ``InvalidEmailHost`` if an entry is a DSN.
-        """
-        for key, mailer in self.mailers.items():  # pragma: mailers-only
-            if self.dsns.get(key) in NOT_GIVEN and is_checked(mailer):
-                yield key
-
     def host_of(self, sender: str) -> str | None:
         """Return the key of the host of ``EMAIL_HOSTS`` that has this sender.
 
@@ -159,12 +150,13 @@ def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     return from_python(host, options)
 
 
-def is_checked(mailer: Mailer) -> bool:  # pragma: mailers-only
+def is_checked(mailer: Mailer, key: Any = None) -> bool:  # pragma: mailers-only
     """Whether a mailer is ours, or has a DSN or the like in the place of a backend.
 
-    The path of one of ours may be misspelt.
+    The path of one of ours may be misspelt. Raises ``InvalidEmailHost`` if the mailer itself
+    is a DSN.
     """
-    host = backend_of(mailer)
+    host = backend_of(mailer, key)
     return not is_path(host.backend) or is_own(host.backend) or host.is_a(BASE)
 
 

@@ -14,7 +14,7 @@ from django.core.checks import CheckMessage
 from .. import conf, hosts
 from ..addresses import is_loopback
 from ..exceptions import InvalidEmailHost, checked_key, named, shown
-from ..host import SMTP_BACKEND, Host, backend_of, dict_of_mailer
+from ..host import SMTP_BACKEND, Host, backend_of
 from ..options import NOT_GIVEN, did_you_mean
 from ..registry import find_cycle, is_checked, registry
 from ..schemes import (
@@ -112,12 +112,11 @@ def entries() -> dict[Any, Host | CheckMessage]:
     mailers: Any = known.mailers
     if not isinstance(mailers, Mapping):  # pragma: mailers-only
         raise InvalidEmailHost(f"MAILERS must be a dict, not {type(mailers).__name__}")
+    found = {key: _host_of(key, "EMAIL_HOSTS", known.of_dsn) for key in known.dsns}
     for key, mailer in mailers.items():  # pragma: mailers-only
-        dict_of_mailer(mailer, key)
-    return {
-        **{key: _host_of(key, "EMAIL_HOSTS", known.of_dsn) for key in known.dsns},
-        **{key: _host_of(key, "MAILERS", known.of_mailer) for key in known.own_mailers()},
-    }
+        if is_checked(mailer, key) and known.dsns.get(key) in NOT_GIVEN:
+            found[key] = _host_of(key, "MAILERS", known.of_mailer)
+    return found
 
 
 def check_entry(found: Host | CheckMessage) -> list[CheckMessage]:
@@ -142,15 +141,6 @@ def _host_of(
         return invalid(refusal)
     problem = f"{named(key, setting)} is empty, as if there were no such host."
     return host or message("W001", problem, "Give it a DSN, or remove the key.")
-
-
-def is_shadowed(host: Host) -> bool:
-    """Whether another entry of ``MAILERS`` is used instead of a host of ``EMAIL_HOSTS``."""
-    if host.setting == "MAILERS":  # pragma: mailers-only
-        return False
-    with suppress(InvalidEmailHost):
-        return registry().find(str(host.key)) is not host
-    return True  # pragma: mailers-only
 
 
 def host_in_use(found: Host | CheckMessage) -> Host | None:
@@ -298,7 +288,7 @@ def _not_set(host: Host) -> Found:
 
 
 def _shadowed(host: Host) -> Found:
-    if is_shadowed(host):  # pragma: mailers-only
+    if host_in_use(host) is not host:  # pragma: mailers-only
         yield message(
             "W005",
             f"{host.name} is not used: {named(host.key, 'MAILERS')} comes first.",

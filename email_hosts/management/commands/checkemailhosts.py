@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from ... import hosts
 from ...boundary import boundary
-from ...checks.host import check_entry, entries, is_shadowed
+from ...checks.host import check_entry, entries, host_in_use
 from ...exceptions import InvalidEmailHost, named, printable, shown
 from ...host import SMTP_BACKEND, Host, default_port
 from ...options import HOST_OPTIONS
@@ -218,7 +218,7 @@ def _connect(key: str, rows: Rows) -> Status:
     if key not in rows:  # pragma: mailers-only
         return Status(WARNS, "not tried, because it is only in MAILERS")
     host, status = rows[key]
-    if host is None or status.style == FAILS or is_shadowed(host):
+    if host is None or status.style == FAILS or host_in_use(host) is not host:
         return status
     if host.members:
         return _connect_members(host.members, rows)
