@@ -15,7 +15,7 @@ from django.utils.module_loading import import_string
 from . import conf
 from .boundary import boundary
 from .dsn import parse_from_elsewhere
-from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, checked_flag, named, shown
+from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, checked_flag, shown
 from .host import FAILOVER_BACKEND, HOST_BACKEND, TABLES, Host, class_at
 from .log import warn
 from .options import HOST_OPTIONS, NOT_GIVEN
@@ -183,18 +183,14 @@ def _default_connection(key: str) -> BaseEmailBackend:
 
 @lru_cache(maxsize=1024)  # warn once for each key
 def _warn_of_default(key: str) -> None:
-    warn("%s: %s", named(key), _missing(key, ", so its mail goes to the default backend"))
+    warn("%s", _does_not_exist(key, ", so its mail goes to the default backend"))
 
 
 def _does_not_exist(key: str, more: str = "") -> EmailHostDoesNotExist:
-    return EmailHostDoesNotExist(_missing(key, more), alias=key)
-
-
-def _missing(key: str, more: str) -> str:
-    """Return why there is no host of this key, and which ones there are."""
+    """Return an error that says why there is no host of this key, and which ones there are."""
     problem = "the host is empty" if key in registry().dsns else "there is no such host"
     known = listed(map(shown, registry().keys())) or "none"
-    return f"{problem}{more}; known hosts: {known}"
+    return EmailHostDoesNotExist(f"{problem}{more}; known hosts: {known}", alias=key)
 
 
 def listed(names: Iterable[str]) -> str:
