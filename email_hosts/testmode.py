@@ -29,12 +29,7 @@ class TestMode:
 
     def has_replaced(self, mailer: Mailer) -> bool:
         """Whether Django's test environment may have put it in the place of the project's."""
-        return conf.tests_are_running() and is_in_memory(mailer)
+        return conf.tests_are_running() and backend_of(mailer).is_a(LOCMEM_BACKEND)
 
 
 test_mode = TestMode()
-
-
-def is_in_memory(mailer: Mailer) -> bool:
-    """Whether a mailer delivers to ``mail.outbox`` by itself."""
-    return backend_of(mailer).is_a(LOCMEM_BACKEND)

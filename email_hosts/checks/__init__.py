@@ -25,7 +25,7 @@ from ..host import ROUTING_BACKEND, Host, backend_of, class_at
 from ..hosts import listed
 from ..options import SMTP_OPTIONS, did_you_mean
 from ..registry import is_checked, registry, with_first_member
-from ..testmode import is_in_memory, test_mode
+from ..testmode import test_mode
 from ..values import takes
 from .host import (
     MAILERS_HINT,
@@ -189,7 +189,7 @@ def _backend_of_development() -> Found:
 
 def _hosts_without_mailers() -> Found:  # pragma: mailers-only
     mailers = registry().mailers
-    if not conf.has_mailers() or any(map(is_in_memory, mailers.values())):  # of tests
+    if not conf.has_mailers() or any(map(test_mode.has_replaced, mailers.values())):
         return
     # Of "default", W013 says so.
     known = [host for host in _hosts_of_dsns() if host.key != "default"]
