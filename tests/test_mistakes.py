@@ -129,7 +129,6 @@ MISTAKES: list[tuple[Callable[[], Any], str]] = [
         )
         for path in ("os.path.join", "os.path", "builtins.dict")
     ),
-    (lambda: HostBackend(SUBCLASS, host=5), "option 'host' must be text, not int$"),
 ]
 
 

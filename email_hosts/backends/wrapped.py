@@ -209,9 +209,6 @@ def _construct(host: Host) -> Any:
     for option, value in conf.global_smtp_options().items():
         if not options.get(option) and getattr(backend, option, None) in (value, None):
             setattr(backend, option, defaults.get(option, ""))
-    if not isinstance(backend.host, str):
-        found = type(backend.host).__name__
-        raise InvalidEmailHost(f"option 'host' must be text, not {found}")
     if not backend.host:
         raise InvalidEmailHost("option 'host' is missing")
     return backend
