@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator
 from contextlib import suppress
-from string import ascii_lowercase
 from types import FrameType
 from typing import Any
 
@@ -24,8 +23,7 @@ BEGINNINGS = (
     *(f"{scheme}://" for scheme in SMTP_SCHEMES),
     *(f"{scheme}:" for scheme in SEVERAL_SCHEMES),
     ANYMAIL,
-    "backend://",
-    *(f"backend:{letter}" for letter in ascii_lowercase),  # backend:8080 is a server
+    "backend:",
 )
 
 # How deep and how far a variable is searched for DSNs. Each key and value of a dict counts,

@@ -156,7 +156,6 @@ class TestText:
         [
             "smtp://mail.example.com?ssl",
             "file:///srv/mail@2?_server_email=a@example.com",
-            "backend:8080/?user=5",
             f"My host is {VALID}",
             "postgres://user:secret@db/shop?sslmode=require",
             pytest.param(HOSTILE["text"], id="no foreign code runs"),
