@@ -59,7 +59,7 @@ def get_connection(
         raise InvalidEmailHost(
             f"hosts name each other in a cycle: {' -> '.join(map(shown, cycle))}", alias=key
         )
-    return _connection(host, options, fail_silently=fail_silently)
+    return cast("BaseEmailBackend", _connection(host, options, fail_silently=fail_silently))
 
 
 @boundary
@@ -89,7 +89,9 @@ def connection_from_dsn(
         if (answer := allow(*server)) is not True:
             more = "" if answer is False else "; to allow one, it must return True"
             raise InvalidEmailHost(f"allow() does not allow this server{more}")
-    return _connection(host, {}, fail_silently=fail_silently, allow=allow)
+    connection = _connection(host, {}, fail_silently=fail_silently)
+    connection.allow = allow
+    return cast("BaseEmailBackend", connection)
 
 
 def connection_to(key: str) -> Any:
@@ -149,15 +151,9 @@ def build_real(host: Host) -> Any:
     raise InvalidEmailHost(reason, alias=host.key, setting=host.setting)
 
 
-def _connection(
-    host: Host,
-    options: Mapping[str, Any],
-    *,
-    fail_silently: bool,
-    allow: Allow | None = None,
-) -> BaseEmailBackend:
+def _connection(host: Host, options: Mapping[str, Any], *, fail_silently: bool) -> Any:
     try:
-        connection: Any = build(host.but(**options) if options else host)
+        connection = build(host.but(**options) if options else host)
     except InvalidEmailHost as error:
         if options:  # the error is about the call, and not about the setting
             error.args = (f'get_connection("{shown(host.key)}"): {error.reason}',)
@@ -165,8 +161,7 @@ def _connection(
     connection.alias = host.key
     connection.fail_silently = fail_silently
     connection.pickled_key = None if options or fail_silently else host.key
-    connection.allow = allow
-    return cast("BaseEmailBackend", connection)
+    return connection
 
 
 def _default_connection(key: str) -> BaseEmailBackend:
