@@ -47,7 +47,6 @@ NO_BACKEND = "backend '"
 # A part of what is wrong, and what helps. The first that fits is shown, and nothing if the
 # text itself says what to write.
 HINTS = (
-    ("entry of MAILERS must", MAILERS_HINT),
     ("MAILERS must be a dict", MAILERS_HINT),
     ("EMAIL_HOSTS must be a dict", HOSTS_HINT),
     ("the key of a host must", HOSTS_HINT),
