@@ -160,6 +160,7 @@ def _parse(dsn: str, from_elsewhere: bool) -> Host:
     if "#" in dsn:
         raise InvalidEmailHost(f"the DSN has a fragment, after a hash; {PERCENT_ENCODE}")
     rest, _, query = dsn.partition(":")[2].partition("?")
+    _refuse_lost_separator(rest, "a question mark before the first option")
     authority, slash, path = (
         rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
     )
@@ -196,7 +197,6 @@ def _scheme_of(dsn: str) -> str:
 
 def _smtp(parts: _Parts) -> Made:
     _refuse_two_schemes(parts)
-    _refuse_lost_separator(parts.authority, "a question mark before the first option")
     if parts.authority and parts.path not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
     if parts.path[:1] not in {"", "/"}:
@@ -240,7 +240,6 @@ def _refuse_lost_separator(text: str, separator: str) -> None:
 
 
 def _file(parts: _Parts) -> Made:
-    _refuse_lost_separator(parts.path, "a question mark before the first option")
     path = _decoded("the path", parts.path)
     if path.lstrip("/").startswith("~"):
         raise InvalidEmailHost(
