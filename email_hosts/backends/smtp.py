@@ -20,7 +20,7 @@ from django.utils.module_loading import import_string
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import InvalidEmailHost, OAuth2Error, name_host, summarize
+from ..exceptions import InvalidEmailHost, name_host, summarize
 from ..host import SMTP_BACKEND, Host, default_port
 from ..hosts import Allow
 from ..log import debug, warn
@@ -60,7 +60,6 @@ class EmailHostsBackend(Backend, EmailBackend):
     connection: Any  # smtplib.SMTP while open, else None. You may set it, as in Django.
     _pooled: PooledConnection | None = None  # what the pool knows about it
     _tokens_from: Any = None  # where the tokens of OAuth 2.0 come from
-    _token = ""  # for the current login
     _is_loud = False  # whether open() raises although fail_silently is set
     _is_sending = False  # over this connection
 
@@ -204,7 +203,7 @@ class EmailHostsBackend(Backend, EmailBackend):
                 try:
                     for result in results:
                         pooled.messages += 1
-                        outcome = self._outcome_of(result)
+                        outcome = self._outcome_of(result, pooled.token)
                         yield outcome
                         if outcome.ends(keep_going=keep_going):
                             return
@@ -221,15 +220,15 @@ class EmailHostsBackend(Backend, EmailBackend):
                     yield self.failed(transmission.current.message, error)
                     return
 
-    def _outcome_of(self, result: Result) -> Outcome:
+    def _outcome_of(self, result: Result, token: str) -> Outcome:
         message, error = result.envelope.message, result.error
         # A mock returns another mock.
         is_known = result.refused and isinstance(result.refused, dict)
-        refused = self._redactor.redact(result.refused) if is_known else {}
+        refused = self._redactor(token).redact(result.refused) if is_known else {}
         if error is None:
             return Outcome(message, self.alias, refused=refused, name=self.name)
         if isinstance(error, OSError):
-            self._redactor.redact_error(error)
+            self._redactor(token).redact_error(error)
         return self.failed(message, error)._replace(refused=refused)
 
     def prep_address(  # pragma: prep-address-only
@@ -254,7 +253,7 @@ class EmailHostsBackend(Backend, EmailBackend):
                 self._is_loud = False
 
     def _use(self, pooled: PooledConnection) -> None:
-        self.connection, self._pooled, self._token = pooled.connection, pooled, pooled.token
+        self.connection, self._pooled = pooled.connection, pooled
 
     def _in_use(self) -> PooledConnection | None:
         """Return the open connection, also one that was set from outside.
@@ -307,8 +306,6 @@ class EmailHostsBackend(Backend, EmailBackend):
                 return self._connect_once()
             return self._connect_with_token()
         except OSError as error:
-            if not isinstance(error, OAuth2Error):  # whose text is ours
-                self._redactor.redact_error(error)
             set_delivery(error, NOT_SENT)
             name_host(error, self.full_name)
             raise
@@ -318,18 +315,17 @@ class EmailHostsBackend(Backend, EmailBackend):
         get = partial(
             tokens.get, self._tokens_from, self.username, timeout=float(self.timeout)
         )
-        self._token = get()
+        token = get()
         try:
-            return self._connect_once()
+            return self._connect_once(token)
         except smtplib.SMTPAuthenticationError as error:
-            self._redactor.redact_error(error)
-            renewed = get(refused=self._token) if error.smtp_code == REFUSED_LOGIN else None
-            if renewed in (None, self._token):
+            renewed = get(refused=token) if error.smtp_code == REFUSED_LOGIN else token
+            if renewed == token:
                 raise
-            self._token = renewed
-        return self._connect_once()  # a new connection: the server may have ended the first
+        # A new connection: the server may have ended the first.
+        return self._connect_once(renewed)
 
-    def _connect_once(self) -> PooledConnection:
+    def _connect_once(self, token: str = "") -> PooledConnection:
         refuse_what_cannot_be_sent(self.username, self.password, self.alias)
         opened_at = pool.clock()
         params: dict[str, Any] = {
@@ -343,14 +339,16 @@ class EmailHostsBackend(Backend, EmailBackend):
             params["allow"] = self.allow
         connection = connect(self.connection_class, self.host, self.port, **params)
         try:
-            if self.username and (self.password or self._token):
-                log_in(connection, self.username, password=self.password, token=self._token)
-        except BaseException:
+            if self.username and (self.password or token):
+                log_in(connection, self.username, password=self.password, token=token)
+        except BaseException as error:
             connection.close()
+            if isinstance(error, OSError):
+                self._redactor(token).redact_error(error)
             raise
         expires_at = opened_at + (self.conn_max_age or 0)
         pooled = PooledConnection(
-            connection, self.server, self._pool_key, expires_at, token=self._token
+            connection, self.server, self._pool_key, expires_at, token=token
         )
         debug("%r: opened", pooled)
         return pooled
@@ -378,9 +376,8 @@ class EmailHostsBackend(Backend, EmailBackend):
         options = (getattr(self, option.name) for option in OF_SESSION)
         return PoolKey((*options, self._own_ssl_context, self._tokens_from, id(self.allow)))
 
-    @property
-    def _redactor(self) -> Redactor:
-        return Redactor(self.username, self.password or self._token)
+    def _redactor(self, token: str) -> Redactor:
+        return Redactor(self.username, self.password or token)
 
 
 def _envelopes_of(
