@@ -343,8 +343,7 @@ class EmailHostsBackend(Backend, EmailBackend):
                 log_in(connection, self.username, password=self.password, token=token)
         except BaseException as error:
             connection.close()
-            if isinstance(error, OSError):
-                self._redactor(token).redact_error(error)
+            self._redactor(token).redact_error(error)
             raise
         expires_at = opened_at + (self.conn_max_age or 0)
         pooled = PooledConnection(

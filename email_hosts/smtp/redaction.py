@@ -32,8 +32,8 @@ class Redactor:
         encoded = _any_of(map(_start_in_base64, sent))
         self._secrets = f"(?i:{_any_of(words)})|(?<!{BASE64})(?:{encoded}){BASE64}*=*"
 
-    def redact_error(self, error: OSError) -> None:
-        """Remove the login from an error of smtplib."""
+    def redact_error(self, error: BaseException) -> None:
+        """Remove the login from an error, which may be one of smtplib."""
         error.args = tuple(map(self.redact, error.args))
         for attribute in ("smtp_error", "recipients"):
             if hasattr(error, attribute):
