@@ -170,17 +170,10 @@ class WithReduce(EmailMessage):
 
 
 class WithNew(EmailMessage):
-    """Is not made without its shop."""
+    """Is not made without its subject."""
 
-    def __new__(cls, *args, shop="", **options):
-        if not args and not shop:
-            raise TypeError("there is no shop")
+    def __new__(cls, subject, *args, **options):
         return super().__new__(cls)
-
-    def __copy__(self):
-        other = WithNew("Hello")
-        vars(other).update(vars(self))
-        return other
 
 
 class LooksLikeOne:

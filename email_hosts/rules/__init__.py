@@ -7,7 +7,6 @@ options as attributes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -62,12 +61,8 @@ def applied(message: EmailMessage, host: Any, rules: Iterable[Rule]) -> EmailMes
 
 def copied(message: EmailMessage) -> EmailMessage:
     """Return a copy with the same attributes, whatever the class makes of ``copy()``."""
-    kind = type(message)
-    try:
-        copied: EmailMessage = kind.__new__(kind)
-        vars(copied).update(vars(message))
-    except TypeError:  # a class whose objects are not made like this
-        return copy.copy(message)
+    copied: EmailMessage = object.__new__(type(message))
+    vars(copied).update(vars(message))
     return copied
 
 
