@@ -20,7 +20,13 @@ from servers import SMTPServer, server_context
 from token_server import TokenServer
 
 from email_hosts import conf, hosts, rate
-from email_hosts.backends import HostBackend, failover, get_connection, limited
+from email_hosts.backends import (
+    EmailHostsBackend,
+    HostBackend,
+    failover,
+    get_connection,
+    limited,
+)
 from email_hosts.oauth2 import tokens
 from email_hosts.signals import message_failed, message_sent
 from email_hosts.smtp.pace import pace_of
@@ -265,6 +271,19 @@ def mails(*recipients, content="Hello", make=EmailMessage):
         to = [f"{name}@example.net" for name in names.split("+") if name]
         made.append(make(names, content, "sender@example.com", to, headers=headers))
     return made
+
+
+def host_of(server, **options):
+    """Return a host of this server, made by hand."""
+    return EmailHostsBackend("127.0.0.1", server.port, **{"timeout": 20, **options})
+
+
+def names_of(server):
+    """Return to whom each message was that a server has accepted, as ``mails`` takes it."""
+    return [
+        "+".join(each.removesuffix("@example.net") for each in one.recipients)
+        for one in server.accepted
+    ]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, mails
+from conftest import mails
 from scripted import AND_CLOSE, CLOSE, always, any_of, at
 
 from email_hosts.backends import EmailHostsBackend, can_be_retried
@@ -82,10 +82,6 @@ class TestReply:
         expected = [mock.call(socket.IPPROTO_TCP, 12, 1)] if quickack else []
         assert client.sock.setsockopt.mock_calls == expected
 
-    def test_is_not_waited_for_without_a_connection(self):
-        with pytest.raises(smtplib.SMTPServerDisconnected, match="the connection is closed"):
-            SMTP().getreply()
-
 
 class TestGreeting:
     """EHLO, and HELO where that is refused."""
@@ -154,17 +150,6 @@ def test_address_that_is_silent_leaves_time_for_the_others(
 class TestIdle:
     """The server has sent no line that answers nothing, and has not ended the connection."""
 
-    def test_is_told_from_an_unread_line_and_from_the_end(self, serve):
-        assert not is_idle(SMTP())
-        with smtp(serve(at("NOOP", "250 fine\r\n421 bye"))) as client:
-            assert is_idle(client)
-            client.noop()
-            assert not is_idle(client)
-            assert client.getreply() == (421, b"bye")
-            assert is_idle(client)
-            open_socket(client).shutdown(socket.SHUT_RD)
-            assert not is_idle(client)
-
     def test_is_not_ended_by_what_tls_says_to_itself(self, tls, cafile):
         ours, theirs = socket.socketpair()
         context = ssl.create_default_context(cafile=cafile)
@@ -178,16 +163,3 @@ class TestIdle:
                     raw.sendall(b"\x17\x03\x03")  # the beginning of a record
                 assert is_idle(client)
                 client.close()
-
-
-def test_constructor_that_is_interrupted_leaves_no_socket_open(serve):
-    sockets = []
-
-    class Interrupted(SMTP):
-        def getreply(self):
-            sockets.append(open_socket(self))
-            raise TimeLimit
-
-    with pytest.raises(TimeLimit):
-        smtp(serve(), Interrupted)
-    assert [each.fileno() for each in sockets] == [-1]

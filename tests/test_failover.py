@@ -108,18 +108,6 @@ def test_message_reaches_one_host_or_the_caller_gets_an_error(
     assert {host for _, host in got} <= {f"h{place}"}
 
 
-@pytest.mark.parametrize("banner", ["421 too busy", CLOSE, HANG])
-def test_kept_connection_that_cannot_be_replaced_is_for_the_next(banner, serve_auth):
-    """It has died while it was parked, and the server takes no other."""
-    faulty = serve_auth(any_of(at("MAIL", None, CLOSE), at("banner", None, banner)))
-    servers = [faulty, serve_auth()]
-    settings = dsns(servers, hanging=0 if banner == HANG else -1)
-    settings["h0"] += "&conn_max_age=60"
-    for _ in range(2):
-        assert send(settings, mails("0")) == 1
-    assert [len(server.accepted) for server in servers] == [1, 1]
-
-
 @pytest.mark.parametrize(
     ("scripts", "accepted", "connections"),
     [

@@ -3,7 +3,6 @@
 import logging
 from email import message_from_bytes
 from typing import Any
-from unittest import mock
 
 import pytest
 from conftest import told
@@ -192,13 +191,6 @@ def test_alert_that_fails_is_ignored_as_the_connection_says(project, server):
         assert project.send(list) == 4
     assert project.alerts == [0] * 4
     assert [subject for subject, error in heard if error] == ["Alert"] * 4
-    assert_nothing_crossed(server, 0)
-
-
-def test_nested_send_that_raises_leaves_the_object_usable(project, server):
-    with pytest.raises(LookupError):
-        project.send(lambda batch: batch[:1], action=mock.Mock(side_effect=LookupError))
-    assert project.send(list, "") == 4
     assert_nothing_crossed(server, 0)
 
 

@@ -378,29 +378,24 @@ def built_in(url, grant="client_credentials"):
 
 
 @pytest.mark.parametrize(
-    ("given", "logins", "error"),
+    ("reply", "given", "logins", "error"),
     [
-        ([TOKEN, f"{TOKEN}-2"], [TOKEN, f"{TOKEN}-2"], REFUSED),
-        ([TOKEN, TOKEN], [TOKEN], REFUSED),  # it gets the same again
-        ([TOKEN, None], [TOKEN], OAuth2Error),
+        (535, [TOKEN, f"{TOKEN}-2"], 2, REFUSED),
+        (535, [TOKEN, TOKEN], 1, REFUSED),  # it gets the same again
+        (535, [TOKEN, None], 1, OAuth2Error),
+        (454, [TOKEN], 1, REFUSED),
     ],
 )
-def test_renewal_is_tried_once(given, logins, error, start_smtp, host):
-    server, tokens = start_smtp(), Mock(side_effect=given)
+def test_renewal_is_tried_once(reply, given, logins, error, serve_tls, host):
+    """And for no other refusal than 535."""
+    server = serve_tls(at("AUTH", *(f"{reply} no, {token}" for token in given)))
+    tokens = Mock(side_effect=given)
     with pytest.raises(error) as caught:
-        host(server)(oauth2=tokens).send_messages(mails("a"))
+        host(server, "submissions")(oauth2=tokens).send_messages(mails("a"))
     assert type(caught.value) is error
     assert TOKEN not in f"{caught.value} {caught.value.__context__}"
-    assert tokens.mock_calls == [OLD_TOKEN, NEW_TOKEN]
-    assert server.logins == [(USER, token) for token in logins]
-
-
-def test_renewal_is_for_no_other_refusal_than_535(serve_tls, host):
-    connect = host(serve_tls(always("AUTH", f"454 later, {TOKEN}")), "submissions")
-    tokens = Mock(return_value=TOKEN)
-    with pytest.raises(REFUSED, match=r"454, b'later, \*{5}'"):
-        connect(oauth2=tokens).send_messages(mails("a"))
-    assert tokens.mock_calls == [OLD_TOKEN]
+    assert tokens.mock_calls == [OLD_TOKEN, NEW_TOKEN][: len(given)]
+    assert server.connections == logins
 
 
 def test_token_that_cannot_be_had_is_a_login_that_failed(

@@ -6,25 +6,21 @@ import os
 import smtplib
 import ssl
 from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import product
 from unittest import mock
 
 import pytest
-from conftest import interrupted_at_each_call, mails, parked, run_python
+from conftest import host_of, interrupted_at_each_call, mails, names_of, parked, run_python
 from django.core.signals import request_finished
 from scripted import BODY, CLOSE, HANG, RESET, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.options import SMTP_OPTIONS
 from email_hosts.smtp import pool as module
-from email_hosts.smtp.connection import SMTP
-from email_hosts.smtp.pool import Pool, PooledConnection, pool
+from email_hosts.smtp.pool import pool
 
-
-def host(server, **options):
-    return EmailHostsBackend(
-        "127.0.0.1", server.port, **{"conn_max_age": 60, "timeout": 5, **options}
-    )
+host = partial(host_of, conn_max_age=60)
 
 
 def send(server, *names, **options):
@@ -37,10 +33,6 @@ def park(server, number, **options):
     with ExitStack() as stack:
         for _ in range(number):
             stack.enter_context(host(server, **options))
-
-
-def recipients(server):
-    return [one.recipients[0].partition("@")[0] for one in server.accepted]
 
 
 class TestUse:
@@ -179,17 +171,6 @@ class TestNumber:
         # Of a second burst, those alone connect that were not kept.
         assert server.connections == 105 + (105 - expected)
 
-    def test_of_one_host_leaves_the_last(self, serve):
-        server = serve()
-        several = [host(server, conn_max_idle=2) for _ in range(3)]
-        for one in several:
-            one.open()
-        last = [one.connection for one in several[1:]]
-        for one in several:
-            one.close()
-        with host(server) as first, host(server) as second:
-            assert [second.connection, first.connection] == last
-
     def test_of_all_hosts_leaves_those_used_last(self, serve):
         server = serve()
         for number in [*range(100), 0, 100]:  # 0 is used again, and so 1 is the oldest
@@ -201,28 +182,6 @@ class TestNumber:
         pool.forget()
         server.wait_for_clients_to_go()
         assert server.commands.count("QUIT") == 2  # of those that had to leave
-
-
-class Moment(float):
-    """The end of a connection, which counts how often somebody asks whether it has come."""
-
-    asked = 0
-
-    def __le__(self, now):
-        Moment.asked += 1
-        return super().__le__(now)
-
-
-def test_pool_costs_the_same_with_one_host_and_with_many(clock):
-    """It does not look at all connections while none is due."""
-    many = Pool()
-    many.clock = clock
-    for name in range(99):
-        expires_at = Moment(clock.now + 60 * (name > 0))  # the first one is due at once
-        many.park(PooledConnection(SMTP(), "h:25", name, expires_at), max_idle=10)
-        many.take("nobody's")
-    assert parked(many) == 98
-    assert Moment.asked <= 3 * 99
 
 
 LOST = smtplib.SMTPServerDisconnected
@@ -240,7 +199,7 @@ class TestDeath:
         with host(server) as connection:
             assert server.connections == 2
             assert connection.send_messages(mails("b", "c")) == 2
-        assert recipients(server) == ["a", "b", "c"]
+        assert names_of(server) == ["a", "b", "c"]
 
     @pytest.mark.parametrize(
         ("step", "reply"),
@@ -255,7 +214,7 @@ class TestDeath:
         timeout = 0.3 if reply == HANG else 20
         send(server, timeout=timeout)
         assert send(server, "b", "c", timeout=timeout) == 2
-        assert recipients(server) == ["a", "b", "c"]
+        assert names_of(server) == ["a", "b", "c"]
         assert (server.connections, parked()) == (2, 1)
 
     @pytest.mark.parametrize(

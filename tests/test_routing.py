@@ -187,17 +187,6 @@ def test_generator_ends_at_its_first_error(site):
     assert not hasattr(caught.value, "sent")
 
 
-def test_message_that_cannot_be_redirected_does_not_keep_the_others_back(site):
-    redirected: Any = message("shop@example.com", "a@example.net")
-    redirected.merge_data = {"a@example.net": {}}
-    batch = [redirected, message("shop@example.com", "b@example.net")]
-    with pytest.raises(InvalidEmailHost, match="merge_data") as caught:
-        RoutingBackend(redirect_to="qa@example.com").send_messages(batch)
-    error: Any = caught.value
-    assert (error.sent, error.unsent) == (batch[1:], batch[:1])
-    assert site.recipients() == {"shop": ["qa@example.com"]}
-
-
 def tenant(server: Any) -> Any:
     return connection_from_dsn(f"smtp://127.0.0.1:{server.port}?timeout=20")
 

@@ -154,15 +154,16 @@ OTHERS = [ValueError, other("billiard.exceptions"), other("shop")]
 
 
 @pytest.mark.parametrize("error", [*OF_MAIL, *OTHERS])
-def test_fail_silently_ignores_errors_of_mail_only(error, caplog):
-    with mock.patch.object(Outside, "send_messages", side_effect=error):
-        if error in OTHERS:
-            with pytest.raises(error):
-                send("outside", mails("0"))
-        else:
-            assert send("outside", mails("0")) == 0
-    ignored = f'host "outside": {error.__name__}, ignored by fail_silently'
-    assert caplog.messages == [ignored] * (error in OF_MAIL)
+@pytest.mark.parametrize("method", ["open", "send_messages"])
+def test_fail_silently_ignores_errors_of_mail_only(method, error, caplog):
+    host = get_connection("outside", fail_silently=True)
+    for call in (host.open, lambda: host.send_messages(mails("0")))[method != "open" :]:
+        ends = pytest.raises(error) if error in OTHERS else nullcontext()
+        with mock.patch.object(Outside, method, side_effect=error), ends:
+            assert not call()
+        ignored = f'host "outside": {error.__name__}, ignored by fail_silently'
+        assert caplog.messages == [ignored] * (error in OF_MAIL)
+        caplog.clear()
 
 
 def test_of_closing_one_connection_closes_the_others(settings):
