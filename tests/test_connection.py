@@ -71,9 +71,7 @@ class TestReply:
         assert next(times) == (TIMEOUT + 1) * seconds
 
     @pytest.mark.parametrize("quickack", [12, None])
-    def test_is_acknowledged_at_once_where_that_can_be_said(
-        self, quickack, client, monkeypatch
-    ):
+    def test_is_acknowledged_at_once_where_it_can_be(self, quickack, client, monkeypatch):
         monkeypatch.setattr(connection, "QUICKACK", quickack)
         client.sock = mock.Mock(wraps=client.sock)
         client.sock.setsockopt = mock.Mock()
@@ -120,9 +118,7 @@ class TestGreeting:
     ("allowed", "patience", "shares"),
     [([9, 8, 1], 1, [4, 4, 4]), ([8, 1], 1, [6, 6]), ([9, 8], 1, [6, 6]), ([9, 8, 1], 3, [4])],
 )
-def test_address_that_is_silent_leaves_time_for_the_others(
-    allowed, patience, shares, serve, monkeypatch
-):
+def test_silent_address_leaves_time_for_others(allowed, patience, shares, serve, monkeypatch):
     """With ``allow``: those that are not allowed get none, and ``timeout`` is for all."""
     server = serve()
     found = [(2, 1, 6, "", (f"127.0.0.{number}", server.port)) for number in (9, 8, 1)]

@@ -66,9 +66,7 @@ def message(number):
 
 
 @any_host
-def test_each_message_is_accepted_before_the_next_is_asked_for(
-    key, server, accepted, tmp_path
-):
+def test_each_message_is_accepted_before_the_next_is_asked(key, server, accepted, tmp_path):
     """Over one connection, or into one file."""
 
     def messages():
@@ -93,9 +91,7 @@ def test_no_messages_open_no_connection(key, batch, server, tmp_path):
 @pytest.mark.parametrize("error", [KeyError, ConnectionRefusedError])
 @pytest.mark.parametrize("fail_silently", [False, True])
 @any_host
-def test_error_of_the_iterable_is_raised_after_what_was_sent(
-    key, fail_silently, error, server, accepted
-):
+def test_error_of_the_iterable_comes_in_its_turn(key, fail_silently, error, server, accepted):
     """It is no failure to be silent about."""
 
     def messages():

@@ -104,9 +104,7 @@ class TestSpread:
         [(2, 6, 2), (10, 30, 10), (4, 0, 0), (4, 1, 1), (4, 3, 3)],
     )
     @either_way
-    def test_sends_over_so_many_connections_at_once(
-        self, extensions, parallel, number, connections, serve
-    ):
+    def test_has_so_many_connections(self, extensions, parallel, number, connections, serve):
         """In threads, if there are several."""
         threads = set()
         server = serve(together(connections) if connections else None, extensions=extensions)
@@ -148,9 +146,7 @@ class TestSpread:
             host(serve(together(2))).send_messages(asked(messages(2), look))
         assert seen == [(language, zone or settings.TIME_ZONE, "of the caller")] * 2
 
-    def test_closes_the_database_connections_of_its_threads(
-        self, serve, tmp_path, monkeypatch, django_db_blocker
-    ):
+    def test_closes_its_own_databases(self, serve, tmp_path, monkeypatch, django_db_blocker):
         sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db")}
         databases = ConnectionHandler({"default": sqlite})
         monkeypatch.setattr(parallel, "connections", databases)
@@ -341,9 +337,7 @@ class TestInterruption:
 
 
 @pytest.mark.parametrize("number", [None, 0, 2])
-def test_threads_that_cannot_be_started_leave_the_work_to_the_others(
-    number, serve, monkeypatch
-):
+def test_threads_that_cannot_be_started_leave_the_work_to_others(number, serve, monkeypatch):
     """At a limit of the system, or when Python ends. ``None``: not even one for the others."""
     start = threading.Thread.start
     most = number or 0

@@ -228,9 +228,7 @@ class TestDeath:
             (at(BODY, None, CLOSE), LOST, 1),
         ],
     )
-    def test_of_the_message_or_the_server_too_is_an_error(
-        self, script, error, connections, serve
-    ):
+    def test_of_the_message_or_server_too_is_an_error(self, script, error, connections, serve):
         server = serve(script)
         connection = host(server)
         connection.send_messages(mails("a"))

@@ -88,9 +88,7 @@ class TestTurnThatComesTooLate:
     """It is an error, before anything is sent or connected for it."""
 
     @pytest.mark.parametrize("scheme", ["smtp", "console"])
-    def test_is_told_of_a_host_of_any_scheme(
-        self, scheme, start_host, clock, settings, caplog
-    ):
+    def test_is_told_of_hosts_of_any_scheme(self, scheme, start_host, clock, settings, caplog):
         server, batch = start_host("rate=2/h&timeout=10"), mails(*"abcd")
         if scheme == "console":
             settings.EMAIL_HOSTS["shop"] = "console:?rate=2/h"
@@ -280,9 +278,7 @@ class TestCache:
         assert (incr.call_count, get_many.call_count) == (1, 0)
 
 
-def test_cache_keeps_counts_for_longer_than_the_span_and_not_for_ever(
-    cache, clock, monkeypatch
-):
+def test_cache_keeps_counts_longer_than_the_span_and_not_for_ever(cache, clock, monkeypatch):
     monkeypatch.setattr(time, "time", clock)
     added = mock.Mock(wraps=cache.add)
     monkeypatch.setattr(cache, "add", added)

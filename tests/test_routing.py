@@ -143,9 +143,7 @@ def test_mistake_of_the_router_ends_the_send(router, error, told, site, settings
         ("", EmailHostDoesNotExist),
     ],
 )
-def test_failure_of_one_host_does_not_keep_the_others_mail_back(
-    dsn, error, site, closed_port, settings, caplog
-):
+def test_failure_of_one_host_is_its_own(dsn, error, site, closed_port, settings, caplog):
     batch = [message("x@y.example", f"{name}@example.net") for name in ("d1", "c", "d2", "s")]
     settings.EMAIL_HOSTS = {**site.hosts, "down": dsn.format(closed_port)}
     hosts = {"d": "down", "c": "club", "s": "shop"}

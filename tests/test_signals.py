@@ -153,9 +153,7 @@ class TestSignals:
         ("replies", "told"),
         [([], "0 shop, 1 shop LookupError"), (["554 spam"], "0 shop SMTPDataError")],
     )
-    def test_do_not_tell_of_what_was_only_looked_ahead(
-        self, replies, told, kind, start, receivers
-    ):
+    def test_do_not_tell_of_what_is_looked_ahead(self, replies, told, kind, start, receivers):
         start(at(BODY, *replies))
         batch = mails(*"012")
         batch[1].message = raising(LookupError)
@@ -246,9 +244,7 @@ class TestReceiver:
         ("key", "told", "accepted"),
         [("safe", "0 shop", 1), ("odd", "0 nobody EmailHostDoesNotExist", 0)],
     )
-    def test_that_ends_the_process_ends_what_is_left(
-        self, key, told, accepted, error, start, receivers
-    ):
+    def test_that_exits_ends_what_is_left(self, key, told, accepted, error, start, receivers):
         """The next send has its signals again."""
         shop, spare = start()
         receivers.then = raising(error)

@@ -37,9 +37,7 @@ def shop(connect):
     ("scheme", "implicit"),
     [("submission", False), ("smtp+tls", False), ("submissions", True), ("smtps", True)],
 )
-def test_message_travels_through_tls_and_login(
-    scheme, implicit, start_server, shop, tls, cafile, message
-):
+def test_message_has_tls_and_login(scheme, implicit, start_server, shop, tls, cafile, message):
     server = start_server(context=tls, implicit=implicit, login=LOGIN)
     query = f"ssl_cafile={cafile}&local_hostname=web.example.com"
     query += "&_default_from_email=Bücher <laden@bücher.example>"
@@ -71,9 +69,7 @@ class TestFailure:
     @pytest.mark.parametrize(
         ("scheme", "is_told"), [("smtp", True), ("submission", True), ("submissions", False)]
     )
-    def test_to_answer_ends_in_time_and_tells_the_likely_cause(
-        self, scheme, is_told, connect, message
-    ):
+    def test_to_answer_ends_in_time_and_tells_why(self, scheme, is_told, connect, message):
         with socket.create_server(("127.0.0.1", 0)) as silent:
             host = connect(f"{scheme}://127.0.0.1:{silent.getsockname()[1]}?timeout=0.1")
             with pytest.raises(OSError, match="timed out") as caught:
@@ -99,9 +95,7 @@ class TestReply:
     USERNAME, PASSWORD = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
     USER = f"{USERNAME}:{PASSWORD}@"
 
-    def test_to_recipients_is_logged_without_them_and_kept_until_the_next_send(
-        self, serve, shop, caplog
-    ):
+    def test_to_recipients_is_logged_without_them_and_kept(self, serve, shop, caplog):
         refusals = any_of(to("b@", f"550 not for {self.USERNAME}"), to("c@", "450 later"))
         script = any_of(refusals, always("AUTH", "235 welcome"))
         host = shop(serve(script, extensions=["AUTH PLAIN"]), user=self.USER)
@@ -144,9 +138,7 @@ class TestConnection:
         assert backend.connection is None
         assert "4 messages>: discarded" in caplog.text
 
-    @pytest.mark.parametrize(
-        "method", ["sendmail", "mail", "rcpt", "data", "docmd", "rset", "quit"]
-    )
+    @pytest.mark.parametrize("method", "sendmail mail rcpt data docmd rset quit".split())
     @pytest.mark.parametrize("place", ["class", "instance"])
     def test_is_asked_where_a_method_is_a_mock(self, place, method, serve, message):
         backend = host_of(serve(at("MAIL", "550 no") if method == "rset" else None))

@@ -105,9 +105,7 @@ def test_of_a_backend_that_is_not_ours_ends_the_send(method, way, server, settin
     assert server.accepted == []
 
 
-@pytest.mark.skipif(
-    not hasattr(signal, "pthread_kill"), reason="there are no such signals on Windows"
-)
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signals")
 @pytest.mark.parametrize("way", ["smtp", "failover", "router"])
 @pytest.mark.parametrize(
     ("step", "before", "sent"),
@@ -184,9 +182,7 @@ def test_of_closing_one_connection_closes_the_others(settings):
         *((OTHERS[1], way, 1) for way in ("smtp", "failing", "router")),
     ],
 )
-def test_of_a_log_handler_ends_the_send_and_no_other_error_does(
-    error, way, count, server, settings, closed_port
-):
+def test_of_a_log_handler_ends_the_send(error, way, count, server, settings, closed_port):
     """It mails what is logged through the host that it is about, which has an end."""
     settings.EMAIL_HOSTS |= {
         "down": f"smtp://127.0.0.1:{closed_port}",
@@ -208,9 +204,7 @@ def test_of_a_log_handler_ends_the_send_and_no_other_error_does(
 # Python closes a socket that nobody has any more, with a warning.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="an error at a call of a generator does not unwind it"
-)
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="generators are not unwound")
 def test_at_any_call_leaves_nothing_behind(server):  # pragma: no cover (it confuses coverage)
     """Neither the router nor the receivers of signals take the next send for a nested one."""
     router, host = RoutingBackend(), get_connection("kept")

@@ -69,9 +69,7 @@ class TestCertificate:
 class TestContext:
     """``ssl_context``, as Django's backend has it. Inside one is shared: it takes 20 ms."""
 
-    def test_is_one_for_all_connections_until_a_file_changes(
-        self, start_server, connect, tls, ca, tmp_path
-    ):
+    def test_is_one_until_a_file_changes(self, start_server, connect, tls, ca, tmp_path):
         cafile, contexts = tmp_path / "ca.pem", []
         dsn = f"submission://127.0.0.1:{start_server(context=tls).port}?ssl_cafile={cafile}"
         for _ in range(2):

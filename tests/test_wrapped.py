@@ -31,9 +31,7 @@ class TestWrappedBackend:
     @pytest.mark.parametrize(
         ("is_new", "calls"), [(True, ["open", 1, 1, 1, "close"]), (False, ["open", 1, 1, 1])]
     )
-    def test_gets_what_comes_from_a_generator_one_by_one(
-        self, is_new, calls, host, new_message, monkeypatch
-    ):
+    def test_gets_a_generator_one_by_one(self, is_new, calls, host, new_message, monkeypatch):
         """Over one connection, which stays open if it was."""
         monkeypatch.setattr(host.wrapped, "open", lambda: host.calls.append("open") or is_new)
         assert host.send_messages(new_message() for _ in range(3)) == 3
@@ -120,9 +118,7 @@ class TestFailSilently:
     ],
 )
 @pytest.mark.parametrize("key", ["shop", "all"])
-def test_answer_of_the_backend_says_how_many_it_has_taken(
-    answer, number, told_of, key, settings, monkeypatch
-):
+def test_answer_says_how_many_were_taken(answer, number, told_of, key, settings, monkeypatch):
     monkeypatch.setattr(Recorder, "answer", answer)
     settings.EMAIL_HOSTS = {"shop": "backend://conftest.Recorder", "all": "failover:shop"}
     with told() as heard:
