@@ -1,6 +1,7 @@
 """What many tests need: certificates, servers, messages, a clock, clean caches."""
 
 import faulthandler
+import logging
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -301,6 +303,12 @@ def told():
     finally:
         message_sent.disconnect(note)
         message_failed.disconnect(note)
+
+
+def logging_to(logger, function):
+    """Call a function for each record of a logger, in place of its handlers, in ``with``."""
+    handler = mock.Mock(level=logging.NOTSET, handle=function)
+    return mock.patch.object(logging.getLogger(logger), "handlers", [handler])
 
 
 @pytest.fixture

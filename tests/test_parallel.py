@@ -245,6 +245,24 @@ class TestFailSilently:
         good = [name for name in names if not name.startswith("bad")]
         assert recipients(server) == of(mails(*good))
 
+    def test_connection_that_cannot_be_opened_again_keeps_no_message(self, serve):
+        """It gives back those that it has taken."""
+        first_bodies = iter([True])
+
+        def script(step, argument):
+            if step == "banner" and server.connections > 2:
+                has_failed.set()
+                return "421 no"
+            if step == BODY and not next(first_bodies, False):
+                has_failed.wait(20)
+            return None
+
+        has_failed = threading.Event()
+        server = serve(any_of(together(2), to("bad@", CLOSE), script))
+        batch = mails("0", "1", "bad", *map(str, range(2, 20)))
+        assert host(server, parallel=2, fail_silently=True).send_messages(batch) == 20
+        assert recipients(server) == of(messages(20))
+
 
 class TestRefusedConnection:
     """A server that allows fewer connections costs no message."""

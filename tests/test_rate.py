@@ -122,6 +122,24 @@ class TestTurnThatComesTooLate:
         assert can_be_retried(caught.value) is (seconds < math.inf)
         assert len(server.accepted) == 2
 
+    @pytest.mark.parametrize(("limit", "span", "timeout"), [("1/m", 60, 100), ("1/s", 1, 2)])
+    def test_is_so_when_others_are_faster(
+        self, limit, span, timeout, start_host, clock, monkeypatch
+    ):
+        """It waits no longer than the timeout in all."""
+        start_host(f"rate={limit}&timeout={timeout}")
+
+        def sleep(seconds):
+            clock.naps.append(seconds)
+            assert len(clock.naps) < 3
+            clock.now += seconds
+            take("shop", [Limit(1, span)])
+
+        monkeypatch.setattr(limited, "sleep", sleep)
+        with pytest.raises(RateLimited):
+            get_connection("shop").send_messages(mails("a", "b"))
+        assert len(clock.naps) == 1
+
     def test_error_can_be_pickled_and_shows_no_dsn(self):
         error = RateLimited("it is full", alias="smtp://shop:Kx7vQz9@h", retry_after=2.5)
         again = pickle.loads(pickle.dumps(error))
@@ -165,6 +183,11 @@ def test_in_tests_nothing_waits_and_nothing_is_counted(clock, mailoutbox):
 
 
 class TestTake:
+    def test_has_a_wait_at_the_end_of_a_slice(self, clock):
+        assert take("shop", [PER_MINUTE], 3) == 0
+        clock.now += 60.999
+        assert 0 < take("shop", [PER_MINUTE]) < 0.002
+
     def test_counts_again_where_a_slice_ends_meanwhile(self, monkeypatch):
         now = 1_800_000_000.0
         times = iter([now, now + 2])  # asked when it begins and when it judges

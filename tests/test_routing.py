@@ -23,12 +23,10 @@ from email_hosts.backends import (
     connection_from_dsn,
     get_connection,
 )
-from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.testing import real_hosts
 
 ROUTING = "email_hosts.backends.RoutingBackend"
-ALIAS: Any = {"alias": ""} if DJANGO_HAS_MAILERS else {}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated"),
@@ -229,7 +227,7 @@ class TestConnectionOfTheRouter:
         ("make", "sender"),
         [
             (lambda: EmailHostsBackend("h", default_from_email="a@b.example"), "a@b.example"),
-            (lambda: smtp.EmailBackend(host="h", **ALIAS), "project@example.com"),
+            (lambda: smtp.EmailBackend(host="h", alias="x"), "project@example.com"),
             (lambda: FailoverBackend(["shop"]), "shop@example.com"),
         ],
     )

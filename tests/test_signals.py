@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 import smtplib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Clock, mails
+from conftest import Clock, logging_to, mails
 from django.core.mail import EmailMessage
 from scripted import BODY, at, to
 
 from email_hosts import delivery
-from email_hosts.backends import (
-    EmailHostsBackend,
-    can_be_retried,
-    get_connection,
-)
+from email_hosts.backends import EmailHostsBackend, can_be_retried, get_connection
 from email_hosts.signals import message_failed, message_sent
 
 
@@ -57,12 +51,6 @@ def receivers() -> Iterator[Receivers]:
         signal.disconnect(receivers.receive)
 
 
-@pytest.fixture(params=[list, iter], ids=["list", "generator"])
-def kind(request):
-    """What the messages come in."""
-    return request.param
-
-
 @pytest.fixture
 def start(serve, settings, closed_port):
     """Start the servers of ``shop`` and of a spare host. Others are down, or made of these."""
@@ -83,18 +71,6 @@ def start(serve, settings, closed_port):
         return servers
 
     return start
-
-
-@contextmanager
-def logging_to(name: str, function: Callable[..., object]) -> Iterator[None]:
-    """Call a function for each record of a logger."""
-    handler: Any = logging.Handler()
-    handler.emit = function
-    logging.getLogger(name).addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger(name).removeHandler(handler)
 
 
 def raising(error: Any) -> Callable[..., Any]:
@@ -127,6 +103,7 @@ class TestSignals:
             (LOUD, "router", (BODY,), "0 shop, 1 down ConnectionRefusedError"),
         ],
     )
+    @pytest.mark.parametrize("kind", [list, iter])
     @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "single"])
     def test_tell_of_each_message_in_its_turn(
         self, extensions, options, key, fault, told, kind, start, receivers, settings
@@ -153,6 +130,7 @@ class TestSignals:
         ("replies", "told"),
         [([], "0 shop, 1 shop LookupError"), (["554 spam"], "0 shop SMTPDataError")],
     )
+    @pytest.mark.parametrize("kind", [list, iter])
     def test_do_not_tell_of_what_is_looked_ahead(self, replies, told, kind, start, receivers):
         start(at(BODY, *replies))
         batch = mails(*"012")
@@ -213,6 +191,13 @@ class TestSignals:
         with logging_to("email_hosts", lambda record: receivers.then()):
             get_connection(key).send_messages(kind(batch))
         assert found == counts
+
+    def test_tell_of_what_is_in_the_outbox(self, receivers, mailoutbox):
+        batch = mails(*"01")
+        batch[1].extra_headers = {"X": "a\nb"}
+        with pytest.raises(ValueError, match=r"[Hh]eader") as caught:
+            get_connection("shop").send_messages(batch)
+        assert receivers.told == f"0 shop, 1 shop {type(caught.value).__name__}"
 
     def test_do_not_tell_what_a_replaced_open_does(self, start, receivers):
         start()

@@ -191,6 +191,14 @@ class TestConnection:
         assert server.connections == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "port"),
+    [({}, 25), ({"use_tls": True}, 587), ({"use_ssl": True}, 465), ({"port": 26}, 26)],
+)
+def test_backend_without_a_dsn_has_the_port_of_its_transport(options, port):
+    assert EmailHostsBackend("h", **options).port == port
+
+
 ADDRESSES = [
     *("a@b.example", "first.last+tag@sub-domain.example.com", "a_b-c@127", "A@B", "root"),
     *("", "<>", "a@", "@b", "a@b@c", "a..b@c", ".a@c", "a.@c", "a@b..c", "a@.b", "<a@b>"),

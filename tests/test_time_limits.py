@@ -3,7 +3,6 @@
 A time limit ends the send at once. What a handler of the log does, no send suffers from.
 """
 
-import logging
 import signal
 import smtplib
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, interrupted_at_each_call, mails, told
+from conftest import TimeLimit, interrupted_at_each_call, logging_to, mails, told
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
@@ -21,7 +20,6 @@ from scripted import BODY, to
 
 from email_hosts import signals
 from email_hosts.backends import RoutingBackend, base, can_be_retried, get_connection, routing
-from email_hosts.log import logger
 
 pytestmark = pytest.mark.usefixtures("limit")
 
@@ -194,9 +192,8 @@ def test_of_a_log_handler_ends_the_send(error, way, count, server, settings, clo
         get_connection("failing").send_messages(mails("admin+someone"))
         raise error
 
-    handler = mock.Mock(level=logging.NOTSET, handle=handle)
     ends = pytest.raises(error) if error in OTHERS else nullcontext()
-    with mock.patch.object(logger, "handlers", [handler]), ends:
+    with logging_to("email_hosts", handle), ends:
         send(way, mails("someone"))
     assert len(server.accepted) == count
 
