@@ -23,7 +23,7 @@ def spare(serve):
 
 @pytest.fixture
 def connect(provider, spare, settings):
-    """Connect to a provider, to a failover from it, or to the test backend of Anymail."""
+    """Connect to a provider, or to a failover from it."""
 
     def connect(key: str, query: str = "", url: str = provider.url) -> Any:
         query = f"&_default_from_email=News <news@example.com>{query}"
@@ -31,7 +31,6 @@ def connect(provider, spare, settings):
             "brevo": f"anymail+brevo://?api_key=K&api_url={url}{query}",
             "first": "failover:brevo,spare",
             "spare": f"smtp://127.0.0.1:{spare.port}",
-            "test": f"backend://anymail.backends.test.EmailBackend?{query}",
         }
         return get_connection(key)
 
@@ -72,17 +71,6 @@ def test_failover_goes_on_if_the_provider_surely_did_not_take_it(
 def test_failover_goes_on_if_nobody_listens(connect, closed_port, spare, message):
     connection = connect("first", url=f"http://127.0.0.1:{closed_port}")
     assert connection.send_messages([message]) == len(spare.accepted) == 1
-
-
-def test_what_a_host_adds_is_told(connect):
-    message = AnymailMessage("Hello", to=["someone@example.net"])
-    headers = "&_reply_to=help@example.com&_header-X-Shop=news"
-    connect("test", f"&_envelope_from=bounces@example.com{headers}").send_messages([message])
-    told = message.anymail_test_params
-    assert [address.addr_spec for address in told["reply_to"]] == ["help@example.com"]
-    assert told["extra_headers"] == {"X-Shop": "news"}
-    assert told["envelope_sender"] == "bounces@example.com"
-    assert (message.reply_to, message.extra_headers) == ([], {})
 
 
 def test_redirect_is_all_that_a_provider_gets(connect, provider):

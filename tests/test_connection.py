@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 from conftest import mails
-from scripted import AND_CLOSE, CLOSE, always, any_of, at
+from scripted import AND_CLOSE, CLOSE, always, any_of
 
 from email_hosts.backends import EmailHostsBackend, can_be_retried
 from email_hosts.smtp import connection
@@ -102,16 +102,6 @@ class TestGreeting:
             backend.send_messages(mails("a"))
         assert caught.value.smtp_code == told
         assert can_be_retried(caught.value)
-
-    def test_is_said_again_after_it_was_refused(self, serve):
-        server = serve(any_of(at("EHLO", "502 what?"), at("HELO", "450 later")))
-        with smtp(server) as client:
-            with pytest.raises(smtplib.SMTPHeloError):
-                client.ehlo_or_helo_if_needed()
-            assert not client.is_clean
-            client.ehlo_or_helo_if_needed()
-            client.ehlo_or_helo_if_needed()
-        assert [command[:4] for command in server.commands] == ["ehlo", "helo", "ehlo"]
 
 
 @pytest.mark.parametrize(

@@ -410,8 +410,7 @@ def test_missing_token_is_a_login_that_failed(serve_tls, start_token_server, hos
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["username", *(f"oauth2_{each}" for each in ("client_id", "client_secret", "scope"))],
+    "name", ["username", "oauth2_client_id", "oauth2_client_secret", "oauth2_scope"]
 )
 def test_kept_connection_is_for_the_same_options(name, start_smtp, start_token_server, host):
     server, token_server = start_smtp("token-1", "token-2"), start_token_server()

@@ -10,15 +10,13 @@ import pytest
 from conftest import needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
-from django.core.mail.backends import locmem, smtp
+from django.core.mail.backends import locmem
 from django.test import override_settings
 from django.utils.log import AdminEmailHandler
 from scripted import at, to
 
 from email_hosts import mailers
 from email_hosts.backends import (
-    EmailHostsBackend,
-    FailoverBackend,
     RoutingBackend,
     connection_from_dsn,
     get_connection,
@@ -170,19 +168,6 @@ def test_each_message_of_a_list_is_tried(site, caplog):
     assert caplog.messages == ['host "club": SMTPRecipientsRefused, not raised']
 
 
-def test_generator_ends_at_its_first_error(site):
-    """Until then each host is opened once."""
-    site.servers["shop"].script = to("4@", "550 no")
-    senders = ["shop@example.com", "club@bücher.example"] * 5
-    batch = (message(sender, f"{i}@example.net") for i, sender in enumerate(senders))
-    with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
-        RoutingBackend().send_messages(batch)
-    assert len(list(batch)) == 5
-    assert [len(site.servers[key].accepted) for key in ("shop", "club")] == [2, 2]
-    assert [site.servers[key].connections for key in ("shop", "club")] == [1, 1]
-    assert not hasattr(caught.value, "sent")
-
-
 def tenant(server: Any) -> Any:
     return connection_from_dsn(f"smtp://127.0.0.1:{server.port}?timeout=20")
 
@@ -222,18 +207,6 @@ class TestConnectionOfTheRouter:
         assert send(tenant(server), tenant(server), of=iter) == 2
         steps = [command[:4].upper() for command in server.commands]
         assert steps.index("QUIT") < steps.index("EHLO", 1)
-
-    @pytest.mark.parametrize(
-        ("make", "sender"),
-        [
-            (lambda: EmailHostsBackend("h", default_from_email="a@b.example"), "a@b.example"),
-            (lambda: smtp.EmailBackend(host="h", alias="x"), "project@example.com"),
-            (lambda: FailoverBackend(["shop"]), "shop@example.com"),
-        ],
-    )
-    def test_delivers_to_the_outbox_of_a_test(self, make, sender, mailoutbox):
-        send(make())
-        assert [sent.from_email for sent in mailoutbox] == [sender]
 
 
 RECORD = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it failed", (), None)

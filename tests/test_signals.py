@@ -110,9 +110,8 @@ class TestSignals:
     ):
         """The error of a list has the same messages."""
         start(at(*fault), extensions)
-        settings.EMAIL_HOSTS_ROUTER = lambda message: (
-            "shop" if message.subject == "0" else "down"
-        )
+        router = {"0": "shop", "1": "down", "2": "down"}
+        settings.EMAIL_HOSTS_ROUTER = lambda message: router[message.subject]
         batch = mails(*"012")
         error: Any = None
         try:

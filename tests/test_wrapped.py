@@ -28,15 +28,13 @@ class TestWrappedBackend:
         assert host.open() is True
         assert host.calls == ["open", 3, 0, "close", "open"]
 
-    @pytest.mark.parametrize(
-        ("is_new", "calls"), [(True, ["open", 1, 1, 1, "close"]), (False, ["open", 1, 1, 1])]
-    )
-    def test_gets_a_generator_one_by_one(self, is_new, calls, host, new_message, monkeypatch):
+    @pytest.mark.parametrize("is_new", [True, False])
+    def test_gets_a_generator_one_by_one(self, is_new, host, new_message, monkeypatch):
         """Over one connection, which stays open if it was."""
         monkeypatch.setattr(host.wrapped, "open", lambda: host.calls.append("open") or is_new)
         assert host.send_messages(new_message() for _ in range(3)) == 3
         assert host.send_messages(iter(())) == 0
-        assert host.calls == calls
+        assert host.calls == ["open", 1, 1, 1, *["close"] * is_new]
 
     def test_that_cannot_be_opened_has_sent_nothing(self, host, monkeypatch):
         monkeypatch.setattr(host.wrapped, "open", mock.Mock(side_effect=ValueError("no key")))
@@ -95,19 +93,14 @@ class TestDjangosSMTPBackend:
             HostBackend(self.DJANGOS, **options)
 
 
-class TestFailSilently:
-    """The host ignores errors of mail, and not the backend."""
-
-    @pytest.fixture
-    def host(self):
-        return wrapped(fail_silently=True)
-
-    def test_each_message_is_sent_by_itself(self, host, new_message, caplog):
-        assert "fail_silently" not in host.wrapped.options
-        host.wrapped.failure = OSError("no")
-        assert host.send_messages([new_message(), new_message()]) == 0
-        assert host.calls == ["open", 1, 1, "close"]
-        assert caplog.messages == ['host "shop": OSError, ignored by fail_silently'] * 2
+def test_host_ignores_errors_and_not_the_backend(new_message, caplog):
+    """It is asked for each message by itself."""
+    host = wrapped(fail_silently=True)
+    assert "fail_silently" not in host.wrapped.options
+    host.wrapped.failure = OSError("no")
+    assert host.send_messages([new_message(), new_message()]) == 0
+    assert host.calls == ["open", 1, 1, "close"]
+    assert caplog.messages == ['host "shop": OSError, ignored by fail_silently'] * 2
 
 
 @pytest.mark.parametrize(
