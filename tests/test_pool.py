@@ -3,15 +3,17 @@
 import gc
 import logging
 import os
+import signal
 import smtplib
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import product
 from unittest import mock
 
 import pytest
-from conftest import host_of, interrupted_at_each_call, mails, names_of, parked, run_python
+from conftest import host_of, interrupted_at_each_call, mails, names_of, parked
 from django.core.signals import request_finished
 from scripted import BODY, CLOSE, HANG, RESET, any_of, at, to
 
@@ -262,11 +264,33 @@ def test_log_tells_of_each_connection(serve, clock, caplog):
 class TestFork:
     """The parent's connections are the parent's alone."""
 
+    @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
     def test_leaves_connections_to_the_parent(self, serve, tls, cafile):
         """Of three, the child has one more, and parks another. It does not wait for a lock."""
         server = serve(context=tls)
-        dsn = f"submissions://127.0.0.1:{server.port}?"
-        run_python("-W", "ignore", "-c", FORKS, dsn, str(cafile))
+        secure = {"use_ssl": True, "ssl_cafile": str(cafile)}
+        used, closed = (host(server, conn_max_age=None, **secure) for _ in range(2))
+        kept = host(server, **secure)
+        used.open(), closed.open()
+
+        def send_over(*connections):
+            return [each.send_messages(mails("a")) for each in connections]
+
+        assert send_over(used, closed, kept) == [1] * 3
+        with ThreadPoolExecutor(1) as other:
+            other.submit(pool._lock.acquire).result()
+            if (child := os.fork()) == 0:  # pragma: no cover (coverage is not saved there)
+                signal.alarm(20)  # ends it if it waits for the lock
+                found = []
+                try:
+                    found = [parked(), used.open(), *send_over(used, used, kept, kept)]
+                    used.close(), closed.close()
+                finally:
+                    os._exit(found != [0, True, 1, 1, 1, 1])
+            other.submit(pool._lock.release).result()
+        assert os.waitpid(child, 0)[1] == 0
+        assert send_over(used, used, closed, closed, kept, kept) == [1] * 6
+        used.close(), closed.close(), pool.close_all()
         server.wait_for_clients_to_go()
         assert len(server.accepted) == 3 + 4 + 6
         assert server.connections == 3 + 2
@@ -283,40 +307,3 @@ class TestFork:
         assert connection.sock is None
         assert server.connections == 3
         assert "QUIT" not in server.commands
-
-
-FORKS = """
-import os, signal, sys
-from concurrent.futures import ThreadPoolExecutor
-import django
-from django.core.mail import EmailMessage
-from email_hosts.backends import connection_from_dsn
-from email_hosts.smtp.pool import pool
-django.setup()
-
-def connect(query):
-    return connection_from_dsn(sys.argv[1] + query, ssl_cafile=sys.argv[2])
-
-def send(*connections):
-    for each in connections:
-        message = EmailMessage("Hello", "World", "a@example.com", ["b@example.net"])
-        assert each.send_messages([message]) == 1
-
-used, closed, parked = connect(""), connect(""), connect("conn_max_age=60")
-used.open(), closed.open()
-send(used, closed, parked)
-other = ThreadPoolExecutor(1)
-other.submit(pool._lock.acquire).result()
-child = os.fork()
-if not child:
-    signal.alarm(20)  # ends it if it waits for the lock
-    assert "<Pool: 0 parked" in repr(pool)
-    assert used.open() is True
-    send(used, used, parked, parked)
-    used.close(), closed.close()
-    os._exit(0)
-other.submit(pool._lock.release).result()
-assert os.waitpid(child, 0)[1] == 0
-send(used, used, closed, closed, parked, parked)
-used.close(), closed.close()
-"""

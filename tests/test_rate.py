@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import pickle
-import re
 import socket
 import time
 from bisect import bisect_left
@@ -346,13 +345,9 @@ class TestCacheThatFails:
     def goes_on(self, caplog, reason):
         assert [take("shop", [PER_MINUTE]) for _ in range(3)] == [0] * 3
         assert 60 < take("shop", [PER_MINUTE]) <= 61
-        (record,) = caplog.records
-        assert record.name == "email_hosts"
-        assert re.fullmatch(
-            f"EMAIL_HOSTS_CACHE cannot count what hosts with a rate send: {reason}; for 60 "
-            "seconds, each process counts for itself",
-            record.getMessage(),
-        )
+        (text,) = caplog.messages
+        assert text.startswith("EMAIL_HOSTS_CACHE cannot count what hosts with a rate send: ")
+        assert f" {reason}; for 60 seconds, each process counts for itself" in text
 
     @pytest.mark.parametrize(
         ("method", "effect", "reason"),

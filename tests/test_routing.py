@@ -10,17 +10,13 @@ import pytest
 from conftest import needs_mailers
 from django.core import mail
 from django.core.mail import EmailMessage
-from django.core.mail.backends import locmem
+from django.core.mail.backends import locmem, smtp
 from django.test import override_settings
 from django.utils.log import AdminEmailHandler
 from scripted import at, to
 
-from email_hosts import mailers
-from email_hosts.backends import (
-    RoutingBackend,
-    connection_from_dsn,
-    get_connection,
-)
+from email_hosts import backends, mailers
+from email_hosts.backends import RoutingBackend, connection_from_dsn, get_connection
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.testing import real_hosts
 
@@ -207,6 +203,18 @@ class TestConnectionOfTheRouter:
         assert send(tenant(server), tenant(server), of=iter) == 2
         steps = [command[:4].upper() for command in server.commands]
         assert steps.index("QUIT") < steps.index("EHLO", 1)
+
+    @pytest.mark.parametrize(
+        ("make", "sender"),
+        [
+            (lambda: backends.EmailHostsBackend("h", default_from_email="a@b"), "a@b"),
+            (lambda: smtp.EmailBackend(host="h", alias="x"), "project@example.com"),
+            (lambda: backends.FailoverBackend(["shop"]), "shop@example.com"),
+        ],
+    )
+    def test_delivers_to_the_outbox_of_a_test(self, make, sender, mailoutbox):
+        send(make())
+        assert [sent.from_email for sent in mailoutbox] == [sender]
 
 
 RECORD = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it failed", (), None)
