@@ -265,13 +265,13 @@ def run_python(*arguments, cwd=TESTS, environment=SETTINGS) -> str:
     return str(printed)
 
 
-def mails(*recipients, content="Hello", make=EmailMessage):
+def mails(*recipients, content="Hello"):
     """Make a message to each of these, at example.net; ``a+b`` stands for one to both."""
     headers = {"Date": "now", "Message-ID": "<1@example.com>"}
     made = []
     for names in recipients:
         to = [f"{name}@example.net" for name in names.split("+") if name]
-        made.append(make(names, content, "sender@example.com", to, headers=headers))
+        made.append(EmailMessage(names, content, "sender@example.com", to, headers=headers))
     return made
 
 

@@ -6,22 +6,18 @@ import smtplib
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from unittest import mock
 
 import pytest
-from conftest import mails
-from scripted import AND_CLOSE, CLOSE, always, any_of
+from conftest import host_of, mails
+from scripted import AND_CLOSE, CLOSE, always, any_of, at
 
-from email_hosts.backends import EmailHostsBackend, can_be_retried
+from email_hosts.backends import can_be_retried
 from email_hosts.smtp import connection
 from email_hosts.smtp.connection import MAX_REPLY, SMTP, is_idle, open_socket
 
 TIMEOUT = 5
-
-
-def smtp(server, kind=SMTP, **options):
-    return closing(kind("127.0.0.1", server.port, timeout=20, **options))
 
 
 class TestReply:
@@ -97,11 +93,19 @@ class TestGreeting:
     @pytest.mark.parametrize("login", ["", "user"])
     def test_that_is_refused_is_told_with_the_reason(self, ehlo, helo, told, login, serve):
         server = serve(any_of(always("EHLO", ehlo), always("HELO", helo)))
-        backend = EmailHostsBackend("127.0.0.1", server.port, login, login, timeout=20)
+        backend = host_of(server, username=login, password=login)
         with pytest.raises(smtplib.SMTPHeloError) as caught:
             backend.send_messages(mails("a"))
         assert caught.value.smtp_code == told
         assert can_be_retried(caught.value)
+
+    def test_is_said_again_after_it_was_refused(self, serve):
+        server = serve(any_of(at("EHLO", "502 what?"), at("HELO", "450 later")))
+        with host_of(server) as backend:
+            with pytest.raises(smtplib.SMTPHeloError):
+                backend.send_messages(mails("a"))
+            assert backend.send_messages(mails("b")) == 1
+        assert [command[:4] for command in server.commands[:3]] == ["ehlo", "helo", "ehlo"]
 
 
 @pytest.mark.parametrize(

@@ -129,11 +129,6 @@ class TestParking:
             send(serve(script), "a+b")
         assert parked() == is_parked
 
-    def test_follows_a_transaction_after_one_that_was_delayed(self, serve):
-        server = serve(at("MAIL", "451 later"))
-        assert send(server, "a", "b", fail_silently=True) == 1
-        assert (server.connections, parked()) == (1, 1)
-
     @pytest.mark.parametrize("name", ["conn_max_age", "timeout", "connection.quit"])
     def test_does_not_follow_a_change_from_outside(self, name, serve):
         with host(serve()) as backend:

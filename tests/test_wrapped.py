@@ -6,7 +6,6 @@ from unittest import mock
 
 import pytest
 from conftest import Recorder, mails, told, wrapped
-from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 
 from email_hosts.backends import HostBackend, can_be_retried, get_connection
@@ -86,11 +85,6 @@ class TestDjangosSMTPBackend:
             assert (getattr(backend, name) or "") == (value or "")  # None since Django 6.1
         given = {"global-user"} & {*options.values()}
         assert {value for value in vars(backend).values() if "global" in str(value)} == given
-
-    @pytest.mark.parametrize("options", [{}, {"host": ""}])
-    def test_needs_a_host(self, options):
-        with pytest.raises(ImproperlyConfigured, match="'host'"):  # Django's own since 6.1
-            HostBackend(self.DJANGOS, **options)
 
 
 def test_host_ignores_errors_and_not_the_backend(new_message, caplog):
