@@ -56,35 +56,31 @@ class TestWrappedBackend:
         assert copy.copy(host).wrapped is not host.wrapped
 
 
+GLOBAL = {"PORT": 2525, "USE_TLS": True, "TIMEOUT": 7}
+GLOBAL |= dict.fromkeys(
+    "HOST HOST_USER HOST_PASSWORD SSL_CERTFILE SSL_KEYFILE".split(), "global"
+)
+
+
 @pytest.mark.filterwarnings("ignore:The EMAIL_.* setting is deprecated")
-class TestDjangosSMTPBackend:
-    """Its values are complete: no credential of the project goes to another server."""
-
-    DJANGOS = "django.core.mail.backends.smtp.EmailBackend"
-
-    @pytest.fixture(autouse=True)
-    def globals(self, settings):
-        settings.EMAIL_HOST, settings.EMAIL_PORT = "global.example.com", 2525
-        settings.EMAIL_HOST_USER = "global-user"
-        settings.EMAIL_HOST_PASSWORD = "global-password"
-        settings.EMAIL_USE_TLS, settings.EMAIL_TIMEOUT = True, 7
-        settings.EMAIL_SSL_CERTFILE = settings.EMAIL_SSL_KEYFILE = "global.pem"
-
-    @pytest.mark.parametrize(
-        ("options", "expected"),
-        [
-            ({}, {"port": 25, "username": "", "use_tls": False, "timeout": 60}),
-            ({"use_tls": True}, {"port": 587, "use_tls": True, "use_ssl": False}),
-            ({"use_ssl": True}, {"port": 465, "use_tls": False, "use_ssl": True}),
-            ({"username": "global-user"}, {"username": "global-user", "password": ""}),
-        ],
-    )
-    def test_has_no_value_of_a_global_setting(self, options, expected):
-        backend = HostBackend(self.DJANGOS, host="other.example.com", **options).wrapped
-        for name, value in expected.items():
-            assert (getattr(backend, name) or "") == (value or "")  # None since Django 6.1
-        given = {"global-user"} & {*options.values()}
-        assert {value for value in vars(backend).values() if "global" in str(value)} == given
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, {"port": 25, "username": "", "use_tls": False, "timeout": 60}),
+        ({"use_tls": True}, {"port": 587, "use_tls": True, "use_ssl": False}),
+        ({"use_ssl": True}, {"port": 465, "use_tls": False, "use_ssl": True}),
+        ({"username": "global"}, {"username": "global", "password": ""}),
+    ],
+)
+def test_djangos_smtp_backend_has_no_value_of_a_global_setting(options, expected, settings):
+    """No credential of the project goes to another server."""
+    for name, value in GLOBAL.items():
+        setattr(settings, f"EMAIL_{name}", value)
+    path = "django.core.mail.backends.smtp.EmailBackend"
+    backend = HostBackend(path, host="other.example.com", **options).wrapped
+    for name, value in expected.items():
+        assert (getattr(backend, name) or "") == (value or "")  # None since Django 6.1
+    assert ("global" in vars(backend).values()) == ("global" in options.values())
 
 
 def test_host_ignores_errors_and_not_the_backend(new_message, caplog):
