@@ -137,19 +137,16 @@ def test_silent_address_leaves_time_for_others(allowed, patience, shares, serve,
     assert given == shares
 
 
-class TestIdle:
-    """The server has sent no line that answers nothing, and has not ended the connection."""
-
-    def test_is_not_ended_by_what_tls_says_to_itself(self, tls, cafile):
-        ours, theirs = socket.socketpair()
-        context = ssl.create_default_context(cafile=cafile)
-        with ThreadPoolExecutor(1) as executor, SMTP() as client:
-            server = executor.submit(tls.wrap_socket, theirs, server_side=True)
-            client.sock = context.wrap_socket(ours, server_hostname="localhost")
-            with server.result() as wrapped:
-                wrapped.sendall(b"220 hi\r\n")
-                assert client.getreply() == (220, b"hi")
-                with socket.socket(fileno=os.dup(wrapped.fileno())) as raw:
-                    raw.sendall(b"\x17\x03\x03")  # the beginning of a record
-                assert is_idle(client)
-                client.close()
+def test_connection_is_idle_whatever_tls_says_to_itself(tls, cafile):
+    ours, theirs = socket.socketpair()
+    context = ssl.create_default_context(cafile=cafile)
+    with ThreadPoolExecutor(1) as executor, SMTP() as client:
+        server = executor.submit(tls.wrap_socket, theirs, server_side=True)
+        client.sock = context.wrap_socket(ours, server_hostname="localhost")
+        with server.result() as wrapped:
+            wrapped.sendall(b"220 hi\r\n")
+            assert client.getreply() == (220, b"hi")
+            with socket.socket(fileno=os.dup(wrapped.fileno())) as raw:
+                raw.sendall(b"\x17\x03\x03")  # the beginning of a record
+            assert is_idle(client)
+            client.close()

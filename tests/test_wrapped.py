@@ -56,10 +56,8 @@ class TestWrappedBackend:
         assert copy.copy(host).wrapped is not host.wrapped
 
 
-GLOBAL = {"PORT": 2525, "USE_TLS": True, "TIMEOUT": 7}
-GLOBAL |= dict.fromkeys(
-    "HOST HOST_USER HOST_PASSWORD SSL_CERTFILE SSL_KEYFILE".split(), "global"
-)
+TEXTS = ("HOST", "HOST_USER", "HOST_PASSWORD", "SSL_CERTFILE", "SSL_KEYFILE")
+GLOBAL = {"PORT": 2525, "USE_TLS": True, "TIMEOUT": 7, **dict.fromkeys(TEXTS, "global")}
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_.* setting is deprecated")
