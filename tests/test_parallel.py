@@ -123,6 +123,13 @@ class TestSpread:
                 assert server.connections == connections
                 assert connection.connection
 
+    @pytest.mark.parametrize("names", ["0 " * 9, "+ 0 " * 50, "+ 1 + +", "+ + + + +"])
+    def test_is_of_what_has_recipients_however_often_it_is_there(self, names, serve):
+        server = serve()
+        batch = mails(*names.split())
+        assert host(server, parallel=3).send_messages(batch) == of(batch).total()
+        assert recipients(server) == of(batch)
+
     @pytest.mark.parametrize(
         ("language", "zone"), [("de", "Asia/Tokyo"), ("en-us", None), (None, None)]
     )

@@ -6,19 +6,22 @@ import math
 import os
 import pickle
 import socket
+import threading
 import time
 from bisect import bisect_left
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Clock, SoftTimeLimitExceeded, mails, take, told
+from conftest import Clock, SoftTimeLimitExceeded, host_of, mails, take, told
 from django.core.cache import caches
 from django.core.cache.backends import locmem
 from django.core.management import call_command
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
+from scripted import always
 
 from email_hosts import rate
 from email_hosts.backends import can_be_retried, failover, get_connection, limited
@@ -81,6 +84,15 @@ def test_parallel_keeps_the_rate(start_host, clock):
     assert get_connection("shop").send_messages(mails(*"abcdefghij")) == 10
     assert len(server.accepted) == 10
     assert clock.now - began >= 120
+
+
+def test_hosts_without_a_key_are_told_apart_by_server_and_user(serve):
+    server = serve(always("AUTH", "235 welcome"), extensions=["AUTH PLAIN"])
+    for username in ("me", "you"):
+        login = {"username": username, "password": "secret", "rate": "1/h"}
+        assert host_of(server, **login).send_messages(mails("a")) == 1
+        with pytest.raises(RateLimited):
+            host_of(server, **login).send_messages(mails("a"))
 
 
 class TestTurnThatComesTooLate:
@@ -404,6 +416,18 @@ class TestCacheThatFails:
         clock.now += 1
         assert take("shop", [PER_MINUTE]) == 0
         assert usage("shop", [PER_MINUTE]) == (1,)
+
+    def test_is_logged_by_one_of_several_threads(self, fail, caplog):
+        barrier = threading.Barrier(8)
+
+        def fail_together(*args):
+            barrier.wait(timeout=60)
+            raise OSError
+
+        fail("incr", fail_together)
+        with ThreadPoolExecutor(8) as executor:
+            list(executor.map(lambda _: take("shop", [PER_DAY]), range(8)))
+        assert len(caplog.records) == 1
 
     def test_does_not_know_the_past_for_sure(self, clock, fail):
         take("shop", [PER_DAY], 4)

@@ -81,6 +81,13 @@ class TestFailure:
         with pytest.raises(ssl.SSLError, match=r"SSL.*submission:// is for STARTTLS"):
             shop(server, scheme="submissions").open()
 
+    def test_without_a_key_is_logged_by_its_address(self, closed_port, caplog):
+        host = EmailHostsBackend("127.0.0.1", closed_port, fail_silently=True)
+        assert host.open() is None
+        assert caplog.messages == [
+            f"127.0.0.1:{closed_port}: ConnectionRefusedError, ignored by fail_silently"
+        ]
+
 
 class TestReply:
     """What a server says: of recipients who are refused, and with the login in it."""

@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 from conftest import Recorder, mails, told, wrapped
+from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 
 from email_hosts.backends import HostBackend, can_be_retried, get_connection
@@ -79,6 +80,12 @@ def test_djangos_smtp_backend_has_no_value_of_a_global_setting(options, expected
     for name, value in expected.items():
         assert (getattr(backend, name) or "") == (value or "")  # None since Django 6.1
     assert ("global" in vars(backend).values()) == ("global" in options.values())
+
+
+@pytest.mark.parametrize("options", [{}, {"host": ""}])
+def test_djangos_smtp_backend_needs_a_host(options):
+    with pytest.raises(ImproperlyConfigured, match="'host'"):  # Django's own since 6.1
+        HostBackend("django.core.mail.backends.smtp.EmailBackend", **options)
 
 
 def test_host_ignores_errors_and_not_the_backend(new_message, caplog):
