@@ -285,7 +285,8 @@ class TestFork:
             other.submit(pool._lock.release).result()
         assert os.waitpid(child, 0)[1] == 0
         assert send_over(used, used, closed, closed, kept, kept) == [1] * 6
-        used.close(), closed.close(), pool.close_all()
+        used.close(), closed.close()
+        pool.close_all()
         server.wait_for_clients_to_go()
         assert len(server.accepted) == 3 + 4 + 6
         assert server.connections == 3 + 2
