@@ -1,6 +1,7 @@
 """What many tests need: certificates, servers, messages, a clock, clean caches."""
 
 import faulthandler
+import logging
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -20,7 +22,13 @@ from servers import SMTPServer, server_context
 from token_server import TokenServer
 
 from email_hosts import conf, hosts, rate
-from email_hosts.backends import HostBackend, failover, get_connection, limited
+from email_hosts.backends import (
+    EmailHostsBackend,
+    HostBackend,
+    failover,
+    get_connection,
+    limited,
+)
 from email_hosts.oauth2 import tokens
 from email_hosts.signals import message_failed, message_sent
 from email_hosts.smtp.pace import pace_of
@@ -257,14 +265,27 @@ def run_python(*arguments, cwd=TESTS, environment=SETTINGS) -> str:
     return str(printed)
 
 
-def mails(*recipients, content="Hello", make=EmailMessage):
+def mails(*recipients, content="Hello"):
     """Make a message to each of these, at example.net; ``a+b`` stands for one to both."""
     headers = {"Date": "now", "Message-ID": "<1@example.com>"}
     made = []
     for names in recipients:
         to = [f"{name}@example.net" for name in names.split("+") if name]
-        made.append(make(names, content, "sender@example.com", to, headers=headers))
+        made.append(EmailMessage(names, content, "sender@example.com", to, headers=headers))
     return made
+
+
+def host_of(server, **options):
+    """Return a host of this server, made by hand."""
+    return EmailHostsBackend("127.0.0.1", server.port, **{"timeout": 20, **options})
+
+
+def names_of(server):
+    """Return to whom each message was that a server has accepted, as ``mails`` takes it."""
+    return [
+        "+".join(each.removesuffix("@example.net") for each in one.recipients)
+        for one in server.accepted
+    ]
 
 
 @contextmanager
@@ -282,6 +303,12 @@ def told():
     finally:
         message_sent.disconnect(note)
         message_failed.disconnect(note)
+
+
+def logging_to(logger, function):
+    """Call a function for each record of a logger, in place of its handlers, in ``with``."""
+    handler = mock.Mock(level=logging.NOTSET, handle=function)
+    return mock.patch.object(logging.getLogger(logger), "handlers", [handler])
 
 
 @pytest.fixture

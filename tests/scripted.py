@@ -87,7 +87,7 @@ class ScriptedServer:
         self.disconnect()
         self.wait_for_clients_to_go()
 
-    def wait_for(self, messages: int, timeout: float = 60) -> bool:
+    def wait_for(self, messages: int, timeout: float = 60) -> bool:  # pragma: no cover (slow)
         """Wait until it has accepted so many messages. Return whether it has."""
         with self.arrival:
             return self.arrival.wait_for(lambda: len(self.accepted) >= messages, timeout)

@@ -6,22 +6,18 @@ import smtplib
 import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, mails
+from conftest import TimeLimit, host_of, mails
 from scripted import AND_CLOSE, CLOSE, always, any_of, at
 
-from email_hosts.backends import EmailHostsBackend, can_be_retried
+from email_hosts.backends import can_be_retried
 from email_hosts.smtp import connection
 from email_hosts.smtp.connection import MAX_REPLY, SMTP, is_idle, open_socket
 
 TIMEOUT = 5
-
-
-def smtp(server, kind=SMTP, **options):
-    return closing(kind("127.0.0.1", server.port, timeout=20, **options))
 
 
 class TestReply:
@@ -71,9 +67,7 @@ class TestReply:
         assert next(times) == (TIMEOUT + 1) * seconds
 
     @pytest.mark.parametrize("quickack", [12, None])
-    def test_is_acknowledged_at_once_where_that_can_be_said(
-        self, quickack, client, monkeypatch
-    ):
+    def test_is_acknowledged_at_once_where_it_can_be(self, quickack, client, monkeypatch):
         monkeypatch.setattr(connection, "QUICKACK", quickack)
         client.sock = mock.Mock(wraps=client.sock)
         client.sock.setsockopt = mock.Mock()
@@ -81,10 +75,6 @@ class TestReply:
         assert client.getreply() == (250, b"fine")
         expected = [mock.call(socket.IPPROTO_TCP, 12, 1)] if quickack else []
         assert client.sock.setsockopt.mock_calls == expected
-
-    def test_is_not_waited_for_without_a_connection(self):
-        with pytest.raises(smtplib.SMTPServerDisconnected, match="the connection is closed"):
-            SMTP().getreply()
 
 
 class TestGreeting:
@@ -103,7 +93,7 @@ class TestGreeting:
     @pytest.mark.parametrize("login", ["", "user"])
     def test_that_is_refused_is_told_with_the_reason(self, ehlo, helo, told, login, serve):
         server = serve(any_of(always("EHLO", ehlo), always("HELO", helo)))
-        backend = EmailHostsBackend("127.0.0.1", server.port, login, login, timeout=20)
+        backend = host_of(server, username=login, password=login)
         with pytest.raises(smtplib.SMTPHeloError) as caught:
             backend.send_messages(mails("a"))
         assert caught.value.smtp_code == told
@@ -111,22 +101,18 @@ class TestGreeting:
 
     def test_is_said_again_after_it_was_refused(self, serve):
         server = serve(any_of(at("EHLO", "502 what?"), at("HELO", "450 later")))
-        with smtp(server) as client:
+        with host_of(server) as backend:
             with pytest.raises(smtplib.SMTPHeloError):
-                client.ehlo_or_helo_if_needed()
-            assert not client.is_clean
-            client.ehlo_or_helo_if_needed()
-            client.ehlo_or_helo_if_needed()
-        assert [command[:4] for command in server.commands] == ["ehlo", "helo", "ehlo"]
+                backend.send_messages(mails("a"))
+            assert backend.send_messages(mails("b")) == 1
+        assert [command[:4] for command in server.commands[:3]] == ["ehlo", "helo", "ehlo"]
 
 
 @pytest.mark.parametrize(
     ("allowed", "patience", "shares"),
     [([9, 8, 1], 1, [4, 4, 4]), ([8, 1], 1, [6, 6]), ([9, 8], 1, [6, 6]), ([9, 8, 1], 3, [4])],
 )
-def test_address_that_is_silent_leaves_time_for_the_others(
-    allowed, patience, shares, serve, monkeypatch
-):
+def test_silent_address_leaves_time_for_others(allowed, patience, shares, serve, monkeypatch):
     """With ``allow``: those that are not allowed get none, and ``timeout`` is for all."""
     server = serve()
     found = [(2, 1, 6, "", (f"127.0.0.{number}", server.port)) for number in (9, 8, 1)]
@@ -151,43 +137,28 @@ def test_address_that_is_silent_leaves_time_for_the_others(
     assert given == shares
 
 
-class TestIdle:
-    """The server has sent no line that answers nothing, and has not ended the connection."""
-
-    def test_is_told_from_an_unread_line_and_from_the_end(self, serve):
-        assert not is_idle(SMTP())
-        with smtp(serve(at("NOOP", "250 fine\r\n421 bye"))) as client:
+def test_connection_is_idle_whatever_tls_says_to_itself(tls, cafile):
+    ours, theirs = socket.socketpair()
+    context = ssl.create_default_context(cafile=cafile)
+    with ThreadPoolExecutor(1) as executor, SMTP() as client:
+        server = executor.submit(tls.wrap_socket, theirs, server_side=True)
+        client.sock = context.wrap_socket(ours, server_hostname="localhost")
+        with server.result() as wrapped:
+            wrapped.sendall(b"220 hi\r\n")
+            assert client.getreply() == (220, b"hi")
+            with socket.socket(fileno=os.dup(wrapped.fileno())) as raw:
+                raw.sendall(b"\x17\x03\x03")  # the beginning of a record
             assert is_idle(client)
-            client.noop()
-            assert not is_idle(client)
-            assert client.getreply() == (421, b"bye")
-            assert is_idle(client)
-            open_socket(client).shutdown(socket.SHUT_RD)
-            assert not is_idle(client)
-
-    def test_is_not_ended_by_what_tls_says_to_itself(self, tls, cafile):
-        ours, theirs = socket.socketpair()
-        context = ssl.create_default_context(cafile=cafile)
-        with ThreadPoolExecutor(1) as executor, SMTP() as client:
-            server = executor.submit(tls.wrap_socket, theirs, server_side=True)
-            client.sock = context.wrap_socket(ours, server_hostname="localhost")
-            with server.result() as wrapped:
-                wrapped.sendall(b"220 hi\r\n")
-                assert client.getreply() == (220, b"hi")
-                with socket.socket(fileno=os.dup(wrapped.fileno())) as raw:
-                    raw.sendall(b"\x17\x03\x03")  # the beginning of a record
-                assert is_idle(client)
-                client.close()
+            client.close()
 
 
 def test_constructor_that_is_interrupted_leaves_no_socket_open(serve):
     sockets = []
 
-    class Interrupted(SMTP):
-        def getreply(self):
-            sockets.append(open_socket(self))
-            raise TimeLimit
+    def getreply(client):
+        sockets.append(client.sock)
+        raise TimeLimit
 
-    with pytest.raises(TimeLimit):
-        smtp(serve(), Interrupted)
+    with mock.patch.object(SMTP, "getreply", getreply), pytest.raises(TimeLimit):
+        SMTP("127.0.0.1", serve().port)
     assert [each.fileno() for each in sockets] == [-1]

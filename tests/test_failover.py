@@ -3,7 +3,6 @@
 import gc
 import itertools
 import logging
-import os
 import smtplib
 from collections import Counter
 from contextlib import suppress
@@ -108,18 +107,6 @@ def test_message_reaches_one_host_or_the_caller_gets_an_error(
     assert {host for _, host in got} <= {f"h{place}"}
 
 
-@pytest.mark.parametrize("banner", ["421 too busy", CLOSE, HANG])
-def test_kept_connection_that_cannot_be_replaced_is_for_the_next(banner, serve_auth):
-    """It has died while it was parked, and the server takes no other."""
-    faulty = serve_auth(any_of(at("MAIL", None, CLOSE), at("banner", None, banner)))
-    servers = [faulty, serve_auth()]
-    settings = dsns(servers, hanging=0 if banner == HANG else -1)
-    settings["h0"] += "&conn_max_age=60"
-    for _ in range(2):
-        assert send(settings, mails("0")) == 1
-    assert [len(server.accepted) for server in servers] == [1, 1]
-
-
 @pytest.mark.parametrize(
     ("scripts", "accepted", "connections"),
     [
@@ -164,7 +151,7 @@ LONG = "failover:h0,h1?retry=600"
 
 
 @pytest.mark.parametrize(
-    ("scripts", "limited", "several", "pauses", "expected"),
+    ("scripts", "full", "dsn", "pauses", "expected"),
     [
         # One that is down comes back after a minute, or after ``retry``,
         ((at("MAIL", "451 later"), None), "", "failover:h0,h1", [0, 54, 12], "h1 h1 h0"),
@@ -179,13 +166,11 @@ LONG = "failover:h0,h1?retry=600"
         ((NEVER, None), "", "failover:inner,h1", [0], "h1"),
     ],
 )
-def test_order_of_the_hosts(
-    scripts, limited, several, pauses, expected, serve_auth, clock, rate_clock
-):
+def test_order_of_hosts(scripts, full, dsn, pauses, expected, serve_auth, clock, rate_clock):
     servers = [serve_auth(script) for script in scripts]
-    settings = {**dsns(servers), "inner": "failover:h0", "all": several}
-    if limited:
-        settings[limited] += "&rate=1/m"
+    settings = {**dsns(servers), "inner": "failover:h0", "all": dsn}
+    if full:
+        settings[full] += "&rate=1/m"
     for number, seconds in enumerate(pauses):
         clock.now += seconds
         rate_clock.now += seconds
@@ -224,22 +209,6 @@ def test_roundrobin_takes_turns_from_a_random_host_on(serve_auth, monkeypatch):
     for count in (2, 3):
         send(settings, mails(*"012"[:count]))
     assert [len(server.accepted) for server in servers] == [2, 2, 2]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
-def test_roundrobin_begins_at_random_in_each_child_of_a_process(serve_auth, monkeypatch):
-    servers = [serve_auth(), serve_auth()]
-    settings = {**dsns(servers), "all": "roundrobin:h0,h1"}
-    monkeypatch.setattr("random.randrange", lambda count: 0)
-    send(settings, mails("0"))
-    if (child := os.fork()) == 0:  # pragma: no cover (coverage is not saved there)
-        try:
-            send(settings, mails("0"))
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    assert [len(server.accepted) for server in servers] == [2, 0]
 
 
 @pytest.mark.parametrize(

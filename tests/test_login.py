@@ -153,12 +153,6 @@ def test_mock_of_smtplib_sees_the_login_with_a_token():
     assert (mechanism, respond()) == ("XOAUTH2", f"{START}{TOKEN}\1\1")
 
 
-def test_login_that_is_replaced_in_smtplib_is_called(serve):
-    with mock.patch.object(smtplib.SMTP, "login") as login:
-        assert with_password(serve) == ([], None)
-    assert login.call_count == 1
-
-
 NAME, WORD = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
 DIGEST = hmac.new(WORD.encode(), b"<1@example.com>", "md5").hexdigest()
 

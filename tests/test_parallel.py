@@ -8,11 +8,12 @@ import smtplib
 import threading
 from collections import Counter
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, interrupted_at_each_call, mails
+from conftest import TimeLimit, host_of, interrupted_at_each_call, mails
 from django.conf import settings
 from django.db.utils import ConnectionHandler
 from django.utils import timezone, translation
@@ -30,9 +31,7 @@ def messages(number):
     return mails(*map(str, range(number)))
 
 
-def host(server, parallel=4, **options: Any):
-    options = {"timeout": 20, **options}
-    return EmailHostsBackend("127.0.0.1", server.port, parallel=parallel, **options)
+host = partial(host_of, parallel=4)
 
 
 def together(number, step="EHLO", refused: int = 0):
@@ -105,51 +104,19 @@ class TestSpread:
         [(2, 6, 2), (10, 30, 10), (4, 0, 0), (4, 1, 1), (4, 3, 3)],
     )
     @either_way
-    def test_sends_over_so_many_connections_at_once(
-        self, extensions, parallel, number, connections, serve
-    ):
+    def test_has_so_many_connections(self, extensions, parallel, number, connections, serve):
         """In threads, if there are several."""
         threads = set()
         server = serve(together(connections) if connections else None, extensions=extensions)
         batch = asked(messages(number), lambda: threads.add(threading.current_thread()))
-        assert host(server, parallel).send_messages(tuple(batch)) == number
+        assert host(server, parallel=parallel).send_messages(tuple(batch)) == number
         assert server.connections == connections
         assert recipients(server) == of(batch)
         assert (threading.current_thread() in threads) == (connections == 1)
 
-    def test_each_connection_looks_ahead(self, serve):
-        """It makes its next message while the server is busy with a body."""
-        third = threading.Event()
-        made: Any = iter([int, int, third.set])
-        waited = []
-
-        def script(step, argument):
-            if step == BODY:
-                waited.append(third.wait(20))
-
-        server = serve(any_of(together(2), script))
-        assert (
-            host(server, 2).send_messages(asked(messages(4), lambda: next(made, int)())) == 4
-        )
-        assert all(waited)
-
-    def test_connection_is_opened_only_if_there_is_work(self, serve, monkeypatch):
-        start = threading.Thread.start
-
-        def start_and_wait(thread):
-            """Let it send everything before the next one starts."""
-            start(thread)
-            if is_of_a_call(thread):
-                assert server.wait_for(10)
-
-        monkeypatch.setattr(threading.Thread, "start", start_and_wait)
-        server = serve()
-        assert host(server).send_messages(messages(10)) == 10
-        assert server.connections == 1
-
     def test_connection_that_is_open_is_used_and_stays_open(self, serve):
         server = serve()
-        with host(server, 2) as connection:
+        with host(server, parallel=2) as connection:
             for connections in (2, 3):
                 server.script = together(2, BODY)
                 assert connection.send_messages(messages(9)) == 9
@@ -160,7 +127,7 @@ class TestSpread:
     def test_is_of_what_has_recipients_however_often_it_is_there(self, names, serve):
         server = serve()
         batch = mails(*names.split())
-        assert host(server, 3).send_messages(batch) == of(batch).total()
+        assert host(server, parallel=3).send_messages(batch) == of(batch).total()
         assert recipients(server) == of(batch)
 
     @pytest.mark.parametrize(
@@ -179,9 +146,7 @@ class TestSpread:
             host(serve(together(2))).send_messages(asked(messages(2), look))
         assert seen == [(language, zone or settings.TIME_ZONE, "of the caller")] * 2
 
-    def test_closes_the_database_connections_of_its_threads(
-        self, serve, tmp_path, monkeypatch, django_db_blocker
-    ):
+    def test_closes_its_own_databases(self, serve, tmp_path, monkeypatch, django_db_blocker):
         sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db")}
         databases = ConnectionHandler({"default": sqlite})
         monkeypatch.setattr(parallel, "connections", databases)
@@ -203,7 +168,7 @@ class TestError:
         # What is under way ends after the error.
         script = any_of(to("bad", "550 no"), together(2), waits(BODY, "QUIT"))
         server = serve(script, extensions=STEPWISE)
-        error = error_of(host(server, 2), [*mails("bad"), *messages(98)])
+        error = error_of(host(server, parallel=2), [*mails("bad"), *messages(98)])
         # One was under way, and another was ready when the error came.
         assert 1 <= len(error.sent) <= 2
         assert recipients(server) == of(error.sent)
@@ -253,7 +218,7 @@ class TestGenerator:
                 accepted.append(len(server.accepted))
                 yield one
 
-        assert host(server, 2).send_messages(generate()) == 160
+        assert host(server, parallel=2).send_messages(generate()) == 160
         assert accepted == [number // 50 * 50 for number in range(160)]
 
     def test_error_ends_it_with_its_piece(self, serve):
@@ -261,7 +226,7 @@ class TestGenerator:
         server = serve(any_of(to("bad@", "550 no"), together(2)))
         coming = iter([*messages(size), *mails("bad"), *messages(size)])
         with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
-            host(server, 2).send_messages(coming)
+            host(server, parallel=2).send_messages(coming)
         assert size <= len(server.accepted) < 2 * size
         assert len(list(coming)) == 1  # nobody has asked for it
         assert not hasattr(caught.value, "sent")  # that is for lists
@@ -276,7 +241,7 @@ class TestFailSilently:
         """A connection that breaks does not swallow what others could send."""
         server = serve(any_of(to("bad", fault), together(3)), extensions=extensions)
         names = [f"bad{number}" if number % 5 == 0 else str(number) for number in range(50)]
-        assert host(server, 3, fail_silently=True).send_messages(mails(*names)) == 40
+        assert host(server, parallel=3, fail_silently=True).send_messages(mails(*names)) == 40
         good = [name for name in names if not name.startswith("bad")]
         assert recipients(server) == of(mails(*good))
 
@@ -295,7 +260,7 @@ class TestFailSilently:
         has_failed = threading.Event()
         server = serve(any_of(together(2), to("bad@", CLOSE), script))
         batch = mails("0", "1", "bad", *map(str, range(2, 20)))
-        assert host(server, 2, fail_silently=True).send_messages(batch) == 20
+        assert host(server, parallel=2, fail_silently=True).send_messages(batch) == 20
         assert recipients(server) == of(messages(20))
 
 
@@ -338,7 +303,7 @@ class TestInterruption:
 
         server = serve()
         monkeypatch.setattr(threading.Thread, "start", start)
-        error = error_of(host(server, 3), messages(30), TimeLimit)
+        error = error_of(host(server, parallel=3), messages(30), TimeLimit)
         assert recipients(server) == of(error.sent)
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeoutError])
@@ -354,7 +319,7 @@ class TestInterruption:
         server = serve(any_of(together(3, BODY), script))
         before = signal.signal(signal.SIGUSR1, mock.Mock(side_effect=kind))
         try:
-            error = error_of(host(server, 3), messages(200), kind)
+            error = error_of(host(server, parallel=3), messages(200), kind)
         finally:
             signal.signal(signal.SIGUSR1, before)
         number = len(server.accepted)
@@ -369,7 +334,7 @@ class TestInterruption:
     def test_at_any_call_is_raised(self, serve):  # pragma: no cover (it confuses coverage)
         """Also while a thread starts."""
         server = serve()
-        connection, batch = host(server, 3), messages(6)
+        connection, batch = host(server, parallel=3), messages(6)
         raised: list[Any] = []
 
         def send() -> None:
@@ -390,9 +355,7 @@ class TestInterruption:
 
 
 @pytest.mark.parametrize("number", [None, 0, 2])
-def test_threads_that_cannot_be_started_leave_the_work_to_the_others(
-    number, serve, monkeypatch
-):
+def test_threads_that_cannot_be_started_leave_the_work_to_others(number, serve, monkeypatch):
     """At a limit of the system, or when Python ends. ``None``: not even one for the others."""
     start = threading.Thread.start
     most = number or 0

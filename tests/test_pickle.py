@@ -1,9 +1,7 @@
 """Keys travel between processes; connections and logins do not."""
 
 import copy
-import gc
 import pickle
-import weakref
 from typing import Any
 
 import pytest
@@ -67,14 +65,3 @@ def test_connection_that_is_more_than_its_key_is_copied_and_not_pickled(connect)
 def test_connection_that_django_has_made_is_not_pickled():  # pragma: mailers-only
     with override_settings(MAILERS=mailers(HOSTS)), pytest.raises(TypeError):
         pickle.dumps(mail.mailers["provider"])
-
-
-@pytest.mark.parametrize("key", HOSTS)
-def test_connection_that_is_dropped_is_gone_at_once(key):
-    """Nothing waits for the garbage collector, an open socket least of all."""
-    gc.collect()
-    gc.disable()
-    dropped = weakref.ref(get_connection(key))
-    is_gone = dropped() is None
-    gc.enable()
-    assert is_gone

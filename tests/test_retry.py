@@ -87,16 +87,9 @@ def test_error_of_a_receiver_says_nothing_of_a_message_of_ours(backend, expected
     assert can_be_retried(caught.value) is expected
 
 
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (smtplib.SMTPDataError(451, b""), True),
-        (smtplib.SMTPServerDisconnected("lost"), False),
-    ],
-)
-def test_errors_of_a_mocked_smtplib_tell_by_their_class(error, expected, message):
+def test_mock_of_smtplib_that_loses_its_connection_may_have_taken_the_message(message):
     with mock.patch("smtplib.SMTP", autospec=True) as mocked:
-        mocked.return_value.sendmail.side_effect = error
-        with pytest.raises(type(error)) as caught:
-            EmailHostsBackend("127.0.0.1", 25).send_messages([message])
-    assert can_be_retried(caught.value) is expected
+        mocked.return_value.sendmail.side_effect = smtplib.SMTPServerDisconnected
+        with pytest.raises(smtplib.SMTPServerDisconnected) as caught:
+            EmailHostsBackend("127.0.0.1").send_messages([message])
+    assert not can_be_retried(caught.value)

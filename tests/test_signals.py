@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 import smtplib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Clock, mails, wrapped
+from conftest import Clock, logging_to, mails
 from django.core.mail import EmailMessage
-from django.utils.log import AdminEmailHandler
 from scripted import BODY, at, to
 
 from email_hosts import delivery
-from email_hosts.backends import (
-    EmailHostsBackend,
-    can_be_retried,
-    get_connection,
-)
-from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.backends import EmailHostsBackend, can_be_retried, get_connection
 from email_hosts.signals import message_failed, message_sent
 
 
@@ -59,17 +51,6 @@ def receivers() -> Iterator[Receivers]:
         signal.disconnect(receivers.receive)
 
 
-@pytest.fixture(params=[list, iter], ids=["list", "generator"])
-def kind(request):
-    """What the messages come in."""
-    return request.param
-
-
-def messages(number=3):
-    """Return messages with the subjects "0", "1" and so on."""
-    return mails(*map(str, range(number)))
-
-
 @pytest.fixture
 def start(serve, settings, closed_port):
     """Start the servers of ``shop`` and of a spare host. Others are down, or made of these."""
@@ -90,18 +71,6 @@ def start(serve, settings, closed_port):
         return servers
 
     return start
-
-
-@contextmanager
-def logging_to(name: str, function: Callable[..., object]) -> Iterator[None]:
-    """Call a function for each record of a logger."""
-    handler: Any = logging.Handler()
-    handler.emit = function
-    logging.getLogger(name).addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger(name).removeHandler(handler)
 
 
 def raising(error: Any) -> Callable[..., Any]:
@@ -134,16 +103,16 @@ class TestSignals:
             (LOUD, "router", (BODY,), "0 shop, 1 down ConnectionRefusedError"),
         ],
     )
+    @pytest.mark.parametrize("kind", [list, iter])
     @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "single"])
     def test_tell_of_each_message_in_its_turn(
         self, extensions, options, key, fault, told, kind, start, receivers, settings
     ):
         """The error of a list has the same messages."""
         start(at(*fault), extensions)
-        settings.EMAIL_HOSTS_ROUTER = lambda message: (
-            "shop" if message.subject == "0" else "down"
-        )
-        batch = messages()
+        router = {"0": "shop", "1": "down", "2": "down"}
+        settings.EMAIL_HOSTS_ROUTER = lambda message: router[message.subject]
+        batch = mails(*"012")
         error: Any = None
         try:
             get_connection(key, **options).send_messages(kind(batch))
@@ -160,11 +129,10 @@ class TestSignals:
         ("replies", "told"),
         [([], "0 shop, 1 shop LookupError"), (["554 spam"], "0 shop SMTPDataError")],
     )
-    def test_do_not_tell_of_what_was_only_looked_ahead(
-        self, replies, told, kind, start, receivers
-    ):
+    @pytest.mark.parametrize("kind", [list, iter])
+    def test_do_not_tell_of_what_is_looked_ahead(self, replies, told, kind, start, receivers):
         start(at(BODY, *replies))
-        batch = messages()
+        batch = mails(*"012")
         batch[1].message = raising(LookupError)
         with pytest.raises((LookupError, smtplib.SMTPDataError)) as caught:
             get_connection("shop").send_messages(kind(batch))
@@ -193,7 +161,7 @@ class TestSignals:
             clock.now += 2 * (step == BODY)
 
         def coming() -> Iterator[EmailMessage]:
-            for message in messages():
+            for message in mails(*"012"):
                 clock.now += 100
                 yield message
             raise LookupError
@@ -217,55 +185,25 @@ class TestSignals:
         server, _ = start(to("no@", "550 no"))
         found: list[int] = []
         receivers.then = lambda: found.append(len(server.accepted))
-        batch = messages(5)
+        batch = mails(*"01234")
         batch[0].cc = ["no@example.net"]
         with logging_to("email_hosts", lambda record: receivers.then()):
             get_connection(key).send_messages(kind(batch))
         assert found == counts
 
-    def test_do_not_tell_what_a_replaced_open_does(self, start, receivers):
-        start()
-        connection: Any = get_connection("shop")
-        connection.open = lambda: None
-        assert connection.send_messages(messages()) == 0
-        assert receivers.told == ""
-
     def test_tell_of_what_is_in_the_outbox(self, receivers, mailoutbox):
-        batch = messages(2)
+        batch = mails(*"01")
         batch[1].extra_headers = {"X": "a\nb"}
         with pytest.raises(ValueError, match=r"[Hh]eader") as caught:
             get_connection("shop").send_messages(batch)
         assert receivers.told == f"0 shop, 1 shop {type(caught.value).__name__}"
 
-
-class TestBackendOfOthers:
-    """A backend that is not ours says how many messages of a list it took, and not which."""
-
-    @pytest.mark.parametrize(
-        ("names", "answer", "error", "told"),
-        [
-            ("012+", 3, None, "0 shop, 1 shop, 2 shop"),  # "+" has no recipients
-            ("012+", 2, None, ""),
-            ("012", 3, LookupError(), "None shop LookupError"),
-            ("0", 1, LookupError(), "0 shop LookupError"),
-        ],
-    )
-    def test_tells_what_is_known(self, names, answer, error, told, receivers):
-        host = wrapped(default_from_email="own@example.com")
-        host.wrapped.answer, host.wrapped.failure = answer, error
-        batch = mails(*names)
-        with pytest.raises(LookupError) if error else nullcontext():
-            host.send_messages(batch)
-        assert receivers.told == told
-        given = [told["message"] for told in receivers.got if told["message"]]
-        assert given == batch[: len(given)]
-
-    def test_gets_no_message_that_cannot_be_redirected(self, receivers):
-        batch = messages()
-        batch[1].merge_data = {"1@example.net": {}}
-        with pytest.raises(InvalidEmailHost, match="merge_data"):
-            wrapped(redirect_to="qa@example.com").send_messages(batch)
-        assert receivers.told.endswith("1 shop InvalidEmailHost")
+    def test_do_not_tell_what_a_replaced_open_does(self, start, receivers):
+        start()
+        connection: Any = get_connection("shop")
+        connection.open = lambda: None
+        assert connection.send_messages(mails(*"012")) == 0
+        assert receivers.told == ""
 
 
 class TestReceiver:
@@ -275,30 +213,13 @@ class TestReceiver:
         start()
         receivers.then = raising(RuntimeError)
         with logging_to("django.dispatch", raising(LookupError)):
-            assert get_connection("shop").send_messages(messages(1)) == 1
+            assert get_connection("shop").send_messages(mails("0")) == 1
         assert "receivers of message_sent could not be called: LookupError" in caplog.messages
-
-    def test_whose_error_is_mailed_hears_nothing_of_that_mail(
-        self, start, receivers, settings
-    ):
-        """Else it would go on without end."""
-        start()
-        settings.ADMINS = ["admin@example.com"]
-        alerts: list[Any] = []
-        handler: Any = AdminEmailHandler()
-        handler.send_mail = lambda *args, **options: alerts.append(
-            get_connection("shop").send_messages(messages(1))
-        )
-        receivers.then = raising(RuntimeError)
-        with logging_to("django.dispatch", handler.emit):
-            assert get_connection("shop").send_messages(messages(2)) == 2
-        assert alerts == [1, 1]
-        assert receivers.told == "0 shop, 1 shop"
 
     def test_may_change_what_it_gets(self, receivers, mailoutbox, caplog):
         """And put it into a queue, as JSON."""
         receivers.then = lambda: json.dumps(receivers.got[-1]["refused"].setdefault("x", []))
-        get_connection("shop").send_messages(messages(2))
+        get_connection("shop").send_messages(mails(*"01"))
         assert [told["refused"] for told in receivers.got] == [{"x": []}] * 2
         assert caplog.messages == []
 
@@ -307,16 +228,14 @@ class TestReceiver:
         ("key", "told", "accepted"),
         [("safe", "0 shop", 1), ("odd", "0 nobody EmailHostDoesNotExist", 0)],
     )
-    def test_that_ends_the_process_ends_what_is_left(
-        self, key, told, accepted, error, start, receivers
-    ):
+    def test_that_exits_ends_what_is_left(self, key, told, accepted, error, start, receivers):
         """The next send has its signals again."""
         shop, spare = start()
         receivers.then = raising(error)
         for times in (1, 2):
             connection: Any = get_connection(key)
             with pytest.raises(error) as caught:
-                connection.send_messages(iter(messages()))
+                connection.send_messages(iter(mails(*"012")))
             assert not can_be_retried(caught.value)
             assert receivers.told == ", ".join([told] * times)
             assert len(shop.accepted) == accepted * times
@@ -333,6 +252,6 @@ class TestReceiver:
 
         receivers.then = look
         with pytest.raises(KeyboardInterrupt):
-            get_connection("down").send_messages(messages())
+            get_connection("down").send_messages(mails(*"012"))
         assert tracebacks == [None]
         assert receivers.got[0]["error"].__traceback__ is not None

@@ -3,7 +3,6 @@
 A time limit ends the send at once. What a handler of the log does, no send suffers from.
 """
 
-import logging
 import signal
 import smtplib
 import sys
@@ -13,26 +12,15 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, interrupted_at_each_call, mails, told
+from conftest import TimeLimit, interrupted_at_each_call, logging_to, mails, told
 from django.core.exceptions import ImproperlyConfigured
-from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from scripted import BODY, to
 
 from email_hosts import signals
 from email_hosts.backends import RoutingBackend, base, can_be_retried, get_connection, routing
-from email_hosts.log import logger
 
 pytestmark = pytest.mark.usefixtures("limit")
-
-
-class Late(EmailMessage):
-    """Takes too long to make, if it is the third of a list."""
-
-    def message(self, *args: Any, **options: Any) -> Any:
-        if self.subject == "2":
-            raise TimeLimit
-        return super().message(*args, **options)
 
 
 class Outside(BaseEmailBackend):
@@ -69,7 +57,8 @@ def server(serve, settings):
 def test_of_a_message_ends_the_send_whatever_failed_before(of, way, server, caplog):
     """Errors of mail before it are logged."""
     server.script = to("1@", "550 no")
-    messages = mails(*"0123", make=Late)
+    messages = mails(*"0123")
+    messages[2].message = mock.Mock(side_effect=TimeLimit)
     with told() as heard, pytest.raises(TimeLimit) as caught:
         send(way, of(messages))
     assert heard == [("0", None), ("1", smtplib.SMTPRecipientsRefused), ("2", TimeLimit)]
@@ -78,16 +67,6 @@ def test_of_a_message_ends_the_send_whatever_failed_before(of, way, server, capl
         assert (error.sent, error.unsent) == (messages[:1], messages[1:])
     (text,) = caplog.messages
     assert text.startswith('host "smtp": SMTPRecipientsRefused, ')
-
-
-@pytest.mark.parametrize(("of", "sent"), [(list, 0), (iter, 1)])
-def test_of_the_router_ends_the_send(of, sent, server, settings):
-    """Of a list, it is asked first for each message."""
-    settings.EMAIL_HOSTS_ROUTER = mock.Mock(side_effect=["smtp", TimeLimit])
-    with told() as heard, pytest.raises(TimeLimit):
-        send("router", of(mails(*"0123")))
-    assert heard == [("0", None), ("1", TimeLimit)][1 - sent :]
-    assert len(server.accepted) == sent
 
 
 @pytest.mark.parametrize("way", ["outside", "failing", "router"])
@@ -105,9 +84,7 @@ def test_of_a_backend_that_is_not_ours_ends_the_send(method, way, server, settin
     assert server.accepted == []
 
 
-@pytest.mark.skipif(
-    not hasattr(signal, "pthread_kill"), reason="there are no such signals on Windows"
-)
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signals")
 @pytest.mark.parametrize("way", ["smtp", "failover", "router"])
 @pytest.mark.parametrize(
     ("step", "before", "sent"),
@@ -154,15 +131,17 @@ OTHERS = [ValueError, other("billiard.exceptions"), other("shop")]
 
 
 @pytest.mark.parametrize("error", [*OF_MAIL, *OTHERS])
-def test_fail_silently_ignores_errors_of_mail_only(error, caplog):
-    with mock.patch.object(Outside, "send_messages", side_effect=error):
-        if error in OTHERS:
-            with pytest.raises(error):
-                send("outside", mails("0"))
-        else:
-            assert send("outside", mails("0")) == 0
-    ignored = f'host "outside": {error.__name__}, ignored by fail_silently'
-    assert caplog.messages == [ignored] * (error in OF_MAIL)
+@pytest.mark.parametrize("method", ["open", "send_messages"])
+def test_fail_silently_ignores_errors_of_mail_only(method, error, caplog):
+    host = get_connection("outside", fail_silently=True)
+    calls = [lambda: host.send_messages(mails("0")), *[host.open] * (method == "open")]
+    for call in calls:
+        ends = pytest.raises(error) if error in OTHERS else nullcontext()
+        with mock.patch.object(Outside, method, side_effect=error), ends:
+            assert not call()
+        ignored = f'host "outside": {error.__name__}, ignored by fail_silently'
+        assert caplog.messages == [ignored] * (error in OF_MAIL)
+        caplog.clear()
 
 
 def test_of_closing_one_connection_closes_the_others(settings):
@@ -183,9 +162,7 @@ def test_of_closing_one_connection_closes_the_others(settings):
         *((OTHERS[1], way, 1) for way in ("smtp", "failing", "router")),
     ],
 )
-def test_of_a_log_handler_ends_the_send_and_no_other_error_does(
-    error, way, count, server, settings, closed_port
-):
+def test_of_a_log_handler_ends_the_send(error, way, count, server, settings, closed_port):
     """It mails what is logged through the host that it is about, which has an end."""
     settings.EMAIL_HOSTS |= {
         "down": f"smtp://127.0.0.1:{closed_port}",
@@ -197,9 +174,8 @@ def test_of_a_log_handler_ends_the_send_and_no_other_error_does(
         get_connection("failing").send_messages(mails("admin+someone"))
         raise error
 
-    handler = mock.Mock(level=logging.NOTSET, handle=handle)
     ends = pytest.raises(error) if error in OTHERS else nullcontext()
-    with mock.patch.object(logger, "handlers", [handler]), ends:
+    with logging_to("email_hosts", handle), ends:
         send(way, mails("someone"))
     assert len(server.accepted) == count
 
@@ -207,9 +183,7 @@ def test_of_a_log_handler_ends_the_send_and_no_other_error_does(
 # Python closes a socket that nobody has any more, with a warning.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.skipif(
-    sys.version_info < (3, 11), reason="an error at a call of a generator does not unwind it"
-)
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="generators are not unwound")
 def test_at_any_call_leaves_nothing_behind(server):  # pragma: no cover (it confuses coverage)
     """Neither the router nor the receivers of signals take the next send for a nested one."""
     router, host = RoutingBackend(), get_connection("kept")

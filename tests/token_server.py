@@ -1,4 +1,4 @@
-"""A token server on loopback: the token endpoint of an OAuth 2.0 provider."""
+"""A token server on loopback: the token endpoint of an OAuth 2.0 provider. Or another API."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class TokenServer:
     """
 
     def __init__(self, *answers):
+        self.requests: list[Any] = []  # each with its body
         self.forms: list[dict[str, str]] = []
         self.tunnels: list[str] = []  # that it was asked for, as a proxy
         self._answers: tuple[Any, ...] = answers
@@ -54,8 +55,9 @@ class TokenServer:
 
     def answer(self, request):
         """Answer one request."""
-        body = request.rfile.read(int(request.headers["Content-Length"]))
-        self.forms.append(dict(parse_qsl(body.decode())))
+        request.body = request.rfile.read(int(request.headers["Content-Length"]))
+        self.requests.append(request)
+        self.forms.append(dict(parse_qsl(request.body.decode())))
         number = len(self.forms)
         answer: Any = {"access_token": f"token-{number}", "expires_in": 3600}
         if self._answers:
