@@ -1,5 +1,6 @@
 """While tests run, the mail of hosts is in ``mail.outbox``, unless a test says otherwise."""
 
+import asyncio
 from typing import Any
 from unittest import mock
 
@@ -84,6 +85,9 @@ def test_every_host_is_real_where_a_test_says_so():
         assert real("shop", "club") == ["shop", "club", "dsn"]
     assert real_hosts()(real)("shop") == ["shop", "dsn"]
     assert real("shop") == []
+    for what in (type("Tests", (), {}), asyncio.sleep):
+        with pytest.raises(TypeError, match="real_hosts"):
+            real_hosts()(what)
 
 
 def test_message_is_there_with_the_hosts_sender_and_key(message, mailoutbox):

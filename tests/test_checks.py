@@ -27,6 +27,7 @@ CONSOLE, LOCMEM, SMTP = (
 SENDER = "?_default_from_email=s@example.com"
 H = {"a": "smtp://h"}
 REDIRECTS = "_redirect_to=qa@example.com"
+FAILS_AT_IMPORT = "tools.demo.settings"  # without the variables that it reads
 OF_DEPLOYMENT = {f"email_hosts.W{number}" for number in ("002", "003", "004", "009", "011")}
 IN_2026 = "W008 December 2026"
 
@@ -97,6 +98,7 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         ("anymail+mailgum:", "E003 anymail.backends.mailgum...mean 'anymail+mailgun'"),
         ("anymail+ses:", "E003 did you mean 'anymail+amazon-ses'"),
         ("backend://no.such.EmailBackend", "E003 no.such.EmailBackend"),
+        (f"backend://{FAILS_AT_IMPORT}.Backend", "E003 cannot be imported: 'SHOP_EMAIL_HOST'"),
         # E004: it names hosts that cannot be members
         ("failover:a,b", 'E004 "a", "b"'),
         ("failover:shpo", "E004 did you mean 'shop'?"),
@@ -191,6 +193,7 @@ async def slow_router(message):
     ("name", "value", "expected"),
     [
         ("EMAIL_HOSTS_ROUTER", "no.such.router", "E005 ...No module named 'no'...shop.mail"),
+        ("EMAIL_HOSTS_ROUTER", f"{FAILS_AT_IMPORT}.router", "E005 ...'SHOP_EMAIL_HOST'"),
         ("EMAIL_HOSTS_ROUTER", "shop.mail:router", "E005 ...has dots, and no colon"),
         ("EMAIL_HOSTS_ROUTER", slow_router, "E005 ...one argument, and not an async one"),
         ("EMAIL_HOSTS_ROUTER", lambda: None, "E005 ...one argument...def router(message)"),

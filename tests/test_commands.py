@@ -201,13 +201,13 @@ class TestCheck:
     HOSTS = {
         "ipv6": f"smtps://{SECRETS[1]}@[db8::25]?{GRANT}&_default_from_email=s@a.b",
         "own": f"submission://{SECRETS[1]}@h?oauth2={__name__}.own",
-        "disk": f"file:mail/out?{DETAILS}",
+        "disk": f"file:mail/\u202e?{DETAILS}",
     }
     SHOWN = """\
 HOST  SCHEME      SERVER         SECURITY  USER                               SENDER  STATUS
 ipv6  smtps       [db8::25]:465  TLS       ***** (oauth2: a.example)          s@a.b   valid
 own   submission  h:587          STARTTLS  ***** (oauth2: test_commands.own)  -       valid
-disk  file        mail/out       -         -                                  -       valid
+disk  file        mail/\\u202e    -         -                                  -       valid
     reply to: Help <help@example.com>
     envelope from: b@example.com
     headers: X-Shop, X-Mark

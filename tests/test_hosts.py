@@ -35,7 +35,29 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Smtp(smtp.EmailBackend):
-    """One of a project."""
+    """One of a project, which reads the login before it can be set."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.login = (self.username, self.password)
+
+
+class Fixed(smtp.EmailBackend):
+    """Has a login of its own."""
+
+    login = ("own", "own")
+
+    def __init__(self, host: str, alias: str | None = None) -> None:
+        super().__init__(host, 25, "own", "own", alias=alias)
+
+
+class Bare(smtp.EmailBackend):
+    """Does not let Django's backend set its attributes."""
+
+    login = ("", "")
+
+    def __init__(self, host: str = "", **options: Any) -> None:
+        self.host = host
 
 
 class Several(FailoverBackend):
@@ -114,6 +136,9 @@ def test_host_is_complete_and_falls_back_to_no_setting():
     connection = connect("smtp://h")
     assert "global" not in str(vars(connection))
     assert (connection.port, connection.use_tls, connection.use_ssl) == (25, False, False)
+    for backend, login in (("Smtp", ""), ("Fixed", "own"), ("Bare", "")):
+        connection = connect(f"backend://{__name__}.{backend}?host=h")
+        assert (connection.username, connection.password) == connection.login == (login, login)
 
 
 def test_timeout_is_never_for_ever():
