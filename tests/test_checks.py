@@ -404,13 +404,21 @@ class TestMailers:  # pragma: mailers-only
         assert_found(expected, hosts, MAILERS=mailers)
 
 
-@pytest.mark.parametrize("backend", [DSN, "console:", 5])
-def test_default_backend_that_is_no_path_is_told_by_the_call_as_well(backend):
-    (found,) = run(EMAIL_HOSTS={}, EMAIL_BACKEND=backend)
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        ("a", "not 'a'; to send through a host by its key, write email_hosts."),
+        (DSN, "not a DSN; write the DSN in EMAIL_HOSTS"),
+        ("console:", "not a DSN"),
+        (5, "not int"),
+    ],
+)
+def test_default_backend_that_is_no_path_is_told_by_the_call_as_well(backend, reason):
+    (found,) = run(EMAIL_HOSTS=H, EMAIL_BACKEND=backend)
     with override_settings(EMAIL_BACKEND=backend), pytest.raises(InvalidEmailHost) as caught:
         get_connection("nobody")
     assert found.startswith(f"E002 {caught.value}")
-    assert re.match("EMAIL_BACKEND must be.* path", str(caught.value))
+    assert f"EMAIL_BACKEND must be the dotted path of a class, {reason}" in str(caught.value)
     assert PASSWORD not in str(caught.value)
 
 
