@@ -8,7 +8,6 @@ from unittest import mock
 
 import pytest
 from conftest import needs_mailers, run_python
-from django.conf import settings as django_settings
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
@@ -16,10 +15,7 @@ from django.core.mail.backends import locmem, smtp
 from django.test import override_settings
 
 from email_hosts import conf, mailers
-from email_hosts.backends import (
-    FailoverBackend,
-    get_connection,
-)
+from email_hosts.backends import FailoverBackend, get_connection
 from email_hosts.dsn import parse
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.host import HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
@@ -217,9 +213,9 @@ def sender_is_of(address: Any) -> str | None:
     return host_of_sender(message)
 
 
-def where() -> str:
-    """Return where mail of the host ``shop`` goes."""
-    connection: Any = get_connection("shop")
+def host_of(key: str) -> str:
+    """Return where mail of this key goes."""
+    connection: Any = get_connection(key)
     return str(connection.host)
 
 
@@ -229,13 +225,16 @@ def test_change_in_place_counts(mapping, settings):
     settings.EMAIL_HOSTS = hosts = mapping(other="smtp://h")
     for name in ("first", "second", "first"):
         hosts["shop"] = f"smtp://{name}"
-        assert where() == where() == name
+        assert host_of("shop") == host_of("shop") == name
     hosts["shop"] = "smtp://a?timout=5"
     with pytest.raises(InvalidEmailHost, match="timout"):
-        where()
+        host_of("shop")
     del hosts["shop"]
     with pytest.raises(EmailHostDoesNotExist, match=MISSING):
-        where()
+        host_of("shop")
+
+
+NO_MAILERS = ["smtp://Kx7vQz9@h", {"OPTIONS": None}, {"OPTIONS": {1: 2}}]
 
 
 def mailer(path: str, **options: Any) -> dict[str, Any]:
@@ -259,9 +258,9 @@ class TestMailers:  # pragma: mailers-only
         assert (connection.timeout, connection.default_from_email) == (3, "")
         assert type(connection.wrapped) is smtp.EmailBackend
         settings.MAILERS["shop"]["OPTIONS"]["host"] = "second"
-        assert where() == "second"
-        django_settings.MAILERS = {"shop": {"OPTIONS": {"host": "third"}}}
-        assert where() == "third"
+        assert host_of("shop") == "second"
+        settings.MAILERS = {"shop": {"OPTIONS": {"host": "third"}}}
+        assert host_of("shop") == "third"
         assert get_connection("shop").timeout == 60  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize(
@@ -272,8 +271,8 @@ class TestMailers:  # pragma: mailers-only
             (mailer(HOST_BACKEND), "option 'backend' must name the backend to wrap"),
             (mailer(HOST_BACKEND, backend=CONSOLE, x=1), "Unknown options 'x'."),
             *(
-                (each, "must be a dict, and its OPTIONS a dict of names and values")
-                for each in ("smtp://Kx7vQz9@h", {"OPTIONS": None}, {"OPTIONS": {1: 2}})
+                (each, "must be a dict, and its OPTIONS a dict of names")
+                for each in NO_MAILERS
             ),
         ],
     )
@@ -289,10 +288,8 @@ class TestMailers:  # pragma: mailers-only
             assert text.count('MAILERS["') == 1
             assert "Kx7vQz9" not in text
 
-    @pytest.mark.parametrize(("key", "host"), [("shop", "host"), ("unknown", "default")])
-    def test_key_without_a_mailer_gets_its_host_or_the_default_mailer(self, key, host):
-        connection: Any = get_connection(key)
-        assert connection.host == host
+    def test_key_without_a_mailer_gets_its_host_or_the_default_mailer(self):
+        assert (host_of("shop"), host_of("unknown")) == ("host", "default")
 
     def test_entry_made_of_a_host_is_that_host(self, settings, monkeypatch):
         """Outside of tests, too: a host without a server takes the options of one with."""
