@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import pytest
-from conftest import run_python
 from django.conf import settings as django_settings
 from django.test import RequestFactory, override_settings
 from django.utils.functional import SimpleLazyObject
@@ -137,14 +136,14 @@ class TestText:
     @pytest.mark.parametrize(
         "dsn",
         [
-            VALID,
-            VALID.upper(),
-            f"\n '{VALID}'\n",
-            "smtp://user:secret@",
-            "smtps://h?password=secret",
-            "anymail+mailgun://?api_key=secret",
-            "backend://shop.mail.Backend?key=secret",
-            "backend:shop.mail.Backend?key=secret",
+            *(
+                VALID,
+                VALID.upper(),
+                f"\n '{VALID}'\n",
+                "smtp://u:secret@",
+                "smtps://h?password=x",
+            ),
+            *("anymail+mailgun://?api_key=x", "backend://a.b.C?key=x", "backend:a.b.C?key=x"),
             "failover:smtp://user:secret@a,smtp://user:secret@b",
         ],
     )
@@ -154,11 +153,8 @@ class TestText:
     @pytest.mark.parametrize(
         "value",
         [
-            "smtp://mail.example.com?ssl",
-            "file:///srv/mail@2?_server_email=a@example.com",
-            "backend:8080/?user=5",
-            f"My host is {VALID}",
-            "postgres://user:secret@db/shop?sslmode=require",
+            *("smtp://mail.example.com?ssl", "file:///srv/mail@2?_server_email=a@example.com"),
+            *("backend:8080/?user=5", f"My host is {VALID}", "postgres://user:secret@db/shop"),
             pytest.param(HOSTILE["text"], id="no foreign code runs"),
         ],
     )
@@ -296,10 +292,3 @@ class TestInstall:
         monkeypatch.setattr(django_settings, NAME, f"{__name__}.Filter")
         debug.install()
         assert type(in_force()) is Filter
-
-    def test_comes_with_the_app(self):
-        code = (
-            "import django; django.setup(); from django.views import debug;"
-            "print(type(debug.ExceptionReporter(None, None, None, None).filter).__name__)"
-        )
-        assert run_python("-c", code) == "EmailHostsReporterFilter\n"
