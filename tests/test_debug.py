@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from conftest import run_python
 from django.conf import settings as django_settings
 from django.test import RequestFactory, override_settings
 from django.utils.functional import SimpleLazyObject
@@ -292,3 +293,10 @@ class TestInstall:
         monkeypatch.setattr(django_settings, NAME, f"{__name__}.Filter")
         debug.install()
         assert type(in_force()) is Filter
+
+    def test_comes_with_the_app(self):
+        code = (
+            "import django; django.setup(); from django.views import debug;"
+            "print(type(debug.ExceptionReporter(None, None, None, None).filter).__name__)"
+        )
+        assert run_python("-c", code) == "EmailHostsReporterFilter\n"
