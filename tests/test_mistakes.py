@@ -3,6 +3,7 @@
 Those in DSNs are in ``test_dsn``, and those that ``manage.py check`` finds in ``test_checks``.
 """
 
+import re
 import smtplib
 from collections.abc import Callable
 from functools import partial
@@ -123,40 +124,25 @@ def test_one_message_is_no_list(key, settings):
 @real_hosts()
 def test_server_without_starttls_says_which_scheme_fits(serve):
     connection = connection_from_dsn(f"submission://127.0.0.1:{serve(extensions=[]).port}")
-    with pytest.raises(smtplib.SMTPNotSupportedError) as caught:
+    with pytest.raises(smtplib.SMTPNotSupportedError, match=r"submissions:// is .*, smtp:// "):
         connection.open()
-    assert str(caught.value).endswith(
-        "by server. submissions:// is for TLS from the first byte, smtp:// for no TLS"
-    )
-
-
-LOCAL = ["console:", "locmem:", "dummy:", "file:/tmp"]
 
 
 @real_hosts()
-@pytest.mark.parametrize("dsn", LOCAL)
+@pytest.mark.parametrize("dsn", ["console:", "locmem:", "dummy:", "file:/tmp"])
 def test_host_without_a_server_takes_the_options_of_one_with(dsn, settings):
-    """While you develop, it takes the place of an SMTP host."""
+    """While you develop, it takes the place of an SMTP host. It refuses the same."""
     settings.EMAIL_HOSTS = {"shop": dsn}
-    connection: Any = get_connection("shop", timeout=5, use_tls=True, reply_to="a@b.example")
-    assert connection.reply_to == "a@b.example"
-
-
-@real_hosts()
-@pytest.mark.parametrize("dsn", LOCAL)
-@pytest.mark.parametrize(
-    ("options", "answer"),
-    [
+    make: Any = partial(get_connection, "shop")
+    assert make(timeout=5, use_tls=True, reply_to="a@b.example").reply_to == "a@b.example"
+    for options, answer in (
         ({"timout": 5}, "unknown option 'timout'; did you mean 'timeout'?"),
         ({"timeout": "5"}, "option 'timeout' must be a number, not str"),
         ({"tls": True}, "unknown option 'tls'; in Python, its name is 'use_tls'"),
-    ],
-)
-def test_host_without_a_server_refuses_what_one_with_refuses(dsn, options, answer, settings):
-    settings.EMAIL_HOSTS = {"shop": dsn}
-    with pytest.raises(InvalidEmailHost) as caught:
-        get_connection("shop", **options)
-    assert str(caught.value) == f'get_connection("shop"): {answer}'
+    ):
+        with pytest.raises(InvalidEmailHost) as caught:
+            make(**options)
+        assert str(caught.value) == f'get_connection("shop"): {answer}'
 
 
 @pytest.mark.parametrize(
@@ -175,10 +161,8 @@ def test_key_in_the_place_of_a_flag_is_told(make, value, shown):
     """``message.send("club")`` of Django 6.1: the first argument is ``fail_silently``."""
     with pytest.raises(InvalidEmailHost) as caught:
         make(alias="default", fail_silently=value)
-    assert str(caught.value) == (
-        f"MAILERS[\"default\"]: 'fail_silently' must be True or False, not {shown}; in a call "
-        "of send(), write using= before the key of a host"
-    )
+    told = f"MAILERS[\"default\"]: 'fail_silently' must be True or False, not {shown}; in a "
+    assert str(caught.value) == f"{told}call of send(), write using= before the key of a host"
 
 
 @real_hosts()
@@ -195,11 +179,10 @@ def test_host_without_a_server_takes_the_options_of_its_own_backend(settings):
 def test_timeout_of_the_settings_is_a_number(settings):
     settings.EMAIL_HOSTS = {"shop": "smtp://h"}
     settings.EMAIL_TIMEOUT = "5"
-    with pytest.raises(InvalidEmailHost) as caught:
+    with pytest.raises(
+        InvalidEmailHost, match=r"^EMAIL_HOSTS\[.*must be a number of seconds, "
+    ):
         get_connection("shop")
-    assert str(caught.value) == (
-        'EMAIL_HOSTS["shop"]: EMAIL_TIMEOUT must be a number of seconds, not str'
-    )
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
@@ -241,9 +224,8 @@ def tells(username, *, renew):
 def test_user_name_that_is_a_word_hides_none_of_our_words(token, reason, settings):
     settings.EMAIL_HOSTS = {"shop": "submission://h"}
     connection = get_connection("shop", username="user", oauth2=token)
-    with pytest.raises(OAuth2Error) as caught:
+    with pytest.raises(OAuth2Error, match=re.escape(reason)):
         connection.open()
-    assert str(caught.value).endswith(reason)
 
 
 def problems(settings, dsn):

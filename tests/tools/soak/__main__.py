@@ -54,21 +54,18 @@ def main():
     with ExitStack() as stack:
         servers = [stack.enter_context(Chaos(f"{chosen.seed} {host}")) for host in HOSTS]
         configure([server.port for server in servers])
-        started = time.monotonic()
-        end = started + chosen.seconds
+        end = time.monotonic() + chosen.seconds
         with ThreadPoolExecutor(THREADS) as pool:
             seeds = [f"{chosen.seed} {thread}" for thread in range(THREADS)]
             list(pool.map(lambda seed: account.send(seed, end), seeds))
-        seconds = time.monotonic() - started
     accepted = [message for server in servers for message in server.accepted]
     messages = MESSAGES - len(list(account.numbers))
     mistakes = account.mistakes(messages, accepted)
     if len(account.sent) <= messages / 2:
         mistakes.append("most messages were not sent: this proves nothing")
-    print(f"{messages} messages in {seconds:.0f} seconds, {len(accepted)} accepted")
-    print(f"{len(account.sent)} sent, {len(account.not_sent)} surely not, ", end="")
-    print(f"{len(account.unsure)} perhaps: {dict(account.errors)}")
-    print(f"{sum(server.restarts for server in servers)} restarts")
+    print(f"{messages} messages, {len(accepted)} accepted, {len(account.sent)} sent, ", end="")
+    print(f"{len(account.not_sent)} surely not, {len(account.unsure)} perhaps")
+    print(f"{dict(account.errors)}, {sum(server.restarts for server in servers)} restarts")
     for mistake in mistakes[:20]:
         print(mistake)
     print(f"{len(mistakes)} mistakes" if mistakes else "All messages are accounted for.")
