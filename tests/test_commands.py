@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted import HANG, always
 
-from email_hosts.backends import get_connection
+from email_hosts.backends import FailoverBackend, get_connection
 from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND, SMTP_BACKEND
 from email_hosts.management import concurrently
 
@@ -63,6 +63,10 @@ ERRORS = {
 }
 
 
+class Several(FailoverBackend):
+    """One of a project."""
+
+
 class Odd(Recorder):
     """Takes no message, or raises something."""
 
@@ -95,7 +99,8 @@ def hosts(start_server, serve, tls, closed_port):
         "half": "roundrobin:scheme,closed,works?_default_from_email=\u202eX <x@example.com>",
         "bad": "failover:closed,scheme",
         "worse": "failover:bad,closed",
-        "itself": "failover:works,itself",
+        "itself": f"backend://{__name__}.Several?hosts=works,ring",
+        "ring": "failover:itself",
         "none": f"backend://{__name__}.Odd",
         "empty": "",
         **{error: f"backend://{__name__}.Odd?error={error}" for error in ERRORS},
@@ -116,7 +121,8 @@ STATUSES = {
     "half": r" | - | - | \u202eX <x@example.com> | scheme: unknown scheme ",
     "bad": " | closed: Connection refused; scheme: unknown scheme ",
     "worse": " | bad: closed: Connection refused; scheme: unknown scheme ",
-    "itself": "itself -> itself",
+    "itself": "itself -> ring -> itself",
+    "ring": "ring -> itself -> ring",
 }
 
 
@@ -154,7 +160,7 @@ class TestSend:
             ("x", [TO], "x: not sent: .*known hosts: works, local, .* and others$"),
             (LOGIN_DSN, [TO], r"\(a DSN\): not sent: the key of a host must not be a DSN"),
             ("empty", [TO], "empty: not sent: the host is empty"),
-            ("itself", [TO], "itself: not sent: .* itself -> itself$"),
+            ("itself", [TO], "itself: not sent: .* cycle: itself -> ring -> itself$"),
             ("works", [TO], "works: not sent: recipients refused: 550 5.1.1 no such mailbox$"),
             ("works", [TO, "b@x.net"], f"works: refused {TO}: 550 5.1.1 no such mailbox$"),
             ("local, works, none", [TO], "2 of 3 failed: works, none$"),
@@ -270,8 +276,8 @@ class TestConnect:
     def test_says_whether_each_host_works(self, hosts):
         assert rows(check(hosts, "local", "works", connect=True)[1])[1].endswith(" | OK")
         message, lines = check(hosts, connect=True)
-        failed = "closed, login, tls, cert, silent, busy, scheme, bad, worse, itself"
-        assert message == f"10 of 18 failed: {failed}"
+        failed = "closed, login, tls, cert, silent, busy, scheme, bad, worse, itself, ring"
+        assert message == f"11 of 19 failed: {failed}"
         told = {line.partition(" ")[0]: line for line in rows(lines)}
         assert all(status in told[key] for key, status in STATUSES.items())
 

@@ -145,16 +145,6 @@ def test_timeout_is_never_for_ever():
         assert connect("smtp://h").timeout == 60
 
 
-@pytest.mark.parametrize("dsn", [f"{SEVERAL}?hosts=h,b", "failover:h,b"])
-def test_host_that_leads_to_a_cycle_is_refused(dsn):
-    hosts = {"a": dsn, "h": "smtp://h", "b": "failover:c", "c": "failover:b"}
-    with (
-        override_settings(EMAIL_HOSTS=hosts),
-        pytest.raises(InvalidEmailHost, match=r'^EMAIL_HOSTS\["a"\]: .* cycle: b -> c -> b$'),
-    ):
-        get_connection("a", fail_silently=True, retry=5)
-
-
 def test_host_to_which_many_ways_lead_is_looked_at_once():
     """There are 2 to the power of 60 ways, and no cycle."""
     layers = {f"{name}{i}": f"failover:a{i + 1},b{i + 1}" for i in range(60) for name in "ab"}
