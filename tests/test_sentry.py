@@ -279,11 +279,16 @@ class Broken(UserDict[str, Any]):
 
 
 # Lambdas, because a tool shows the arguments of a partial. This file's frames hold none.
+OF_BROKEN: dict[str, Any] = {
+    "send": lambda: call_command("sendtestemailhosts", "scheme", "a@example.net"),
+    "check": lambda: call_command("checkemailhosts"),
+    "checks": lambda: checks.check_hosts(None),
+    "deployment checks": lambda: checks.check_deployment(None),
+}
 CALLS: dict[str, Any] = {
     **{f"key {key}": lambda key=key: get_connection(key) for key in INVALID},
     **{f"DSN {key}": lambda key=key: connection_from_dsn(HOSTS[key]) for key in INVALID},
-    "send": lambda: call_command("sendtestemailhosts", "scheme", "a@example.net"),
-    "check": lambda: call_command("checkemailhosts"),
+    **{name: OF_BROKEN[name] for name in ("send", "check")},
     "missing key": lambda: get_connection("missing"),
     "DSN for a key": lambda: get_connection(HOSTS["valid"]),
     "secret option": lambda: get_connection("valid", timeout=5, passwrd=PASSWORD),
@@ -291,11 +296,6 @@ CALLS: dict[str, Any] = {
     "allow": lambda: connection_from_dsn(HOSTS["valid"], allow=stop),
     "SMTP": lambda: EmailHostsBackend("h", username=USERNAME, passwrd=PASSWORD),
     "backend": lambda: HostBackend(f"{__name__}.Failing", fails="init", password=PASSWORD),
-}
-OF_BROKEN: dict[str, Any] = {
-    **{name: CALLS[name] for name in ("check", "send")},
-    "checks": lambda: checks.check_hosts(None),
-    "deployment checks": lambda: checks.check_deployment(None),
 }
 
 
