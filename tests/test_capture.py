@@ -102,7 +102,6 @@ def test_message_is_there_with_the_hosts_sender_and_key(message, mailoutbox):
 @pytest.mark.parametrize(
     ("dsn", "sender"),
     [
-        ("failover:club,shop", "club@example.org"),
         ("failover:club,shop?_default_from_email=own@example.com", "own@example.com"),
         ("failover:missing,shop", "project@example.com"),
         ("roundrobin:inner,shop", "club@example.org"),
