@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Recorder, needs_mailers, start_worker
+from django.conf import settings as django_settings
 from django.core.mail.backends.smtp import EmailBackend as DjangoBackend
 from django.core.management import CommandError, ManagementUtility, call_command
 from django.test import override_settings
@@ -274,6 +275,10 @@ class TestConnect:
         assert message == f"11 of 19 failed: {failed}"
         told = {line.partition(" ")[0]: line for line in rows(lines)}
         assert all(status in told[key] for key, status in STATUSES.items())
+
+    def test_is_none_to_hosts_that_tests_capture(self):
+        _, lines = check(django_settings.EMAIL_HOSTS, connect=True)
+        assert [line[-2:] for line in rows(lines)] == ["OK", "OK"]
 
     @needs_mailers
     def test_tries_mailers_with_our_backends_too(self, start_server):  # pragma: mailers-only
