@@ -153,16 +153,13 @@ def test_timeout_of_the_settings_is_a_number(settings):
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
-@pytest.mark.parametrize(
-    ("router", "answer"),
-    [(None, "; no host has its sender"), (lambda message: None, " returned no other key")],
-)
-def test_message_without_a_host_says_who_has_picked_none(router, answer, settings):
+def test_message_without_a_host_says_who_has_picked_none(settings, message):
     settings.EMAIL_HOSTS = {"shop": "smtp://h"}
-    settings.EMAIL_HOSTS_ROUTER = router
-    with pytest.raises(EmailHostDoesNotExist) as caught:
-        RoutingBackend().send_messages([EmailMessage("Hello", to=["a@b.example"])])
-    assert str(caught.value).endswith(answer)
+    with pytest.raises(EmailHostDoesNotExist, match="; no host has its sender"):
+        RoutingBackend().send_messages([message])
+    settings.EMAIL_HOSTS_ROUTER = lambda message: None
+    with pytest.raises(EmailHostDoesNotExist, match=" returned no other key"):
+        RoutingBackend().send_messages([message])
 
 
 @pytest.mark.parametrize("make", [RoutingBackend, partial(FailoverBackend, "shop")])
