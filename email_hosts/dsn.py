@@ -232,11 +232,13 @@ def _refuse_lost_separator(text: str, separator: str) -> None:
     Before the question mark, the at sign of a sender would end the login there, and send it
     to that domain.
     """
+    mark = "?" if "question" in separator else "&"
     for name in by_name_in_dsn(SMTP_OPTIONS) if "=" in text else ():
         begin = HEADER if name.startswith(HEADER) else f"{name}="
         if f"&{begin}" in text or (name.startswith("_") and begin in text):
-            mark = "?" if "question" in separator else "&"
             raise InvalidEmailHost(f"write {separator}: {mark}{name}=...; {PERCENT_ENCODE}")
+    if re.search("&_[a-z_-]+=", text):  # a misspelt one, or a part of a password
+        raise InvalidEmailHost(f"write {separator}: {mark}option=...; {PERCENT_ENCODE}")
 
 
 def _file(parts: _Parts) -> Made:

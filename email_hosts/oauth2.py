@@ -187,7 +187,10 @@ def source_of(options: Mapping[str, Any]) -> Source:
         except Exception as error:  # whatever its module raises
             problem = f"'{path}' cannot be imported: {error}"
             if not is_path_of_module(path):  # it may be a token
-                problem = "there is no such module; write the path of a function, not a token"
+                problem = (
+                    "it cannot be imported: there is no such module; write the path of a "
+                    "function, not a token"
+                )
             raise InvalidEmailHost(f"option 'oauth2': {problem}") from None
         if not callable(oauth2):
             raise InvalidEmailHost(f"option 'oauth2': '{path}' is not callable")

@@ -137,14 +137,14 @@ class TestText:
     @pytest.mark.parametrize(
         "dsn",
         [
-            VALID,
-            VALID.upper(),
-            f"\n '{VALID}'\n",
-            "smtp://user:secret@",
-            "smtps://h?password=secret",
-            "anymail+mailgun://?api_key=secret",
-            "backend://shop.mail.Backend?key=secret",
-            "backend:shop.mail.Backend?key=secret",
+            *(
+                VALID,
+                VALID.upper(),
+                f"\n '{VALID}'\n",
+                "smtp://u:secret@",
+                "smtps://h?password=x",
+            ),
+            *("anymail+mailgun://?api_key=x", "backend://a.b.C?key=x", "backend:a.b.C?key=x"),
             "failover:smtp://user:secret@a,smtp://user:secret@b",
         ],
     )
@@ -154,10 +154,8 @@ class TestText:
     @pytest.mark.parametrize(
         "value",
         [
-            "smtp://mail.example.com?ssl",
-            "file:///srv/mail@2?_server_email=a@example.com",
-            f"My host is {VALID}",
-            "postgres://user:secret@db/shop?sslmode=require",
+            *("smtp://mail.example.com?ssl", "file:///srv/mail@2?_server_email=a@example.com"),
+            *(f"My host is {VALID}", "postgres://user:secret@db/shop"),
             pytest.param(HOSTILE["text"], id="no foreign code runs"),
         ],
     )
@@ -177,10 +175,8 @@ class TestText:
     [
         ("EMAIL_HOSTS", HOSTS, dict.fromkeys(HOSTS, STARS)),
         ("EMAIL_HOSTS", {VALID: "x"}, {STARS: STARS}),
-        ("MAILERS", {"shop": MAILER}, {"shop": STARRED_MAILER}),
-        ("MAILERS", {"shop": VALID}, {"shop": STARS}),
-        ("MAILERS", {"shop": {"BACKEND": VALID}}, {"shop": {"BACKEND": STARS}}),
-        ("MAILERS", {"shop": {"OTHER": VALID}}, {"shop": {"OTHER": STARS}}),
+        ("MAILERS", {"a": MAILER, "b": VALID}, {"a": STARRED_MAILER, "b": STARS}),
+        ("MAILERS", {"c": {"BACKEND": VALID, "x": 1}}, {"c": {"BACKEND": STARS, "x": STARS}}),
         ("SECRET_KEY", "x", STARS),  # Django's own rule
     ],
 )
@@ -192,9 +188,8 @@ def test_setting_that_holds_itself_fails_as_with_djangos_filter():
     """To star each level of it would take for ever."""
     endless: list[object] = []
     endless += [endless, endless]
-    for chosen in (SafeExceptionReporterFilter, debug.EmailHostsReporterFilter):
-        with pytest.raises(RecursionError):
-            chosen().cleanse_setting("OTHER", endless)
+    with pytest.raises(RecursionError):
+        as_setting(endless)
 
 
 class Subclass(debug.EmailHostsReporterFilter):
@@ -224,13 +219,9 @@ class TestVariable:
     def test_dsn_in_plain_containers_is_starred(self, value, expected):
         assert as_variable(value) == expected
 
-    @pytest.mark.parametrize(
-        "value",
-        [VALID.encode(), [[[[VALID]]]], {VALID}, [*range(100_000)]],
-        ids=["bytes", "deep", "set", "long"],
-    )
-    def test_what_is_not_searched_is_left_alone(self, value):
-        assert as_variable(value) is value
+    def test_what_is_not_searched_is_left_alone(self):
+        for value in (VALID.encode(), [[[[VALID]]]], {VALID}, [*range(100_000)]):
+            assert as_variable(value) is value
 
     @pytest.mark.parametrize("setting", ["EMAIL_HOSTS", "MAILERS"])
     def test_whole_setting_is_starred_however_long(self, setting, settings):
@@ -241,10 +232,8 @@ class TestVariable:
     @pytest.mark.parametrize(
         ("module", "expected"),
         [
-            ("email_hosts.backends.smtp", STARS),
-            ("django.core.mail.handler", STARS),  # makes backends of MAILERS
-            ("email_hosts_of_shop", 5),
-            (None, 5),
+            *(("email_hosts.backends.smtp", STARS), ("django.core.mail.handler", STARS)),
+            *(("email_hosts_of_shop", 5), (None, 5)),
         ],
     )
     def test_of_our_frames_and_those_that_make_a_mailer_is_starred(self, module, expected):

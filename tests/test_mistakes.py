@@ -3,6 +3,7 @@
 Those in DSNs are in ``test_dsn``, and those that ``manage.py check`` finds in ``test_checks``.
 """
 
+import re
 import smtplib
 from collections.abc import Callable
 from functools import partial
@@ -24,12 +25,7 @@ from email_hosts.backends import (
     get_connection,
 )
 from email_hosts.checks import check_hosts
-from email_hosts.exceptions import (
-    EmailHostDoesNotExist,
-    InvalidEmailHost,
-    OAuth2Error,
-    RateLimited,
-)
+from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost, OAuth2Error
 from email_hosts.schemes import PROVIDERS
 from email_hosts.testing import real_hosts
 
@@ -43,103 +39,46 @@ class Smtp(smtp.EmailBackend):
 
 
 SUBCLASS = f"{__name__}.Smtp"
+NO_PATHS: list[Any] = [5, None, Smtp, [DSN]]
 
-MISTAKES: list[tuple[Callable[[], Any], str]] = [
-    # The call is named, and not the setting.
-    (
-        lambda: get_connection("shop", timout=5),
-        "get_connection(\"shop\"): unknown option 'timout'; did you mean 'timeout'?$",
-    ),
-    (
-        lambda: get_connection("shop", zz=5),
-        "get_connection(\"shop\"): unknown option 'zz'; known options: host, port, username, ",
-    ),
-    (
-        lambda: get_connection("shop", port="25"),
-        "get_connection(\"shop\"): option 'port' must be a number, not str$",
-    ),
-    (
-        lambda: get_connection("shop", port=99999),
-        "get_connection(\"shop\"): option 'port' must be a whole number from 1 to 65535$",
-    ),
-    (
-        lambda: get_connection("console", reply_to=5),
-        "get_connection(\"console\"): option 'reply_to' must be text, not int$",
-    ),
-    (
-        lambda: RoutingBackend(alias="shop", router="shop.mail.router"),
-        "MAILERS[\"shop\"]: unknown option 'router'; the setting EMAIL_HOSTS_ROUTER names the "
-        "router$",
-    ),
-    *(
-        (partial(call, fail_silently=value), "'fail_silently' must be True or False, not ")
-        for call in (
-            partial(get_connection, "shop"),
-            partial(get_connection, "nobody"),
-            partial(connection_from_dsn, "smtp://h"),
-        )
-        for value in ("no", 2)
-    ),
-    # No question mark before the options. The login would go to the domain of the sender.
-    *(
-        (partial(connection_from_dsn, dsn), "write a question mark before the first option: ?")
-        for dsn in (
-            f"{DSN}&_default_from_email=shop@example.com",
-            f"{DSN}_default_from_email=shop@example.com",
-            f"{DSN}:587_header-X=shop@example.com",
-            "smtp://h&_reply_to=help@example.com",
-            "smtp://h&timeout=5",
-            "smtp://h:25&timeout=5",
-        )
-    ),
-    (partial(connection_from_dsn, f'{DSN}"'), "the DSN is in quotation marks; remove them$"),
-    # What is no option, and where its value goes.
-    *(
-        (
-            partial(connection_from_dsn, f"smtp://h?{name}=x"),
-            f"unknown option '{name}'; {rest}",
-        )
-        for name, rest in (
-            ("port", "write it after two slashes: smtp.example.com:2525$"),
-            ("user", "write both before the host: "),
-            ("oauth2_secret", "did you mean 'oauth2_client_secret'?$"),
-        )
-    ),
+with_zz = partial(get_connection, "shop", zz=5)
+with_debug = partial(get_connection, "news", debug_api_request=True)
+with_router = partial(RoutingBackend, alias="shop", router="shop.mail.router")
+NO_FLAG: Any = {"fail_silently": 2}
+A_FLAG = "'fail_silently' must be True or False, not "
+A_KEY = "the key of a host must not be a DSN; give the DSN a key in "
+NO_KEYS = [DSN, "failover:shop,spare", "console:"]
+A_CLASS = "must be the class of a mail backend"
+
+# How an answer begins, and calls that get it. Of options, the call is named, not the setting.
+MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
+    ("get_connection(\"shop\"): unknown option 'zz'; known options: host, port, ", [with_zz]),
+    ("get_connection(\"news\"): unknown option 'debug_api_request'; did", [with_debug]),
+    ("MAILERS[\"shop\"]: unknown option 'router'; the setting EMAIL_HOSTS_R", [with_router]),
+    (A_FLAG, [partial(get_connection, key, **NO_FLAG) for key in ("shop", "nobody")]),
+    (A_FLAG, [partial(connection_from_dsn, "smtp://h", **NO_FLAG)]),
     # A key for a DSN, and the reverse.
-    (
-        lambda: connection_from_dsn("shop"),
-        "connection_from_dsn() takes a DSN; get_connection() takes the key of a host$",
-    ),
-    (
-        lambda: get_connection(DSN),
-        "the key of a host must not be a DSN; give the DSN a key in ",
-    ),
-    *(
-        (partial(get_connection, dsn), "the key of a host must not be a DSN; ")
-        for dsn in ("failover:shop,spare", "console:")
-    ),
+    ("connection_from_dsn() takes a DSN; get_", [lambda: connection_from_dsn("shop")]),
+    (A_KEY, [partial(get_connection, dsn) for dsn in NO_KEYS]),
     # A backend that is wrapped by hand.
-    (lambda: HostBackend(DSN), f"{NO_PATH} a DSN; write the DSN in EMAIL_HOSTS$"),
-    *((lambda each=each: HostBackend(each), NO_PATH) for each in (5, None, Smtp, [DSN])),
-    (lambda: HostBackend("no.such"), "backend 'no.such' cannot be imported: No module "),
-    *(
-        (
-            lambda path=path: HostBackend(path),
-            f"backend '{path}' must be the class of a mail backend$",
-        )
-        for path in ("os.path.join", "os.path", "builtins.dict")
-    ),
+    (f"{NO_PATH} a DSN; write the DSN in EMAIL_HOSTS", [lambda: HostBackend(DSN)]),
+    (NO_PATH, [partial(HostBackend, each) for each in NO_PATHS]),
+    ("backend 'no.such' cannot be imported: No module ", [lambda: HostBackend("no.such")]),
+    (f"backend 'os.path' {A_CLASS}", [lambda: HostBackend("os.path")]),
+    (f"backend 'os.path.join' {A_CLASS}", [lambda: HostBackend("os.path.join")]),
+    (f"backend 'builtins.dict' {A_CLASS}", [lambda: HostBackend("builtins.dict")]),
 ]
 
 
-@pytest.mark.parametrize(("mistake", "answer"), MISTAKES, ids=[text for _, text in MISTAKES])
-def test_answer_says_what_to_write(mistake, answer, settings):
-    settings.EMAIL_HOSTS = {"shop": "smtp://h", "console": "console:?_reply_to=a@b"}
+@pytest.mark.parametrize(
+    ("answer", "mistake"), [(answer, call) for answer, calls in MISTAKES for call in calls]
+)
+def test_answer_says_what_to_write(answer, mistake, settings):
+    settings.EMAIL_HOSTS = {"shop": "smtp://h", "news": "anymail+postmark:?server_token=x"}
     with pytest.raises(InvalidEmailHost) as caught:
         mistake()
-    text = str(caught.value)
-    assert text == answer[:-1] if answer.endswith("$") else text.startswith(answer)
-    assert PASSWORD not in text
+    assert str(caught.value).startswith(answer)
+    assert PASSWORD not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", ["shop", "console", "all"])
@@ -152,40 +91,25 @@ def test_one_message_is_no_list(key, settings):
 @real_hosts()
 def test_server_without_starttls_says_which_scheme_fits(serve):
     connection = connection_from_dsn(f"submission://127.0.0.1:{serve(extensions=[]).port}")
-    with pytest.raises(smtplib.SMTPNotSupportedError) as caught:
+    with pytest.raises(smtplib.SMTPNotSupportedError, match=r"submissions:// is .*, smtp:// "):
         connection.open()
-    assert str(caught.value).endswith(
-        "by server. submissions:// is for TLS from the first byte, smtp:// for no TLS"
-    )
-
-
-LOCAL = ["console:", "locmem:", "dummy:", "file:/tmp"]
 
 
 @real_hosts()
-@pytest.mark.parametrize("dsn", LOCAL)
+@pytest.mark.parametrize("dsn", ["console:", "locmem:", "dummy:", "file:/tmp"])
 def test_host_without_a_server_takes_the_options_of_one_with(dsn, settings):
-    """While you develop, it takes the place of an SMTP host."""
+    """While you develop, it takes the place of an SMTP host. It refuses the same."""
     settings.EMAIL_HOSTS = {"shop": dsn}
-    connection: Any = get_connection("shop", timeout=5, use_tls=True, reply_to="a@b.example")
-    assert connection.reply_to == "a@b.example"
-
-
-@real_hosts()
-@pytest.mark.parametrize("dsn", LOCAL)
-@pytest.mark.parametrize(
-    ("options", "answer"),
-    [
+    make: Any = partial(get_connection, "shop")
+    assert make(timeout=5, use_tls=True, reply_to="a@b.example").reply_to == "a@b.example"
+    for options, answer in (
         ({"timout": 5}, "unknown option 'timout'; did you mean 'timeout'?"),
         ({"timeout": "5"}, "option 'timeout' must be a number, not str"),
         ({"tls": True}, "unknown option 'tls'; in Python, its name is 'use_tls'"),
-    ],
-)
-def test_host_without_a_server_refuses_what_one_with_refuses(dsn, options, answer, settings):
-    settings.EMAIL_HOSTS = {"shop": dsn}
-    with pytest.raises(InvalidEmailHost) as caught:
-        get_connection("shop", **options)
-    assert str(caught.value) == f'get_connection("shop"): {answer}'
+    ):
+        with pytest.raises(InvalidEmailHost) as caught:
+            make(**options)
+        assert str(caught.value) == f'get_connection("shop"): {answer}'
 
 
 @pytest.mark.parametrize(
@@ -204,10 +128,8 @@ def test_key_in_the_place_of_a_flag_is_told(make, value, shown):
     """``message.send("club")`` of Django 6.1: the first argument is ``fail_silently``."""
     with pytest.raises(InvalidEmailHost) as caught:
         make(alias="default", fail_silently=value)
-    assert str(caught.value) == (
-        f"MAILERS[\"default\"]: 'fail_silently' must be True or False, not {shown}; in a call "
-        "of send(), write using= before the key of a host"
-    )
+    told = f"MAILERS[\"default\"]: 'fail_silently' must be True or False, not {shown}; in a "
+    assert str(caught.value) == f"{told}call of send(), write using= before the key of a host"
 
 
 @real_hosts()
@@ -224,45 +146,20 @@ def test_host_without_a_server_takes_the_options_of_its_own_backend(settings):
 def test_timeout_of_the_settings_is_a_number(settings):
     settings.EMAIL_HOSTS = {"shop": "smtp://h"}
     settings.EMAIL_TIMEOUT = "5"
-    with pytest.raises(InvalidEmailHost) as caught:
+    with pytest.raises(
+        InvalidEmailHost, match=r"^EMAIL_HOSTS\[.*must be a number of seconds, "
+    ):
         get_connection("shop")
-    assert str(caught.value) == (
-        'EMAIL_HOSTS["shop"]: EMAIL_TIMEOUT must be a number of seconds, not str'
-    )
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
-@pytest.mark.parametrize(
-    ("backend", "answer"),
-    [
-        ("shop", "not 'shop'; to send through a host by its key, write email_hosts."),
-        (DSN, "not a DSN; write the DSN in EMAIL_HOSTS"),
-        (5, "not int"),
-    ],
-)
-def test_backend_is_the_path_of_a_class(backend, answer, settings):
+def test_message_without_a_host_says_who_has_picked_none(settings, message):
     settings.EMAIL_HOSTS = {"shop": "smtp://h"}
-    settings.EMAIL_BACKEND = backend
-    (found,) = check_hosts(None)
-    assert found.id == "email_hosts.E002"
-    assert f"EMAIL_BACKEND must be the dotted path of a class, {answer}" in found.msg
-
-
-@pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
-@pytest.mark.parametrize(
-    ("router", "answer"),
-    [
-        (None, "; no host has its sender"),
-        (lambda message: None, " returned no other key"),
-        (lambda message: "club", " returned this key"),
-    ],
-)
-def test_message_without_a_host_says_who_has_picked_none(router, answer, settings):
-    settings.EMAIL_HOSTS = {"shop": "smtp://h"}
-    settings.EMAIL_HOSTS_ROUTER = router
-    with pytest.raises(EmailHostDoesNotExist) as caught:
-        RoutingBackend().send_messages([EmailMessage("Hello", to=["a@b.example"])])
-    assert str(caught.value).endswith(answer)
+    with pytest.raises(EmailHostDoesNotExist, match="; no host has its sender"):
+        RoutingBackend().send_messages([message])
+    settings.EMAIL_HOSTS_ROUTER = lambda message: None
+    with pytest.raises(EmailHostDoesNotExist, match=" returned no other key"):
+        RoutingBackend().send_messages([message])
 
 
 # What Django 6.1 tells a default mailer.
@@ -302,30 +199,19 @@ def tells(username, *, renew):
 def test_user_name_that_is_a_word_hides_none_of_our_words(token, reason, settings):
     settings.EMAIL_HOSTS = {"shop": "submission://h"}
     connection = get_connection("shop", username="user", oauth2=token)
-    with pytest.raises(OAuth2Error) as caught:
+    with pytest.raises(OAuth2Error, match=re.escape(reason)):
         connection.open()
-    assert str(caught.value).endswith(reason)
 
 
 def test_token_in_the_place_of_a_path_is_shown_nowhere(settings, capsys):
     settings.EMAIL_HOSTS = {"gmail": f"submission://me@h?oauth2=ya29.{PASSWORD}"}
     (found,) = check_hosts(None)
     assert found.msg.endswith(
-        "option 'oauth2': there is no such module; write the path of a function, not a token"
+        "there is no such module; write the path of a function, not a token"
     )
     with pytest.raises(CommandError, match="1 of 1 failed: gmail"):
         call_command("checkemailhosts")
     assert PASSWORD not in found.hint + capsys.readouterr().out
-
-
-def test_message_to_too_many_says_how_many(settings):
-    settings.EMAIL_HOSTS = {"shop": "smtp://h?rate=2/m&rate_by=recipients"}
-    message = EmailMessage("Hello", "World", to=["a@b.example", "b@b.example", "c@b.example"])
-    with pytest.raises(RateLimited) as caught:
-        get_connection("shop").send_messages([message])
-    assert str(caught.value) == (
-        'host "shop": a message to 3 recipients can never be sent with its limit of 2/m'
-    )
 
 
 def problems(settings, dsn):
@@ -391,38 +277,29 @@ class TestProvider:
     @pytest.mark.parametrize(
         ("name", "answer"),
         [
-            ("debug_api_request", "; did you mean 'debug_api_requests'? "),
-            ("send_default", "; did you mean 'send_defaults'? "),
-            ("nonsense", " "),
-            ("conn_max_age", "; it is for SMTP hosts only "),
+            (
+                "debug_api_request",
+                "unknown option 'debug_api_request'; did you mean 'debug_api",
+            ),
+            ("nonsense", "unknown option 'nonsense' "),
+            ("conn_max_age", "unknown option 'conn_max_age'; it is for SMTP hosts only "),
+            # Not repeated: the end of a key, perhaps.
+            (PASSWORD, "the text after an ampersand is not an option; "),
         ],
     )
-    def test_misspelt_option_that_is_not_needed(self, complete, name, answer, settings):
+    def test_option_that_does_not_exist(self, complete, name, answer, settings):
         (found,) = problems(settings, f"{complete}&{name}=1".replace("?&", "?"))
-        assert found.startswith(f"{INVALID} unknown option '{name}'{answer}")
+        assert found.startswith(f"{INVALID} {answer}")
+        assert PASSWORD not in found
 
     def test_option_that_is_no_attribute(self, provider, complete, settings):
         found = problems(settings, f"{complete}&requests_timeout=7")
         assert (found == []) == (provider != "amazon-ses")
 
-    def test_end_of_a_key_is_not_repeated(self, complete, settings):
-        (found,) = problems(settings, f"{complete}&{PASSWORD}=1".replace("?&", "?"))
-        assert found.startswith(f"{INVALID} the text after an ampersand is not an option; ")
-        assert PASSWORD not in found
-
     def test_other_errors_of_anymail_stay(self, complete, settings):
         (found,) = problems(settings, f"{complete}&idna_encoder=none.such".replace("?&", "?"))
         assert found.startswith("E002 ")
         assert "resolve IDNA_ENCODER='none.such'" in found
-
-    def test_call_is_named(self, complete, settings):
-        settings.EMAIL_HOSTS = {"news": complete}
-        with pytest.raises(InvalidEmailHost) as caught:
-            get_connection("news", debug_api_request=True)
-        assert str(caught.value) == (
-            "get_connection(\"news\"): unknown option 'debug_api_request'; did you mean "
-            "'debug_api_requests'?"
-        )
 
 
 def test_option_that_is_missing_later_is_told_too(settings):
@@ -435,59 +312,46 @@ def test_option_that_is_missing_later_is_told_too(settings):
         get_connection("news")
 
 
-NO_EFFECT = 'W017 EMAIL_HOSTS["news"] does not use TLS, so these options have no effect:'
-NOT_KEPT = 'W017 EMAIL_HOSTS["news"] keeps no connection, so these options have no effect:'
-NOT_SET = 'W018 EMAIL_HOSTS["news"] has None, nothing or the name of a variable as'
+NO_TLS, NOT_KEPT, NOT_SET, TOO_MUCH = (
+    f'{number} EMAIL_HOSTS["news"] {problem}'
+    for number, problem in (
+        ("W017", "does not use TLS, so these options have no effect:"),
+        ("W017", "keeps no connection, so these options have no effect:"),
+        ("W018", "has None, nothing or the name of a variable as"),
+        ("W018", "has a user name or a "),
+    )
+)
+
+# What is told, if anything, of which DSNs.
+TOLD: list[tuple[str, list[str]]] = [
+    (f"{NO_TLS} ssl_cafile. ", [f"smtp://h?ssl_cafile={__file__}"]),
+    (
+        f"{NO_TLS} ssl_certfile, ssl_keyfile. ",
+        [f"smtp://h?ssl_keyfile={__file__}&ssl_certfile={__file__}"],
+    ),
+    ("", [f"submission://h?ssl_cafile={__file__}", f"smtps://h?ssl_certfile={__file__}"]),
+    ("", [f"backend://{SUBCLASS}?host=h&ssl_certfile={__file__}", "smtp://h"]),
+    (f"{NOT_KEPT} conn_max_idle.", ["smtp://h?conn_max_idle=2"]),
+    (f"{NOT_KEPT} conn_max_messages.", ["smtp://h?conn_max_messages=5"]),
+    ("", ["smtp://h?conn_max_messages=5&conn_max_age=2"]),
+    (f"{NOT_SET} username, password, host: probably, an ", ["submission://None:None@None"]),
+    (f"{NOT_SET} username, password: ", ["submission://:@h", "submission://$A:${B_2}@h"]),
+    (f"{NOT_SET} username, password: ", ["submission://<user>:<password>@h"]),
+    (f"{NOT_SET} password: ", ["submission://me:None@h", "submission://me:{password}@h"]),
+    (f"{NOT_SET} server_token: ", [f"anymail+postmark:?server_token={x}" for x in ("", None)]),
+    ("", ["submission://none:none@none.example", "submission://Nonesuch:xNone@h"]),
+    # A login that was copied with something more.
+    (TOO_MUCH, ["submission:// me:secret@h", "submission://me:secret%20@h"]),
+    (TOO_MUCH, ["submission://'me:secret@h", 'submission://me:"secret"@h']),
+    ("", ["submission://me:a 'secret' of mine@h", "submission://me:$ecret!@h"]),
+    (f"{INVALID} the user name and the pass", ["submission://me:p%C3%A4ss@h"]),
+]
 
 
 @pytest.mark.parametrize(
-    ("dsn", "expected"),
-    [
-        # Files of TLS, without TLS.
-        ("smtp://h?ssl_cafile={file}", [f"{NO_EFFECT} ssl_cafile. "]),
-        (
-            "smtp://h?ssl_keyfile={file}&ssl_certfile={file}",
-            [f"{NO_EFFECT} ssl_certfile, ssl_keyfile. "],
-        ),
-        ("submission://h?ssl_cafile={file}", []),
-        ("smtps://h?ssl_certfile={file}", []),
-        ("smtp://h", []),
-        (f"backend://{SUBCLASS}?host=h&ssl_certfile=" + "{file}", []),
-        # Options of kept connections, without these.
-        (
-            "smtp://h?conn_max_messages=5&conn_max_idle=2",
-            [f"{NOT_KEPT} conn_max_idle, conn_max_messages. "],
-        ),
-        ("smtp://h?conn_max_messages=5&conn_max_age=2", []),
-        # A DSN of variables that are not set.
-        (
-            f"submission://{None}:{None}@{None}",
-            [f"{NOT_SET} username, password, host: probably, an environment variable is "],
-        ),
-        (f"submission://me:{None}@h", [f"{NOT_SET} password: "]),
-        (f"anymail+postmark://?server_token={None}", [f"{NOT_SET} server_token: "]),
-        ("submission://$USER:${{PASSWORD_2}}@h", [f"{NOT_SET} username, password: "]),
-        ("submission://me:{{password}}@h", [f"{NOT_SET} password: "]),
-        ("submission://:@h", [f"{NOT_SET} username, password: "]),
-        ("anymail+postmark://?server_token=", [f"{NOT_SET} server_token: "]),
-        ("submission://<user>:<password>@h", [f"{NOT_SET} username, password: "]),
-        # A login that was copied with something more.
-        *(
-            (f"submission://{login}@h", ['W018 EMAIL_HOSTS["news"] has a user name or a '])
-            for login in (" me:secret", "me:secret%20", "'me:secret", 'me:"secret"')
-        ),
-        ("submission://me:a 'secret' of mine@h", []),
-        ("submission://me:$ecret!@h", []),
-        (
-            "submission://me:p%C3%A4ss@h",
-            [f"{INVALID} the user name and the password must be ASCII, because "],
-        ),
-        ("submission://none:none@none.example", []),
-        ("submission://Nonesuch:xNone@h", []),
-    ],
+    ("expected", "dsn"), [(told, dsn) for told, dsns in TOLD for dsn in dsns]
 )
-def test_what_has_no_effect_is_told(dsn, expected, settings):
-    found = problems(settings, dsn.format(file=__file__))
-    assert len(found) == len(expected)
-    for each, start in zip(found, expected, strict=True):
-        assert each.startswith(start)
+def test_what_has_no_effect_is_told(expected, dsn, settings):
+    found = problems(settings, dsn)
+    assert len(found) == bool(expected)
+    assert "".join(found).startswith(expected)

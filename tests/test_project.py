@@ -19,8 +19,6 @@ execute_from_command_line([*sys.argv, "--parallel=2"])
 PYTEST = ["-m", "pytest", "-c", os.devnull, "-p", "pytest_django.plugin"]
 PLUGIN = ["-p", "email_hosts.testing.pytest"]
 IN_PARALLEL = "4 passed" if DJANGO_HAS_MAILERS else "3 passed, 1 skipped"
-
-
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
 
 
@@ -38,9 +36,9 @@ ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     ids=["django", "our runner", "pytest", "our plugin", "fork", "spawn", "xdist"],
 )
 def test_hosts_and_mailers_deliver_to_the_outbox(default, command, result):
-    files = ["--pattern=mail_tests.py", "project"]
-    if "pytest" in command:
-        files = ["project/mail_tests.py"]
+    files = ["project/mail_tests.py"]
+    if "pytest" not in command:
+        files = ["--pattern=mail_tests.py", "project"]
     project = {"DJANGO_SETTINGS_MODULE": "project.settings", "DEFAULT": default}
     shown = run_python(*command, *files, environment={**ALONE, **project})
     assert result in shown

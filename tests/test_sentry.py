@@ -4,8 +4,10 @@ A matrix of places and tools.
 """
 
 import gc
+import signal
 import smtplib
 import sys
+import threading
 import traceback
 from base64 import b64encode
 from collections import UserDict
@@ -19,6 +21,7 @@ import pytest
 import sentry_sdk
 from conftest import mails
 from django.conf import settings as django_settings
+from django.core.mail.backends import smtp
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import CommandError, call_command
 from scripted import BODY, CLOSE, HANG
@@ -109,9 +112,20 @@ SCRIPTS = {
     "body lost": {BODY: CLOSE},
 }
 SEVERAL_WAYS = ("no server", "refused", "RCPT refused")
+
+
+class Early(smtp.EmailBackend):
+    """A subclass of Django's backend that reads the login before it can be set."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.login = (self.username, self.password)
+
+
 SENDS = [
     *((failure, "shop") for failure in (*SCRIPTS, "no server", "untrusted", "no STARTTLS")),
     *((failure, "shop") for failure in ("no such file", "not ASCII", "bad message", "parked")),
+    ("refused", "early"),
     *(
         (failure, way)
         for failure in SEVERAL_WAYS
@@ -137,11 +151,13 @@ def name(failure, way, serve, start_server, tls, closed_port, settings):
     dsn += "&tls&ssl_cafile=/no/such" * (failure == "no such file")
     dsn += "&timeout=0.2" * (failure == "timed out")
     kept = f"{dsn}&conn_max_age=60"
+    early = f"backend://{__name__}.Early?host=127.0.0.1&port={port}"
     settings.EMAIL_HOSTS = {
         "shop": kept if failure == "parked" else dsn,
         "kept": kept,
         "parallel": f"{dsn}&parallel=2",
         "all": "failover:shop",
+        "early": f"{early}&username={USERNAME}&password={PASSWORD}",
     }
     tenant = {"tenant": lambda message: connection_from_dsn(dsn)}
     settings.EMAIL_HOSTS_ROUTER = tenant.get(way, lambda message: "shop")
@@ -149,7 +165,8 @@ def name(failure, way, serve, start_server, tls, closed_port, settings):
         get_connection("shop").send_messages(mails("a"))
         replies |= {"MAIL": CLOSE, "AUTH": "535 no"}
     key = way if way in ("kept", "parallel") else "shop"
-    return address if way in ("dsn", "tenant") else f'"{key}" ({address})'
+    names = {"dsn": address, "tenant": address, "early": '"early"'}
+    return names.get(way, f'"{key}" ({address})')
 
 
 @real_hosts()
@@ -163,7 +180,10 @@ def send(failure, way, **options):
         connection = RoutingBackend(**options)
     else:
         connection = get_connection(way, **options)
-    return connection.send_messages(messages)
+    try:
+        return connection.send_messages(messages)
+    finally:
+        connection.close()  # Django's backend leaves that to its user
 
 
 @pytest.mark.parametrize(("failure", "way"), SENDS)
@@ -199,6 +219,33 @@ def test_send_that_fails_shows_the_host_and_no_login(failure, way, name, caplog)
     assert_hidden(caplog.text)
 
 
+class Stop(BaseException):
+    """The time limit of gevent, for example."""
+
+
+def stop(*args):
+    raise Stop
+
+
+@real_hosts()
+def test_interruption_of_a_login_shows_no_login(serve, settings):
+    def alarm(step, argument):
+        if step != "AUTH":
+            return None
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        return HANG
+
+    port = serve(alarm, extensions=["AUTH PLAIN"]).port
+    settings.EMAIL_HOSTS = {"shop": f"smtp://{LOGIN}@127.0.0.1:{port}"}
+    handler = signal.signal(signal.SIGUSR1, stop)
+    try:
+        with pytest.raises(Stop) as caught:
+            get_connection("shop").send_messages(mails("a"))
+    finally:
+        signal.signal(signal.SIGUSR1, handler)
+    assert_clean(caught)
+
+
 class Failing(BaseEmailBackend):
     """A backend that is not ours, and fails where it is told to."""
 
@@ -232,22 +279,23 @@ class Broken(UserDict[str, Any]):
 
 
 # Lambdas, because a tool shows the arguments of a partial. This file's frames hold none.
+OF_BROKEN: dict[str, Any] = {
+    "send": lambda: call_command("sendtestemailhosts", "scheme", "a@example.net"),
+    "check": lambda: call_command("checkemailhosts"),
+    "checks": lambda: checks.check_hosts(None),
+    "deployment checks": lambda: checks.check_deployment(None),
+}
 CALLS: dict[str, Any] = {
     **{f"key {key}": lambda key=key: get_connection(key) for key in INVALID},
     **{f"DSN {key}": lambda key=key: connection_from_dsn(HOSTS[key]) for key in INVALID},
-    "send": lambda: call_command("sendtestemailhosts", "scheme", "a@example.net"),
-    "check": lambda: call_command("checkemailhosts"),
+    **{name: OF_BROKEN[name] for name in ("send", "check")},
     "missing key": lambda: get_connection("missing"),
     "DSN for a key": lambda: get_connection(HOSTS["valid"]),
     "secret option": lambda: get_connection("valid", timeout=5, passwrd=PASSWORD),
     "mailers": lambda: mailers(HOSTS),
+    "allow": lambda: connection_from_dsn(HOSTS["valid"], allow=stop),
     "SMTP": lambda: EmailHostsBackend("h", username=USERNAME, passwrd=PASSWORD),
     "backend": lambda: HostBackend(f"{__name__}.Failing", fails="init", password=PASSWORD),
-}
-OF_BROKEN: dict[str, Any] = {
-    **{name: CALLS[name] for name in ("check", "send")},
-    "checks": lambda: checks.check_hosts(None),
-    "deployment checks": lambda: checks.check_deployment(None),
 }
 
 
@@ -258,7 +306,7 @@ OF_BROKEN: dict[str, Any] = {
 def test_call_that_fails_shows_no_login(hosts, name, settings):
     settings.EMAIL_HOSTS_STRICT = True
     settings.EMAIL_HOSTS = Broken(HOSTS) if hosts == "broken" else HOSTS
-    with pytest.raises((CommandError, OSError, ValueError, InvalidEmailHost)) as caught:
+    with pytest.raises((CommandError, OSError, ValueError, InvalidEmailHost, Stop)) as caught:
         (CALLS | OF_BROKEN)[name]()
     assert_clean(caught)
 

@@ -14,7 +14,7 @@ from servers import server_context
 from test_readme import the_one
 
 from email_hosts.addresses import MAX_EMAIL_ADDRESS, MAX_HOST_NAME
-from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
+from email_hosts.backends import connection_from_dsn, get_connection
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.testing import real_hosts
 
@@ -42,7 +42,6 @@ class Asked:
 def test_becomes_a_connection_with_the_callers_options():
     dsn = "smtps://u:p@h?_default_from_email=a@example.com&timeout=5"
     connection: Any = connection_from_dsn(dsn, fail_silently=True, timeout=9000)
-    assert isinstance(connection, EmailHostsBackend)
     assert (connection.alias, connection.host, connection.timeout) == (None, "h", 9000)
     assert connection.default_from_email == "a@example.com"
     assert connection.fail_silently is True
@@ -67,11 +66,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     *(("smtp://h", {"allow": it}, "^'allow' must be a function: ") for it in NO_FUNCTIONS),
     ("smtp://h", {"allow": lambda host, port: 1}, "does not .* must return True$"),
     ("smtp://h", {"allow": Asked()}, r"^allow\(\) does not allow this server$"),
-    (
-        "smtps://u:p@[2001:db8::1]",
-        {"allow": lambda *asked: asked != ("2001:db8::1", 465)},
-        "does not allow",
-    ),
+    ("smtps://u:p@[::1]", {"allow": lambda *it: it != ("::1", 465)}, "does not allow"),
     ("smtp://good", {"host": "bad", "allow": Asked("good")}, "does not allow this server$"),
 ]
 
@@ -167,8 +162,7 @@ class TestAllow:
             pass
         with pytest.raises(ssl.SSLCertVerificationError):
             connection("127.0.0.1").open()
-        # aiosmtpd looks whether its port is there, without a name.
-        assert set(filter(None, names)) == {MX}
+        assert {*names} - {None} == {MX}  # aiosmtpd looks for its port, without a name
 
     def test_is_asked_by_each_of_several_connections(self, serve, site, new_message):
         server, allow = serve(), Asked(MX, "127.0.0.1")

@@ -68,8 +68,7 @@ def servers(distances):
 def make_certificate(folder):
     """Return the file of a certificate that this process trusts from now on.
 
-    It trusts the authorities of the system, too: to load them is a part of what a new
-    connection costs.
+    It trusts those of the system, too: a new connection has to load them.
     """
     ca = trustme.CA()
     certificate = str(folder / "server.pem")

@@ -32,14 +32,11 @@ def main():
         with shop:
             cafile = f"{folder}/ca.pem"
             ca.cert_pem.write_to_path(cafile)
-            os.environ["SHOP_EMAIL_HOST"] = (
-                f"submission://shop-user:shop-password@localhost:{shop.port}"
-                f"?ssl_cafile={cafile}&_default_from_email={SHOP[-1]}"
-            )
-            os.environ["CLUB_EMAIL_HOST"] = (
-                f"submissions://club-user:club-password@localhost:{club.port}"
-                f"?ssl_cafile={cafile}&_default_from_email={CLUB[-1]}"
-            )
+            for (name, user, sender), scheme in ((SHOP, "submission"), (CLUB, "submissions")):
+                os.environ[f"{name.upper()}_EMAIL_HOST"] = (
+                    f"{scheme}://{user}:{name}-password@localhost:{servers[name].port}"
+                    f"?ssl_cafile={cafile}&_default_from_email={sender}"
+                )
             os.environ["DJANGO_SETTINGS_MODULE"] = "tools.demo.settings"
             django.setup()
             print("TWO MAIL SERVERS run on this machine, with TLS and login.")
@@ -65,13 +62,11 @@ def main():
 
 
 def manage(*words):
-    """Run a management command."""
     print(f"\n$ python manage.py {' '.join(words)}", flush=True)
     call_command(*words)
 
 
 def order():
-    """Get the page that confirms an order."""
     print("\n$ curl http://localhost:8000/order/", flush=True)
     print(Client().get("/order/").content.decode())
 
