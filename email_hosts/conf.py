@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import NoneType
 from typing import Any, cast
 
@@ -14,11 +15,21 @@ from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
+from django.core.mail.backends.smtp import EmailBackend
 from django.utils.module_loading import import_string
 
 from .dsn import DJANGO_SETTINGS
 from .exceptions import InvalidEmailHost
-from .host import TABLES, Host, Mailer, checked_path, dict_of_hosts, dict_of_mailer, is_path
+from .host import (
+    TABLES,
+    Host,
+    Mailer,
+    checked_path,
+    class_at,
+    dict_of_hosts,
+    dict_of_mailer,
+    is_path,
+)
 from .log import warn
 
 # The type checker knows neither MAILERS nor the layers of the settings.
@@ -164,10 +175,13 @@ def without_ignored(options: dict[str, Any], host: Host) -> dict[str, Any]:
     ignored = options.pop("_ignore_unknown_kwargs", ())
     if host.key is None and host.backend in TABLES and not host.is_smtp:
         ignored = options
+    takes_all = False
+    with suppress(InvalidEmailHost):  # told where it is built
+        takes_all = issubclass(class_at(host.backend), EmailBackend)
     kept = {
         name: value
         for name, value in options.items()
-        if name in host.table or name not in ignored
+        if name in host.table or name not in ignored or (takes_all and value is not None)
     }
     # send_mail() passes a login as None.
     dropped = [name for name, value in options.items() if name not in kept and value]

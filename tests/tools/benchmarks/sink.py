@@ -75,6 +75,7 @@ async def serve(certificate, distances):
     """Serve until standard input ends."""
     Sink.context.load_cert_chain(certificate)
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Sink)
+    server.daemon_threads = True  # a client may keep its connection for longer than that
     threading.Thread(target=server.serve_forever, daemon=True).start()
     ports = [server.server_address[1]]
     for milliseconds in distances:
