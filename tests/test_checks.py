@@ -205,7 +205,9 @@ async def slow_router(message):
         ("EMAIL_HOST", DSN, "W015 ...is a DSN; did you mean EMAIL_HOSTS"),
         ("EMAIL_HOSTS_REDIRECT_TO", "a@b.c", "W015 ...'redirect_to' as an option"),
         ("EMAILS_HOSTS", "there is EMAIL_HOSTS", []),
-        ("EMAIL_HOSTS_OF_THE_SHOP", True, []),
+        ("EMAIL_HOSTS_DEFAULT", "shop", "W015 ...no effect."),
+        ("EMAIL_HOSTS_OF_THE_SHOP", {"shop": DSN}, []),
+        ("EMAIL_ROUTERS", [], "W015 ...'EMAIL_HOSTS_ROUTER'"),
     ],
 )
 def test_setting(name, value, expected):

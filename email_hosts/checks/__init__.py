@@ -5,7 +5,7 @@ Here are the checks of settings: a check is a function in one of the tuples belo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from itertools import chain
@@ -103,7 +103,9 @@ def _router_that_nobody_asks() -> Found:
     yield message(
         "W016",
         "EMAIL_HOSTS_ROUTER is not used: no backend of the settings is a RoutingBackend.",
-        f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", or an entry of MAILERS with it.',
+        f'Give an entry of MAILERS, such as "default", this BACKEND: "{ROUTING_BACKEND}".'
+        if conf.has_mailers()
+        else f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}".',
     )
 
 
@@ -219,9 +221,15 @@ def _similar_settings() -> Found:
     missing = [name for name in conf.OWN_SETTINGS if not hasattr(conf.settings, name)]
     for name in conf.foreign_settings():
         option = name.removeprefix("EMAIL_HOSTS_").lower()
-        hint = did_you_mean(name, missing, cutoff=NEAR)
-        if name.startswith("EMAIL_HOSTS_") and option in SMTP_OPTIONS:
-            hint = f"; write {option!r} as an option of each host"
+        longer = name.replace("EMAIL_ROUTER", "EMAIL_HOSTS_ROUTER")
+        hint = did_you_mean(longer, missing, cutoff=NEAR)
+        if name.startswith("EMAIL_HOSTS_") and not hint:
+            # A project may keep a DSN under such a name, or a dict of some.
+            value = getattr(conf.settings, name)
+            is_none_of_ours = isinstance(value, Collection) and "://" in str(value)
+            hint = "" if is_none_of_ours else "."
+            if option in SMTP_OPTIONS:
+                hint = f"; write {option!r} as an option of each host"
         if hint:
             yield message(
                 "W015",
