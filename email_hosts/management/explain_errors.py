@@ -29,10 +29,10 @@ def _explanation(error: Any) -> str:
     if isinstance(error, smtplib.SMTPResponseException):
         return _reply(error.smtp_code, error.smtp_error)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"certificate not trusted: {error.verify_message} (the README says how to trust a "
-            "certificate authority of your own)"
-        )
+        hint = "to trust an authority of your own, name its file in ssl_cafile"
+        if "mismatch" in error.verify_message:
+            hint = "write the name of the server that its certificate has"
+        return f"certificate not trusted: {error.verify_message}; {hint}"
     if "timed out" in text:
         _, separator, hint = text.partition("; ")
         return f"no answer in time{separator}{hint}"
