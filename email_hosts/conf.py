@@ -175,13 +175,14 @@ def without_ignored(options: dict[str, Any], host: Host) -> dict[str, Any]:
     ignored = options.pop("_ignore_unknown_kwargs", ())
     if host.key is None and host.backend in TABLES and not host.is_smtp:
         ignored = options
-    takes_all = False
-    with suppress(InvalidEmailHost):  # told where it is built
-        takes_all = issubclass(class_at(host.backend), EmailBackend)
+    elif ignored and host.backend not in TABLES:
+        with suppress(InvalidEmailHost):  # told where it is built
+            if issubclass(class_at(host.backend), EmailBackend):  # it knows them
+                ignored = [name for name in ignored if options.get(name) is None]
     kept = {
         name: value
         for name, value in options.items()
-        if name in host.table or name not in ignored or (takes_all and value is not None)
+        if name in host.table or name not in ignored
     }
     # send_mail() passes a login as None.
     dropped = [name for name, value in options.items() if name not in kept and value]

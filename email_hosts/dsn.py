@@ -77,6 +77,11 @@ PERCENT_ENCODE = (
     "belongs to a user name, a password or a value"
 )
 
+SEPARATORS = {
+    "?": "a question mark before the first option",
+    "&": "an ampersand between options",
+}
+
 QUOTATION_MARKS = {"'", '"'}
 
 EXAMPLE = "for a mail server, write submission://smtp.example.com"
@@ -160,7 +165,7 @@ def _parse(dsn: str, from_elsewhere: bool) -> Host:
     if "#" in dsn:
         raise InvalidEmailHost(f"the DSN has a fragment, after a hash; {PERCENT_ENCODE}")
     rest, _, query = dsn.partition(":")[2].partition("?")
-    _refuse_lost_separator(rest, "a question mark before the first option")
+    _refuse_lost_separator("?", rest)
     authority, slash, path = (
         rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
     )
@@ -226,19 +231,19 @@ def _refuse_two_schemes(parts: _Parts) -> None:
         raise InvalidEmailHost(f"the DSN has two schemes; remove one; {PERCENT_ENCODE}")
 
 
-def _refuse_lost_separator(text: str, separator: str) -> None:
+def _refuse_lost_separator(mark: str, text: str) -> None:
     """Refuse an option in the middle of something else.
 
     Before the question mark, the at sign of a sender would end the login there, and send it
     to that domain.
     """
-    mark = "?" if "question" in separator else "&"
+    advice = f"write {SEPARATORS[mark]}: {mark}"
     for name in by_name_in_dsn(SMTP_OPTIONS) if "=" in text else ():
         begin = HEADER if name.startswith(HEADER) else f"{name}="
         if f"&{begin}" in text or (name.startswith("_") and begin in text):
-            raise InvalidEmailHost(f"write {separator}: {mark}{name}=...; {PERCENT_ENCODE}")
+            raise InvalidEmailHost(f"{advice}{name}=...; {PERCENT_ENCODE}")
     if re.search("&_[a-z_-]+=", text):  # a misspelt one, or a part of a password
-        raise InvalidEmailHost(f"write {separator}: {mark}option=...; {PERCENT_ENCODE}")
+        raise InvalidEmailHost(f"{advice}option=...; {PERCENT_ENCODE}")
 
 
 def _file(parts: _Parts) -> Made:
@@ -313,13 +318,14 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
     has_secret = any(name in known and known[name].is_secret for name, _, _ in given)
     for name, equals, value in given:
         is_header = name.startswith(HEADER)
-        _refuse_lost_separator(value, "an ampersand between options")
+        _refuse_lost_separator("&", value)
         option = known.get(f"{HEADER}NAME" if is_header else name)
         if option is None and others:
             option = _foreign_option(name if equals else "")  # it may be the end of a key
         elif option is None:
-            may_be_secret = has_secret or _may_be_password(parts, name, value)
-            may_be_secret = may_be_secret and f"_{name}" not in known
+            may_be_secret = f"_{name}" not in known and (
+                has_secret or _may_be_password(parts, name, value)
+            )
             raise InvalidEmailHost(_unknown_option(name, table, may_be_secret=may_be_secret))
         if option.name in options and not is_header:
             hint = INSTEAD.get(name, "")

@@ -42,6 +42,7 @@ class Option(NamedTuple):
     for_strangers: bool = True  # whether a DSN from elsewhere may have it
     limit: float | None = None  # the maximum in a DSN from elsewhere
     needs: str = ""  # another option, by its name in Python
+    only_with: str = ""  # another one, without which it has no effect
     can_be_removed: bool = True  # by a call
     grants: Mapping[str, bool] = {}  # grant types that allow it: whether they require it
 
@@ -100,11 +101,11 @@ OF_SESSION = (
     _text("ssl_cafile", for_strangers=False),
     _text("local_hostname", ehlo_name),
     _number("conn_max_age", values.seconds, limit=3600),
-    _number("conn_max_messages", values.whole_number, 100),
+    _number("conn_max_messages", values.whole_number, 100, only_with="conn_max_age"),
 )
 OF_SMTP = (
     *OF_SESSION,
-    _number("conn_max_idle", values.whole_number, 10, limit=10),
+    _number("conn_max_idle", values.whole_number, 10, limit=10, only_with="conn_max_age"),
     # Servers allow far fewer connections, and each takes a thread.
     _number("parallel", partial(values.whole_number, maximum=50), 1, limit=4),
     Option("oauth2", "oauth2", values.oauth2, values.oauth2_in_python, for_strangers=False),
@@ -179,6 +180,9 @@ INSTEAD = {
     "rate": "; write rate=14/s,50000/d",
     "_allowed_recipients": "; write _allowed_recipients=me@example.com,example.org",
 }
+
+# What to write where a certificate is not trusted.
+TO_TRUST = "to trust an authority of your own, name its file in ssl_cafile"
 
 # What a DSN has before its options.
 BEFORE_OPTIONS = {

@@ -184,6 +184,12 @@ def test_login_of_a_call_that_has_no_effect_is_told(make, caplog):
     ]
 
 
+def test_login_of_a_call_reaches_a_backend_that_has_one():
+    given: Any = {"host": "h", "username": "me", **NOT_FOR_IT}
+    wrapped = HostBackend(SUBCLASS, **given).wrapped
+    assert (wrapped.host, wrapped.username) == ("h", "me")
+
+
 def tells(username, *, renew):
     raise OAuth2Error(f"{username} has no mailbox")
 

@@ -15,7 +15,7 @@ from .. import conf, hosts
 from ..addresses import is_loopback
 from ..exceptions import InvalidEmailHost, checked_key, named, shown
 from ..host import SMTP_BACKEND, Host, backend_of
-from ..options import NOT_GIVEN, did_you_mean
+from ..options import NOT_GIVEN, SMTP_OPTIONS, did_you_mean
 from ..registry import find_cycle, is_checked, registry
 from ..schemes import (
     BUILTIN_SCHEMES,
@@ -250,10 +250,13 @@ def _without_effect(host: Host) -> Found:
     options = host.options
     is_encrypted = options.get("use_tls") or options.get("use_ssl")
     files = [name for name in options if name.startswith("ssl_")]
-    of_kept = [name for name in ("conn_max_idle", "conn_max_messages") if name in options]
+    of_kept = [
+        name for name, each in SMTP_OPTIONS.items() if each.only_with and name in options
+    ]
+    is_kept = all(options.get(SMTP_OPTIONS[name].only_with) for name in of_kept)
     for names, has_effect, why, instead in (
         (files, is_encrypted, "does not use TLS", _write(host, "use_tls")),
-        (of_kept, options.get("conn_max_age"), "keeps no connection", "Add conn_max_age=60"),
+        (of_kept, is_kept, "keeps no connection", "Add conn_max_age=60"),
     ):
         if host.is_a(SMTP_BACKEND) and names and not has_effect:
             problem = f"so these options have no effect: {', '.join(sorted(names))}."

@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 
 from ..exceptions import InvalidEmailHost, OAuth2Error, one_line
+from ..options import TO_TRUST
 
 
 def explain(error: Exception) -> str:
@@ -29,7 +30,7 @@ def _explanation(error: Any) -> str:
     if isinstance(error, smtplib.SMTPResponseException):
         return _reply(error.smtp_code, error.smtp_error)
     if isinstance(error, ssl.SSLCertVerificationError):
-        hint = "to trust an authority of your own, name its file in ssl_cafile"
+        hint = TO_TRUST
         if "mismatch" in error.verify_message:
             hint = "write the name of the server that its certificate has"
         return f"certificate not trusted: {error.verify_message}; {hint}"
