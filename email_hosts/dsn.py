@@ -201,7 +201,8 @@ def _scheme_of(dsn: str) -> str:
 
 
 def _smtp(parts: _Parts) -> Made:
-    _refuse_two_schemes(parts)
+    if parts.authority.endswith(":") and parts.path.startswith("//"):
+        raise InvalidEmailHost(f"the DSN has two schemes; remove one; {PERCENT_ENCODE}")
     if parts.authority and parts.path not in {"", "/"}:
         raise InvalidEmailHost(f"the DSN has a path after its host; {PERCENT_ENCODE}")
     if parts.path[:1] not in {"", "/"}:
@@ -223,12 +224,6 @@ def _smtp(parts: _Parts) -> Made:
     transport = SMTP_SCHEMES[parts.scheme]
     of_scheme = {**conf, **transport, "port": default_port(transport)}
     return SMTP_BACKEND, {**of_scheme, **with_transport(options, of_scheme)}
-
-
-def _refuse_two_schemes(parts: _Parts) -> None:
-    """A URL of the server has taken the place of its name."""
-    if parts.authority.endswith(":") and parts.path.startswith("//"):
-        raise InvalidEmailHost(f"the DSN has two schemes; remove one; {PERCENT_ENCODE}")
 
 
 def _refuse_lost_separator(mark: str, text: str) -> None:

@@ -179,6 +179,8 @@ def from_values(host: Host) -> Host:
         raise InvalidEmailHost(
             "option 'hosts' must name hosts, each once, as in failover:shop,spare"
         )
+    if host.backend == ROUTING_BACKEND and options.get("rate"):
+        raise InvalidEmailHost("option 'rate' has no effect on a router; give it to its hosts")
     if options.get("use_ssl") and options.get("use_tls"):
         raise InvalidEmailHost(
             "TLS from the first byte ('ssl', in Python 'use_ssl') and STARTTLS ('tls', in "
