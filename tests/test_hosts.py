@@ -56,12 +56,6 @@ class Spare(FailoverBackend):
 DUMMY = "backend://django.core.mail.backends.dummy.EmailBackend"
 
 
-def connect(dsn: object, **options: Any) -> Any:
-    """Return a connection to the host ``shop`` with this DSN."""
-    with override_settings(EMAIL_HOSTS={"shop": dsn}):
-        return get_connection("shop", **options)
-
-
 def test_settings_may_not_be_loaded_yet():
     """In a script that does without ``django.setup()``."""
     code = "from email_hosts.backends import get_connection; get_connection('shop')"
@@ -90,7 +84,7 @@ def test_options_of_a_call_are_for_that_connection_alone():
         ("backend://anymail.backends.nobody.EmailBackend", {}, "nobody'$"),
     ],
 )
-def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reason):
+def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reason, connect):
     with pytest.raises(InvalidEmailHost) as caught:
         connect(dsn, **options)
     text = str(caught.value)
@@ -100,14 +94,14 @@ def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reaso
     assert caught.value.alias == "shop"
 
 
-def test_package_of_a_provider_that_is_missing_is_named(monkeypatch):
+def test_package_of_a_provider_that_is_missing_is_named(connect, monkeypatch):
     monkeypatch.setitem(sys.modules, "anymail.backends.mailgun", None)
     with pytest.raises(InvalidEmailHost, match=r"pip install 'django-anymail\[mailgun\]'"):
         connect("anymail+mailgun:")
 
 
 @override_settings(EMAIL_HOST_USER="global", EMAIL_HOST_PASSWORD="global", EMAIL_PORT=1)
-def test_host_is_complete_and_falls_back_to_no_setting():
+def test_host_is_complete_and_falls_back_to_no_setting(connect):
     connection = connect("smtp://h")
     assert "global" not in str(vars(connection))
     assert (connection.port, connection.use_tls, connection.use_ssl) == (25, False, False)
@@ -116,7 +110,7 @@ def test_host_is_complete_and_falls_back_to_no_setting():
         assert (connection.username, connection.password) == connection.login == (login, login)
 
 
-def test_timeout_is_never_for_ever():
+def test_timeout_is_never_for_ever(connect):
     assert connect("smtp://h").timeout == 60
     with override_settings(EMAIL_TIMEOUT=7):
         assert (connect("smtp://h").timeout, connect("smtp://h?timeout=5").timeout) == (7, 5)
@@ -189,9 +183,6 @@ def test_change_in_place_counts(settings):
         host_of("shop")
 
 
-NO_MAILER = "must be a dict, and its OPTIONS a dict of names"
-
-
 def mailer(path: str, **options: Any) -> dict[str, Any]:
     return {"BACKEND": path, "OPTIONS": options}
 
@@ -223,7 +214,7 @@ class TestMailers:  # pragma: mailers-only
             (mailer(SMTP_BACKEND, host="h", timeout="5"), "option 'timeout' must be"),
             (mailer(HOST_BACKEND), "option 'backend' must name the backend to wrap"),
             (mailer(HOST_BACKEND, backend=CONSOLE, x=1), "Unknown options 'x'."),
-            *((each, NO_MAILER) for each in ("smtp://Kx7vQz9@h", {"OPTIONS": None})),
+            ("smtp://Kx7vQz9@h", "must be a dict, and its OPTIONS a dict of names"),
         ],
     )
     def test_refusal_names_the_setting_once(self, given, reason, settings):
