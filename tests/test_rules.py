@@ -124,12 +124,10 @@ def test_envelope_is_mail_from_and_the_header_stays(
     assert (accepted.sender, message_from_bytes(accepted.content)["From"]) == expected
 
 
-@pytest.mark.parametrize("from_email", [None, ""])
-def test_envelope_is_no_sender_of_smtp(from_email, message):
+def test_envelope_is_no_sender_of_smtp(message):
     """Django refuses a message without one."""
-    message.from_email = from_email
-    host = EmailHostsBackend("h", envelope_from=BACK)
-    assert host.apply_host(message).from_email == from_email
+    message.from_email = None
+    assert EmailHostsBackend("h", envelope_from=BACK).apply_host(message).from_email is None
 
 
 def test_outer_host_comes_before_the_one_that_it_sends_through(message, hosts):
