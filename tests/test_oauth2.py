@@ -389,11 +389,10 @@ def test_kept_connection_shows_no_token_in_a_later_reply(serve_tls, host):
     assert [*caught.value.recipients.values()] == [(550, b"not *****")]
 
 
-# What the token server does, or the path of a callable, and what the SMTP server does.
+# What the token server does, and what the SMTP server does.
 GIVE_TOKEN = {"access_token": TOKEN, "expires_in": 60}
 FAILURES: dict[str, tuple[Any, ...]] = {
     "refused by the token server": (described("invalid_client", f"{SECRET} {REFRESH}"),),
-    "callable that raises": (f"{__name__}.raise_token",),
     "refused with a challenge": (
         GIVE_TOKEN,
         always("AUTH", f"334 {b64encode(TOKEN.encode()).decode()}"),
@@ -408,10 +407,8 @@ FAILURES: dict[str, tuple[Any, ...]] = {
 def test_secrets_are_not_shown(failure, start_token_server, serve_tls, host, caplog):
     """In no frame, text or log record of a failure."""
     given, *scripts = FAILURES[failure]
-    options = {"oauth2": given}
-    if not isinstance(given, str):
-        options = built_in(start_token_server(given).url)
-    host(serve_tls(*scripts), "submissions", **options)
+    token_server = start_token_server(given)
+    host(serve_tls(*scripts), "submissions", **built_in(token_server.url))
     caplog.set_level(logging.DEBUG)
     caught = failure_of_send()
     html, text = reports_of(None, (type(caught.value), caught.value, caught.tb))

@@ -41,16 +41,13 @@ def fields(message: EmailMessage) -> tuple[list[str], list[str], list[str]]:
 
 # Recipients that might be read as somebody else, by somebody.
 NOT_SURE = [
-    *("example.org", "@example.org", "me", "<>", "\N{KELVIN SIGN}", "me@[example.org]"),
-    *("Boss@example.net", "me@sub.example.org", "me@notexample.org", "me@example.org."),
-    *("müller@example.org", "group: me@example.org;", "me@example.org you@x.example"),
-    *("me@example.org, you@x.example", "me@example.org; you@x.example"),
+    *("example.org", "<>", "me@[example.org]", "Boss@example.net", "me@sub.example.org"),
+    *("me@notexample.org", "müller@example.org", "group: me@example.org;"),
+    *("me@example.org, you@x.example", "me@example.org you@x.example", "me@example.org\r"),
     *("me.=?utf-8?q?you?=@example.org", "=?utf-8?q?you=40x=2Eexample=2C?= <me@example.org>"),
-    *("me@example.org <you@x.example>", "<you@x.example> me@example.org"),
-    *("me@example.org (comment)", "you@x.example (me@example.org)"),
+    *("me@example.org <you@x.example>", "you@x.example (me@example.org)"),
     *('"you@x.example"@example.org', '"a\\" <you@x.example>, b" <me@example.org>'),
-    *("@example.org:you@x.example", "you@x.example@example.org", '"Me"\n<me@example.org>'),
-    *("\nme@example.org", "me@example.org\r", "Me\u2028 <me@example.org>"),
+    *("@example.org:you@x.example", '"Me"\n<me@example.org>', "Me\u2028 <me@example.org>"),
 ]
 
 # Who is allowed, who gets mail then, and who does not.
