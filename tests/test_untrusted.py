@@ -57,9 +57,9 @@ def test_may_be_of_a_scheme_that_the_caller_allows_and_have_4096_characters():
 PROJECTS = ("backend://a.B", "failover:shop", "anymail+postmark:")  # with its credentials
 NO_FUNCTIONS = [["h"], [], True, lambda host: True]
 
-REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+REFUSED: list[Any] = [
     (None, {}, "^a host must be a DSN string, not NoneType$"),
-    ("smtp://h" + " " * 4089, {}, "^the DSN must have at most 4096 char"),
+    pytest.param("smtp://h" + " " * 4089, {}, "must have at most 4096 char", id="long"),
     ("locmem:", {}, "is not allowed here; allowed: smtp, .*; pass schemes= to allow it"),
     *((dsn, {}, "is not allowed here; allowed: [^;]*$") for dsn in PROJECTS),
     *((dsn, {"schemes": [dsn.partition(":")[0]]}, "cannot be allowed in") for dsn in PROJECTS),
@@ -72,9 +72,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("dsn", "options", "reason"), REFUSED, ids=lambda each: str(each)[:50]
-)
+@pytest.mark.parametrize(("dsn", "options", "reason"), REFUSED)
 def test_is_refused(dsn, options, reason):
     with pytest.raises(InvalidEmailHost, match=reason):
         connection_from_dsn(dsn, **options)
