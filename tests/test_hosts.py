@@ -30,17 +30,11 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 class Smtp(smtp.EmailBackend):
-    """One of a project, which reads the login before it can be set."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.login = (self.username, self.password)
+    """One of a project."""
 
 
 class Fixed(smtp.EmailBackend):
     """Has a login of its own."""
-
-    login = ("own", "own")
 
     def __init__(self, host: str, alias: str | None = None) -> None:
         super().__init__(host, 25, "own", "own", alias=alias)
@@ -107,7 +101,7 @@ def test_host_is_complete_and_falls_back_to_no_setting(connect):
     assert (connection.port, connection.use_tls, connection.use_ssl) == (25, False, False)
     for backend, login in (("Smtp", ""), ("Fixed", "own")):
         connection = connect(f"backend://{__name__}.{backend}?host=h")
-        assert (connection.username, connection.password) == connection.login == (login, login)
+        assert (connection.username, connection.password) == (login, login)
 
 
 def test_timeout_is_never_for_ever(connect):

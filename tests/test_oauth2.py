@@ -274,14 +274,6 @@ class TestWaiting:
                 assert again.result() == "token"
         assert number > 10  # pragma: no cover (on Python 3.10, coverage has lost track)
 
-    def test_is_not_for_itself(self):
-        """A signal handler may send mail while its own thread asks."""
-
-        def token(username, *, renew):
-            return "inner" if renew else get(Custom(token), refused="a", timeout=0.1)
-
-        assert get(Custom(token)) == "inner"
-
 
 start_smtp = starting(XOAuth2Server)
 

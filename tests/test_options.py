@@ -226,8 +226,8 @@ BAD: list[tuple[list[Any], str, str, list[Any]]] = [
     (WAYS, "ssl_cafile", "control character", ["\0"]),
     (WAYS, "local_hostname", "host name", ["a b", f"{'ü.' * 40}example"]),  # longer in ASCII
     (WAYS, SENDERS, ONE_ADDRESS, ["x"]),
-    (WAYS, "server_email", ONE_ADDRESS, ["@b", "a@b,c@d", "a@b,", "A <a@b> c", "group: a@b;"]),
-    (WAYS, "server_email", ONE_ADDRESS, ['"', "müller@b.example", f"{'Shop ' * 63}<a@b.c>"]),
+    (WAYS, "server_email", ONE_ADDRESS, ["@b", "a@b$c", "a@b,c@d", "a@b,", "A <a@b> c", '"']),
+    (WAYS, "server_email", ONE_ADDRESS, ["group: a@b;", "ü@b.c", f"{'Shop ' * 63}<a@b.c>"]),
     (WAYS, "server_email", "control character", ["A\u2028B <a@b>", "a\nb@c"]),
     (WAYS, "allowed_recipients", RECIPIENTS, [",", "@a.b", "*@a.b", "a@", "a@b@c", "A <a@b>"]),
     (WAYS, "allowed_recipients", "xn--", ["straße.example", "a@straße.example"]),

@@ -415,6 +415,16 @@ class TestCacheThatFails:
         assert take("shop", [PER_MINUTE]) == 0
         assert usage("shop", [PER_MINUTE]) == (1,)
 
+    def test_is_logged_by_one_of_those_who_ask_it_at_once(self, fail, caplog):
+        def fail_together(*args):
+            fail("incr", OSError)
+            take("shop", [PER_MINUTE])  # as another thread, meanwhile
+            raise OSError
+
+        fail("incr", fail_together)
+        take("shop", [PER_MINUTE])
+        assert len(caplog.records) == 1
+
     def test_does_not_know_the_past_for_sure(self, clock, fail):
         take("shop", [PER_DAY], 4)
         clock.now += 1440

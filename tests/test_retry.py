@@ -7,7 +7,7 @@ import pytest
 from django.core.mail.backends.base import BaseEmailBackend
 from django.dispatch import Signal
 
-from email_hosts.backends import HostBackend, can_be_retried
+from email_hosts.backends import EmailHostsBackend, HostBackend, can_be_retried
 from email_hosts.exceptions import AllHostsFailed
 from email_hosts.retry import NOT_SENT, PERHAPS
 
@@ -85,3 +85,11 @@ def test_error_of_a_receiver_says_nothing_of_a_message_of_ours(backend, expected
         backend.send_messages([])
     Provider.post_send.disconnect(receiver)
     assert can_be_retried(caught.value) is expected
+
+
+def test_mock_of_smtplib_that_loses_its_connection_may_have_taken_the_message(message):
+    with mock.patch("smtplib.SMTP", autospec=True) as mocked:
+        mocked.return_value.sendmail.side_effect = smtplib.SMTPServerDisconnected
+        with pytest.raises(smtplib.SMTPServerDisconnected) as caught:
+            EmailHostsBackend("127.0.0.1").send_messages([message])
+    assert not can_be_retried(caught.value)

@@ -14,7 +14,6 @@ from django.core.mail.backends.console import EmailBackend
 from servers import server_context
 from test_readme import the_one
 
-from email_hosts.addresses import MAX_EMAIL_ADDRESS, MAX_HOST_NAME
 from email_hosts.backends import connection_from_dsn, get_connection
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.testing import real_hosts
@@ -79,19 +78,19 @@ def test_is_refused(dsn, options, reason):
 
 
 @pytest.mark.parametrize(
-    ("option", "longest", "parser"),
+    ("option", "parser"),
     [
-        ("_server_email", MAX_EMAIL_ADDRESS, "email._header_value_parser.get_address_list"),
-        ("local_hostname", MAX_HOST_NAME, "encodings.idna.ToASCII"),
+        ("_server_email", "email._header_value_parser.get_address_list"),
+        ("local_hostname", "encodings.idna.ToASCII"),
     ],
 )
-def test_parser_whose_time_explodes_sees_no_long_value(option, longest, parser):
+def test_parser_whose_time_explodes_sees_no_long_value(option, parser):
     """It takes the cube or the square of the length."""
-    for length in (longest, longest + 1):
+    for length in (100, 400):
         dsn = f"smtp://h?{option}={'ü' * length}"
         with mock.patch(parser, side_effect=UnicodeError) as parse, suppress(InvalidEmailHost):
             connection_from_dsn(dsn)
-        assert parse.called is (length == longest)
+        assert parse.called is (length == 100)
 
 
 @pytest.fixture
