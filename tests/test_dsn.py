@@ -22,7 +22,6 @@ NO_LOGIN: dict[str, Any] = {"username": "", "password": "", "timeout": None}
 PLAIN = {"host": "h", "port": 25, "use_tls": False, "use_ssl": False, **NO_LOGIN}
 STARTTLS: dict[str, Any] = {"port": 587, "use_tls": True}
 TLS: dict[str, Any] = {"port": 465, "use_ssl": True}
-BY_FOLDER: dict[str, Any] = {"backend": FOLDER, "file_path": "a"}
 
 
 def options(text: str) -> dict[str, Any]:
@@ -48,8 +47,6 @@ ENTRIES: list[tuple[dict[str, Any], str]] = [
     (smtp("mail_1.example.com"), "smtp://Mail_1.Example.COM"),
     (smtp("::1", 2525), "smtp://[::1]:2525/"),
     (smtp("fe80::1%eth0"), "smtp://[fe80::1%25eth0] smtp://[fe80::1%eth0]"),
-    # An address behind a port is no end of a password.
-    (smtp(reply_to="a@b.example"), "smtp://h:25?_reply_to=a@b.example"),
     # Percent-encoding is undone, and a plus stays a plus.
     (smtp(username="a+b@c", password="p/a?s#s+%w:o"), "smtp://a+b%40c:p%2Fa%3Fs%23s+%25w:o@h"),
     # Other schemes.
@@ -57,14 +54,12 @@ ENTRIES: list[tuple[dict[str, Any], str]] = [
     (mailer(FOLDER, file_path="/var/out"), "file:///var/out file:/var/out"),
     (mailer(FOLDER, file_path="my mail+/out"), "file:my%20mail+/out"),
     (mailer(FAILOVER, hosts=("shop", "a,b"), retry=0.5), "failover:shop,%20a%2Cb?retry=0.5"),
-    (mailer(FAILOVER, hosts=("a",), reply_to="b@c"), "failover://a?_reply_to=b@c"),
     (mailer(FAILOVER, hosts=("a", "b"), rotate=True), "roundrobin:a,b"),
     (mailer(ANYMAIL.format("mailgun"), key="a;b?c"), "anymail+mailgun:?key=a;b?c"),
     (mailer(ANYMAIL.format("amazon_ses"), a="x@y", b=""), "anymail+amazon-ses:?a=x@y&b="),
     (mailer("a.b.C"), "backend:a.b.C"),
     # What a host does to a message is for any scheme.
-    (mailer(HOST, backend="a.b.C", reply_to="b@c"), "backend:a.b.C?_reply_to=b@c"),
-    (mailer(HOST, **BY_FOLDER, headers={"X": "1"}), "file:a?_header-X=1"),
+    (mailer(HOST, backend=FOLDER, file_path="a", headers={"X": "1"}), "file:a?_header-X=1"),
 ]
 
 
@@ -115,7 +110,6 @@ DJANGOS_SMTP = f"backend://{DJANGO.format('smtp')}?host=h"
 # What a refusal teaches ($ ends it), and DSNs without spaces that are refused like this.
 REFUSED: list[tuple[str, str]] = [
     ("no scheme", "mail.example.com Kx7vQz9:Wj4bYt2@h"),
-    ("no scheme; did you mean 'roundrobin'?", "round-robin:a,b"),
     ("no scheme; write console: with a colon", "console"),
     ("no scheme; for the host of a key, write failover: and the key; ", "shop"),
     ("no scheme; did you mean 'failover'?", "fallback:shop,club"),
@@ -124,17 +118,12 @@ REFUSED: list[tuple[str, str]] = [
     # A DSN in several strings, of which one lacks its separator
     (f"{AMPERSAND} &_reply_to=...; ", "smtp://h?_header-X-A=one_reply_to=a@example.com"),
     (f"{AMPERSAND} &_reply_to=...; ", "anymail+x:?token=Wj4bYt2_reply_to=a@example.com"),
-    (f"{AMPERSAND} &_header-NAME=", "smtp://h?local_hostname=a_header-X=b"),
     # The login would go to the domain of the sender.
     (f"{QUESTION_MARK} ?_default_from", f"{LOGIN}@h.example&_default_from_email=a@b.c"),
     (f"{QUESTION_MARK} ?_header-NAME=", f"{LOGIN}@h:587_header-X=a@b.c"),
-    (f"{QUESTION_MARK} ?_reply_to", "smtp://h&_reply_to=a@b.c file:/tmp/out_reply_to=a@b.c"),
     (f"{QUESTION_MARK} ?timeout", "smtp://h:25&timeout=5"),
     ("did you mean '_redirect_to'?", "smtp://h:2525?redirect_to=a@example.com"),
-    (
-        "write a question mark before the first option: ?option=...; ",
-        "smtp://u:p@h&_from=a@b.c",
-    ),
+    (f"{QUESTION_MARK} ?option=...; ", "smtp://u:p@h&_from=a@b.c"),
     ("a tilde does not stand for a home folder", "file:~/mail file:///~/mail"),
     ("of an option; did you mean 'api_key'?", "anymail+mailgun://?api-key=K"),
     ("'redis'; for a mail server, write submission://", "redis://h"),
@@ -144,29 +133,26 @@ REFUSED: list[tuple[str, str]] = [
     ("names no host", "smtp:// smtp://Kx7vQz9:Wj4bYt2@"),
     ("names no host; write it after submission://$", "submission:Kx7vQz9:Wj4bYt2@h"),
     ("an IPv6 address in brackets, like [2001:db8::1]$", f"{LOGIN}@::1 smtp://fe80::1%25eth0"),
-    ("the host must be a host name", "smtp://[::1 smtp://[h] smtp://h%41"),
-    ("the host must be a host name", f"smtp://[::1%25a%40b] smtp://℀.example smtp://{LONG}"),
+    (
+        "the host must be a host name",
+        f"smtp://[::1 smtp://h%41 smtp://℀.example smtp://{LONG}",
+    ),
     ("the port must be a whole number from 1 to 65535", "smtp://h:0 smtp://h:+25 smtp://h:٢٥"),
     ("the at sign and the host are missing after it", LOGIN),
     ("has a path", "smtp://h//"),
     ("has a fragment", "smtp://h# file:out#1"),
     # The login
-    ("user name and no password", "smtp://Kx7vQz9@h"),
     ("'oauth2_client_id' needs 'oauth2' beside it", "submission://me@h?oauth2_client_id=x"),
-    ("has a password and no user name", "smtp://:Kx7vQz9@h"),
     (ENCODE, "submission://Kx7vQz9:Wj4/bYt2@h submission://Kx7vQz9:Wj4?bYt2@h"),
     (ENCODE, "submission://Kx7vQz9:Wj4#bYt2@h submission://Kx7vQz9:25?Wj4bYt2@h"),
-    (ENCODE, "submission://Kx7vQz9:Wj4?bYt2&timeout=5@h:25"),
     ("the password has a percent sign without two", "submission://Kx7vQz9:Wj4%bYt2@h"),
     ("the user name is percent-encoded, but not in", "submission://Kx7%ffvQz9:Wj4bYt2@h"),
     ("the password has a control character", "submission://Kx7vQz9:Wj4%0AbYt2@h"),
-    ("option '_header-X' has a control character", "smtp://h?_header-X=Kx7vQz9%0AWj4bYt2"),
     ("the DSN has a control character", "smtp://h\ud800 smtp://u:Kx7vQz9@h\0?ssl"),
     ("in quotation marks; remove them", f'"{LOGIN}@h" \'{LOGIN}@h\' {LOGIN}@h.example"'),
     # The names of options
     ("'; did you mean 'timeout'?", "smtp://h?timout=5 smtp://h?TIMEOUT=5"),
-    (f"'; {MEANT}", "smtp://h?default_from_email=a@example.com smtp://h?_from=a@b.com"),
-    (f"'; {MEANT}", "smtp://h:25?_from=a@b.com console:?from=a@b.com failover:a?from=a@b.com"),
+    (f"'; {MEANT}", "smtp://h?default_from_email=a smtp://h:25?_from=a@b failover:a?from=a@b"),
     ("unknown option '_header'; did you mean '_header-NAME'?", "smtp://h?_header=1"),
     ("did you mean 'tls'?", "smtp://h?starttls=1"),
     ("'port'; write it after two slashes: smtp.example.com:2525$", "smtp://h?port=x"),
@@ -177,10 +163,8 @@ REFUSED: list[tuple[str, str]] = [
     (f"{NO_OPTION}; did you mean 'timeout'?; percent", f"smtp://h?timeout:5 {TOKEN}&timout=5"),
     (f"{NO_OPTION}; percent", "smtp://Kx7vQz9:?Wj4bYt2&=@h smtp://u:p@h?Kx7vQz9=a@b.com"),
     (f"{NO_OPTION}; percent", f"{TOKEN}&Wj4bYt2=x submission://u:Wj4@bY?Kx7vQz9=x@h"),
-    (NO_OPTION, "smtp://h?=5"),
     (f"{NO_OPTION}; percent-encode", "anymail+mailgun://?api_key=abc&Kx7vQz9-x"),
-    (AMPERSANDS, "smtp://h?timeout=5;ssl=1 smtp://h?ssl&?timeout=5 smtp://h?timeout=5?ssl=1"),
-    (AMPERSANDS, "smtp://h?ssl;_header-X=1 anymail+mailgun:?api_key=a?_reply_to=b@c"),
+    (AMPERSANDS, "smtp://h?timeout=5;ssl=1 smtp://h?timeout=5?ssl=1 smtp://h?ssl;_header-X=1"),
     ("' is given twice", "smtp://h?timeout=5&ssl&timeout=5 smtp://h?_header-X=1&_header-x=2"),
     ("is given twice; write rate=14/s,50000/d$", "smtp://h?rate=14/s&rate=50000/d"),
     # Other schemes

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-from collections import UserDict
 from typing import Any
 from unittest import mock
 
@@ -41,23 +40,8 @@ class Smtp(smtp.EmailBackend):
 class Fixed(smtp.EmailBackend):
     """Has a login of its own."""
 
-    login = ("own", "own")
-
     def __init__(self, host: str, alias: str | None = None) -> None:
         super().__init__(host, 25, "own", "own", alias=alias)
-
-
-class Bare(smtp.EmailBackend):
-    """Does not let Django's backend set its attributes."""
-
-    login = ("", "")
-
-    def __init__(self, host: str = "", **options: Any) -> None:
-        self.host = host
-
-
-class Several(FailoverBackend):
-    """Another one."""
 
 
 class Spare(FailoverBackend):
@@ -68,13 +52,6 @@ class Spare(FailoverBackend):
 
 
 DUMMY = "backend://django.core.mail.backends.dummy.EmailBackend"
-SEVERAL = f"backend://{__name__}.Several"
-
-
-def connect(dsn: object, **options: Any) -> Any:
-    """Return a connection to the host ``shop`` with this DSN."""
-    with override_settings(EMAIL_HOSTS={"shop": dsn}):
-        return get_connection("shop", **options)
 
 
 def test_settings_may_not_be_loaded_yet():
@@ -97,7 +74,7 @@ def test_options_of_a_call_are_for_that_connection_alone():
         ("file:out", {"file_path": __file__}, "not a directory"),  # in Django's words
         (f"backend://{__name__}.Smtp", {}, "host"),
         (f"backend://{__name__}.Smtp?host=h&use_tls=true", {"use_ssl": True}, "exclusive"),
-        (f"{SEVERAL}?hosts=a&retyr=5", {}, "unknown option 'retyr'"),
+        (f"backend://{__name__}.Spare?retyr=5", {}, "unknown option 'retyr'"),
         pytest.param(DUMMY, {"foo": "bar"}, "Unknown options 'foo'", marks=needs_mailers),
         # It may ignore what is misspelt.
         (DUMMY, {"_redirect_to": "a@b"}, "in Python, its name is 'redirect_to'$"),
@@ -105,7 +82,7 @@ def test_options_of_a_call_are_for_that_connection_alone():
         ("backend://anymail.backends.nobody.EmailBackend", {}, "nobody'$"),
     ],
 )
-def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reason):
+def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reason, connect):
     with pytest.raises(InvalidEmailHost) as caught:
         connect(dsn, **options)
     text = str(caught.value)
@@ -115,29 +92,22 @@ def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reaso
     assert caught.value.alias == "shop"
 
 
-def test_package_of_a_provider_that_is_missing_is_named(monkeypatch):
+def test_package_of_a_provider_that_is_missing_is_named(connect, monkeypatch):
     monkeypatch.setitem(sys.modules, "anymail.backends.mailgun", None)
     with pytest.raises(InvalidEmailHost, match=r"pip install 'django-anymail\[mailgun\]'"):
         connect("anymail+mailgun:")
 
 
-@override_settings(
-    EMAIL_PORT=1,
-    EMAIL_HOST_USER="global",
-    EMAIL_HOST_PASSWORD="global",
-    EMAIL_USE_TLS=True,
-    EMAIL_SSL_CERTFILE="global.pem",
-)
-def test_host_is_complete_and_falls_back_to_no_setting():
+@override_settings(EMAIL_HOST_USER="global", EMAIL_HOST_PASSWORD="global", EMAIL_PORT=1)
+def test_host_is_complete_and_falls_back_to_no_setting(connect):
     connection = connect("smtp://h")
     assert "global" not in str(vars(connection))
     assert (connection.port, connection.use_tls, connection.use_ssl) == (25, False, False)
-    for backend, login in (("Smtp", ""), ("Fixed", "own"), ("Bare", "")):
-        connection = connect(f"backend://{__name__}.{backend}?host=h")
-        assert (connection.username, connection.password) == connection.login == (login, login)
+    assert connect(f"backend://{__name__}.Smtp?host=h").login == ("", "")
+    assert connect(f"backend://{__name__}.Fixed?host=h").username == "own"
 
 
-def test_timeout_is_never_for_ever():
+def test_timeout_is_never_for_ever(connect):
     assert connect("smtp://h").timeout == 60
     with override_settings(EMAIL_TIMEOUT=7):
         assert (connect("smtp://h").timeout, connect("smtp://h?timeout=5").timeout) == (7, 5)
@@ -145,21 +115,11 @@ def test_timeout_is_never_for_ever():
         assert connect("smtp://h").timeout == 60
 
 
-def test_host_to_which_many_ways_lead_is_looked_at_once():
-    """There are 2 to the power of 60 ways, and no cycle."""
-    layers = {f"{name}{i}": f"failover:a{i + 1},b{i + 1}" for i in range(60) for name in "ab"}
-    with override_settings(EMAIL_HOSTS={**layers, "a60": "dummy:", "b60": "dummy:"}):
-        assert get_connection("a0")
-
-
 def test_host_shows_no_option_and_its_mailer_is_the_callers_to_change():
     assert repr(parse("smtp://u:Kx7vQz9@h", "shop")) == '<Host EMAIL_HOSTS["shop"]>'
-    hosts = {"a": "smtp://h?_header-X=1", "b": "backend://a.b.C?x={}"}
-    changed, expected = mailers(hosts), repr(mailers(hosts))
-    changed["a"]["OPTIONS"]["headers"].clear()
-    changed["b"]["OPTIONS"]["x"]["y"] = 1
-    changed["b"]["OPTIONS"].clear()
-    assert repr(mailers(hosts)) == expected
+    hosts = {"shop": "smtp://h?_header-X=1"}
+    mailers(hosts)["shop"]["OPTIONS"]["headers"].clear()
+    assert mailers(hosts)["shop"]["OPTIONS"]["headers"] == {"X": "1"}
 
 
 TEN: dict[Any, str] = dict.fromkeys("abcdefghij", "smtp://h")
@@ -170,7 +130,6 @@ MISSING, EMPTY = "there is no such host", "the host is empty"
     ("hosts", "problem", "known"),
     [
         ({"shop": None, "a": "smtp://h"}, EMPTY, "a"),
-        (TEN, MISSING, "a, b, c, d, e, f, g, h, i, j"),
         ({**TEN, 11: "smtp://h"}, MISSING, "a, b, c, d, e, f, g, h, i, j and others"),
         # Where there are no hosts, it is no news.
         ({"shop": "", 1: ""}, EMPTY, "none"),
@@ -210,22 +169,15 @@ def host_of(key: str) -> str:
     return str(connection.host)
 
 
-@pytest.mark.parametrize("mapping", [dict, UserDict])
-def test_change_in_place_counts(mapping, settings):
+def test_change_in_place_counts(settings):
     settings.EMAIL_HOSTS_STRICT = True
-    settings.EMAIL_HOSTS = hosts = mapping(other="smtp://h")
+    settings.EMAIL_HOSTS = hosts = {"other": "smtp://h"}
     for name in ("first", "second", "first"):
         hosts["shop"] = f"smtp://{name}"
         assert host_of("shop") == host_of("shop") == name
-    hosts["shop"] = "smtp://a?timout=5"
-    with pytest.raises(InvalidEmailHost, match="timout"):
-        host_of("shop")
     del hosts["shop"]
     with pytest.raises(EmailHostDoesNotExist, match=MISSING):
         host_of("shop")
-
-
-NO_MAILERS = ["smtp://Kx7vQz9@h", {"OPTIONS": None}, {"OPTIONS": {1: 2}}]
 
 
 def mailer(path: str, **options: Any) -> dict[str, Any]:
@@ -243,16 +195,14 @@ class TestMailers:  # pragma: mailers-only
 
     def test_mailer_comes_first(self, settings):
         """After a change, too: in place, of an option in place, and by assignment."""
-        settings.MAILERS["shop"] = mailer(DJANGO_SMTP, host="mailer", timeout=3)
+        settings.MAILERS["shop"] = mailer(DJANGO_SMTP, host="mailer")
         connection: Any = get_connection("shop")
-        assert (connection.host, connection.alias) == ("mailer", "shop")
-        assert (connection.timeout, connection.default_from_email) == (3, "")
+        assert (connection.host, connection.default_from_email) == ("mailer", "")
         assert type(connection.wrapped) is smtp.EmailBackend
         settings.MAILERS["shop"]["OPTIONS"]["host"] = "second"
         assert host_of("shop") == "second"
         settings.MAILERS = {"shop": {"OPTIONS": {"host": "third"}}}
         assert host_of("shop") == "third"
-        assert get_connection("shop").timeout == 60  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize(
         ("given", "reason"),
@@ -261,10 +211,7 @@ class TestMailers:  # pragma: mailers-only
             (mailer(SMTP_BACKEND, host="h", timeout="5"), "option 'timeout' must be"),
             (mailer(HOST_BACKEND), "option 'backend' must name the backend to wrap"),
             (mailer(HOST_BACKEND, backend=CONSOLE, x=1), "Unknown options 'x'."),
-            *(
-                (each, "must be a dict, and its OPTIONS a dict of names")
-                for each in NO_MAILERS
-            ),
+            ("smtp://Kx7vQz9@h", "must be a dict, and its OPTIONS a dict of names"),
         ],
     )
     def test_refusal_names_the_setting_once(self, given, reason, settings):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import inspect
 import json
 import logging
 import os
 import smtplib
-import socket
 import threading
-import weakref
 from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -21,8 +18,14 @@ from unittest.mock import Mock, call
 from urllib.parse import urlencode
 
 import pytest
-from conftest import SoftTimeLimitExceeded, interrupted_at_each_call, mails, run_python
-from scripted import CLOSE, always, any_of, at
+from conftest import (
+    SoftTimeLimitExceeded,
+    interrupted_at_each_call,
+    mails,
+    run_python,
+    starting,
+)
+from scripted import always, any_of, at
 from servers import XOAuth2Server
 from test_debug import reports_of
 from test_readme import the_one
@@ -43,7 +46,6 @@ SECRETS = [
     for encoded in (secret, b64encode(secret.encode()).decode().rstrip("="))
 ]
 REFUSED = smtplib.SMTPAuthenticationError
-OLD_TOKEN, NEW_TOKEN = call(USER, renew=False), call(USER, renew=True)
 
 
 def get(source, user=USER, timeout=60, **options):
@@ -70,20 +72,14 @@ def test_package_does_not_import_an_http_client():
     assert run_python("-c", code) == "False\n"
 
 
-@pytest.mark.parametrize(
-    ("grant", "more"),
-    [
-        ("client_credentials", {"client_secret": SECRET, "scope": "https://a.example/a"}),
-        ("refresh_token", {"refresh_token": REFRESH}),  # of a client without a secret
-    ],
-)
-def test_endpoint_is_asked_once_for_all_users(grant, more, start_token_server):
-    """RFC 6749, 4.4.2 and 6."""
-    server = start_token_server()
-    source = Endpoint(grant, server.url, "my-id", **more)
+def test_endpoint_is_asked_once_for_all_users(start_token_server):
+    """RFC 6749, 4.4.2."""
+    server, more = start_token_server(), {"client_secret": SECRET, "scope": "a b"}
+    source = endpoint(server.url, **more)
     assert [get(source, user) for user in ("a", "b")] == ["token-1", "token-1"]
-    assert server.forms == [{"grant_type": grant, "client_id": "my-id", **more}]
-    assert not any(secret[:7] in repr(source) for secret in (SECRET, REFRESH))
+    form = {"grant_type": "client_credentials", "client_id": "my-id", **more}
+    assert server.forms == [form]
+    assert SECRET not in repr(source)
 
 
 def described(error, text):
@@ -91,18 +87,14 @@ def described(error, text):
 
 
 def raw(*lines):
-    return lambda request: request.wfile.write("\r\n".join(lines).encode())
+    return lambda request: request.wfile.write("\r\n".join([*lines, "", ""]).encode())
 
 
 MICROSOFT = "AADSTS7000215: Invalid client secret provided.\r\nTrace ID: 1"
 NOT_OAUTH2 = "its answer ({}) is not one of OAuth 2.0; check oauth2_token_url"
-NOT_SHOWN = [
-    *({"error": text} for text in ("Kx7vQz9%2Fsecret", "a\x1b[J", "x" * 41, None)),
-    described(TOKEN, TOKEN),
-]
+NOT_SHOWN = [described(error, TOKEN) for error in (TOKEN, "a\x1b[J", "x" * 41, None)]
 NOT_JSON = [b"<html>", b"[]", b"[" * 60_000, b" " * 65_536 + b'{"access_token": "a"}']
-OK, CHUNKED = "HTTP/1.1 200 OK", "Transfer-Encoding: chunked\r\n"
-REDIRECT = ("HTTP/1.1 307 Elsewhere", "Location: http://127.0.0.1:9/", "", "")
+REDIRECT = raw("HTTP/1.1 307 Elsewhere", "Location: http://127.0.0.1:9/")
 
 
 class TestAnswer:
@@ -112,29 +104,22 @@ class TestAnswer:
         ("answer", "expected"),
         [
             (described("invalid_client", MICROSOFT), "invalid_client: AADSTS7000215"),
-            (described("invalid_grant", "AADB2C90080"), "invalid_grant: AADB2C90080"),
-            (described("invalid_grant", f"not {SECRET}"), "invalid_grant"),
             (described("invalid_grant", f"AADSTS50{TOKEN}"), "invalid_grant"),
             (described(SECRET, MICROSOFT), "AADSTS7000215"),
             ({"access_token": TOKEN, "status": 500}, NOT_OAUTH2.format(500)),
             *((each, NOT_OAUTH2.format(400)) for each in NOT_SHOWN),
             *((each, NOT_OAUTH2.format(200)) for each in (*NOT_JSON, {"access_token": 5})),
-            (raw(f"{SECRET} is no status line", "", ""), "BadStatusLine"),
-            (raw(OK, f"Content-Length: {'9' * 5000}", "", "{"), NOT_OAUTH2.format(200)),
-            (raw(OK, CHUNKED, "f" * 15, "{}"), "IncompleteRead"),
-            (raw(OK, CHUNKED, "-5", "{}"), "read length must be non-negative or -1"),
-            (raw(*REDIRECT), "it answered with a redirect (307); correct oauth2_token_url"),
+            (raw(f"{SECRET} is no status line"), "BadStatusLine"),
+            (REDIRECT, "it answered with a redirect (307); correct oauth2_token_url"),
         ],
     )
     def test_without_a_token_is_told(self, answer, expected, start_token_server):
         source = endpoint(start_token_server(answer).url, client_secret=SECRET)
         assert failure(source) == expected
 
-    def test_that_never_comes_is_told(self, start_token_server, monkeypatch):
+    def test_that_never_comes_is_told(self, start_token_server):
         server = start_token_server(lambda request: request.rfile.read())
         assert failure(endpoint(server.url), timeout=0.2) == "timed out"
-        monkeypatch.setattr(socket, "create_connection", Mock(side_effect=TimeoutError))
-        assert failure(endpoint(server.url)) == "URLError"  # it has no text
 
     @pytest.mark.parametrize(
         ("expires_in", "seconds"),
@@ -144,12 +129,9 @@ class TestAnswer:
         ],
     )
     def test_is_kept_for_a_minute_less(self, expires_in, seconds, clock, start_token_server):
-        def answer(request):
-            clock.now += 0.25
-            raw(OK, "", json.dumps({"access_token": "a", "expires_in": expires_in}))(request)
-
+        answer = {"access_token": "a", "expires_in": expires_in}
         server, asked = start_token_server(answer), []
-        for passed in (0, max(seconds - 0.5, 0), 0.25):
+        for passed in (0, max(seconds - 0.5, 0), 0.5):
             clock.now += passed
             get(endpoint(server.url))
             asked.append(len(server.forms))
@@ -167,15 +149,14 @@ def test_certificate_of_the_endpoint_is_verified(start_token_server, tls, cafile
 
 def test_proxy_gets_what_is_encrypted_and_nothing_else(start_token_server, monkeypatch):
     """The proxy of the environment."""
-    proxy = start_token_server()
+    proxy = start_token_server()  # which cannot do that
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, proxy.url.removesuffix("/token"))
     monkeypatch.delenv("no_proxy", raising=False)
     assert get(endpoint(start_token_server().url)) == "token-1"
-    assert proxy.tunnels == proxy.forms == []
+    assert proxy.forms == []
     reason = failure(endpoint("HTTPS://login.example.com/token"))
-    assert reason.endswith("login.example.com: Tunnel connection failed: 502 no")
-    assert proxy.tunnels == ["login.example.com:443"]
+    assert "login.example.com: Tunnel connection failed: 501" in reason
 
 
 def raise_token(username, *, renew):
@@ -199,46 +180,29 @@ class TestCallable:
             (raise_token, f".raise_token: it raised LookupError (line {LINE} of {__file__})"),
             (Mock(side_effect=OAuth2Error("no:\r\n old")), "unittest.mock.Mock: no: old"),
             (print, ": it cannot be called as token(username, renew=True)"),
-            (partial(print), " from functools.partial: it cannot be called"),
             (Mock(return_value={"token": TOKEN}), ": it must return a string, not dict"),
-            *(
-                (Mock(return_value=f"{TOKEN}{end}"), NO_TOKEN)
-                for end in ("\r\nRSET", " x", "é")
-            ),
+            (Mock(return_value=f"{TOKEN}\r\nRSET"), NO_TOKEN),
             (Mock(return_value=""), NO_TOKEN),
         ],
     )
     def test_what_is_no_token_is_told(self, function, reason):
         assert reason in failure(Custom(function))
 
-    @pytest.mark.parametrize("error", [SoftTimeLimitExceeded, KeyboardInterrupt])
-    def test_interruption_is_no_failure_of_the_login(self, error):
+    def test_time_limit_is_no_failure_of_the_login(self):
         """After which a failover would ask the next host."""
-        with pytest.raises(error):
-            get(Custom(Mock(side_effect=error)))
+        with pytest.raises(SoftTimeLimitExceeded):
+            get(Custom(Mock(side_effect=SoftTimeLimitExceeded)))
 
 
 class TestKept:
     """Tokens are of a process, and each is fetched by one thread."""
 
-    def test_none_is_left_if_its_renewal_fails(self, start_token_server):
-        answers = [{"access_token": text, "expires_in": 3600} for text in ("a", "b")]
-        source = endpoint(start_token_server(answers[0], {"error": "no"}, answers[1]).url)
-        assert get(source) == "a"
-        with pytest.raises(OAuth2Error):
-            get(source, refused="a")
-        assert get(source) == "b"
-
-    def test_nothing_is_left_of_the_oldest(self, start_token_server, monkeypatch):
+    def test_oldest_makes_room(self, start_token_server, monkeypatch):
         monkeypatch.setattr(oauth2, "MAX_KEPT", 2)
         server = start_token_server()
-        sources = [endpoint(server.url, client_id=str(number)) for number in range(5)]
-        for source in sources:
-            get(source)
-        kept = [weakref.ref(source) for source in sources]
-        del source, sources
-        gc.collect()
-        assert [ref() is not None for ref in kept] == [False, False, False, True, True]
+        for client in "abccba":
+            get(endpoint(server.url, client))
+        assert [form["client_id"] for form in server.forms] == [*"abca"]
 
     def test_of_eight_threads_one_asks_and_the_next_after_a_failure(self, start_token_server):
         answers = {"error": "no"}, {"access_token": "token", "expires_in": 3600}
@@ -255,35 +219,25 @@ class TestKept:
         assert len(server.forms) == 2
 
 
-class Hanging:
-    """A callable whose first call lasts until ``end`` is set. It need not be hashable."""
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self):
-        self.begun, self.end = threading.Event(), threading.Event()
-
-    def __call__(self, username, *, renew):
-        is_first = not self.begun.is_set()
-        self.begun.set()
-        assert not is_first or self.end.wait(60)
-        return "token"
-
-
 class TestWaiting:
     """Nobody waits in vain for a thread that asks."""
 
     @pytest.fixture
     def hanging(self):
         """A source that another thread is asking."""
-        function = Hanging()
+        begun, end = threading.Event(), threading.Event()
+
+        def token(username, *, renew):
+            if not begun.is_set():
+                begun.set()
+                assert end.wait(60)
+            return "token"
+
         with ThreadPoolExecutor(1) as threads:
-            first = threads.submit(get, Custom(function))
-            assert function.begun.wait(60)
-            try:
-                yield Custom(function)
-            finally:
-                function.end.set()
+            first = threads.submit(get, Custom(token))
+            assert begun.wait(60)
+            yield Custom(token)
+            end.set()
             assert first.result() == "token"
 
     def test_is_not_for_another_token_or_longer_than_the_timeout(self, hanging):
@@ -320,20 +274,8 @@ class TestWaiting:
                 assert again.result() == "token"
         assert number > 10  # pragma: no cover (on Python 3.10, coverage has lost track)
 
-    def test_is_not_for_itself(self):
-        """A signal handler may send mail while its own thread asks."""
 
-        def token(username, *, renew):
-            return "inner" if renew else get(Custom(token), refused="a", timeout=0.1)
-
-        assert get(Custom(token)) == "inner"
-
-
-@pytest.fixture
-def start_smtp(tls):
-    """Start an SMTP server that takes these tokens."""
-    with ExitStack() as stack:
-        yield lambda *good: stack.enter_context(XOAuth2Server(tokens=good, context=tls))
+start_smtp = starting(XOAuth2Server)
 
 
 @pytest.fixture
@@ -357,7 +299,6 @@ def host(cafile, settings):
         settings.EMAIL_HOSTS = {
             "shop": f"{dsn}?{urlencode({**given, **options})}",
             "spare": "console:",
-            "all": "failover:shop",
             "both": "failover:shop,spare",
         }
         return partial(get_connection, "shop")
@@ -365,12 +306,15 @@ def host(cafile, settings):
     return host
 
 
-def built_in(url, grant="client_credentials"):
+def built_in(url):
     """Return the options of a host that asks for its tokens at this URL."""
-    options = {"oauth2": grant, "oauth2_token_url": url, "oauth2_client_id": "my-id"}
-    if grant == "refresh_token":
-        options["oauth2_refresh_token"] = REFRESH
-    return {**options, "oauth2_client_secret": SECRET}
+    return {
+        "oauth2": "refresh_token",
+        "oauth2_token_url": url,
+        "oauth2_client_id": "my-id",
+        "oauth2_client_secret": SECRET,
+        "oauth2_refresh_token": REFRESH,
+    }
 
 
 @pytest.mark.parametrize(
@@ -390,15 +334,15 @@ def test_renewal_is_tried_once(reply, given, logins, error, serve_tls, host):
         host(server, "submissions")(oauth2=tokens).send_messages(mails("a"))
     assert type(caught.value) is error
     assert TOKEN not in f"{caught.value} {caught.value.__context__}"
-    assert tokens.mock_calls == [OLD_TOKEN, NEW_TOKEN][: len(given)]
+    assert tokens.mock_calls == [call(USER, renew=False), call(USER, renew=True)][: len(given)]
     assert server.connections == logins
 
 
 def test_missing_token_is_a_login_that_failed(serve_tls, start_token_server, host, caplog):
     """The error says why, without secrets."""
     reason = "no OAuth 2.0 token from 127.0.0.1: invalid_client: AADSTS7000215"
-    refusal = {"error": "invalid_client", "error_description": f"AADSTS7000215: {SECRET}"}
-    connect = host(serve_tls(), "submissions", **built_in(start_token_server(refusal).url))
+    token_server = start_token_server(described("invalid_client", f"AADSTS7000215: {SECRET}"))
+    connect = host(serve_tls(), "submissions", **built_in(token_server.url))
     with pytest.raises(REFUSED) as caught:
         connect().send_messages(mails("a"))
     assert str(caught.value) == reason
@@ -412,15 +356,19 @@ def test_missing_token_is_a_login_that_failed(serve_tls, start_token_server, hos
 @pytest.mark.parametrize(
     "name", ["username", "oauth2_client_id", "oauth2_client_secret", "oauth2_scope"]
 )
-def test_kept_connection_is_for_the_same_options(name, start_smtp, start_token_server, host):
-    server, token_server = start_smtp("token-1", "token-2"), start_token_server()
-    options = built_in(token_server.url, "refresh_token")
-    connect = host(server, **options, conn_max_age=60)
+def test_kept_connection_is_for_the_same_options(
+    name, start_smtp, start_token_server, host, tls
+):
+    server = start_smtp(tokens=["token-1", "token-2"], context=tls)
+    token_server = start_token_server()
+    connect = host(server, **built_in(token_server.url), conn_max_age=60)
     for changed in ({}, {}, {name: "x"}):
         connect(**changed).send_messages(mails("a"))
     assert [(one.user, one.tls) for one in server.received][:2] == [(USER, True)] * 2
     assert (len(server.logins), len(server.received)) == (2, 3)
-    assert token_server.forms[0]["refresh_token"] == REFRESH
+    # RFC 6749, 6.
+    form = {"grant_type": "refresh_token", "client_id": "my-id", "client_secret": SECRET}
+    assert token_server.forms[0] == {**form, "refresh_token": REFRESH}
 
 
 def test_kept_connection_shows_no_token_in_a_later_reply(serve_tls, host):
@@ -433,55 +381,46 @@ def test_kept_connection_shows_no_token_in_a_later_reply(serve_tls, host):
     assert [*caught.value.recipients.values()] == [(550, b"not *****")]
 
 
-# What the token server does, or the path of a callable, and what the SMTP server does.
+# What the token server does, and what the SMTP server does.
 GIVE_TOKEN = {"access_token": TOKEN, "expires_in": 60}
-REPEATED = {"error": "invalid_client", "error_description": f"{SECRET} {REFRESH}"}
 FAILURES: dict[str, tuple[Any, ...]] = {
-    "refused by the token server": (REPEATED,),
-    "lost by the token server": (lambda request: request.connection.shutdown(2),),
-    "callable that raises": (f"{__name__}.raise_token",),
+    "refused by the token server": (described("invalid_client", f"{SECRET} {REFRESH}"),),
     "refused with a challenge": (
         GIVE_TOKEN,
         always("AUTH", f"334 {b64encode(TOKEN.encode()).decode()}"),
         always("", f"535 no {TOKEN}"),
     ),
     "bad challenge": (GIVE_TOKEN, always("AUTH", "334 !!!notb64=a")),
-    "later": (GIVE_TOKEN, always("AUTH", f"454 {TOKEN}")),
-    "lost": (GIVE_TOKEN, always("AUTH", CLOSE)),
     "MAIL refused": (GIVE_TOKEN, always("MAIL", f"550 no {TOKEN}")),
 }
 
 
-@pytest.mark.parametrize("key", ["shop", "all"])
 @pytest.mark.parametrize("failure", FAILURES)
-def test_secrets_are_not_shown(failure, key, start_token_server, serve_tls, host, caplog):
+def test_secrets_are_not_shown(failure, start_token_server, serve_tls, host, caplog):
     """In no frame, text or log record of a failure."""
     given, *scripts = FAILURES[failure]
-    options = {"oauth2": given}
-    if not isinstance(given, str):
-        options = built_in(start_token_server(given).url, "refresh_token")
-    host(serve_tls(*scripts), "submissions", **options)
+    token_server = start_token_server(given)
+    host(serve_tls(*scripts), "submissions", **built_in(token_server.url))
     caplog.set_level(logging.DEBUG)
-    caught = failure_of(key)
+    caught = failure_of_send()
     html, text = reports_of(None, (type(caught.value), caught.value, caught.tb))
     shown = [*(tool(caught) for tool in TOOLS), html, text, caplog.text]
     assert [secret for secret in [*SECRETS, USER] for one in shown if secret in one] == []
 
 
-def failure_of(key):
-    """Return how a send fails. This frame holds no secret."""
+def failure_of_send():
+    """Send from a frame that holds no secret. Return the error."""
     with pytest.raises(OSError) as caught:  # noqa: PT011
-        get_connection(key).send_messages(mails("a"))
+        get_connection("shop").send_messages(mails("a"))
     return caught
 
 
 def test_function_of_the_readme_keeps_its_token_and_renews_it(
-    ca, start_token_server, start_smtp, host, monkeypatch, tmp_path
+    ca, tls, start_token_server, start_smtp, host, monkeypatch, tmp_path
 ):
     """With google-auth. It tells why there is no token."""
     answers = [{"access_token": f"token-{number}", "expires_in": 3600} for number in (1, 2)]
-    refusal = {"error": "invalid_grant", "error_description": "AADSTS7: no"}
-    token_server = start_token_server(*answers, refusal)
+    token_server = start_token_server(*answers, described("invalid_grant", "AADSTS7: no"))
     key = ca.issue_cert("shop", key_type=KeyType.RSA).private_key_pem.bytes().decode()
     account = {"client_email": "shop@project.example", "private_key": key}
     path = tmp_path / "account.json"
@@ -489,7 +428,7 @@ def test_function_of_the_readme_keeps_its_token_and_renews_it(
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
     module = ModuleType("google")
     exec(the_one("# shop/google.py"), vars(module))
-    server = start_smtp()
+    server = start_smtp(tokens=[], context=tls)
     for good in ("token-1", "token-1", "token-2"):
         server.tokens = {good}
         host(server)(oauth2=module.token).send_messages(mails("a"))

@@ -41,16 +41,13 @@ def fields(message: EmailMessage) -> tuple[list[str], list[str], list[str]]:
 
 # Recipients that might be read as somebody else, by somebody.
 NOT_SURE = [
-    *("example.org", "@example.org", "me", "<>", "\N{KELVIN SIGN}", "me@[example.org]"),
-    *("Boss@example.net", "me@sub.example.org", "me@notexample.org", "me@example.org."),
-    *("müller@example.org", "group: me@example.org;", "me@example.org you@x.example"),
-    *("me@example.org, you@x.example", "me@example.org; you@x.example"),
+    *("example.org", "<>", "me@[example.org]", "Boss@example.net", "me@sub.example.org"),
+    *("me@notexample.org", "müller@example.org", "group: me@example.org;"),
+    *("me@example.org, you@x.example", "me@example.org you@x.example", "me@example.org\r"),
     *("me.=?utf-8?q?you?=@example.org", "=?utf-8?q?you=40x=2Eexample=2C?= <me@example.org>"),
-    *("me@example.org <you@x.example>", "<you@x.example> me@example.org"),
-    *("me@example.org (comment)", "you@x.example (me@example.org)"),
+    *("me@example.org <you@x.example>", "you@x.example (me@example.org)"),
     *('"you@x.example"@example.org', '"a\\" <you@x.example>, b" <me@example.org>'),
-    *("@example.org:you@x.example", "you@x.example@example.org", '"Me"\n<me@example.org>'),
-    *("\nme@example.org", "me@example.org\r", "Me\u2028 <me@example.org>"),
+    *("@example.org:you@x.example", '"Me"\n<me@example.org>', "Me\u2028 <me@example.org>"),
 ]
 
 # Who is allowed, who gets mail then, and who does not.
@@ -116,16 +113,11 @@ class TestHeaders:
         message = new_message(to=[to], headers={"x-original-to": "mine"})
         assert redirected(message).message().get_all(ORIGINAL) == [shown]
 
-    @pytest.mark.parametrize(
-        "name",
-        [
-            *("To", "CC", "Bcc", "Resent-To", "resent-cc", "Resent-Bcc", "To "),
-            *("X-SMTPAPI", "X-MSYS-API", "X-MC-BccAddress"),
-        ],
-    )
     @pytest.mark.parametrize(("to", "shown"), [("a@x.example", QA), ("boss@example.net",) * 2])
-    def test_with_recipients_are_left_out(self, name, to, shown, new_message):
-        headers = {name: "you@x.example", "X-Shop": "1"}
+    def test_with_recipients_are_left_out(self, to, shown, new_message):
+        names = "To CC Bcc Resent-To resent-cc Resent-Bcc X-SMTPAPI X-MSYS-API X-MC-BccAddress"
+        others = dict.fromkeys([*names.split(), "To "], "you@x.example")
+        headers = {**others, "X-Shop": "1"}
         message = new_message(to=[to], headers={**headers})
         found = redirected(message).message()
         assert b"you@x.example" not in found.as_bytes()
@@ -181,33 +173,21 @@ def test_message_whose_recipients_cannot_be_replaced_is_refused(kind):
         redirected(kind("Hello", to=["a@x.example"]))
 
 
-class TestFailover:
+def test_next_host_redirects_the_message_of_the_caller(
+    serve, closed_port, settings, new_message
+):
     """Each host has its own idea of who may get mail."""
-
-    @pytest.fixture(autouse=True)
-    def server(self, serve, closed_port, settings):
-        server = serve()
-        spare = f"smtp://127.0.0.1:{server.port}?_redirect_to=spare@example.com"
-        settings.EMAIL_HOSTS = {
-            "down": f"smtp://127.0.0.1:{closed_port}?_redirect_to={QA}",
-            "spare": f"{spare}&_allowed_recipients=x.example",
-            "plain": f"smtp://127.0.0.1:{server.port}",
-            "all": "failover:down,spare,plain",
-        }
-        return server
-
-    def test_next_host_redirects_the_message_of_the_caller(self, server, new_message):
-        people = ["me@example.org", "you@x.example"]
-        assert get_connection("all").send_messages([new_message(to=people)]) == 1
-        (received,) = server.accepted
-        assert received.recipients == ("spare@example.com", "you@x.example")
-        assert b"X-Original-To: me@example.org, you@x.example" in received.content
-
-    def test_refused_message_is_not_for_the_next_host(self, server, message):
-        message.merge_data = {}
-        with pytest.raises(InvalidEmailHost, match=r'\["spare"\]: .*merge_data'):
-            get_connection("all").send_messages([message])
-        assert server.accepted == []
+    server, people = serve(), ["me@example.org", "you@x.example"]
+    spare = f"smtp://127.0.0.1:{server.port}?_redirect_to=spare@example.com"
+    settings.EMAIL_HOSTS = {
+        "down": f"smtp://127.0.0.1:{closed_port}?_redirect_to={QA}",
+        "spare": f"{spare}&_allowed_recipients=x.example",
+        "all": "failover:down,spare",
+    }
+    assert get_connection("all").send_messages([new_message(to=people)]) == 1
+    (received,) = server.accepted
+    assert received.recipients == ("spare@example.com", "you@x.example")
+    assert b"X-Original-To: me@example.org, you@x.example" in received.content
 
 
 LAZY = gettext_lazy("a@x.example")

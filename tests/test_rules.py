@@ -32,10 +32,6 @@ class Relay(EmailBackend):
     """A project's own."""
 
 
-class Unset:
-    """Anymail's "not set" is a class."""
-
-
 # The options of a host, a message, and what of it is sent in which way.
 RULES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     # The sender is the host's unless the message names its own.
@@ -57,7 +53,8 @@ RULES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     # Bounces go where the host says unless the message says something.
     (BOUNCES, {}, {"envelope_sender": BACK, "from_email": PROJECT}),
     *((BOUNCES, {"envelope_sender": each}, {"envelope_sender": BACK}) for each in (None, "")),
-    (BOUNCES, {"envelope_sender": Unset}, {"envelope_sender": BACK}),
+    # Anymail's "not set" is a class.
+    (BOUNCES, {"envelope_sender": type}, {"envelope_sender": BACK}),
     (BOUNCES, {"envelope_sender": ME}, {"envelope_sender": ME}),
     (BOUNCES, {"extra_headers": {"FROM": ME}}, {"envelope_sender": None}),
 ]
@@ -127,12 +124,10 @@ def test_envelope_is_mail_from_and_the_header_stays(
     assert (accepted.sender, message_from_bytes(accepted.content)["From"]) == expected
 
 
-@pytest.mark.parametrize("from_email", [None, ""])
-def test_envelope_is_no_sender_of_smtp(from_email, message):
+def test_envelope_is_no_sender_of_smtp(message):
     """Django refuses a message without one."""
-    message.from_email = from_email
-    host = EmailHostsBackend("h", envelope_from=BACK)
-    assert host.apply_host(message).from_email == from_email
+    message.from_email = None
+    assert EmailHostsBackend("h", envelope_from=BACK).apply_host(message).from_email is None
 
 
 def test_outer_host_comes_before_the_one_that_it_sends_through(message, hosts):

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 
-class TokenServer:
+class TokenServer(ThreadingHTTPServer):
     """Gives these answers in turn, while its ``with`` block runs, and the last one for ever.
 
     Without answers, the tokens are token-1, token-2, and so on, each good for an hour. An
@@ -18,57 +18,46 @@ class TokenServer:
     """
 
     def __init__(self, *answers):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/token"
+        self.answers = answers
         self.requests: list[Any] = []  # each with its body
         self.forms: list[dict[str, str]] = []
-        self.tunnels: list[str] = []  # that it was asked for, as a proxy
-        self._answers: tuple[Any, ...] = answers
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                server.answer(self)
-
-            def do_CONNECT(self):
-                server.tunnels.append(self.path)
-                self.send_error(502, "no")
-
-            def log_message(self, *args):
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/token"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=[0.01])
 
     def __enter__(self):
-        self._thread.start()
+        threading.Thread(target=self.serve_forever, args=[0.01]).start()
         return self
 
     def __exit__(self, *exc_info):
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.shutdown()
+        self.server_close()
 
     def start_tls(self, context):
         """Speak HTTPS from now on. Nobody may be connected yet."""
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
         self.url = self.url.replace("http:", "https:")
 
-    def answer(self, request):
-        """Answer one request."""
-        request.body = request.rfile.read(int(request.headers["Content-Length"]))
-        self.requests.append(request)
-        self.forms.append(dict(parse_qsl(request.body.decode())))
-        number = len(self.forms)
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self):
+        server: Any = self.server
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        server.requests.append(self)
+        server.forms.append(dict(parse_qsl(self.body.decode())))
+        number = len(server.forms)
         answer: Any = {"access_token": f"token-{number}", "expires_in": 3600}
-        if self._answers:
-            answer = self._answers[min(number, len(self._answers)) - 1]
+        if server.answers:
+            answer = server.answers[min(number, len(server.answers)) - 1]
         if callable(answer):
-            answer(request)
+            answer(self)
             return
         status = 200
         if isinstance(answer, dict):
             status = answer.get("status", 400 if "error" in answer else 200)
             answer = json.dumps(answer).encode()
-        request.send_response(status)
-        request.end_headers()
-        request.wfile.write(answer)
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *args):
+        """Say nothing."""
