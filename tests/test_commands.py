@@ -3,7 +3,6 @@
 import queue
 import re
 import signal
-import smtplib
 import sys
 import threading
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 from conftest import Recorder, needs_mailers, start_worker
-from django.conf import settings as django_settings
 from django.core.mail.backends.smtp import EmailBackend as DjangoBackend
 from django.core.management import CommandError, ManagementUtility, call_command
 from django.test import override_settings
@@ -58,26 +56,16 @@ def rows(lines):
     return [re.sub(" [0-9]+ ms", "", re.sub("  +", " | ", line)) for line in lines[1:]]
 
 
-ERRORS = {
-    "exit": SystemExit(),
-    "odd": RuntimeError("\x1b[2J on\none line"),
-    "text": smtplib.SMTPConnectError(554, "no bytes"),
-}
-
-
 class Several(FailoverBackend):
     """One of a project."""
 
 
-class Odd(Recorder):
-    """Takes no message, or raises something."""
-
+class TakesNothing(Recorder):
     answer = 0
-    failure: Any = None
 
-    def __init__(self, error="", **options):
-        super().__init__(**options)
-        self.failure = ERRORS.get(error)
+
+class Odd(Recorder):
+    failure: Any = RuntimeError("\x1b[2J on\none line")
 
 
 @pytest.fixture
@@ -103,12 +91,11 @@ def hosts(start_server, serve, tls, ca, cafile, closed_port):
         "half": "roundrobin:scheme,closed,works?_default_from_email=\u202eX <x@example.com>",
         "good": "failover:works,local",
         "bad": "failover:closed,scheme",
-        "worse": "failover:bad,closed",
         "itself": f"backend://{__name__}.Several?hosts=works,ring",
         "ring": "failover:itself",
-        "none": f"backend://{__name__}.Odd",
+        "none": f"backend://{__name__}.TakesNothing",
+        "odd": f"backend://{__name__}.Odd",
         "empty": "",
-        **{error: f"backend://{__name__}.Odd?error={error}" for error in ERRORS},
     }
 
 
@@ -127,7 +114,6 @@ STATUSES = {
     "half": r" | - | - | \u202eX <x@example.com> | scheme: unknown scheme ",
     "good": "; local: OK, no server to connect to",
     "bad": " | closed: Connection refused; scheme: unknown scheme ",
-    "worse": " | bad: closed: Connection refused; scheme: unknown scheme ",
     "itself": "itself -> ring -> itself",
     "ring": "ring -> itself -> ring",
 }
@@ -135,17 +121,6 @@ STATUSES = {
 
 class TestSend:
     """sendtestemailhosts HOST[,HOST...] EMAIL [EMAIL...]"""
-
-    @pytest.mark.parametrize(
-        ("kind", "told"),
-        [("dummy", ["shop is a dummy host, so nobody gets it."]), ("file", [])],
-    )
-    def test_says_that_nobody_gets_it(self, kind, told, tmp_path, capsys):
-        with override_settings(
-            EMAIL_HOSTS={"shop": f"{kind}:{tmp_path if kind == 'file' else ''}"}
-        ):
-            call_command(SEND, "shop", TO)
-        assert capsys.readouterr().out.splitlines()[1:] == told
 
     COMMAND = (SEND, "shop", TO, "b@x.net")
 
@@ -168,34 +143,27 @@ class TestSend:
         hosts = {"shop": f"smtp://127.0.0.1:{server.port}?{redirect}"}
         _, (printed,) = run(*self.COMMAND, hosts=hosts)
         assert "to qa@example.com, b@x.net, because the host redirects" in printed
-        server.refused.add("qa@example.com")
-        _, lines = run(*self.COMMAND, hosts=hosts)
-        assert lines == ["Sent a test message through shop to b@x.net."]
+
+    def test_says_that_nobody_gets_it(self):
+        _, (_, *told) = run(*self.COMMAND, hosts={"shop": "dummy:"})
+        assert told == ["shop is a dummy host, so nobody gets it."]
 
     @pytest.mark.parametrize(
         ("key", "recipients", "told"),
         [
             ("x", [TO], "x: not sent: .*known hosts: works, local, .* and others$"),
-            (LOGIN_DSN, [TO], r"\(a DSN\): not sent: the key of a host must not be a DSN"),
             ("empty", [TO], "empty: not sent: the host is empty"),
-            ("itself", [TO], "itself: not sent: .* cycle: itself -> ring -> itself$"),
             ("works", [TO], "works: not sent: recipients refused: 550 5.1.1 no such mailbox$"),
             ("works", [TO, "b@x.net"], f"works: refused {TO}: 550 5.1.1 no such mailbox$"),
             ("local, works, none", [TO], "2 of 3 failed: works, none$"),
             ("none", [TO], "none: not sent: the backend took no message$"),
             ("odd", [TO], r"odd: not sent: RuntimeError: \\x1b\[2J on one line$"),
-            ("text", [TO], "text: not sent: 554 no bytes$"),
-            ("works", ["a@b\nc@d"], r"Recipient 'a@b\\nc@d' must be one email address"),
             ("works", [LOGIN_DSN], r"Recipient '\(a DSN\)' must be one email address"),
         ],
     )
     def test_says_what_was_not_sent(self, key, recipients, told, hosts):
         message, _ = run(SEND, key, *recipients, hosts=hosts)
         assert re.match(told, message)
-
-    def test_error_that_is_not_of_mail_is_raised(self, hosts):
-        with pytest.raises(SystemExit):
-            run(SEND, "exit", TO, hosts=hosts)
 
 
 def own(username, *, renew):  # pragma: no cover
@@ -290,16 +258,10 @@ class TestConnect:
     def test_says_whether_each_host_works(self, hosts):
         assert rows(check(hosts, "local", "works", connect=True)[1])[1].endswith(" | OK")
         message, lines = check(hosts, connect=True)
-        failed = (
-            "closed, login, tls, cert, name, silent, busy, scheme, bad, worse, itself, ring"
-        )
-        assert message == f"12 of 21 failed: {failed}"
+        failed = "closed, login, tls, cert, name, silent, busy, scheme, bad, itself, ring"
+        assert message == f"11 of 18 failed: {failed}"
         told = {line.partition(" ")[0]: line for line in rows(lines)}
         assert all(status in told[key] for key, status in STATUSES.items())
-
-    def test_is_none_to_hosts_that_tests_capture(self):
-        _, lines = check(django_settings.EMAIL_HOSTS, connect=True)
-        assert [line[-2:] for line in rows(lines)] == ["OK", "OK"]
 
     @needs_mailers
     def test_tries_mailers_with_our_backends_too(self, start_server):  # pragma: mailers-only
@@ -393,13 +355,9 @@ class TestFromSettings:
     """checkemailhosts --from-settings [--show-password]"""
 
     def shown(self, *options, **settings):
-        out = StringIO()
-        try:
-            with override_settings(**settings):
-                call_command("checkemailhosts", "--from-settings", *options, stdout=out)
-        except CommandError as error:
-            return str(error)
-        return out.getvalue().removesuffix("\n")
+        with override_settings(**settings):
+            message, lines = check({}, "--from-settings", *options)
+        return message or lines[0]
 
     @pytest.mark.parametrize(
         ("settings", "expected"),
@@ -408,7 +366,6 @@ class TestFromSettings:
             ({"EMAIL_HOST": "h.", "EMAIL_PORT": "465", "EMAIL_USE_SSL": 1}, "submissions://h"),
             (FILES, "smtp://localhost?ssl_certfile=/etc/a%20b.pem&ssl_keyfile=/etc/k%26.pem"),
             (WITH_LOGIN, "smtp://*****:*****@localhost"),
-            ({"EMAIL_HOST_USER": SECRETS[0]}, "smtp://localhost"),
             # No DSN stands for these.
             (BOTH, "EMAIL_USE_SSL and EMAIL_USE_TLS are mutually exclusive"),
             ({"EMAIL_PORT": None}, "EMAIL_PORT must be a whole number from 1 to 65535"),
