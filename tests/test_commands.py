@@ -3,6 +3,7 @@
 import queue
 import re
 import signal
+import smtplib
 import sys
 import threading
 from functools import partial
@@ -56,16 +57,26 @@ def rows(lines):
     return [re.sub(" [0-9]+ ms", "", re.sub("  +", " | ", line)) for line in lines[1:]]
 
 
+ERRORS = {
+    "exit": SystemExit(),
+    "odd": RuntimeError("\x1b[2J on\none line"),
+    "text": smtplib.SMTPConnectError(554, "no bytes"),
+}
+
+
 class Several(FailoverBackend):
     """One of a project."""
 
 
-class TakesNothing(Recorder):
-    answer = 0
-
-
 class Odd(Recorder):
-    failure: Any = RuntimeError("\x1b[2J on\none line")
+    """Takes no message, or raises something."""
+
+    answer = 0
+    failure: Any = None
+
+    def __init__(self, error="", **options):
+        super().__init__(**options)
+        self.failure = ERRORS.get(error)
 
 
 @pytest.fixture
@@ -93,9 +104,9 @@ def hosts(start_server, serve, tls, ca, cafile, closed_port):
         "bad": "failover:closed,scheme",
         "itself": f"backend://{__name__}.Several?hosts=works,ring",
         "ring": "failover:itself",
-        "none": f"backend://{__name__}.TakesNothing",
-        "odd": f"backend://{__name__}.Odd",
+        "none": f"backend://{__name__}.Odd",
         "empty": "",
+        **{error: f"backend://{__name__}.Odd?error={error}" for error in ERRORS},
     }
 
 
@@ -157,6 +168,7 @@ class TestSend:
             ("works", [TO, "b@x.net"], f"works: refused {TO}: 550 5.1.1 no such mailbox$"),
             ("local, works, none", [TO], "2 of 3 failed: works, none$"),
             ("none", [TO], "none: not sent: the backend took no message$"),
+            ("text", [TO], "text: not sent: 554 no bytes$"),
             ("odd", [TO], r"odd: not sent: RuntimeError: \\x1b\[2J on one line$"),
             ("works", [LOGIN_DSN], r"Recipient '\(a DSN\)' must be one email address"),
         ],
@@ -164,6 +176,10 @@ class TestSend:
     def test_says_what_was_not_sent(self, key, recipients, told, hosts):
         message, _ = run(SEND, key, *recipients, hosts=hosts)
         assert re.match(told, message)
+
+    def test_error_that_is_not_of_mail_is_raised(self, hosts):
+        with pytest.raises(SystemExit):
+            run(SEND, "exit", TO, hosts=hosts)
 
 
 def own(username, *, renew):  # pragma: no cover
@@ -259,7 +275,7 @@ class TestConnect:
         assert rows(check(hosts, "local", "works", connect=True)[1])[1].endswith(" | OK")
         message, lines = check(hosts, connect=True)
         failed = "closed, login, tls, cert, name, silent, busy, scheme, bad, itself, ring"
-        assert message == f"11 of 18 failed: {failed}"
+        assert message == f"11 of 20 failed: {failed}"
         told = {line.partition(" ")[0]: line for line in rows(lines)}
         assert all(status in told[key] for key, status in STATUSES.items())
 

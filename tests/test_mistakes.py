@@ -14,7 +14,6 @@ import pytest
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
 from django.core.management import CommandError, call_command
-from django.utils.module_loading import import_string
 
 from email_hosts.backends import (
     EmailHostsBackend,
@@ -26,7 +25,6 @@ from email_hosts.backends import (
 )
 from email_hosts.checks import check_hosts
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost, OAuth2Error
-from email_hosts.schemes import PROVIDERS
 from email_hosts.testing import real_hosts
 
 PASSWORD = "Wj4bYt2"
@@ -48,7 +46,6 @@ NO_FLAG: Any = {"fail_silently": 2}
 A_FLAG = "'fail_silently' must be True or False, not "
 A_KEY = "the key of a host must not be a DSN; give the DSN a key in "
 NO_KEYS = [DSN, "failover:shop,spare", "console:"]
-A_CLASS = "must be the class of a mail backend"
 
 # How an answer begins, and calls that get it. Of options, the call is named, not the setting.
 MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
@@ -64,9 +61,11 @@ MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     (f"{NO_PATH} a DSN; write the DSN in EMAIL_HOSTS", [lambda: HostBackend(DSN)]),
     (NO_PATH, [partial(HostBackend, each) for each in NO_PATHS]),
     ("backend 'no.such' cannot be imported: No module ", [lambda: HostBackend("no.such")]),
-    (f"backend 'os.path' {A_CLASS}", [lambda: HostBackend("os.path")]),
-    (f"backend 'os.path.join' {A_CLASS}", [lambda: HostBackend("os.path.join")]),
-    (f"backend 'builtins.dict' {A_CLASS}", [lambda: HostBackend("builtins.dict")]),
+    (
+        "backend 'os.path' must be the class of a mail backend",
+        [lambda: HostBackend("os.path")],
+    ),
+    ("backend 'builtins.dict' must be the cl", [lambda: HostBackend("builtins.dict")]),
 ]
 
 
@@ -229,83 +228,53 @@ def problems(settings, dsn):
 
 INVALID = 'E002 EMAIL_HOSTS["news"]:'
 
-# What each provider needs, in the order in which Anymail asks for it.
+# Of each kind one, with what it needs, in the order in which Anymail asks for it.
 NEEDED = {
-    "amazon-ses": (),
-    "mailersend": ("api_token",),
-    "mailjet": ("api_key", "secret_key"),
-    "mailtrap": ("api_token",),
-    "postal": ("api_key", "api_url"),
-    "postmark": ("server_token",),
-    "scaleway": ("secret_key", "project_id"),
-    "unisender-go": ("api_key", "api_url"),
+    "mailgun": ["api_key"],
+    "mailjet": ["api_key", "secret_key"],
+    "postmark": ["server_token"],
+    "unisender-go": ["api_key", "api_url"],
 }
 
 
-@pytest.mark.filterwarnings("ignore:django-anymail has dropped")  # SendGrid
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("provider", NEEDED)
 class TestProvider:
     """A mistake in the options of a provider, whose package has other words for it."""
 
-    @pytest.fixture(autouse=True)
-    def importable(self, provider):
-        try:
-            import_string(f"anymail.backends.{provider.replace('-', '_')}.EmailBackend")
-        except ImportError as error:  # Amazon SES needs boto3, and Mailtrap a newer Anymail
-            pytest.skip(str(error))
-
     @pytest.fixture
     def complete(self, provider):
-        needed = NEEDED.get(provider, ("api_key",))
-        return f"anymail+{provider}://?" + "&".join(f"{each}=X7" for each in needed)
+        return f"anymail+{provider}:?{'&'.join(f'{name}=X7' for name in NEEDED[provider])}"
 
-    def test_complete(self, complete, settings):
-        assert problems(settings, complete) == []
-
-    def test_missing_option_is_told_as_a_dsn_has_it(self, provider, complete, settings):
-        start, query = complete.split("?")
-        given = query.split("&")
-        for number, each in enumerate(given if query else ()):
-            name = each.partition("=")[0]
-            dsn = f"{start}?{'&'.join(given[:number])}"
-            assert problems(settings, dsn) == [
+    def test_missing_or_misspelt_option_is_told_as_a_dsn_has_it(
+        self, provider, complete, settings
+    ):
+        assert problems(settings, f"{complete}&requests_timeout=7") == []
+        for name in NEEDED[provider]:
+            assert problems(settings, complete.partition(name)[0]) == [
                 f"{INVALID} option '{name}' is missing; in a DSN, write ?{name}=... "
                 "The documentation of Anymail has the options of each provider."
             ]
-
-    def test_misspelt_option_that_is_needed(self, provider, complete, settings):
-        for name in NEEDED.get(provider, ("api_key",)):
             misspelt = name[:-2] + name[-1] + name[-2]
             assert problems(settings, complete.replace(name, misspelt)) == [
                 f"{INVALID} unknown option '{misspelt}'; did you mean '{name}'? "
             ]
 
     @pytest.mark.parametrize(
-        ("name", "answer"),
+        ("option", "answer"),
         [
-            (
-                "debug_api_request",
-                "unknown option 'debug_api_request'; did you mean 'debug_api",
-            ),
-            ("nonsense", "unknown option 'nonsense' "),
-            ("conn_max_age", "unknown option 'conn_max_age'; it is for SMTP hosts only "),
+            ("debug_api_request=1", "unknown option 'debug_api_request'; did you mean 'debug"),
+            ("nonsense=1", "unknown option 'nonsense' "),
+            ("conn_max_age=1", "unknown option 'conn_max_age'; it is for SMTP hosts only "),
             # Not repeated: the end of a key, perhaps.
-            (PASSWORD, "the text after an ampersand is not an option; "),
+            (f"{PASSWORD}=1", "the text after an ampersand is not an option; "),
+            # What Anymail says of it stays.
+            ("idna_encoder=none.such", "Cannot resolve IDNA_ENCODER='none.such'"),
         ],
     )
-    def test_option_that_does_not_exist(self, complete, name, answer, settings):
-        (found,) = problems(settings, f"{complete}&{name}=1".replace("?&", "?"))
+    def test_another_option(self, complete, option, answer, settings):
+        (found,) = problems(settings, f"{complete}&{option}")
         assert found.startswith(f"{INVALID} {answer}")
         assert PASSWORD not in found
-
-    def test_option_that_is_no_attribute(self, provider, complete, settings):
-        found = problems(settings, f"{complete}&requests_timeout=7")
-        assert (found == []) == (provider != "amazon-ses")
-
-    def test_other_errors_of_anymail_stay(self, complete, settings):
-        (found,) = problems(settings, f"{complete}&idna_encoder=none.such".replace("?&", "?"))
-        assert found.startswith("E002 ")
-        assert "resolve IDNA_ENCODER='none.such'" in found
 
 
 def test_option_that_is_missing_later_is_told_too(settings):
