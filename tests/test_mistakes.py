@@ -3,7 +3,6 @@
 Those in DSNs are in ``test_dsn``, and those that ``manage.py check`` finds in ``test_checks``.
 """
 
-import re
 import smtplib
 from collections.abc import Callable
 from functools import partial
@@ -11,13 +10,12 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from django.core.mail import EmailMessage
+from conftest import wrapped
 from django.core.mail.backends import smtp
 from django.core.management import CommandError, call_command
 
 from email_hosts.backends import (
     EmailHostsBackend,
-    FailoverBackend,
     HostBackend,
     RoutingBackend,
     connection_from_dsn,
@@ -61,11 +59,8 @@ MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     (f"{NO_PATH} a DSN; write the DSN in EMAIL_HOSTS", [lambda: HostBackend(DSN)]),
     (NO_PATH, [partial(HostBackend, each) for each in NO_PATHS]),
     ("backend 'no.such' cannot be imported: No module ", [lambda: HostBackend("no.such")]),
-    (
-        "backend 'os.path' must be the class of a mail backend",
-        [lambda: HostBackend("os.path")],
-    ),
-    ("backend 'builtins.dict' must be the cl", [lambda: HostBackend("builtins.dict")]),
+    ("backend 'os.path' must be the class ", [lambda: HostBackend("os.path")]),
+    ("backend 'builtins.dict' must be the ", [lambda: HostBackend("builtins.dict")]),
 ]
 
 
@@ -81,10 +76,10 @@ def test_answer_says_what_to_write(answer, mistake, settings):
 
 
 @pytest.mark.parametrize("key", ["shop", "console", "all"])
-def test_one_message_is_no_list(key, settings):
+def test_one_message_is_no_list(key, settings, message):
     settings.EMAIL_HOSTS = {"shop": "smtp://h", "console": "console:", "all": "failover:shop"}
     with pytest.raises(TypeError, match=r"write send_messages\(\[message\]\)"):
-        get_connection(key).send_messages(EmailMessage("Hello", to=["a@b.example"]))  # type: ignore[arg-type]
+        get_connection(key).send_messages(message)
 
 
 @real_hosts()
@@ -112,42 +107,29 @@ def test_host_without_a_server_takes_the_options_of_one_with(dsn, settings):
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        partial(EmailHostsBackend, "h"),
-        partial(FailoverBackend, ["shop"]),
-        RoutingBackend,
-        partial(HostBackend, "django.core.mail.backends.console.EmailBackend"),
-    ],
-)
-@pytest.mark.parametrize(
     ("value", "shown"), [("club", "'club'"), (DSN, "'(a DSN)'"), (2, "int")]
 )
-def test_key_in_the_place_of_a_flag_is_told(make, value, shown):
+def test_key_in_the_place_of_a_flag_is_told(value, shown):
     """``message.send("club")`` of Django 6.1: the first argument is ``fail_silently``."""
     with pytest.raises(InvalidEmailHost) as caught:
-        make(alias="default", fail_silently=value)
+        EmailHostsBackend("h", alias="default", fail_silently=value)
     told = f"MAILERS[\"default\"]: 'fail_silently' must be True or False, not {shown}; in a "
     assert str(caught.value) == f"{told}call of send(), write using= before the key of a host"
 
 
 @real_hosts()
-def test_host_without_a_server_takes_the_options_of_its_own_backend(settings):
+def test_host_without_a_server_takes_the_options_of_its_own_backend(settings, message):
     settings.EMAIL_HOSTS = {"shop": "console:"}
     stream = StringIO()
-    get_connection("shop", stream=stream).send_messages(
-        [EmailMessage("Hi", to=["a@b.example"])]
-    )
-    assert "Subject: Hi" in stream.getvalue()
+    get_connection("shop", stream=stream).send_messages([message])
+    assert "Subject: Hello" in stream.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_TIMEOUT setting is deprecated")
 def test_timeout_of_the_settings_is_a_number(settings):
     settings.EMAIL_HOSTS = {"shop": "smtp://h"}
     settings.EMAIL_TIMEOUT = "5"
-    with pytest.raises(
-        InvalidEmailHost, match=r"^EMAIL_HOSTS\[.*must be a number of seconds, "
-    ):
+    with pytest.raises(InvalidEmailHost, match=r"^EMAIL_HOSTS.* must be a number of seconds,"):
         get_connection("shop")
 
 
@@ -165,14 +147,7 @@ def test_message_without_a_host_says_who_has_picked_none(settings, message):
 NOT_FOR_IT = {"_ignore_unknown_kwargs": {"username", "password", "timeout"}}
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        RoutingBackend,
-        partial(FailoverBackend, "shop"),
-        partial(HostBackend, "conftest.Recorder", **NOT_FOR_IT),
-    ],
-)
+@pytest.mark.parametrize("make", [RoutingBackend, partial(wrapped, **NOT_FOR_IT)])
 def test_login_of_a_call_that_has_no_effect_is_told(make, caplog):
     """``send_mail(auth_user="me")``: the host that is picked has its own login."""
     make(username=None, password="")
@@ -185,35 +160,22 @@ def test_login_of_a_call_that_has_no_effect_is_told(make, caplog):
 
 def test_login_of_a_call_reaches_a_backend_that_has_one():
     given: Any = {"host": "h", "username": "me", **NOT_FOR_IT}
-    wrapped = HostBackend(SUBCLASS, **given).wrapped
-    assert (wrapped.host, wrapped.username) == ("h", "me")
-
-
-def tells(username, *, renew):
-    raise OAuth2Error(f"{username} has no mailbox")
+    backend = HostBackend(SUBCLASS, **given).wrapped
+    assert (backend.host, backend.username) == ("h", "me")
 
 
 @real_hosts()
-@pytest.mark.parametrize(
-    ("token", "reason"),
-    [
-        (lambda: "", "it cannot be called as token(username, renew=True)"),
-        (tells, "***** has no mailbox"),
-    ],
-)
-def test_user_name_that_is_a_word_hides_none_of_our_words(token, reason, settings):
+def test_user_name_that_is_a_word_hides_none_of_our_words(settings):
     settings.EMAIL_HOSTS = {"shop": "submission://h"}
-    connection = get_connection("shop", username="user", oauth2=token)
-    with pytest.raises(OAuth2Error, match=re.escape(reason)):
+    connection = get_connection("shop", username="user", oauth2=lambda: "")
+    with pytest.raises(OAuth2Error, match=r"called as token\(username, renew=True\)"):
         connection.open()
 
 
 def test_token_in_the_place_of_a_path_is_shown_nowhere(settings, capsys):
     settings.EMAIL_HOSTS = {"gmail": f"submission://me@h?oauth2=ya29.{PASSWORD}"}
     (found,) = check_hosts(None)
-    assert found.msg.endswith(
-        "there is no such module; write the path of a function, not a token"
-    )
+    assert found.msg.endswith("; write the path of a function, not a token")
     with pytest.raises(CommandError, match="1 of 1 failed: gmail"):
         call_command("checkemailhosts")
     assert PASSWORD not in found.hint + capsys.readouterr().out
@@ -300,19 +262,13 @@ NO_TLS, NOT_KEPT, NOT_SET, TOO_MUCH = (
 # What is told, if anything, of which DSNs.
 TOLD: list[tuple[str, list[str]]] = [
     (f"{NO_TLS} ssl_cafile. ", [f"smtp://h?ssl_cafile={__file__}"]),
-    (
-        f"{NO_TLS} ssl_certfile, ssl_keyfile. ",
-        [f"smtp://h?ssl_keyfile={__file__}&ssl_certfile={__file__}"],
-    ),
     ("", [f"submission://h?ssl_cafile={__file__}", f"smtps://h?ssl_certfile={__file__}"]),
     ("", [f"backend://{SUBCLASS}?host=h&ssl_certfile={__file__}", "smtp://h"]),
-    (f"{NOT_KEPT} conn_max_idle.", ["smtp://h?conn_max_idle=2"]),
     (f"{NOT_KEPT} conn_max_messages.", ["smtp://h?conn_max_messages=5"]),
     ("", ["smtp://h?conn_max_messages=5&conn_max_age=2"]),
     (f"{NOT_SET} username, password, host: probably, an ", ["submission://None:None@None"]),
     (f"{NOT_SET} username, password: ", ["submission://:@h", "submission://$A:${B_2}@h"]),
-    (f"{NOT_SET} username, password: ", ["submission://<user>:<password>@h"]),
-    (f"{NOT_SET} password: ", ["submission://me:None@h", "submission://me:{password}@h"]),
+    (f"{NOT_SET} username, password: ", ["submission://<user>:{password}@h"]),
     (f"{NOT_SET} server_token: ", [f"anymail+postmark:?server_token={x}" for x in ("", None)]),
     ("", ["submission://none:none@none.example", "submission://Nonesuch:xNone@h"]),
     # A login that was copied with something more.
