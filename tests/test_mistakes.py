@@ -264,7 +264,10 @@ TOLD: list[tuple[str, list[str]]] = [
     (f"{NO_TLS} ssl_cafile. ", [f"smtp://h?ssl_cafile={__file__}"]),
     ("", [f"submission://h?ssl_cafile={__file__}", f"smtps://h?ssl_certfile={__file__}"]),
     ("", [f"backend://{SUBCLASS}?host=h&ssl_certfile={__file__}", "smtp://h"]),
-    (f"{NOT_KEPT} conn_max_messages.", ["smtp://h?conn_max_messages=5"]),
+    (
+        f"{NOT_KEPT} conn_max_idle, conn_max_m",
+        ["smtp://h?conn_max_messages=5&conn_max_idle=2"],
+    ),
     ("", ["smtp://h?conn_max_messages=5&conn_max_age=2"]),
     (f"{NOT_SET} username, password, host: probably, an ", ["submission://None:None@None"]),
     (f"{NOT_SET} username, password: ", ["submission://:@h", "submission://$A:${B_2}@h"]),
