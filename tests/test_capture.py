@@ -143,15 +143,6 @@ def test_what_a_host_adds_is_there_and_its_recipients_are_the_messages(
     assert sent.extra_headers == headers
 
 
-def test_what_a_host_does_is_there_to_look_at(monkeypatch):
-    monkeypatch.setattr(django_settings, "EMAIL_HOSTS", {"shop": DSN})
-    connection: Any = get_connection("shop", reply_to="me@example.com", timeout=5)
-    assert (connection.host, connection.timeout) == ("h", 5)
-    assert (connection.reply_to, connection.headers) == ("me@example.com", {"X-Shop": "news"})
-    assert connection.redirect_to == "qa@example.com"
-    assert connection.allowed_recipients == ["example.org"]
-
-
 @pytest.mark.parametrize("dsn", ["smtp://h", "failover:shop", "console:", "anymail+brevo:"])
 def test_option_that_does_not_fit_does_not_wait_for_production(dsn, monkeypatch):
     monkeypatch.setitem(OF_FILE, "x", dsn)

@@ -164,6 +164,7 @@ class TestSend:
         [
             ("x", [TO], "x: not sent: .*known hosts: works, local, .* and others$"),
             ("empty", [TO], "empty: not sent: the host is empty"),
+            ("itself", [TO], "itself: not sent: .* cycle: itself -> ring -> itself$"),
             ("works", [TO], "works: not sent: recipients refused: 550 5.1.1 no such mailbox$"),
             ("works", [TO, "b@x.net"], f"works: refused {TO}: 550 5.1.1 no such mailbox$"),
             ("local, works, none", [TO], "2 of 3 failed: works, none$"),
