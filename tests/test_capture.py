@@ -87,7 +87,8 @@ def test_every_host_is_real_where_a_test_says_so():
 def test_message_is_there_with_the_hosts_sender_and_key(message, mailoutbox):
     before = dict(vars(message))
     elsewhere = connection_from_dsn("smtp://h?_default_from_email=a@example.com")
-    nameless = connection_from_dsn("smtp://h")
+    nameless: Any = connection_from_dsn("smtp://h", timeout=5)
+    assert (nameless.host, nameless.timeout) == ("h", 5)  # a test can look at them
     for connection in (get_connection("shop"), get_connection("club"), elsewhere, nameless):
         assert connection.send_messages([message, message]) == 2
     assert [(sent.from_email, sent.sent_using) for sent in mailoutbox[::2]] == [
