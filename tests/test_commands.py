@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from scripted import HANG, always
 from servers import server_context
 
-from email_hosts.backends import FailoverBackend, get_connection
+from email_hosts.backends import get_connection
 from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND, SMTP_BACKEND
 from email_hosts.management import concurrently
 
@@ -64,10 +64,6 @@ ERRORS = {
 }
 
 
-class Several(FailoverBackend):
-    """One of a project."""
-
-
 class Odd(Recorder):
     """Takes no message, or raises something."""
 
@@ -102,7 +98,7 @@ def hosts(start_server, serve, tls, ca, cafile, closed_port):
         "half": "roundrobin:scheme,closed,works?_default_from_email=\u202eX <x@example.com>",
         "good": "failover:works,local",
         "bad": "failover:closed,scheme",
-        "itself": f"backend://{__name__}.Several?hosts=works,ring",
+        "itself": "failover:works,ring",
         "ring": "failover:itself",
         "none": f"backend://{__name__}.Odd",
         "empty": "",
