@@ -13,7 +13,6 @@ from django.test.utils import setup_test_environment, teardown_test_environment
 from email_hosts import mailers
 from email_hosts.backends import (
     EmailHostsBackend,
-    FailoverBackend,
     RoutingBackend,
     connection_from_dsn,
     get_connection,
@@ -42,10 +41,6 @@ def real(*keys: str) -> list[str]:
     for connection in found.values():
         assert isinstance(connection, (EmailHostsBackend, OutboxBackend))
     return [key for key, each in found.items() if isinstance(each, EmailHostsBackend)]
-
-
-class Several(FailoverBackend):
-    """A failover of the project."""
 
 
 @pytest.mark.parametrize(
@@ -106,7 +101,6 @@ def test_message_is_there_with_the_hosts_sender_and_key(message, mailoutbox):
         ("failover:club,shop?_default_from_email=own@example.com", "own@example.com"),
         ("failover:missing,shop", "project@example.com"),
         ("roundrobin:inner,shop", "club@example.org"),
-        (f"backend://{__name__}.Several?hosts=club,shop", "club@example.org"),
     ],
 )
 def test_several_hosts_as_one_send_as_the_first(dsn, sender, message, monkeypatch, mailoutbox):
