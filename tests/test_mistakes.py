@@ -230,12 +230,13 @@ class TestProvider:
             # Not repeated: the end of a key, perhaps.
             (f"{PASSWORD}=1", "the text after an ampersand is not an option; "),
             # What Anymail says of it stays.
-            ("idna_encoder=none.such", "Cannot resolve IDNA_ENCODER='none.such'"),
+            ("idna_encoder=none.such", "resolve IDNA_ENCODER='none.such'"),
         ],
     )
     def test_another_option(self, complete, option, answer, settings):
         (found,) = problems(settings, f"{complete}&{option}")
-        assert found.startswith(f"{INVALID} {answer}")
+        assert found.startswith("E002 ")
+        assert answer in found
         assert PASSWORD not in found
 
 
