@@ -379,6 +379,7 @@ class TestFromSettings:
             ({"EMAIL_HOST": "h.", "EMAIL_PORT": "465", "EMAIL_USE_SSL": 1}, "submissions://h"),
             (FILES, "smtp://localhost?ssl_certfile=/etc/a%20b.pem&ssl_keyfile=/etc/k%26.pem"),
             (WITH_LOGIN, "smtp://*****:*****@localhost"),
+            ({"EMAIL_HOST_USER": SECRETS[0]}, "smtp://localhost"),
             # No DSN stands for these.
             (BOTH, "EMAIL_USE_SSL and EMAIL_USE_TLS are mutually exclusive"),
             ({"EMAIL_PORT": None}, "EMAIL_PORT must be a whole number from 1 to 65535"),
