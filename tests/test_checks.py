@@ -229,11 +229,7 @@ D = {"default": "smtp://h"}
         (SMTP_BACKEND, {}, ["E002 EMAIL_BACKEND...'host'...RoutingBackend"]),
         (HOST_BACKEND, {}, ["E002 EMAIL_BACKEND...'backend'"]),
         # W004: it sends nothing, and is told of once
-        (
-            CONSOLE,
-            H,
-            ["W004 The default mailer...EMAIL_BACKEND"],
-        ),  # and, without DEBUG, no W020
+        (CONSOLE, H, ["W004 The default mailer...EMAIL_BACKEND"]),  # W020: with DEBUG
         (CONSOLE, {"default": "console:"}, ['W004 EMAIL_HOSTS["default"]']),
         (SMTP, {}, []),
         # W006: a router without a default
