@@ -159,6 +159,7 @@ class TestSend:
         ("key", "recipients", "told"),
         [
             ("x", [TO], "x: not sent: .*known hosts: works, local, .* and others$"),
+            (LOGIN_DSN, [TO], r"\(a DSN\): not sent: the key of a host must not be a DSN"),
             ("empty", [TO], "empty: not sent: the host is empty"),
             ("itself", [TO], "itself: not sent: .* cycle: itself -> ring -> itself$"),
             ("works", [TO], "works: not sent: recipients refused: 550 5.1.1 no such mailbox$"),
