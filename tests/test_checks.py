@@ -13,7 +13,6 @@ from email_hosts import checks, conf, mailers
 from email_hosts.backends import FailoverBackend, get_connection
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.host import HOST_BACKEND, SMTP_BACKEND
-from email_hosts.testmode import test_mode
 
 USER, PASSWORD = "Kx7vQz9", "Wj4bYt2"
 DSN = f"smtp://{USER}:{PASSWORD}@h"
@@ -26,11 +25,9 @@ CONSOLE, LOCMEM, SMTP = (
 SENDER = "?_default_from_email=s@example.com"
 H = {"a": "smtp://h"}
 REDIRECTS = "_redirect_to=qa@example.com"
-FAILS_AT_IMPORT = "tools.demo.settings"  # without the variables that it reads
 OF_DEPLOYMENT = {
     f"email_hosts.W{number}" for number in ("002", "003", "004", "009", "011", "019")
 }
-IN_2026 = "W008 December 2026"
 
 pytestmark = pytest.mark.filterwarnings("ignore:The EMAIL_[A-Z]+ setting is deprecated")
 
@@ -88,8 +85,7 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         ({"BACKEND": SMTP_BACKEND}, "E002 dict...Write a DSN...in MAILERS"),
         (("smtp://h",), "E002 tuple...comma"),
         ("smtp://u:p/q@h", "E002 percent-encode...urllib.parse.quote(password"),
-        ("'smtp://h'", "E002 .env"),
-        ("submission://u@h?oauth2=no.such", "E002 oauth2...the path of a function"),
+        ("${EMAIL_DSN}", "E002 a variable that is not set...Look where the DSN is set"),
         ("submission://u@h?oauth2=os.path", "E002 oauth2...not callable...token(username"),
         # E002: its backend does not take these options
         (CHOOSY, "E002 'color'...documentation"),
@@ -100,7 +96,7 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         ("anymail+mailgum:", "E003 anymail.backends.mailgum...mean 'anymail+mailgun'"),
         ("anymail+ses:", "E003 did you mean 'anymail+amazon-ses'"),
         ("backend://no.such.EmailBackend", "E003 no.such.EmailBackend"),
-        (f"backend://{FAILS_AT_IMPORT}.Backend", "E003 cannot be imported: 'SHOP_EMAIL_HOST'"),
+        ("backend://tools.demo.settings.X", "E003 cannot be imported: 'SHOP_EMAIL_HOST'"),
         # E004: it names hosts that cannot be members
         ("failover:a,b", 'E004 "a", "b"'),
         ("failover:shpo", "E004 did you mean 'shop'?"),
@@ -110,7 +106,6 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         ("", "W001 empty"),
         # W002: its login travels without TLS
         ("smtp://u:p@mail.example.com", "W002 TLS...submission://"),
-        ("submissions://u:p@mail.example.com", []),
         ("submission://u:p@mail.example.com", []),
         ("smtp://u:p@127.1.2.3", []),
         # W004: it sends nothing
@@ -118,14 +113,11 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         # W007: its port and its TLS do not go together
         ("submission://h:465", "W007 465...submissions://"),
         ("smtps://h:587", "W007 587...submission://"),
-        ("smtp://h:25?ssl", "W007 25"),
         ("smtps://h?tls", "W007 465...Remove the options 'tls' and 'ssl'"),
-        ("${EMAIL_DSN_2}", "E002 a variable that is not set...Look where the DSN is set"),
         ("submission://h:465?ssl", []),
         (f"{ANY_OPTION}?port=465", []),
         # W008: it has a password that Microsoft switches off
-        ("submission://u:p@SMTP.Office365.com.", IN_2026),
-        ("submission://u:p@smtp-legacy.office365.com", IN_2026),
+        ("submission://u:p@SMTP.Office365.com.", "W008 December 2026"),
         (f"{ANY_OPTION}?host=smtp.office365.com&password=p", []),
         ("submission://u@smtp.office365.com?oauth2=email_hosts.backends.get_connection", []),
         # W009: it redirects
@@ -147,32 +139,23 @@ REAL = {"b": "submission://h", "d": "smtps://h"}
 @pytest.mark.parametrize(
     ("hosts", "expected"),
     [
-        (["smtp://h"], ["E001 EMAIL_HOSTS must be...Write"]),
         (None, ["E001 EMAIL_HOSTS must be...Write"]),
         ({1: DSN}, ["E001 ...must be a string, not int"]),
         ({"news ": "smtp://h"}, ["E001 ...must not begin or end with a space"]),
         ({"all": "failover:a", "a": ""}, ['E004 EMAIL_HOSTS["all"]...: "a". Name', "W001"]),
         ({DSN.encode(): DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...not bytes']),
-        ({DSN: DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...must not be a DSN']),
         # All that is wrong is told at once, and the rest is checked.
         ({"b": 5, **H, "c": "smpt://h", "d": "console:"}, ["E002", "E002", "W004"]),
-        ({"all": "failover:a", "a": "smpt://h"}, ["E002"]),
         # A cycle is told for each host in it.
         ({"d": "failover:a", "e": "smtp://h", **CYCLE}, OF_CYCLE),
         # W010: somebody has forgotten to redirect a host that has a server of its own
         ({"a": R, **REAL, "c": "failover:a"}, ['W010 ...: ...["b"], ...["d"].', "W009"]),
         ({"a": R, "b": ANYMAIL}, ['W010 EMAIL_HOSTS["a"]...: EMAIL_HOSTS["b"].', "W009"]),
-        ({"a": R, "b": "file:out"}, ["W009", "W004"]),
         ({"a": R, **ELEVEN}, ['W010 ...EMAIL_HOSTS["9"] and others.', "W009"]),
     ],
 )
 def test_hosts(hosts, expected):
     assert_found(expected, hosts)
-
-
-def test_host_that_tests_capture_is_built_too(monkeypatch):
-    monkeypatch.setattr(test_mode, "captures", lambda host: True)
-    assert_found(["E002"], {"shop": CHOOSY})
 
 
 def router(message):
@@ -187,20 +170,16 @@ async def slow_router(message):
     ("name", "value", "expected"),
     [
         ("EMAIL_HOSTS_ROUTER", "no.such.router", "E005 ...No module named 'no'...shop.mail"),
-        ("EMAIL_HOSTS_ROUTER", f"{FAILS_AT_IMPORT}.router", "E005 ...'SHOP_EMAIL_HOST'"),
         ("EMAIL_HOSTS_ROUTER", "shop.mail:router", "E005 ...has dots, and no colon"),
         ("EMAIL_HOSTS_ROUTER", slow_router, "E005 ...one argument, and not an async one"),
         ("EMAIL_HOSTS_ROUTER", lambda: None, "E005 ...one argument...def router(message)"),
         ("EMAIL_HOSTS_ROUTER", DSN, "E005 ...callable"),
-        ("EMAIL_HOSTS_ROUTER", "email_hosts.smtp.pool.MAX_PARKED", "E005 ...callable"),
         ("EMAIL_HOSTS_ROUTER", "email_hosts.registry.host_of_sender", []),
         ("EMAIL_HOSTS_ROUTER", dict, []),  # Python does not know what it takes
         ("EMAIL_HOSTS_STRICT", "False", "E006 EMAIL_HOSTS_STRICT...True or False"),
-        ("EMAIL_HOSTS_STRICT", 1, "E006 EMAIL_HOSTS_STRICT...True or False"),
         ("DEFAULT_EXCEPTION_REPORTER_FILTER", "test_debug.Subclass", []),
         ("DEFAULT_EXCEPTION_REPORTER_FILTER", "test_debug.Filter", "W003 ...inherit"),
         ("EMAIL_HOST_STRICT", True, "W015 ...'EMAIL_HOSTS_STRICT'"),
-        ("EMAIL_HOSTS_CACHES", True, "W015 ...'EMAIL_HOSTS_CACHE'"),
         ("EMAIL_HOST", {"shop": DSN}, "W015 ...is a dict; did you mean EMAIL_HOSTS"),
         ("EMAIL_HOST", DSN, "W015 ...is a DSN; did you mean EMAIL_HOSTS"),
         ("EMAIL_HOSTS_REDIRECT_TO", "a@b.c", "W015 ...'redirect_to' as an option"),
@@ -226,17 +205,15 @@ def test_w015_hosts_in_another_setting():
     [
         (None, "W011 ...each process...EMAIL_HOSTS_CACHE"),
         ("local", "W011"),
-        ("dummy", "W011"),
         ("shared", []),
-        ("redis-2", 'E007 EMAIL_HOSTS_CACHE..."redis-2"...local, dummy, shared'),
+        ("redis-2", 'E007 EMAIL_HOSTS_CACHE..."redis-2"...local, shared'),
         ({"LOCATION": f"redis://{USER}:{PASSWORD}@h"}, 'E007 ..."(a DSN)"'),
     ],
 )
 def test_cache_of_rates_is_one_for_all_processes(cache, expected):
-    backends = {"local": "locmem.LocMemCache", "dummy": "dummy.DummyCache"}
     caches = {
-        key: {"BACKEND": f"django.core.cache.backends.{path}", "LOCATION": "redis://h"}
-        for key, path in {**backends, "shared": "redis.RedisCache"}.items()
+        "local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+        "shared": {"BACKEND": "django.core.cache.backends.redis.RedisCache"},
     }
     hosts = {"shop": "smtp://h?rate=30/m"}
     assert_found(expected, hosts, EMAIL_HOSTS_CACHE=cache, CACHES=caches)
@@ -251,12 +228,9 @@ D = {"default": "smtp://h"}
         # E002: a backend of ours without options
         (SMTP_BACKEND, {}, ["E002 EMAIL_BACKEND...'host'...RoutingBackend"]),
         (HOST_BACKEND, {}, ["E002 EMAIL_BACKEND...'backend'"]),
-        (f"{__name__}.Several", {}, ["E002 EMAIL_BACKEND...'hosts'"]),
-        ("email_hosts.backend.Router", {}, ["E002 EMAIL_BACKEND...cannot be imported"]),
         # W004: it sends nothing, and is told of once
-        (CONSOLE, {}, ["W004 The default mailer...EMAIL_BACKEND"]),
+        (CONSOLE, H, ["W004 The default mailer...EMAIL_BACKEND"]),  # W020: with DEBUG
         (CONSOLE, {"default": "console:"}, ['W004 EMAIL_HOSTS["default"]']),
-        (CONSOLE, {"default": "smpt://h"}, ["E002", "W004 The default mailer"]),
         (SMTP, {}, []),
         # W006: a router without a default
         (ROUTER, H, ['W006 ..."default"']),
@@ -264,7 +238,6 @@ D = {"default": "smtp://h"}
         (ROUTER, D, []),
         # W013: it is not the host "default"
         (SMTP, D, ['W013 EMAIL_HOSTS["default"]...EMAIL_BACKEND']),
-        (f"{__name__}.Choosy", D, ["W013 ...EMAIL_BACKEND"]),
         (LOCMEM, D, []),  # that of the tests
     ],
 )
@@ -290,11 +263,9 @@ S = f"smtp://h{SENDER}"
     [
         ({"a": S, "b": S, "c": f"console:{SENDER}"}, ["a", "b", "c"]),
         ({"a": S, "b": "smtp://h?_default_from_email=S <S@EXAMPLE.com>"}, ["a", "b"]),
-        ({"a": S, "b": "smtp://h?_default_from_email=other@example.com"}, []),
         ({"a": S, "b": S, "all": "failover:b,a"}, []),
         ({"a": S, "b": S, "all": "failover:a,x", "x": ""}, ["all", "b"]),
         ({"all": "failover:in", "in": "failover:b,a", "a": S, "b": S}, []),
-        ({"a": "failover:b", "b": "failover:a"}, []),
     ],
 )
 def test_w012_hosts_with_one_sender(hosts, named):
@@ -314,7 +285,6 @@ def test_w012_hosts_with_one_sender(hosts, named):
         ("smtp://h", {"ADMINS": []}, []),
         ("smtp://h", {"SERVER_EMAIL": "errors@example.com"}, []),
         ("smtp://h", {"EMAIL_BACKEND": SMTP}, "W013"),
-        ("", {}, ["W001", "W006"]),
         ("smpt://h", {}, "E002"),
     ],
 )
@@ -323,41 +293,28 @@ def test_w019_sender_of_error_mails(default, settings, expected):
     assert_found(expected, {**H, "default": default}, **settings)
 
 
-@pytest.mark.parametrize(
-    ("dsn", "expected"),
-    [
-        ("smtp://h", 'W019 EMAIL_HOSTS["a"]...webmaster@localhost..._default_from_email'),
-        ("smtp://h?_default_from_email=a@b.example", []),
-        ("console:", "W004"),
-    ],
-)
-def test_w019_host_without_a_sender(dsn, expected):
-    assert_found(expected, {"a": dsn}, DEFAULT_FROM_EMAIL="webmaster@localhost")
-
-
-def test_w019_no_sender_at_all():
-    assert_found("W019 ...is None", {"a": "smtp://h"}, DEFAULT_FROM_EMAIL=None)
+@pytest.mark.parametrize("sender", ["webmaster@localhost", None])
+def test_w019_host_without_a_sender(sender):
+    told = f'W019 EMAIL_HOSTS["a"]...{sender}..._default_from_email'
+    assert_found([told, "W004"], {**H, "b": "console:", "c": S}, DEFAULT_FROM_EMAIL=sender)
 
 
 @pytest.mark.parametrize(
-    ("backend", "is_debugged", "expected"),
+    ("backend", "expected"),
     [
-        (CONSOLE, True, ['W020 ...console...send all the same: EMAIL_HOSTS["a"].', "W004"]),
-        (CONSOLE, False, ["W004"]),
-        (SMTP, True, []),
-        (LOCMEM, True, []),  # that of the tests
+        (CONSOLE, ['W020 ...console...send all the same: EMAIL_HOSTS["a"].', "W004"]),
+        (SMTP, []),
+        (LOCMEM, []),  # that of the tests
     ],
 )
-def test_w020_backend_of_development_is_not_that_of_hosts(backend, is_debugged, expected):
+def test_w020_backend_of_development_is_not_that_of_hosts(backend, expected):
     hosts = {**H, "b": "console:"}
-    told = [*expected, "W004"]  # of b
-    assert_found(told, hosts, EMAIL_BACKEND=backend, DEBUG=is_debugged)
+    assert_found([*expected, "W004"], hosts, EMAIL_BACKEND=backend, DEBUG=True)
 
 
 def test_w012_is_of_the_default_router_only():
     hosts = {**D, "a": S, "b": S}
     assert_found([], hosts, EMAIL_BACKEND=ROUTER, EMAIL_HOSTS_ROUTER=router)
-    assert_found(["E005"], hosts, EMAIL_BACKEND=ROUTER, EMAIL_HOSTS_ROUTER="no.such")
 
 
 def ours(backend=SMTP_BACKEND, /, **options):
@@ -379,16 +336,13 @@ class TestMailers:  # pragma: mailers-only
             ({"OPTIONS": 5}, "E001 each entry...its OPTIONS a dict of names"),
             (ours(), "E002 'host'...README"),
             ({"BACKEND": DSN}, "E002 not a DSN; write the DSN in EMAIL_HOSTS"),
-            ({"BACKEND": "console:"}, "E002 not a DSN; write the DSN in EMAIL_HOSTS"),
             (ours(HOST_BACKEND, backend=DSN), "E002 the backend must be...not a DSN"),
             ({**ours(host="h"), "redirect_to": "a@b"}, "E002 move 'redirect_to' into OPTIONS"),
             (ours(host="h", user="me"), "E002 did you mean 'username'"),
             (ours(host="h", fail_silently="no"), "E002 'fail_silently' must be True or False"),
             (ours(host="h", redirect_to=None), "W018 redirect_to"),
             ({"backend": SMTP_BACKEND}, "E001 write 'BACKEND' for 'backend'"),
-            ({**ours(host="h"), "Options": {}}, "E001 write 'OPTIONS' for 'Options'"),
             (ours(FAILOVER, host="shop"), "E002 did you mean 'hosts'"),
-            (ours(ROUTER, hosts="a"), "E002 'hosts'"),
             (ours("email_hosts.backends.Router"), "E003 email_hosts.backends.Router"),
             (ours(FAILOVER, hosts="m"), "E004 m -> m"),
             (ours(host="h", port=465), "W007 465...Write 'use_ssl': True in OPTIONS"),
@@ -403,7 +357,6 @@ class TestMailers:  # pragma: mailers-only
             ({}, [], ["E001 MAILERS must be a dict...Write MAILERS"]),
             # W004: the default sends nothing
             ({}, {"default": {"BACKEND": CONSOLE}}, ["W004 The default mailer...MAILERS"]),
-            ({}, mailers({"default": f"console:{SENDER}"}), ['W004 MAILERS["default"]']),
             ({}, {}, []),
             # W005: a mailer hides a host, and is checked itself
             (H, {"a": ours()}, ['W005 ...["a"]...below the last host', 'E002 MAILERS["a"]']),
@@ -417,10 +370,8 @@ class TestMailers:  # pragma: mailers-only
             ({**D, **H}, mailers({**D, **H}), []),
             # W014: using= knows no host
             (H, {"default": {}}, ['W014 ...using="a"...mailers(EMAIL_HOSTS)']),
-            ({"a": ""}, {"default": {}}, ["W001"]),
             ({**H, "b": "smtp://h"}, mailers(H), ['W014 ...using="b"...below the last host']),
             ({**H, "b": "smtp://h"}, {"a": ours(host="h")}, ["W005"]),
-            ({}, {"a": ours(host="h", fail_silently=True)}, []),
             (H, {**mailers(H), "default": {}}, []),
             (H, {"own": ours(FAILOVER, hosts=["a"])}, []),
             ({**H, **D}, {"default": {"BACKEND": ROUTER}}, ["W014"]),
@@ -450,7 +401,6 @@ class TestMailers:  # pragma: mailers-only
     [
         ("a", "not 'a'; to send through a host by its key, write email_hosts."),
         (DSN, "not a DSN; write the DSN in EMAIL_HOSTS"),
-        ("console:", "not a DSN"),
         (5, "not int"),
     ],
 )
@@ -459,5 +409,4 @@ def test_default_backend_that_is_no_path_is_told_by_the_call_as_well(backend, re
     with override_settings(EMAIL_BACKEND=backend), pytest.raises(InvalidEmailHost) as caught:
         get_connection("nobody")
     assert found.startswith(f"E002 {caught.value}")
-    assert f"EMAIL_BACKEND must be the dotted path of a class, {reason}" in str(caught.value)
-    assert PASSWORD not in str(caught.value)
+    assert f"EMAIL_BACKEND must be the dotted path of a class, {reason}" in found

@@ -3,7 +3,6 @@
 Those in DSNs are in ``test_dsn``, and those that ``manage.py check`` finds in ``test_checks``.
 """
 
-import re
 import smtplib
 from collections.abc import Callable
 from functools import partial
@@ -11,14 +10,12 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from django.core.mail import EmailMessage
+from conftest import wrapped
 from django.core.mail.backends import smtp
 from django.core.management import CommandError, call_command
-from django.utils.module_loading import import_string
 
 from email_hosts.backends import (
     EmailHostsBackend,
-    FailoverBackend,
     HostBackend,
     RoutingBackend,
     connection_from_dsn,
@@ -26,7 +23,6 @@ from email_hosts.backends import (
 )
 from email_hosts.checks import check_hosts
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost, OAuth2Error
-from email_hosts.schemes import PROVIDERS
 from email_hosts.testing import real_hosts
 
 PASSWORD = "Wj4bYt2"
@@ -48,7 +44,6 @@ NO_FLAG: Any = {"fail_silently": 2}
 A_FLAG = "'fail_silently' must be True or False, not "
 A_KEY = "the key of a host must not be a DSN; give the DSN a key in "
 NO_KEYS = [DSN, "failover:shop,spare", "console:"]
-A_CLASS = "must be the class of a mail backend"
 
 # How an answer begins, and calls that get it. Of options, the call is named, not the setting.
 MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
@@ -64,9 +59,8 @@ MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     (f"{NO_PATH} a DSN; write the DSN in EMAIL_HOSTS", [lambda: HostBackend(DSN)]),
     (NO_PATH, [partial(HostBackend, each) for each in NO_PATHS]),
     ("backend 'no.such' cannot be imported: No module ", [lambda: HostBackend("no.such")]),
-    (f"backend 'os.path' {A_CLASS}", [lambda: HostBackend("os.path")]),
-    (f"backend 'os.path.join' {A_CLASS}", [lambda: HostBackend("os.path.join")]),
-    (f"backend 'builtins.dict' {A_CLASS}", [lambda: HostBackend("builtins.dict")]),
+    ("backend 'os.path' must be the class ", [lambda: HostBackend("os.path")]),
+    ("backend 'builtins.dict' must be the ", [lambda: HostBackend("builtins.dict")]),
 ]
 
 
@@ -82,10 +76,10 @@ def test_answer_says_what_to_write(answer, mistake, settings):
 
 
 @pytest.mark.parametrize("key", ["shop", "console", "all"])
-def test_one_message_is_no_list(key, settings):
+def test_one_message_is_no_list(key, settings, message):
     settings.EMAIL_HOSTS = {"shop": "smtp://h", "console": "console:", "all": "failover:shop"}
     with pytest.raises(TypeError, match=r"write send_messages\(\[message\]\)"):
-        get_connection(key).send_messages(EmailMessage("Hello", to=["a@b.example"]))  # type: ignore[arg-type]
+        get_connection(key).send_messages(message)
 
 
 @real_hosts()
@@ -113,42 +107,29 @@ def test_host_without_a_server_takes_the_options_of_one_with(dsn, settings):
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        partial(EmailHostsBackend, "h"),
-        partial(FailoverBackend, ["shop"]),
-        RoutingBackend,
-        partial(HostBackend, "django.core.mail.backends.console.EmailBackend"),
-    ],
-)
-@pytest.mark.parametrize(
     ("value", "shown"), [("club", "'club'"), (DSN, "'(a DSN)'"), (2, "int")]
 )
-def test_key_in_the_place_of_a_flag_is_told(make, value, shown):
+def test_key_in_the_place_of_a_flag_is_told(value, shown):
     """``message.send("club")`` of Django 6.1: the first argument is ``fail_silently``."""
     with pytest.raises(InvalidEmailHost) as caught:
-        make(alias="default", fail_silently=value)
+        EmailHostsBackend("h", alias="default", fail_silently=value)
     told = f"MAILERS[\"default\"]: 'fail_silently' must be True or False, not {shown}; in a "
     assert str(caught.value) == f"{told}call of send(), write using= before the key of a host"
 
 
 @real_hosts()
-def test_host_without_a_server_takes_the_options_of_its_own_backend(settings):
+def test_host_without_a_server_takes_the_options_of_its_own_backend(settings, message):
     settings.EMAIL_HOSTS = {"shop": "console:"}
     stream = StringIO()
-    get_connection("shop", stream=stream).send_messages(
-        [EmailMessage("Hi", to=["a@b.example"])]
-    )
-    assert "Subject: Hi" in stream.getvalue()
+    get_connection("shop", stream=stream).send_messages([message])
+    assert "Subject: Hello" in stream.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_TIMEOUT setting is deprecated")
 def test_timeout_of_the_settings_is_a_number(settings):
     settings.EMAIL_HOSTS = {"shop": "smtp://h"}
     settings.EMAIL_TIMEOUT = "5"
-    with pytest.raises(
-        InvalidEmailHost, match=r"^EMAIL_HOSTS\[.*must be a number of seconds, "
-    ):
+    with pytest.raises(InvalidEmailHost, match=r"^EMAIL_HOSTS.* must be a number of seconds,"):
         get_connection("shop")
 
 
@@ -166,14 +147,7 @@ def test_message_without_a_host_says_who_has_picked_none(settings, message):
 NOT_FOR_IT = {"_ignore_unknown_kwargs": {"username", "password", "timeout"}}
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        RoutingBackend,
-        partial(FailoverBackend, "shop"),
-        partial(HostBackend, "conftest.Recorder", **NOT_FOR_IT),
-    ],
-)
+@pytest.mark.parametrize("make", [RoutingBackend, partial(wrapped, **NOT_FOR_IT)])
 def test_login_of_a_call_that_has_no_effect_is_told(make, caplog):
     """``send_mail(auth_user="me")``: the host that is picked has its own login."""
     make(username=None, password="")
@@ -186,35 +160,22 @@ def test_login_of_a_call_that_has_no_effect_is_told(make, caplog):
 
 def test_login_of_a_call_reaches_a_backend_that_has_one():
     given: Any = {"host": "h", "username": "me", **NOT_FOR_IT}
-    wrapped = HostBackend(SUBCLASS, **given).wrapped
-    assert (wrapped.host, wrapped.username) == ("h", "me")
-
-
-def tells(username, *, renew):
-    raise OAuth2Error(f"{username} has no mailbox")
+    backend = HostBackend(SUBCLASS, **given).wrapped
+    assert (backend.host, backend.username) == ("h", "me")
 
 
 @real_hosts()
-@pytest.mark.parametrize(
-    ("token", "reason"),
-    [
-        (lambda: "", "it cannot be called as token(username, renew=True)"),
-        (tells, "***** has no mailbox"),
-    ],
-)
-def test_user_name_that_is_a_word_hides_none_of_our_words(token, reason, settings):
+def test_user_name_that_is_a_word_hides_none_of_our_words(settings):
     settings.EMAIL_HOSTS = {"shop": "submission://h"}
-    connection = get_connection("shop", username="user", oauth2=token)
-    with pytest.raises(OAuth2Error, match=re.escape(reason)):
+    connection = get_connection("shop", username="user", oauth2=lambda: "")
+    with pytest.raises(OAuth2Error, match=r"called as token\(username, renew=True\)"):
         connection.open()
 
 
 def test_token_in_the_place_of_a_path_is_shown_nowhere(settings, capsys):
     settings.EMAIL_HOSTS = {"gmail": f"submission://me@h?oauth2=ya29.{PASSWORD}"}
     (found,) = check_hosts(None)
-    assert found.msg.endswith(
-        "there is no such module; write the path of a function, not a token"
-    )
+    assert found.msg.endswith("; write the path of a function, not a token")
     with pytest.raises(CommandError, match="1 of 1 failed: gmail"):
         call_command("checkemailhosts")
     assert PASSWORD not in found.hint + capsys.readouterr().out
@@ -229,83 +190,54 @@ def problems(settings, dsn):
 
 INVALID = 'E002 EMAIL_HOSTS["news"]:'
 
-# What each provider needs, in the order in which Anymail asks for it.
+# Of each kind one, with what it needs, in the order in which Anymail asks for it.
 NEEDED = {
-    "amazon-ses": (),
-    "mailersend": ("api_token",),
-    "mailjet": ("api_key", "secret_key"),
-    "mailtrap": ("api_token",),
-    "postal": ("api_key", "api_url"),
-    "postmark": ("server_token",),
-    "scaleway": ("secret_key", "project_id"),
-    "unisender-go": ("api_key", "api_url"),
+    "mailgun": ["api_key"],
+    "mailjet": ["api_key", "secret_key"],
+    "postmark": ["server_token"],
+    "unisender-go": ["api_key", "api_url"],
 }
 
 
-@pytest.mark.filterwarnings("ignore:django-anymail has dropped")  # SendGrid
-@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("provider", NEEDED)
 class TestProvider:
     """A mistake in the options of a provider, whose package has other words for it."""
 
-    @pytest.fixture(autouse=True)
-    def importable(self, provider):
-        try:
-            import_string(f"anymail.backends.{provider.replace('-', '_')}.EmailBackend")
-        except ImportError as error:  # Amazon SES needs boto3, and Mailtrap a newer Anymail
-            pytest.skip(str(error))
-
     @pytest.fixture
     def complete(self, provider):
-        needed = NEEDED.get(provider, ("api_key",))
-        return f"anymail+{provider}://?" + "&".join(f"{each}=X7" for each in needed)
+        return f"anymail+{provider}:?{'&'.join(f'{name}=X7' for name in NEEDED[provider])}"
 
-    def test_complete(self, complete, settings):
-        assert problems(settings, complete) == []
-
-    def test_missing_option_is_told_as_a_dsn_has_it(self, provider, complete, settings):
-        start, query = complete.split("?")
-        given = query.split("&")
-        for number, each in enumerate(given if query else ()):
-            name = each.partition("=")[0]
-            dsn = f"{start}?{'&'.join(given[:number])}"
-            assert problems(settings, dsn) == [
+    def test_missing_or_misspelt_option_is_told_as_a_dsn_has_it(
+        self, provider, complete, settings
+    ):
+        assert problems(settings, f"{complete}&requests_timeout=7") == []
+        for name in NEEDED[provider]:
+            assert problems(settings, complete.partition(name)[0]) == [
                 f"{INVALID} option '{name}' is missing; in a DSN, write ?{name}=... "
                 "The documentation of Anymail has the options of each provider."
             ]
-
-    def test_misspelt_option_that_is_needed(self, provider, complete, settings):
-        for name in NEEDED.get(provider, ("api_key",)):
             misspelt = name[:-2] + name[-1] + name[-2]
             assert problems(settings, complete.replace(name, misspelt)) == [
                 f"{INVALID} unknown option '{misspelt}'; did you mean '{name}'? "
             ]
 
     @pytest.mark.parametrize(
-        ("name", "answer"),
+        ("option", "answer"),
         [
-            (
-                "debug_api_request",
-                "unknown option 'debug_api_request'; did you mean 'debug_api",
-            ),
-            ("nonsense", "unknown option 'nonsense' "),
-            ("conn_max_age", "unknown option 'conn_max_age'; it is for SMTP hosts only "),
+            ("debug_api_request=1", "unknown option 'debug_api_request'; did you mean 'debug"),
+            ("nonsense=1", "unknown option 'nonsense' "),
+            ("conn_max_age=1", "unknown option 'conn_max_age'; it is for SMTP hosts only "),
             # Not repeated: the end of a key, perhaps.
-            (PASSWORD, "the text after an ampersand is not an option; "),
+            (f"{PASSWORD}=1", "the text after an ampersand is not an option; "),
+            # What Anymail says of it stays.
+            ("idna_encoder=none.such", "resolve IDNA_ENCODER='none.such'"),
         ],
     )
-    def test_option_that_does_not_exist(self, complete, name, answer, settings):
-        (found,) = problems(settings, f"{complete}&{name}=1".replace("?&", "?"))
-        assert found.startswith(f"{INVALID} {answer}")
-        assert PASSWORD not in found
-
-    def test_option_that_is_no_attribute(self, provider, complete, settings):
-        found = problems(settings, f"{complete}&requests_timeout=7")
-        assert (found == []) == (provider != "amazon-ses")
-
-    def test_other_errors_of_anymail_stay(self, complete, settings):
-        (found,) = problems(settings, f"{complete}&idna_encoder=none.such".replace("?&", "?"))
+    def test_another_option(self, complete, option, answer, settings):
+        (found,) = problems(settings, f"{complete}&{option}")
         assert found.startswith("E002 ")
-        assert "resolve IDNA_ENCODER='none.such'" in found
+        assert answer in found
+        assert PASSWORD not in found
 
 
 def test_option_that_is_missing_later_is_told_too(settings):
@@ -331,19 +263,16 @@ NO_TLS, NOT_KEPT, NOT_SET, TOO_MUCH = (
 # What is told, if anything, of which DSNs.
 TOLD: list[tuple[str, list[str]]] = [
     (f"{NO_TLS} ssl_cafile. ", [f"smtp://h?ssl_cafile={__file__}"]),
-    (
-        f"{NO_TLS} ssl_certfile, ssl_keyfile. ",
-        [f"smtp://h?ssl_keyfile={__file__}&ssl_certfile={__file__}"],
-    ),
     ("", [f"submission://h?ssl_cafile={__file__}", f"smtps://h?ssl_certfile={__file__}"]),
     ("", [f"backend://{SUBCLASS}?host=h&ssl_certfile={__file__}", "smtp://h"]),
-    (f"{NOT_KEPT} conn_max_idle.", ["smtp://h?conn_max_idle=2"]),
-    (f"{NOT_KEPT} conn_max_messages.", ["smtp://h?conn_max_messages=5"]),
+    (
+        f"{NOT_KEPT} conn_max_idle, conn_max_m",
+        ["smtp://h?conn_max_messages=5&conn_max_idle=2"],
+    ),
     ("", ["smtp://h?conn_max_messages=5&conn_max_age=2"]),
     (f"{NOT_SET} username, password, host: probably, an ", ["submission://None:None@None"]),
     (f"{NOT_SET} username, password: ", ["submission://:@h", "submission://$A:${B_2}@h"]),
-    (f"{NOT_SET} username, password: ", ["submission://<user>:<password>@h"]),
-    (f"{NOT_SET} password: ", ["submission://me:None@h", "submission://me:{password}@h"]),
+    (f"{NOT_SET} username, password: ", ["submission://<user>:{password}@h"]),
     (f"{NOT_SET} server_token: ", [f"anymail+postmark:?server_token={x}" for x in ("", None)]),
     ("", ["submission://none:none@none.example", "submission://Nonesuch:xNone@h"]),
     # A login that was copied with something more.

@@ -48,20 +48,16 @@ def test_hosts_and_mailers_deliver_to_the_outbox(default, command, result):
 
 STANDALONE = """
 from django.conf import settings
-settings.configure(EMAIL_HOSTS={"shop": "smtp://h?_default_from_email=shop@example.com"})
-from django.test.utils import override_settings, setup_test_environment
+settings.configure(EMAIL_HOSTS={"shop": "smtp://h"})
+from django.test.utils import setup_test_environment
 from email_hosts.backends import get_connection
-print(type(get_connection("shop")).__name__)
 setup_test_environment()
 print(type(get_connection("shop")).__name__)
-with override_settings(EMAIL_HOSTS={"shop": "smtp://h"}):
-    print(type(get_connection("shop")).__name__)
 """
 
 
 def test_script_without_a_settings_file_is_no_exception():
-    shown = run_python("-c", STANDALONE)
-    assert shown.split() == ["EmailHostsBackend", "OutboxBackend", "EmailHostsBackend"]
+    assert run_python("-c", STANDALONE) == "OutboxBackend\n"
 
 
 def test_plugin_does_nothing_without_settings(tmp_path):

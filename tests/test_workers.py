@@ -46,25 +46,20 @@ CELERY = [
 ]
 
 
-@pytest.fixture
-def run(tmp_path):
+def run(server, folder, *arguments):
     """Run Python in the project of ``worker/``."""
-
-    def run(server, *arguments):
-        with start_worker(server, tmp_path, [sys.executable, *arguments]) as process:
-            output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output
-
-    return run
+    with start_worker(server, folder, [sys.executable, *arguments]) as process:
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_celerys_workers_send_each_message_once(pool, serve, run, tmp_path):
+def test_celerys_workers_send_each_message_once(pool, serve, tmp_path):
     refused, *others = ADDRESSES
     # The parent's recipient is accepted. Over a connection that was kept, a new one is tried.
     later = at("RCPT", None, "451 later", "451 later")
     server = serve(any_of(later, to(f"<{refused}>", "550 no")))
-    run(server, "-c", ENQUEUE % ("celeryapp", "delay"))
+    run(server, tmp_path, "-c", ENQUEUE % ("celeryapp", "delay"))
     with start_worker(server, tmp_path, [*CELERY, "-P", pool]) as process:
         has_all = server.wait_for(len([PARENT, *others]))
         process.terminate()  # it finishes what it has begun
@@ -82,12 +77,12 @@ def test_celerys_workers_send_each_message_once(pool, serve, run, tmp_path):
     django.VERSION < (6, 0) or not importlib.util.find_spec("django_tasks_db"),
     reason="needs Django 6.0 and django-tasks-db",
 )
-def test_worker_of_djangos_tasks_sends_each_message_once(serve, run):  # pragma: tasks-only
+def test_worker_of_djangos_tasks_sends_each_mail_once(serve, tmp_path):  # pragma: tasks-only
     server = serve()
-    run(server, "-m", "django", "migrate")
-    run(server, "-c", ENQUEUE % ("djangotasks", "enqueue"))
+    run(server, tmp_path, "-m", "django", "migrate")
+    run(server, tmp_path, "-c", ENQUEUE % ("djangotasks", "enqueue"))
     assert server.accepted == []
-    run(server, "-m", "django", "db_worker", "--batch", "--no-startup-delay")
+    run(server, tmp_path, "-m", "django", "db_worker", "--batch", "--no-startup-delay")
     assert recipients(server) == ADDRESSES
     assert server.connections == len({*tries(server)}) == 1
 

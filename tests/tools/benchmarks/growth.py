@@ -3,11 +3,10 @@
 Everything is a ratio within one run, and each pair is measured in turns.
 """
 
-import logging
 import subprocess
 import sys
 import time
-from itertools import count, cycle
+from itertools import cycle
 from statistics import median
 
 import django
@@ -29,7 +28,6 @@ ROUNDS, SECONDS = (range(3), 0.1) if "--quick" in sys.argv else (range(5), 0.3)
 
 
 def main():
-    logging.disable()  # of the unknown keys
     settings.configure(USE_TZ=True, EMAIL_HOSTS={}, INSTALLED_APPS=["email_hosts"])
     django.setup()
     print(f"{len(ROUNDS)} rounds\n{'':52}{'ratio (min - max)':24}wanted")
@@ -92,7 +90,6 @@ def compare_hosts():
 def choices(keys):
     """Return what is done with the hosts of these keys."""
     turn = cycle(keys)
-    unknown = count()
     batch = messages(1, 1)
 
     def choose():
@@ -102,8 +99,6 @@ def choices(keys):
     return {
         "choose a host by its sender": choose,
         "get_connection": lambda: get_connection(next(turn)),
-        "get_connection with options": lambda: get_connection(next(turn), timeout=5),
-        "an unknown key": lambda: get_connection(f"unknown-{next(unknown)}"),
         "a failover send": lambda: get_connection("safe").send_messages(batch),
     }
 

@@ -4,8 +4,8 @@ import os
 
 SECRET_KEY = "demo"
 ALLOWED_HOSTS = ["testserver"]
-INSTALLED_APPS = ["email_hosts", "tools.demo.shop"]
-ROOT_URLCONF = "tools.demo.shop.urls"
+INSTALLED_APPS = ["email_hosts"]
+ROOT_URLCONF = "tools.demo.urls"
 USE_TZ = True
 DEFAULT_FROM_EMAIL = "project@example.com"
 EMAIL_HOSTS = {

@@ -10,13 +10,12 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from itertools import islice
 
 import django
 from django.conf import settings
 from django.core.mail import EmailMessage
-from scripted import BODY, CLOSE, HANG, RESET, TAKEN, Accepted, ScriptedServer
+from scripted import BODY, CLOSE, HANG, RESET, TAKEN, ScriptedServer
 
 from email_hosts.backends import can_be_retried, get_connection
 
@@ -50,22 +49,28 @@ def main():
     print(f"seed {chosen.seed}")
     # A send that does not end is a mistake like any other: show where, and exit with 1.
     faulthandler.dump_traceback_later(chosen.seconds + 60, exit=True)
-    account = Account()
-    with ExitStack() as stack:
-        servers = [stack.enter_context(Chaos(f"{chosen.seed} {host}")) for host in HOSTS]
-        configure([server.port for server in servers])
+    account, done = Account(), threading.Event()
+    servers = {host: ScriptedServer() for host in HOSTS}
+    configure({host: server.port for host, server in servers.items()})
+    with ThreadPoolExecutor(len(HOSTS) + THREADS) as pool:
+        running = [
+            pool.submit(misbehave, server, f"{chosen.seed} {host}", done)
+            for host, server in servers.items()
+        ]
         end = time.monotonic() + chosen.seconds
-        with ThreadPoolExecutor(THREADS) as pool:
-            seeds = [f"{chosen.seed} {thread}" for thread in range(THREADS)]
+        seeds = [f"{chosen.seed} {thread}" for thread in range(THREADS)]
+        try:
             list(pool.map(lambda seed: account.send(seed, end), seeds))
-    accepted = [message for server in servers for message in server.accepted]
+        finally:
+            done.set()
+    accepted = [message for each in running for message in each.result()]
     messages = MESSAGES - len(list(account.numbers))
     mistakes = account.mistakes(messages, accepted)
     if len(account.sent) <= messages / 2:
         mistakes.append("most messages were not sent: this proves nothing")
     print(f"{messages} messages, {len(accepted)} accepted, {len(account.sent)} sent, ", end="")
     print(f"{len(account.not_sent)} surely not, {len(account.unsure)} perhaps")
-    print(f"{dict(account.errors)}, {sum(server.restarts for server in servers)} restarts")
+    print(dict(account.errors))
     for mistake in mistakes[:20]:
         print(mistake)
     print(f"{len(mistakes)} mistakes" if mistakes else "All messages are accounted for.")
@@ -77,7 +82,7 @@ def configure(ports):
     several = f"{','.join(HOSTS)}?retry=0.1"
     hosts = {
         host: f"smtp://127.0.0.1:{port}?_default_from_email={host}@example.com&{OPTIONS}"
-        for host, port in zip(HOSTS, ports, strict=True)
+        for host, port in ports.items()
     }
     hosts |= {"failover": f"failover:{several}", "roundrobin": f"roundrobin:{several}"}
     settings.configure(EMAIL_HOSTS=hosts)
@@ -125,45 +130,24 @@ class Account:
         ]
 
 
-class Chaos:
-    """One server on one port, while its ``with`` block runs."""
+def misbehave(server, seed, done):
+    """Be up and down, with a fault now and then. Return which messages were accepted."""
+    chance, accepted = random.Random(seed), []  # noqa: S311
 
-    def __init__(self, seed):
-        self.random = random.Random(seed)  # noqa: S311
-        self.accepted: list[Accepted] = []
-        self.restarts = 0
-        self._server = ScriptedServer(self._script)
-        self.port = self._server.port
-        self._end = threading.Event()
-        self._executor = ThreadPoolExecutor(max_workers=1)
-
-    def __enter__(self):
-        self._running = self._executor.submit(self._run)
-        return self
-
-    def __exit__(self, *exc_info):
-        self._end.set()
-        self._executor.shutdown()
-        self._running.result()  # raises what it has raised
-
-    def _run(self):
-        while True:
-            with self._server:
-                self._wait(UP)
-            self.accepted += self._server.accepted
-            self._wait(DOWN)
-            if self._end.is_set():
-                return
-            self._server = ScriptedServer(self._script, port=self.port)
-            self.restarts += 1
-
-    def _wait(self, seconds):
-        self._end.wait(self.random.expovariate(1 / seconds))
-
-    def _script(self, step, argument):
-        if self.random.random() < FAULTS_PER_STEP and step in FAULTS:
-            return self.random.choice(FAULTS[step])
+    def script(step, argument):
+        if chance.random() < FAULTS_PER_STEP and step in FAULTS:
+            return chance.choice(FAULTS[step])
         return None
+
+    server.script = script
+    while True:
+        with server:
+            done.wait(chance.expovariate(1 / UP))
+        accepted += server.accepted
+        done.wait(chance.expovariate(1 / DOWN))
+        if done.is_set():
+            return accepted
+        server = ScriptedServer(script, port=server.port)
 
 
 if __name__ == "__main__":
