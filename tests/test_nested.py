@@ -7,7 +7,7 @@ import pytest
 from conftest import logging_to, told
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
-from scripted import any_of, to
+from scripted import to
 
 from email_hosts.backends import FailoverBackend, HostBackend, RoutingBackend, get_connection
 from email_hosts.signals import message_sent
@@ -171,20 +171,8 @@ def test_router_may_send_through_a_host(project, server, settings):
     assert_nothing_crossed(server, 4)
 
 
-@pytest.mark.parametrize("kind", ["", "parallel=2", "failover"])
-def test_alert_that_fails_is_ignored_as_the_connection_says(project, server):
-    server.script = any_of(to("alert", "550 no"), to("refused", "550 no"))
-    project.connection.fail_silently = True
-    with told() as heard:
-        assert project.send(list) == 4
-    assert project.alerts == [0] * 4
-    assert [subject for subject, error in heard if error] == ["Alert"] * 4
-    assert_nothing_crossed(server, 0)
-
-
-@pytest.mark.parametrize("action", ["alert", "alert_and_close"])
-def test_wrapped_backend_with_a_connection(action, server):
+def test_wrapped_backend_with_a_connection(server):
     wrapped = EmailBackend("127.0.0.1", server.port, timeout=20, alias="x")
     project = Project(HostBackend(wrapped))
-    assert project.send(list, action=getattr(project, action)) == 4
+    assert project.send(list, action=project.alert_and_close) == 4
     assert_nothing_crossed(server, 4)
