@@ -34,11 +34,15 @@ def mistake():
     return get_connection("broken"), hosts, customer
 
 
-def reports_of(request, function, *arguments):
-    """Return the reports of a function that fails, as HTML and as text."""
+def exception_of(function, *arguments):
+    """Return the ``sys.exc_info()`` of a function that fails."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 (whatever it is)
         function(*arguments)
-    reporter = ExceptionReporter(request, caught.type, caught.value, caught.tb)
+    return caught.type, caught.value, caught.tb
+
+
+def reports_of(request, exc_info):
+    reporter = ExceptionReporter(request, *exc_info)
     assert isinstance(reporter.filter, debug.EmailHostsReporterFilter)
     return reporter.get_traceback_html(), reporter.get_traceback_text()
 
@@ -51,7 +55,7 @@ def test_report_shows_the_keys_of_hosts_and_no_secret(in_debug, settings):
     settings.FROM_ENVIRONMENT = {"hosts": [VALID, (VALID,)]}
     # Django lists the environment of runserver in request.META.
     request = RequestFactory(SHOP_HOST=VALID, BROKEN_HOST=BROKEN).get("/")
-    html, text = reports_of(request, mistake)
+    html, text = reports_of(request, exception_of(mistake))
     assert "this one is shown" in html
     for report in (html, text):
         for key in ("EMAIL_HOSTS", "shop", "broken", "SHOP_HOST", "FROM_ENVIRONMENT"):
@@ -62,9 +66,8 @@ def test_report_shows_the_keys_of_hosts_and_no_secret(in_debug, settings):
 
 def shown(frame_globals, frame_locals, code="1 / 0"):
     """Return what the filter shows of the frame that fails."""
-    with pytest.raises(ZeroDivisionError) as caught:
-        exec(code, frame_globals, frame_locals)
-    *_, (frame, _) = walk_tb(caught.tb)
+    _, _, traceback = exception_of(exec, code, frame_globals, frame_locals)
+    *_, (frame, _) = walk_tb(traceback)
     return dict(debug.EmailHostsReporterFilter().get_traceback_frame_variables(None, frame))
 
 
@@ -109,7 +112,7 @@ def test_report_is_made_whatever_is_in_it(what, name):
     for setting in (value, hosts):
         with override_settings(**{name: setting}):
             variables = {"value": value, "hosts": hosts}
-            html, text = reports_of(None, exec, "1 / 0", {}, variables)
+            html, text = reports_of(None, exception_of(exec, "1 / 0", {}, variables))
         assert name in html
         assert "ZeroDivisionError" in text
 
@@ -223,6 +226,10 @@ DJANGOS = "django.views.debug.SafeExceptionReporterFilter"
 
 class Filter(SafeExceptionReporterFilter):
     """A project's own."""
+
+
+class Subclass(debug.EmailHostsReporterFilter):
+    """As the README advises."""
 
 
 class TestInstall:

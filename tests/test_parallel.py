@@ -92,10 +92,6 @@ def error_of(connection: EmailHostsBackend, batch: Any, kind: Any = smtplib.SMTP
     return error
 
 
-def is_of_a_call(thread):
-    return thread.name.startswith("ThreadPoolExecutor")
-
-
 class TestSpread:
     """Each connection takes the next message when it is free."""
 

@@ -57,7 +57,7 @@ def site(serve):
         yield site
 
 
-def message(from_email: str, to: str = "a@example.net") -> EmailMessage:
+def message(from_email: str, to: str = "a@example.net") -> Any:
     return EmailMessage("Hello", "World", from_email, [to])
 
 
@@ -162,6 +162,16 @@ def test_each_message_of_a_list_is_tried(site, caplog):
     assert site.recipients()["shop"] == [one.to[0] for one in error.sent[:4]]
     assert [site.servers[key].connections for key in ("shop", "club")] == [1, 1]
     assert caplog.messages == ['host "club": SMTPRecipientsRefused, not raised']
+
+
+def test_message_that_cannot_be_redirected_does_not_keep_the_others_back(site):
+    bad, good = batch = [message("shop@example.com"), message("shop@example.com")]
+    bad.merge_data = {"a@example.net": {}}
+    with pytest.raises(InvalidEmailHost, match="merge_data") as caught:
+        RoutingBackend(redirect_to="qa@example.com").send_messages(batch)
+    error: Any = caught.value
+    assert (error.sent, error.unsent) == ([good], [bad])
+    assert site.recipients() == {"shop": ["qa@example.com"]}
 
 
 def tenant(server: Any) -> Any:

@@ -198,6 +198,13 @@ class TestSignals:
             get_connection("shop").send_messages(batch)
         assert receivers.told == f"0 shop, 1 shop {type(caught.value).__name__}"
 
+    def test_do_not_tell_what_a_replaced_open_does(self, start, receivers):
+        start()
+        connection: Any = get_connection("shop")
+        connection.open = lambda: None
+        assert connection.send_messages(mails("0")) == 0
+        assert receivers.told == ""
+
 
 class TestReceiver:
     """It never changes what becomes of the mail."""
