@@ -60,14 +60,6 @@ class Project:
         self.sends = RoutingBackend() if is_routed else connection
         self.alerts: list[int] = []
 
-    def messages(self, moment: str, action: Any) -> list[Any]:
-        batch: list[Any] = []
-        for i in range(4):
-            to = [f"m{i}@example.net", f"refused{i}@example.net"]
-            batch.append(Nested(f"Mail {i}", f"mail {i}", "a@example.com", to))
-            batch[-1].moment, batch[-1].action = moment, action
-        return batch
-
     def alert(self, *record: Any, **of_a_signal: Any) -> None:
         alert = EmailMessage("Alert", "alert", "a@example.com", ["alert@example.net"])
         self.alerts.append(self.connection.send_messages([alert]))
@@ -78,7 +70,11 @@ class Project:
 
     def send(self, of: Any, moment: str = "message()", action: Any = None) -> Any:
         """Send four messages, and alert at a moment."""
-        batch = self.messages(moment, action or self.alert)
+        batch: list[Any] = []
+        for i in range(4):
+            to = [f"m{i}@example.net", f"refused{i}@example.net"]
+            batch.append(Nested(f"Mail {i}", f"mail {i}", "a@example.com", to))
+            batch[-1].moment, batch[-1].action = moment, action or self.alert
         if moment == "receiver":
             message_sent.connect(self.alert)
         listen = self.alert if moment == "log handler" else id

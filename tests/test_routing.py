@@ -227,9 +227,6 @@ class TestConnectionOfTheRouter:
         assert [sent.from_email for sent in mailoutbox] == [sender]
 
 
-RECORD = logging.LogRecord("x", logging.ERROR, "x.py", 1, "it failed", (), None)
-
-
 @needs_mailers
 @pytest.mark.parametrize(("using", "host"), [(None, "shop"), ("safe", "club")])
 def test_admin_email_handler_names_a_mailer(using, host, serve):  # pragma: mailers-only
@@ -237,5 +234,5 @@ def test_admin_email_handler_names_a_mailer(using, host, serve):  # pragma: mail
     hosts = {**site.hosts, "safe": "failover:club,shop"}
     settings = {"MAILERS": {**mailers(hosts), "default": {"BACKEND": ROUTING}}}
     with override_settings(**settings, EMAIL_HOSTS=hosts, SERVER_EMAIL="server@example.com"):
-        AdminEmailHandler(using=using).emit(RECORD)
+        AdminEmailHandler(using=using).emit(logging.makeLogRecord({"msg": "it failed"}))
     assert site.recipients() == {host: ["admin@example.com"]}
