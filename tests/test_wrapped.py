@@ -128,12 +128,11 @@ class LooksLikeOne:
 
     encoding = None
 
-    def __init__(self, *args, **options):
-        message = EmailMessage(*args, **options)
-        vars(self).update(subject=message.subject, from_email=None, to=message.to)
+    def __init__(self, subject, body, to):
+        self.subject, self.from_email, self.to = subject, None, to
 
     def recipients(self):
-        return self.to  # type: ignore[attr-defined]
+        return self.to
 
     def message(self, **options):
         message = EmailMessage()
