@@ -47,11 +47,6 @@ KINDS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return request.param
-
-
 class Project:
     """Sends a list over a connection, and alerts over the same while that is under way."""
 
@@ -91,8 +86,9 @@ def server(serve):
     return serve(to("refused", "550 no"))
 
 
-@pytest.fixture
-def project(kind, server, settings):
+@pytest.fixture(params=KINDS)
+def project(request, server, settings):
+    kind = request.param
     query = kind if "=" in kind else ""
     settings.EMAIL_HOSTS = {
         "shop": f"smtp://127.0.0.1:{server.port}?timeout=20&{query}",
@@ -154,7 +150,7 @@ def test_generator_may_send(project, server):
     assert_nothing_crossed(server, 4)
 
 
-@pytest.mark.parametrize("kind", ["router"])
+@pytest.mark.parametrize("project", ["router"], indirect=True)
 def test_router_may_send_through_a_host(project, server, settings):
     shop = project.connection = get_connection("shop")
 

@@ -22,9 +22,8 @@ from scripted import BODY, CLOSE, TAKEN, always, any_of, at, to
 from email_hosts.backends import EmailHostsBackend, parallel
 from email_hosts.backends.parallel import PIECE
 
-PIPELINING = ["PIPELINING"]
 STEPWISE = ["SIZE 10000000"]  # so nothing is written ahead, and no session ends for it
-either_way = pytest.mark.parametrize("extensions", [PIPELINING, STEPWISE])
+either_way = pytest.mark.parametrize("extensions", [["PIPELINING"], STEPWISE])
 
 
 def messages(number):

@@ -103,7 +103,8 @@ class Relay(smtp.EmailBackend):
 
 SENDS = [
     *((failure, "shop") for failure in (*SCRIPTS, "no server", "untrusted", "no STARTTLS")),
-    *((failure, "shop") for failure in ("no such file", "not ASCII", "bad message", "parked")),
+    *((failure, "shop") for failure in ("no such file", "not ASCII", "bad message")),
+    ("parked", "kept"),
     ("refused", "relay"),
     *(
         (failure, way)
@@ -129,18 +130,17 @@ def name(failure, way, serve, start_server, tls, closed_port, settings):
     dsn = f"{scheme}://{username}:{PASSWORD}@{address}?local_hostname=here"
     dsn += "&tls&ssl_cafile=/no/such" * (failure == "no such file")
     dsn += "&timeout=0.2" * (failure == "timed out")
-    kept = f"{dsn}&conn_max_age=60"
     relay = f"backend://{__name__}.Relay?host=127.0.0.1&port={port}"
     settings.EMAIL_HOSTS = {
-        "shop": kept if failure == "parked" else dsn,
-        "kept": kept,
+        "shop": dsn,
+        "kept": f"{dsn}&conn_max_age=60",
         "parallel": f"{dsn}&parallel=2",
         "all": "failover:shop",
         "relay": f"{relay}&username={USERNAME}&password={PASSWORD}",
     }
     settings.EMAIL_HOSTS_ROUTER = lambda message: "shop"
     if failure == "parked":
-        get_connection("shop").send_messages(mails("a"))
+        get_connection("kept").send_messages(mails("a"))
         replies |= {"MAIL": CLOSE, "AUTH": "535 no"}
     key = way if way in ("kept", "parallel") else "shop"
     names = {"dsn": address, "relay": '"relay"'}

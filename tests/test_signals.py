@@ -174,14 +174,10 @@ class TestSignals:
 
     @pytest.mark.parametrize(
         ("key", "kind", "counts"),
-        [
-            ("shop", list, [5] * 6),
-            ("many", list, [5] * 6),
-            ("shop", iter, [1, 1, 2, 3, 4, 5]),  # after each message
-        ],
+        [("shop", list, [5] * 6), ("many", list, [5] * 6), ("shop", iter, [1, 1, 2, 3, 4, 5])],
     )
     def test_come_at_the_end_of_a_list(self, key, kind, counts, start, receivers):
-        """And so do records of the log. The first message has one."""
+        """Or after each message. So do records of the log. The first message has one."""
         server, _ = start(to("no@", "550 no"))
         found: list[int] = []
         receivers.then = lambda: found.append(len(server.accepted))
