@@ -109,7 +109,7 @@ SENDS = [
     *(
         (failure, way)
         for failure in SEVERAL_WAYS
-        for way in ("kept", "parallel", "all", "router", "dsn")
+        for way in ("kept", "parallel", "all", "router", "dsn", "tenant")
     ),
 ]
 NOT_OF_MAIL = (InvalidEmailHost, ValueError)
@@ -138,12 +138,13 @@ def name(failure, way, serve, start_server, tls, closed_port, settings):
         "all": "failover:shop",
         "relay": f"{relay}&username={USERNAME}&password={PASSWORD}",
     }
-    settings.EMAIL_HOSTS_ROUTER = lambda message: "shop"
+    tenant = {"tenant": lambda message: connection_from_dsn(dsn)}
+    settings.EMAIL_HOSTS_ROUTER = tenant.get(way, lambda message: "shop")
     if failure == "parked":
         get_connection("kept").send_messages(mails("a"))
         replies |= {"MAIL": CLOSE, "AUTH": "535 no"}
     key = way if way in ("kept", "parallel") else "shop"
-    names = {"dsn": address, "relay": '"relay"'}
+    names = {"dsn": address, "tenant": address, "relay": '"relay"'}
     return names.get(way, f'"{key}" ({address})')
 
 
@@ -154,7 +155,7 @@ def send(failure, way, **options):
         messages[0].subject = "a\nb"
     if way == "dsn":
         connection: Any = connection_from_dsn(django_settings.EMAIL_HOSTS["shop"], **options)
-    elif way == "router":
+    elif way in ("router", "tenant"):
         connection = RoutingBackend(**options)
     else:
         connection = get_connection(way, **options)
