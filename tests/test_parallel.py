@@ -109,6 +109,11 @@ class TestSpread:
         assert recipients(server) == of(batch)
         assert (threading.current_thread() in threads) == (connections == 1)
 
+    def test_connection_that_is_open_stays_open(self, serve):
+        with host(serve(), parallel=2) as connection:
+            assert connection.send_messages(messages(9)) == 9
+            assert connection.connection
+
     @pytest.mark.parametrize("names", ["0 " * 9, "+ 0 " * 50, "+ 1 + +", "+ + + + +"])
     def test_is_of_what_has_recipients_however_often_it_is_there(self, names, serve):
         server = serve()
