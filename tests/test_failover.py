@@ -13,7 +13,7 @@ from django.core.mail import EmailMessage
 from django.test import override_settings
 from scripted import BODY, CLOSE, HANG, RESET, always, any_of, at, to
 
-from email_hosts.backends import FailoverBackend, failover, get_connection, parallel, smtp
+from email_hosts.backends import failover, get_connection, parallel, smtp
 from email_hosts.exceptions import AllHostsFailed
 from email_hosts.smtp import pipelining, transaction
 from email_hosts.smtp.pool import pool
@@ -189,14 +189,6 @@ def test_all_hosts_failed_tells_of_each(serve_auth, closed_port, caplog):
         (logging.WARNING, 'host "all": host "h0" failed: ConnectionRefusedError'),
         (logging.WARNING, 'host "all": host "h1" failed: SMTPAuthenticationError 535'),
     ]
-
-
-def test_ignored_failure_is_logged_by_the_keys_of_the_hosts_if_there_is_none(caplog):
-    backend = FailoverBackend(["nobody", "none"], fail_silently=True)
-    with override_settings(EMAIL_HOSTS={}):
-        assert backend.send_messages(mails("0")) == 0
-    assert [text.partition(":")[0] for text in caplog.messages] == 3 * ['host "nobody,none"']
-    assert caplog.messages[-1].endswith(": AllHostsFailed, ignored by fail_silently")
 
 
 def test_roundrobin_takes_turns_from_a_random_host_on(serve_auth, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from conftest import logging_to, told
 from django.core.mail import EmailMessage
 from django.core.mail.backends.smtp import EmailBackend
-from scripted import any_of, to
+from scripted import to
 
 from email_hosts.backends import FailoverBackend, HostBackend, RoutingBackend, get_connection
 from email_hosts.signals import message_sent
@@ -47,11 +47,6 @@ KINDS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return request.param
-
-
 class Project:
     """Sends a list over a connection, and alerts over the same while that is under way."""
 
@@ -59,14 +54,6 @@ class Project:
         self.connection = connection
         self.sends = RoutingBackend() if is_routed else connection
         self.alerts: list[int] = []
-
-    def messages(self, moment: str, action: Any) -> list[Any]:
-        batch: list[Any] = []
-        for i in range(4):
-            to = [f"m{i}@example.net", f"refused{i}@example.net"]
-            batch.append(Nested(f"Mail {i}", f"mail {i}", "a@example.com", to))
-            batch[-1].moment, batch[-1].action = moment, action
-        return batch
 
     def alert(self, *record: Any, **of_a_signal: Any) -> None:
         alert = EmailMessage("Alert", "alert", "a@example.com", ["alert@example.net"])
@@ -78,7 +65,11 @@ class Project:
 
     def send(self, of: Any, moment: str = "message()", action: Any = None) -> Any:
         """Send four messages, and alert at a moment."""
-        batch = self.messages(moment, action or self.alert)
+        batch: list[Any] = []
+        for i in range(4):
+            to = [f"m{i}@example.net", f"refused{i}@example.net"]
+            batch.append(Nested(f"Mail {i}", f"mail {i}", "a@example.com", to))
+            batch[-1].moment, batch[-1].action = moment, action or self.alert
         if moment == "receiver":
             message_sent.connect(self.alert)
         listen = self.alert if moment == "log handler" else id
@@ -95,8 +86,9 @@ def server(serve):
     return serve(to("refused", "550 no"))
 
 
-@pytest.fixture
-def project(kind, server, settings):
+@pytest.fixture(params=KINDS)
+def project(request, server, settings):
+    kind = request.param
     query = kind if "=" in kind else ""
     settings.EMAIL_HOSTS = {
         "shop": f"smtp://127.0.0.1:{server.port}?timeout=20&{query}",
@@ -158,7 +150,7 @@ def test_generator_may_send(project, server):
     assert_nothing_crossed(server, 4)
 
 
-@pytest.mark.parametrize("kind", ["router"])
+@pytest.mark.parametrize("project", ["router"], indirect=True)
 def test_router_may_send_through_a_host(project, server, settings):
     shop = project.connection = get_connection("shop")
 
@@ -171,20 +163,8 @@ def test_router_may_send_through_a_host(project, server, settings):
     assert_nothing_crossed(server, 4)
 
 
-@pytest.mark.parametrize("kind", ["", "parallel=2", "failover"])
-def test_alert_that_fails_is_ignored_as_the_connection_says(project, server):
-    server.script = any_of(to("alert", "550 no"), to("refused", "550 no"))
-    project.connection.fail_silently = True
-    with told() as heard:
-        assert project.send(list) == 4
-    assert project.alerts == [0] * 4
-    assert [subject for subject, error in heard if error] == ["Alert"] * 4
-    assert_nothing_crossed(server, 0)
-
-
-@pytest.mark.parametrize("action", ["alert", "alert_and_close"])
-def test_wrapped_backend_with_a_connection(action, server):
+def test_wrapped_backend_with_a_connection(server):
     wrapped = EmailBackend("127.0.0.1", server.port, timeout=20, alias="x")
     project = Project(HostBackend(wrapped))
-    assert project.send(list, action=getattr(project, action)) == 4
+    assert project.send(list, action=project.alert_and_close) == 4
     assert_nothing_crossed(server, 4)

@@ -1,7 +1,8 @@
-"""Keys travel between processes; connections and logins do not."""
+"""Keys and errors travel between processes; connections and secrets do not."""
 
 import copy
 import pickle
+import smtplib
 from typing import Any
 
 import pytest
@@ -11,6 +12,12 @@ from django.test import override_settings
 
 from email_hosts import mailers
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
+from email_hosts.exceptions import (
+    AllHostsFailed,
+    EmailHostDoesNotExist,
+    InvalidEmailHost,
+    OAuth2Error,
+)
 
 SECRET = "Kx7vQz9"
 HOSTS = {
@@ -65,3 +72,28 @@ def test_connection_that_is_more_than_its_key_is_copied_and_not_pickled(connect)
 def test_connection_that_django_has_made_is_not_pickled():  # pragma: mailers-only
     with override_settings(MAILERS=mailers(HOSTS)), pytest.raises(TypeError):
         pickle.dumps(mail.mailers["provider"])
+
+
+@pytest.mark.parametrize(
+    ("error", "attributes"),
+    [
+        (AllHostsFailed({"a": OSError()}, alias="safe"), {"alias": "safe"}),
+        (InvalidEmailHost("no", alias="a", setting="MAILERS"), {"alias": "a", "reason": "no"}),
+        (EmailHostDoesNotExist("no", alias="a"), {"alias": "a", "reason": "no"}),
+        (OAuth2Error("no"), {"reason": "no", "smtp_code": 454}),
+    ],
+)
+def test_error_is_the_same_on_the_other_side(error, attributes):
+    loaded = pickle.loads(pickle.dumps(error))
+    assert (repr(loaded), str(loaded)) == (repr(error), str(error))
+    assert {name: getattr(loaded, name) for name in attributes} == attributes
+
+
+def test_error_of_a_provider_travels_without_its_request():
+    provider = OSError(f"request with {SECRET}")
+    provider.request = lambda: SECRET  # type: ignore[attr-defined]  # it cannot be pickled
+    errors = {"provider": provider, "refused": smtplib.SMTPDataError(554, SECRET.encode())}
+    pickled = pickle.dumps(AllHostsFailed(errors))
+    assert SECRET.encode() not in pickled
+    shown = {key: str(error) for key, error in pickle.loads(pickled).errors.items()}
+    assert shown == {"provider": "OSError", "refused": "SMTPDataError 554"}
