@@ -23,6 +23,7 @@ from email_hosts.backends import (
 )
 from email_hosts.checks import check_hosts
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost, OAuth2Error
+from email_hosts.schemes import PROVIDERS
 from email_hosts.testing import real_hosts
 
 PASSWORD = "Wj4bYt2"
@@ -40,6 +41,7 @@ NO_PATHS: list[Any] = [5, None, Smtp, [DSN]]
 with_zz = partial(get_connection, "shop", zz=5)
 with_debug = partial(get_connection, "news", debug_api_request=True)
 with_router = partial(RoutingBackend, alias="shop", router="shop.mail.router")
+with_rate = partial(RoutingBackend, alias="shop", rate="30/m")
 NO_FLAG: Any = {"fail_silently": 2}
 A_FLAG = "'fail_silently' must be True or False, not "
 A_KEY = "the key of a host must not be a DSN; give the DSN a key in "
@@ -50,6 +52,7 @@ MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     ("get_connection(\"shop\"): unknown option 'zz'; known options: host, port, ", [with_zz]),
     ("get_connection(\"news\"): unknown option 'debug_api_request'; did", [with_debug]),
     ("MAILERS[\"shop\"]: unknown option 'router'; the setting EMAIL_HOSTS_R", [with_router]),
+    ("MAILERS[\"shop\"]: option 'rate' has no effect on a router; give it ", [with_rate]),
     (A_FLAG, [partial(get_connection, key, **NO_FLAG) for key in ("shop", "nobody")]),
     (A_FLAG, [partial(connection_from_dsn, "smtp://h", **NO_FLAG)]),
     # A key for a DSN, and the reverse.
@@ -190,21 +193,28 @@ def problems(settings, dsn):
 
 INVALID = 'E002 EMAIL_HOSTS["news"]:'
 
-# Of each kind one, with what it needs, in the order in which Anymail asks for it.
-NEEDED = {
-    "mailgun": ["api_key"],
+# What each provider needs, in the order in which Anymail asks for it.
+NEEDED = {key: ["api_key"] for key in PROVIDERS} | {
+    "mailersend": ["api_token"],
     "mailjet": ["api_key", "secret_key"],
+    "mailtrap": ["api_token"],
+    "postal": ["api_key", "api_url"],
     "postmark": ["server_token"],
+    "scaleway": ["secret_key", "project_id"],
     "unisender-go": ["api_key", "api_url"],
 }
+# Its package has no words of its own. It needs boto3.
+del NEEDED["amazon-ses"]
 
 
+@pytest.mark.filterwarnings("ignore:django-anymail has dropped")  # SendGrid
 @pytest.mark.parametrize("provider", NEEDED)
 class TestProvider:
     """A mistake in the options of a provider, whose package has other words for it."""
 
     @pytest.fixture
     def complete(self, provider):
+        pytest.importorskip(f"anymail.backends.{provider.replace('-', '_')}")
         return f"anymail+{provider}:?{'&'.join(f'{name}=X7' for name in NEEDED[provider])}"
 
     def test_missing_or_misspelt_option_is_told_as_a_dsn_has_it(

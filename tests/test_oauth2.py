@@ -218,6 +218,14 @@ class TestKept:
         assert sorted(given, key=str) == [None, *["token"] * 7]
         assert len(server.forms) == 2
 
+    def test_none_is_left_if_its_renewal_fails(self, start_token_server):
+        answers = [{"access_token": text, "expires_in": 3600} for text in ("a", "b")]
+        source = endpoint(start_token_server(answers[0], {"error": "no"}, answers[1]).url)
+        assert get(source) == "a"
+        with pytest.raises(OAuth2Error):
+            get(source, refused="a")
+        assert get(source) == "b"
+
 
 class TestWaiting:
     """Nobody waits in vain for a thread that asks."""
@@ -273,6 +281,14 @@ class TestWaiting:
                 again = threads.submit(get, source, timeout=0.01)
                 assert again.result() == "token"
         assert number > 10  # pragma: no cover (on Python 3.10, coverage has lost track)
+
+    def test_is_not_for_itself(self):
+        """A signal handler may send mail while its own thread asks."""
+
+        def token(username, *, renew):
+            return "inner" if renew else get(Custom(token), refused="a", timeout=0.1)
+
+        assert get(Custom(token)) == "inner"
 
 
 start_smtp = starting(XOAuth2Server)
