@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 CLOSE = "close"  # end the connection, as a server does that has had enough
 RESET = "reset"  # break it, as a crash does
@@ -17,26 +17,12 @@ TAKEN = "taken"  # at BODY: take the message, and break the connection without a
 AND_CLOSE = " (and then it closes)"  # at the end of a reply
 BODY = "BODY"  # the step after the final dot
 
-BEHIND = "BEHIND"  # the step before BODY, if the client has written more than the body
-GROUP = "GROUP"  # the step before MAIL, RCPT or DATA, if it has written more than that
-
 # What to do at a step with this argument: a reply, one of the above, or None for what is
-# right. A script gets the name of the step ("MAIL", "RCPT", BODY, ...) and the argument. At
-# BEHIND and GROUP, it answers with a Deal.
-Script = Callable[[str, str], Any]
+# right. A script gets the name of the step ("MAIL", "RCPT", BODY, ...) and the argument.
+Script = Callable[[str, str], str | None]
 
 FINE = dict.fromkeys(("HELO", "LHLO", "MAIL", "RCPT", "RSET", "NOOP"), "250 fine")
 RIGHT = {**FINE, "DATA": "354 go ahead", "QUIT": "221 bye"}
-
-
-class Deal(NamedTuple):
-    """What becomes of what a client has written without waiting for a reply."""
-
-    answer: str = ""  # to the body, or the first command, in place of what is right
-    each: str = ""  # to each command that follows
-    once: str = ""  # to all of them
-    keep: slice = slice(0)  # what is taken for commands, and not dropped
-    is_end: bool = False  # whether the server then ends the connection
 
 
 class Accepted(NamedTuple):
@@ -50,8 +36,7 @@ class Accepted(NamedTuple):
 class ScriptedServer:
     """Answers while its ``with`` block runs, on a port of its own choice if that is 0.
 
-    With a TLS context, it speaks TLS from the first byte. With ``clients`` (``roundtrips``),
-    it knows what they write in groups, and ``groups`` has what was not taken as it is.
+    With a TLS context, it speaks TLS from the first byte.
     """
 
     def __init__(
@@ -61,13 +46,10 @@ class ScriptedServer:
         extensions=("PIPELINING", "SIZE 10000000", "8BITMIME"),
         port=0,
         context=None,
-        clients=None,
     ):
         self.script = script or (lambda step, argument: None)
         self.extensions = list(extensions)
         self.context = context
-        self.clients = clients
-        self.groups: list[str] = []
         self.accepted: list[Accepted] = []
         self.commands: list[str] = []
         self.connections = 0
@@ -83,7 +65,8 @@ class ScriptedServer:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.stop_listening()
+        shut(self._listener)
+        self._listening.join()
         self.disconnect()
         self.wait_for_clients_to_go()
 
@@ -91,10 +74,6 @@ class ScriptedServer:
         """Wait until it has accepted so many messages. Return whether it has."""
         with self.arrival:
             return self.arrival.wait_for(lambda: len(self.accepted) >= messages, timeout)
-
-    def stop_listening(self) -> None:
-        shut(self._listener)
-        self._listening.join()
 
     def disconnect(self) -> None:
         for client in self._clients:
@@ -140,15 +119,11 @@ class Dialogue:
         self.server = server
         self.client = client
         self.received = b""
-        self.size = 0  # of all that was received
-        self.is_ending = False
         self.replies: deque[bytes] = deque()
         self.sender = ""
         self.recipients: list[str] = []
 
     def run(self) -> None:
-        if self.server.clients:
-            self.server.clients.forget(self.client.getpeername()[1])
         if not self.answer("banner", "", "220 scripted"):
             return
         while (line := self.read_until(b"\r\n")) is not None:
@@ -196,10 +171,7 @@ class Dialogue:
         return goes_on
 
     def answer(self, step: str, argument: str, right: str) -> bool:
-        more = self.written_ahead(step) if self.server.clients else b""
-        asked = BEHIND if step == BODY else GROUP
-        deal = self.server.script(asked, f"{step} {argument}") if more else None
-        self.last = (deal and deal.answer) or self.server.script(step, argument) or right
+        self.last = self.server.script(step, argument) or right
         if self.last in (HANG, RESET, CLOSE, TAKEN):
             self.flush()
             if self.last == HANG:
@@ -209,28 +181,10 @@ class Dialogue:
                 self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
             return False
         self.replies.append(self.last.encode("latin-1") + b"\r\n")
-        if deal:
-            self.treat(more, deal)
         is_last = self.last.endswith(AND_CLOSE)
         if step == "QUIT" or is_last:
             self.flush()
         return not is_last
-
-    def written_ahead(self, step: str) -> bytes:
-        """Return what the client has written when it waits for the reply to this."""
-        if step not in (BODY, "MAIL", "RCPT", "DATA"):
-            return b""
-        port = self.client.getpeername()[1]
-        written = self.server.clients.written(port, self.size - len(self.received))
-        while self.size < written:
-            assert self.fill()
-        return self.received
-
-    def treat(self, more: bytes, deal: Deal) -> None:
-        self.server.groups.append(more.decode("latin-1"))
-        self.received, self.is_ending = more[deal.keep], deal.is_end
-        replies = [deal.each] * more.count(b"\r\n") + [deal.once]
-        self.replies += [f"{reply}\r\n".encode() for reply in replies if reply]
 
     def read_until(self, end: bytes) -> bytes | None:
         searched = 0
@@ -243,9 +197,8 @@ class Dialogue:
 
     def fill(self) -> bool:
         self.flush()
-        more = b"" if self.is_ending else self.client.recv(65536)
+        more = self.client.recv(65536)
         self.received += more
-        self.size += len(more)
         return bool(more)
 
     def flush(self) -> None:
@@ -264,12 +217,12 @@ def shut(one: socket.socket) -> None:
         one.shutdown(socket.SHUT_RDWR)
 
 
-def at(step: str, *replies: str | Deal | None) -> Script:
+def at(step: str, *replies: str | None) -> Script:
     coming = deque(replies)
     return lambda name, argument: coming.popleft() if name == step and coming else None
 
 
-def always(step: str, reply: str | Deal) -> Script:
+def always(step: str, reply: str) -> Script:
     return lambda name, argument: reply if name == step else None
 
 

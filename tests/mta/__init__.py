@@ -16,8 +16,6 @@ from typing import Any
 
 from scripted import ScriptedServer
 
-PASSWORD = "mta-password"
-
 # Where `install` puts them.
 INSTALLED = Path(
     os.environ.get("MAIL_SERVERS") or Path.home() / ".cache" / "django-email-hosts"
@@ -53,6 +51,7 @@ class MailServer:
     """
 
     username = "mta-user"
+    password = "mta-password"
     program: Path  # below INSTALLED
     environment: dict[str, str] = {}
     _process: Any = None
@@ -62,13 +61,6 @@ class MailServer:
         self.folder.chmod(0o755)
         self.behind = behind
         self.port = port
-        self.values = {
-            "folder": folder,
-            "port": port,
-            "behind": behind.port,
-            "username": self.username,
-            "password": PASSWORD,
-        }
         self.certificate = certificate.private_key_and_cert_chain_pem.bytes().decode()
         self.write("certificate.pem", self.certificate)
 
@@ -146,10 +138,10 @@ class MailServer:
         return delivered
 
     def write(self, name: str, content: str) -> None:
-        """Write a file with these values."""
+        """Write a file, which is a template with ``{0}`` for this server."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content.format(**self.values))
+        path.write_text(content.format(self))
 
 
 def run(*command: str | Path) -> None:

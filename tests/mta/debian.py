@@ -4,14 +4,14 @@ import os
 import shutil
 from pathlib import Path
 
-from . import INSTALLED, PASSWORD, MailServer, run
+from . import INSTALLED, MailServer, run
 
 CHASQUID = """
 hostname: "mta.example.com"
-smtp_address: "127.0.0.1:{port}"
-data_dir: "{folder}/data"
+smtp_address: "127.0.0.1:{0.port}"
+data_dir: "{0.folder}/data"
 mail_log_path: "<stderr>"
-mail_delivery_agent_bin: "{programs}/mda-lmtp"
+mail_delivery_agent_bin: "{0.programs}/mda-lmtp"
 """
 
 
@@ -22,19 +22,18 @@ class Chasquid(MailServer):
     username = "someone@example.net"
 
     def configure(self):
-        programs = (INSTALLED / self.program).parent
-        self.values["programs"] = programs
+        self.programs = (INSTALLED / self.program).parent
         arguments = ["-addr_network", "tcp", "-addr", f"127.0.0.1:{self.behind.port}"]
         arguments += ["-to_puny", "-f", "%from%", "-d", "%to%"]
         lines = [f'mail_delivery_agent_args: "{argument}"\n' for argument in arguments]
         self.write("chasquid.conf", CHASQUID + "".join(lines))
         for name in ("fullchain.pem", "privkey.pem"):
             self.write(f"certs/x/{name}", self.certificate)
-        tool = programs / "chasquid-util"
+        tool = self.programs / "chasquid-util"
         for mailbox in (self.username, "other@example.net", "b@müller.example"):
             domain = self.folder / "domains" / mailbox.partition("@")[2]
             domain.mkdir(parents=True, exist_ok=True)
-            options = (f"--configdir={self.folder}", f"--password={PASSWORD}")
+            options = (f"--configdir={self.folder}", f"--password={self.password}")
             run(tool, "user-add", mailbox, *options)
 
     def command(self):
@@ -45,19 +44,19 @@ class Chasquid(MailServer):
 
 
 EXIM = """
-exim_path = {folder}/{program}
+exim_path = {0.folder}/{0.program}
 keep_environment = LD_LIBRARY_PATH : LD_PRELOAD : NSS_WRAPPER_PASSWD : NSS_WRAPPER_GROUP
 deliver_drop_privilege
 primary_hostname = mta.example.com
-spool_directory = {folder}/spool
-log_file_path = {folder}/spool/%slog
-pid_file_path = {folder}/spool/pid
+spool_directory = {0.folder}/spool
+log_file_path = {0.folder}/spool/%slog
+pid_file_path = {0.folder}/spool/pid
 local_interfaces = 127.0.0.1
-daemon_smtp_ports = {port}
+daemon_smtp_ports = {0.port}
 # By default, it delivers ten messages of a connection, and the others an hour later.
 smtp_accept_queue_per_connection = 0
 tls_advertise_hosts = *
-tls_certificate = {folder}/certificate.pem
+tls_certificate = {0.folder}/certificate.pem
 acl_smtp_rcpt = accept
 acl_smtp_data = accept
 
@@ -71,14 +70,14 @@ behind:
 begin transports
 behind:
   driver = smtp
-  port = {behind}
+  port = {0.behind.port}
 
 begin authenticators
 plain:
   driver = plaintext
   public_name = PLAIN
   server_prompts = :
-  server_condition = ${{if eq{{$auth2:$auth3}}{{{username}:{password}}}}}
+  server_condition = ${{if eq{{$auth2:$auth3}}{{{0.username}:{0.password}}}}}
 """
 
 
@@ -91,14 +90,13 @@ class Exim(MailServer):
         # A copy: Exim's own user has to get at it, and may not at our home.
         shutil.copytree(INSTALLED / "exim", self.folder / "exim", symlinks=True)
         # Debian's does not start without a user of this name, who must not be root.
-        uid, gid = (os.getuid(), os.getgid()) if os.getuid() else (65534, 65534)
-        self.values |= {"program": self.program, "uid": uid, "gid": gid}
+        self.uid, self.gid = (os.getuid(), os.getgid()) if os.getuid() else (65534, 65534)
         self.write("exim.conf", EXIM)
-        self.write("passwd", "root:x:0:0::/:\nDebian-exim:x:{uid}:{gid}::/:\n")
-        self.write("group", "root:x:0:\nDebian-exim:x:{gid}:\n")
+        self.write("passwd", "root:x:0:0::/:\nDebian-exim:x:{0.uid}:{0.gid}::/:\n")
+        self.write("group", "root:x:0:\nDebian-exim:x:{0.gid}:\n")
         spool = self.folder / "spool"
         spool.mkdir()
-        os.chown(spool, uid, gid)
+        os.chown(spool, self.uid, self.gid)
         (wrapper,) = (self.folder / "exim").rglob("libnss_wrapper.so")
         self.environment = {
             "LD_LIBRARY_PATH": str(wrapper.parent),

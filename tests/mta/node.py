@@ -7,17 +7,17 @@ from pathlib import Path
 
 from scripted import Accepted
 
-from . import INSTALLED, PASSWORD, MailServer, run
+from . import INSTALLED, MailServer, run
 
 HERE = Path(__file__).parent
 MODULES = Path("node", "node_modules")
 
 HARAKA = {
     "me": "mta.example.com",
-    "smtp.ini": "listen=127.0.0.1:{port}\nnodes=0",
+    "smtp.ini": "listen=127.0.0.1:{0.port}\nnodes=0",
     "plugins": "tls\nauth/flat_file\nmessages",
     "auth_flat_file.ini": (
-        "[core]\nmethods=PLAIN,LOGIN\nconstrain_sender=false\n[users]\n{username}={password}"
+        "[core]\nmethods=PLAIN,LOGIN\nconstrain_sender=false\n[users]\n{0.username}={0.password}"
     ),
     # ffdhe2048 of RFC 7919. Haraka would compute for half a minute to get one of its own.
     "dhparams.pem": """-----BEGIN DH PARAMETERS-----
@@ -74,4 +74,4 @@ class SMTPServer(NodeServer):
     environment = {"NODE_PATH": str(INSTALLED / MODULES)}
 
     def command(self):
-        return ["node", HERE / "smtp-server.cjs", str(self.port), self.username, PASSWORD]
+        return ["node", HERE / "smtp-server.cjs", str(self.port), self.username, self.password]

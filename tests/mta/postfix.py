@@ -5,13 +5,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from . import PASSWORD, MailServer, run
+from . import MailServer, run
 
 MAIN = """
 compatibility_level = 3.6
-queue_directory = {folder}/queue
-data_directory = {folder}/data
-maillog_file = {folder}/log
+queue_directory = {0.folder}/queue
+data_directory = {0.folder}/data
+maillog_file = {0.folder}/log
 maillog_file_prefixes = /
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
@@ -20,19 +20,19 @@ mydestination =
 mynetworks =
 alias_maps =
 local_recipient_maps =
-relayhost = [127.0.0.1]:{behind}
+relayhost = [127.0.0.1]:{0.behind.port}
 in_flow_delay = 0
 
 smtpd_tls_security_level = encrypt
-smtpd_tls_cert_file = {folder}/certificate.pem
-smtpd_tls_key_file = {folder}/certificate.pem
+smtpd_tls_cert_file = {0.folder}/certificate.pem
+smtpd_tls_key_file = {0.folder}/certificate.pem
 smtpd_sasl_auth_enable = yes
 smtpd_sasl_local_domain = mta.example.com
-cyrus_sasl_config_path = {folder}/sasl
+cyrus_sasl_config_path = {0.folder}/sasl
 smtpd_relay_restrictions = permit_sasl_authenticated, reject
 """
 MASTER = """
-127.0.0.1:{port} inet n - n - - smtpd
+127.0.0.1:{0.port} inet n - n - - smtpd
 pickup unix n - n 60 1 pickup
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 300 1 qmgr
@@ -51,7 +51,7 @@ postlog unix-dgram n - n - 1 postlogd
 SASL = """
 pwcheck_method: auxprop
 auxprop_plugin: sasldb
-sasldb_path: {folder}/sasldb
+sasldb_path: {0.folder}/sasldb
 mech_list: PLAIN LOGIN
 """
 
@@ -67,7 +67,7 @@ class Postfix(MailServer):
         self.write("sasl/smtpd.conf", SASL)  # where Debian's looks for it
         command = ["saslpasswd2", "-p", "-c", "-f", f"{self.folder}/sasldb"]
         command += ["-u", "mta.example.com", self.username]
-        subprocess.run(command, input=PASSWORD, text=True, check=True)
+        subprocess.run(command, input=self.password, text=True, check=True)
         for name in ("data", "sasldb"):
             shutil.chown(self.folder / name, "postfix")
 
