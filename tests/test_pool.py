@@ -221,6 +221,7 @@ class TestDeath:
         ("script", "error", "connections"),
         [
             (at("MAIL", None, "550 no", "550 no"), smtplib.SMTPSenderRefused, 2),
+            (at("RCPT", None, "550 no"), smtplib.SMTPRecipientsRefused, 1),
             # The next one writes a group, too. So one command at a time gets a chance.
             (at("MAIL", None, *9 * [CLOSE]), LOST, 3),
             (GONE, smtplib.SMTPConnectError, 2),
@@ -236,7 +237,8 @@ class TestDeath:
             connection.send_messages(mails("b"))
         assert connection.connection is None
         assert server.connections == connections
-        assert parked() == (error is smtplib.SMTPSenderRefused)
+        refusals = smtplib.SMTPSenderRefused, smtplib.SMTPRecipientsRefused
+        assert parked() == (error in refusals)
 
 
 def test_log_tells_of_each_connection(serve, caplog):

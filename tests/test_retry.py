@@ -87,9 +87,14 @@ def test_error_of_a_receiver_says_nothing_of_a_message_of_ours(backend, expected
     assert can_be_retried(caught.value) is expected
 
 
-def test_mock_of_smtplib_that_loses_its_connection_may_have_taken_the_message(message):
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(smtplib.SMTPServerDisconnected(), False), (smtplib.SMTPDataError(451, b"later"), True)],
+)
+def test_error_of_a_mock_of_smtplib(error, expected, message):
+    """One that loses its connection may have taken the message."""
     with mock.patch("smtplib.SMTP", autospec=True) as mocked:
-        mocked.return_value.sendmail.side_effect = smtplib.SMTPServerDisconnected
-        with pytest.raises(smtplib.SMTPServerDisconnected) as caught:
+        mocked.return_value.sendmail.side_effect = error
+        with pytest.raises(type(error)) as caught:
             EmailHostsBackend("127.0.0.1").send_messages([message])
-    assert not can_be_retried(caught.value)
+    assert can_be_retried(caught.value) is expected

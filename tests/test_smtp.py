@@ -155,14 +155,15 @@ class TestConnection:
 
     def test_is_asked_where_its_class_has_a_sendmail_of_its_own(self, serve):
         """It is not kept, for nobody knows whether it is in step."""
-        refused = smtplib.SMTPDataError(554, b"no")
-        sendmail = mock.Mock(side_effect=[{}, refused, {}] * 2)
+        of_some = {"b@example.net": (550, b"no")}
+        sendmail = mock.Mock(side_effect=[of_some, smtplib.SMTPDataError(554, b"no"), {}] * 2)
         own = type("Own", (smtplib.SMTP,), {"sendmail": sendmail})
         server = serve()
         with mock.patch.object(EmailHostsBackend, "connection_class", own):
             for _ in range(2):
                 host = host_of(server, fail_silently=True, conn_max_age=60)
                 assert host.send_messages(mails(*"abc")) == 2
+                assert host.refused_recipients == of_some
         assert sendmail.call_count == 6
         assert server.connections == 2
 

@@ -12,13 +12,22 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, interrupted_at_each_call, logging_to, mails, told
+from conftest import (
+    TimeLimit,
+    interrupted_at_each_call,
+    logging_to,
+    mails,
+    names_of,
+    parked,
+    told,
+)
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.base import BaseEmailBackend
-from scripted import BODY, to
+from scripted import BODY, HANG, at, to
 
 from email_hosts import signals
 from email_hosts.backends import RoutingBackend, base, can_be_retried, get_connection, routing
+from email_hosts.smtp.connection import SMTP
 
 pytestmark = pytest.mark.usefixtures("limit")
 
@@ -82,6 +91,37 @@ def test_of_a_backend_that_is_not_ours_ends_the_send(method, way, server, settin
     assert asked.call_count == 1
     assert ("0", TimeLimit) in heard
     assert server.accepted == []
+
+
+@pytest.mark.parametrize(("error", "is_certain"), [(TimeLimit, False), (TimeoutError, True)])
+@pytest.mark.parametrize("before", ["", "a"], ids=["first message", "next message"])
+def test_leaves_no_connection_out_of_step(before, error, is_certain, server):
+    with get_connection("smtp") as connection:
+        connection.send_messages(mails(*before))
+        with (
+            mock.patch.object(SMTP, "getreply", side_effect=error),
+            pytest.raises(error) as caught,
+        ):
+            connection.send_messages(mails("b"))
+        assert can_be_retried(caught.value) is is_certain
+        assert connection.send_messages(mails("c")) == 1
+    assert names_of(server) == [*before, "c"]
+    assert server.connections == 2
+
+
+def test_that_comes_twice_leaves_no_connection_to_others(server):
+    server.script = at("MAIL", None, HANG)
+    connection = get_connection("kept")
+    connection.open()
+    connection.send_messages(mails("a"))
+    with (
+        mock.patch.object(SMTP, "getreply", side_effect=TimeLimit),
+        mock.patch.object(SMTP, "close", side_effect=TimeLimit),
+        pytest.raises(TimeLimit),
+    ):
+        connection.send_messages(mails("b"))
+    connection.close()
+    assert parked() == 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signals")

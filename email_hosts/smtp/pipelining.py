@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import smtplib
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from ..retry import NOT_SENT, PERHAPS, set_delivery
+from ..retry import NOT_SENT, set_delivery
 from .connection import Reply, can_pipeline, is_closed
 from .pace import Pace, pace_of
-from .transaction import Envelope, Transaction, is_answer
+from .transaction import Envelope, Transaction
 
 
 class Result(NamedTuple):
@@ -25,22 +26,21 @@ class Result(NamedTuple):
     """
 
     envelope: Envelope  # without the content, if that was written
-    refused: dict[str, Reply]
     error: Exception | None = None
+    refused: Mapping[str, Reply] = MappingProxyType({})
 
 
 class _Offer:
     """An envelope whose turn it is, and what is known from earlier connections.
 
-    It is offered again a few times at most: once where a parked session has ended, and once
-    at each slower pace.
+    It is offered again a few times at most: where a parked session has ended, because the next
+    one is new, and once at each slower pace.
     """
 
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
         self.pace = Pace.AHEAD  # at most
         self.doubt: type[Exception] | None = None  # why a faster pace may not work
-        self.was_parked = False  # whether a parked session has ended instead of taking it
         self.refused: dict[str, Reply] = {}  # for good
 
 
@@ -52,17 +52,18 @@ class Transmission:
     which the pace is remembered.
     """
 
+    is_over: bool  # whether each envelope has its result
+    _ahead: Transaction | None  # of what follows
+
     def __init__(
         self, envelopes: Iterator[Envelope], server: str, *, look_ahead: bool
     ) -> None:
-        self.is_over = False  # whether each envelope has its result
         self._coming = envelopes
         self._server_pace = pace_of(server)
         self._look_ahead = look_ahead
         self._offer: _Offer | None = None
         self._ready: deque[_Offer] = deque()  # made before their turn: two at most
         self._error: BaseException | None = None  # of the iterator, until its turn
-        self._ahead: Transaction | None = None  # of what follows
 
     @property
     def current(self) -> Envelope | None:
@@ -70,7 +71,7 @@ class Transmission:
         return self._offer.envelope if self._offer else None
 
     def over(
-        self, connection: smtplib.SMTP, *, was_parked: bool = False
+        self, connection: smtplib.SMTP, *, was_parked: bool
     ) -> Generator[Result, None, None]:
         """Yield the result of each envelope as soon as it is known.
 
@@ -128,17 +129,17 @@ class Transmission:
         """Return the result of this envelope, or ``None`` to offer it again."""
         connection = self._connection
         if offer.envelope.error:
-            return Result(offer.envelope, {}, offer.envelope.error)
+            return Result(offer.envelope, offer.envelope.error)
         try:
             connection.ehlo_or_helo_if_needed()
             transaction = self._ahead or self._transaction(offer, Pace.GROUPED)
         except ValueError as error:  # an address that cannot be written
-            return Result(offer.envelope, {}, error)
+            return Result(offer.envelope, error)
         except OSError as error:
             set_delivery(error, NOT_SENT)
             if not isinstance(error, smtplib.SMTPException):
                 raise  # a signal handler has raised it
-            return Result(offer.envelope, {}, error)
+            return Result(offer.envelope, error)
         self._ahead = None
         connection.is_clean = False
         try:
@@ -157,7 +158,7 @@ class Transmission:
             set_delivery(error, transaction.delivery())
             raise
         connection.is_clean = self._ahead is None
-        return Result(offer.envelope, transaction.refused)
+        return Result(offer.envelope, refused=transaction.refused)
 
     def _transaction(self, offer: _Offer, pace: Pace) -> Transaction:
         known = self._server_pace
@@ -213,8 +214,7 @@ class Transmission:
         # A server that refuses MAIL may have lost the login or the greeting: 530, 503, 554.
         is_of_session = not transaction.refusal or isinstance(error, smtplib.SMTPSenderRefused)
         has_left = is_of_session or transaction.has_given_up()
-        if self._was_parked and has_left and not offer.was_parked:
-            offer.was_parked = True
+        if self._was_parked and has_left:
             return True
         pace = transaction.pace
         if transaction.body_was_begun or pace is Pace.SINGLE:
@@ -248,15 +248,10 @@ class Transmission:
         error.__traceback__ = None
         if error is transaction.refusal:
             transaction.resync(with_rset=self._ahead is None)
-            refused = {}
-        else:
-            connection.close()
-            refused = transaction.refused_for_good()
-        if is_closed(connection):
-            self._ahead = None
-        elif self._ahead is None:
             connection.is_clean = not transaction.has_given_up()
-        return Result(offer.envelope, refused, error)
+            return Result(offer.envelope, error)
+        connection.close()
+        return Result(offer.envelope, error, transaction.refused_for_good())
 
     def _through_sendmail(self, connection: smtplib.SMTP) -> Generator[Result, None, None]:
         while offer := self._next_offer():
@@ -267,11 +262,9 @@ class Transmission:
 
 def _sent_by(connection: smtplib.SMTP, envelope: Envelope) -> Result:
     if envelope.error:
-        return Result(envelope, {}, envelope.error)
+        return Result(envelope, envelope.error)
     try:
         refused = connection.sendmail(envelope.sender, envelope.recipients, envelope.content)
     except smtplib.SMTPException as error:
-        # Nobody knows how far it got, unless the server has answered.
-        set_delivery(error, NOT_SENT if is_answer(error) else PERHAPS)
-        return Result(envelope, {}, error)
-    return Result(envelope, refused)
+        return Result(envelope, error)
+    return Result(envelope, refused=refused)

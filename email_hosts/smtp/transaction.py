@@ -204,8 +204,10 @@ class Transaction:
 
     def delivery(self) -> str:
         """Return what an error at this moment means for the message, whatever its class."""
-        is_safe = not self.body_was_sent or (self.refusal and is_answer(self.refusal))
-        return NOT_SENT if is_safe else PERHAPS
+        is_refused = isinstance(self.refusal, smtplib.SMTPDataError) and is_refusal(
+            self.refusal.smtp_code
+        )
+        return PERHAPS if self.body_was_sent and not is_refused else NOT_SENT
 
     def has_given_up(self) -> bool:
         """Whether the server has refused the message for now, or the session altogether.
@@ -310,13 +312,6 @@ class Transaction:
 def is_refusal(code: int) -> bool:
     """Whether a reply with this code means that nobody gets it (RFC 5321, 4.2.1)."""
     return 400 <= code <= 599
-
-
-def is_answer(error: smtplib.SMTPException) -> bool:
-    """Whether an error of ``sendmail()`` says that the server has refused the message."""
-    if isinstance(error, smtplib.SMTPResponseException):
-        return is_refusal(error.smtp_code)
-    return isinstance(error, (smtplib.SMTPRecipientsRefused, smtplib.SMTPNotSupportedError))
 
 
 def quoted(address: str) -> str:
