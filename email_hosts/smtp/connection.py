@@ -103,14 +103,14 @@ class SMTP(smtplib.SMTP):
         """
         if self.ehlo_resp is not None or self.helo_resp is not None:
             return
-        refusal = code, _ = self.ehlo()
-        if 200 <= code <= 299:
+        refusal = self.ehlo()
+        if _is_positive(refusal):
             return
         with suppress(smtplib.SMTPServerDisconnected):  # the server has said why
             helo = self.helo()
-            if 200 <= helo[0] <= 299:
+            if _is_positive(helo):
                 return
-            refusal = helo if code in NOT_IMPLEMENTED else refusal
+            refusal = helo if refusal[0] in NOT_IMPLEMENTED else refusal
         self.is_clean = False
         self.ehlo_resp = self.helo_resp = None
         raise smtplib.SMTPHeloError(*refusal)
@@ -213,6 +213,11 @@ class LimitedReader(io.RawIOBase):
             return None
         self._size += size
         return size
+
+
+def _is_positive(reply: Reply) -> bool:
+    """Whether a reply accepts a command: 2yz (RFC 5321, 4.2.1)."""
+    return reply[0] // 100 == 2
 
 
 def can_pipeline(connection: smtplib.SMTP) -> TypeGuard[SMTP]:
