@@ -69,7 +69,7 @@ ENTRIES: list[tuple[dict[str, Any], str]] = [
         *((text, expected) for expected, texts in ENTRIES for text in texts.split()),
         (" \tsmtp://h/?timeout=5 \r\n", smtp(timeout=5)),
     ],
-    ids=lambda given: repr(given)[:50],
+    ids=lambda given: ascii(given).replace("\\", "")[:50],
 )
 def test_dsn_stands_for_an_entry_of_mailers(text, expected):
     assert dsn.parse(text).mailer == expected
@@ -186,7 +186,7 @@ REFUSED: list[tuple[str, str]] = [
 @pytest.mark.parametrize(
     ("text", "part"),
     [(42, "not int"), *((text, part) for part, texts in REFUSED for text in texts.split())],
-    ids=lambda given: repr(given)[:50],
+    ids=lambda given: ascii(given).replace("\\", "")[:50],
 )
 def test_refusal_says_what_to_change_and_repeats_no_secret(text, part):
     with pytest.raises(InvalidEmailHost) as caught:

@@ -94,7 +94,7 @@ IN_SETTINGS = [in_dsn, *IN_PYTHON]  # without the limits of strangers
 
 def shown(given: Any) -> str:
     """Return what a test is called in a report."""
-    return getattr(given, "__name__", repr(given))[:50]
+    return getattr(given, "__name__", ascii(given).replace("\\", ""))[:50]
 
 
 def is_for_strangers(names: Any) -> bool:
