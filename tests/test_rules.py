@@ -112,6 +112,7 @@ each_host = pytest.mark.parametrize("key", ["default", "all", "router", "own"])
         (DEFAULT, {"extra_headers": {"From": ME}}, ("shop@example.com", ME)),
         ({}, {"extra_headers": {"from": ME}}, (PROJECT, PROJECT)),
         ({}, {"envelope_sender": ME}, (ME, PROJECT)),  # by Anymail's name for it
+        ({}, {"envelope_sender": SHOP, "extra_headers": {"From": ME}}, (PROJECT, ME)),
     ],
 )
 def test_envelope_is_mail_from_and_the_header_stays(
