@@ -371,8 +371,8 @@ def _unknown_option(name: str, table: Table, *, may_be_secret: bool) -> str:
 
 def _may_be_password(parts: _Parts, name: str, value: str) -> bool:
     """Whether what looks like an option may be the rest of a password."""
-    # Then host:port may be a user name and the beginning of the password.
-    if ":" in parts.authority and "@" not in parts.authority:
+    # Then what looks like the server may be a user name and the beginning of the password.
+    if parts.scheme in SMTP_SCHEMES and "@" not in parts.authority:
         return "@" in parts.query and not re.fullmatch("_[a-z_-]+", name)
     return "@" in value and not re.fullmatch("[a-z_-]+", name)
 

@@ -202,7 +202,7 @@ def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
 
     ``cutoff`` is that of ``difflib``: 1 matches only the word itself.
     """
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
+    nearest = difflib.get_close_matches(word, list(known), 1, cutoff)
     return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 
@@ -213,7 +213,8 @@ def instead_of(name: str, table: Table, *, in_dsn: bool) -> str:
     }
     if in_dsn and name in BEFORE_OPTIONS:
         return BEFORE_OPTIONS[name]
-    if meant := spelled.get(OTHER_NAMES.get(name.lstrip("_"), "")):
+    plain = name.lstrip("_")
+    if meant := spelled.get(OTHER_NAMES.get(plain, plain)):
         return f"; did you mean '{meant}'?"
     return INSTEAD.get(name) or did_you_mean(name, filter(None, spelled.values()))
 

@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from speckenv_django import django_email_url
 
@@ -227,6 +227,7 @@ def test_any_string_is_an_entry_or_refused(text):
 
 
 @pytest.mark.fuzz
+@example("smtp", "?777&", "7", "h")
 @given(
     st.sampled_from(sorted(SMTP_SCHEMES)),
     SECRETS,
