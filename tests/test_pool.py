@@ -105,32 +105,41 @@ class TestKey:
         assert self.key(ssl_context=context) not in others
 
 
+PARKED, UNCLEAN = "parked", "discarded, its last transaction was not clean"
+ENDED = "discarded, the server has ended it"
+
+
 class TestParking:
     """A connection is parked if it is in step."""
 
     @pytest.mark.parametrize(
-        ("script", "is_parked"),
+        ("script", "what"),
         [
-            (at("MAIL", "550 no"), True),
-            (to("a@", "450 later"), True),  # the other recipient gets it
-            (at(BODY, "451 later"), True),
-            (at(BODY, CLOSE), False),
+            (at("MAIL", "550 no"), PARKED),
+            (to("a@", "450 later"), PARKED),  # the other recipient gets it
+            (at(BODY, "451 later"), PARKED),
+            (at(BODY, CLOSE), UNCLEAN),
             # Who knows what follows an odd reply?
-            *((always(step, "what?"), False) for step in ("MAIL", "RCPT", BODY)),
-            (any_of(at("MAIL", "550 no"), at("RSET", "500 no")), False),
+            (always("MAIL", "what?"), UNCLEAN),
+            (always("RCPT", "what?"), UNCLEAN),
+            (always(BODY, "what?"), ENDED),
+            (any_of(at("MAIL", "550 no"), at("RSET", "500 no")), ENDED),
             # The server has given up on this session.
-            (at("MAIL", "451 later"), False),
-            (to("@", "450 later"), False),
+            (at("MAIL", "451 later"), UNCLEAN),
+            (to("@", "450 later"), UNCLEAN),
             # Nobody asked for the second line.
-            (at(BODY, "250 accepted\r\n421 and that was it"), False),
+            (at(BODY, "250 accepted\r\n421 and that was it"), ENDED),
             # Later commands would be answered with "503 send HELO first".
-            (any_of(at("EHLO", "550 no"), at("HELO", "550 no")), False),
+            (any_of(at("EHLO", "550 no"), at("HELO", "550 no")), UNCLEAN),
         ],
     )
-    def test_follows_a_transaction_that_leaves_it_in_step(self, script, is_parked, serve):
+    def test_follows_a_transaction_that_leaves_it_in_step(self, script, what, serve, caplog):
+        caplog.set_level(logging.DEBUG, "email_hosts")
         with suppress(smtplib.SMTPException):
             send(serve(script), "a+b")
-        assert parked() == is_parked
+        told = [message for message in caplog.messages if "messages>: " in message]
+        assert told[-1].endswith(f"messages>: {what}")
+        assert parked() == (what == PARKED)
 
     @pytest.mark.parametrize("name", ["conn_max_age", "timeout", "connection.quit"])
     def test_does_not_follow_a_change_from_outside(self, name, serve):
@@ -170,6 +179,12 @@ class TestNumber:
             assert parked() == expected
         # Of a second burst, those alone connect that were not kept.
         assert server.connections == 105 + (105 - expected)
+
+    def test_of_a_host_leaves_those_used_last(self, serve):
+        server = serve()
+        with host(server, conn_max_idle=1) as last, host(server, conn_max_idle=1) as first:
+            sessions = [last.connection, first.connection]
+        assert [each.sock is None for each in sessions] == [False, True]
 
     def test_of_all_hosts_leaves_those_used_last(self, serve):
         server = serve()
@@ -241,7 +256,7 @@ class TestDeath:
         assert parked() == (error in refusals)
 
 
-def test_log_tells_of_each_connection(serve, caplog):
+def test_log_tells_of_each_connection(serve, clock, caplog):
     """And so does ``repr()``."""
     caplog.set_level(logging.DEBUG, "email_hosts")
     server = serve()
@@ -249,9 +264,16 @@ def test_log_tells_of_each_connection(serve, caplog):
         send(server)
     assert repr(pool) == "<Pool: 1 parked for 1 hosts>"
     pool.close_all()
-    told = [message.partition("messages>: ")[2] for message in caplog.messages]
-    used = ["opened", "parked", "taken from the pool", "parked"]
-    assert told == [*used, "discarded, the process ends"]
+    park(server, 2, conn_max_idle=1)
+    clock.now += 60
+    pool.close_expired()
+    shown = f"<PooledConnection to 127.0.0.1:{server.port}, "
+    assert {message.startswith(shown) for message in caplog.messages} == {True}
+    assert [message.partition("messages>: ")[2] for message in caplog.messages] == [
+        *("opened", "parked", "taken from the pool", "parked", "discarded, the process ends"),
+        *("opened", "opened", "parked", "parked", "discarded, enough others are parked"),
+        "discarded, conn_max_age is over",
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import smtplib
 import threading
 import time
 from collections.abc import Hashable
@@ -25,7 +24,7 @@ MAX_PARKED = 100  # connections of all hosts together
 class PooledConnection:
     """An open connection, and what limits its use."""
 
-    connection: smtplib.SMTP
+    connection: Any  # an smtplib.SMTP, unless it was set from outside
     server: str  # host and port, for people to read
     host: Hashable = None  # connections with equal ones are interchangeable
     expires_at: float = 0  # by the clock of the pool
@@ -35,15 +34,13 @@ class PooledConnection:
     process: int = field(default_factory=lambda: os.getpid())  # which has opened it
 
     def __repr__(self) -> str:
-        # A connection that was set from outside may be an object of any class.
-        state = "open" if getattr(self.connection, "sock", None) else "closed"
-        return f"<{type(self).__name__} to {self.server}, {state}, {self.messages} messages>"
+        return f"<{type(self).__name__} to {self.server}, {self.messages} messages>"
 
     def problem(self) -> str:
-        """Return why it cannot be used again, or ``""`` if it can."""
+        """Return why it cannot be used again, or ``""`` if it can. Its class must be ours."""
         if not self.is_of_this_process():
             return "it belongs to another process"
-        if not getattr(self.connection, "is_clean", True):
+        if not self.connection.is_clean:
             return "its last transaction was not clean"
         return "" if is_idle(self.connection) else "the server has ended it"
 
@@ -65,9 +62,7 @@ class PoolKey(tuple[object, ...]):
     """The options that a parked connection depends on. Its ``repr`` does not show them."""
 
     __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "<PoolKey>"
+    __repr__ = object.__repr__
 
 
 class Pool:
