@@ -42,6 +42,7 @@ with_zz = partial(get_connection, "shop", zz=5)
 with_debug = partial(get_connection, "news", debug_api_request=True)
 with_router = partial(RoutingBackend, alias="shop", router="shop.mail.router")
 with_rate = partial(RoutingBackend, alias="shop", rate="30/m")
+with_umlaut = lambda: get_connection("shop", username="mü", password="x").open()  # noqa: E731
 NO_FLAG: Any = {"fail_silently": 2}
 A_FLAG = "'fail_silently' must be True or False, not "
 A_KEY = "the key of a host must not be a DSN; give the DSN a key in "
@@ -53,6 +54,7 @@ MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     ("get_connection(\"news\"): unknown option 'debug_api_request'; did", [with_debug]),
     ("MAILERS[\"shop\"]: unknown option 'router'; the setting EMAIL_HOSTS_R", [with_router]),
     ("MAILERS[\"shop\"]: option 'rate' has no effect on a router; give it ", [with_rate]),
+    ('EMAIL_HOSTS["shop"]: the user name and the password must be ASCII, b', [with_umlaut]),
     (A_FLAG, [partial(get_connection, key, **NO_FLAG) for key in ("shop", "nobody")]),
     (A_FLAG, [partial(connection_from_dsn, "smtp://h", **NO_FLAG)]),
     # A key for a DSN, and the reverse.
