@@ -197,6 +197,12 @@ class TestTake:
         clock.now += 60.999
         assert 0 < take("shop", [PER_MINUTE]) < 0.002
 
+    def test_waits_for_the_oldest_alone(self, clock):
+        for _ in range(3):
+            assert take("shop", [PER_MINUTE]) == 0
+            clock.now += 10
+        assert take("shop", [PER_MINUTE]) == 31
+
     def test_counts_again_where_a_slice_ends_meanwhile(self, monkeypatch):
         now = 1_800_000_000.0
         times = iter([now, now + 2])  # asked when it begins and when it judges
