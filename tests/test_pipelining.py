@@ -479,6 +479,21 @@ class TestEnvelopes:
 
         return over
 
+    @pytest.mark.parametrize(
+        ("content", "written"),
+        [
+            (b".\r\n..\r\nend\r\n", b"..\r\n...\r\nend"),
+            (b"no end", b"no end"),
+            (b"", b""),
+        ],
+    )
+    def test_content_ends_with_a_line_and_its_periods_are_doubled(
+        self, content, written, over
+    ):
+        """RFC 5321, 4.5.2. This server does not take the periods away."""
+        server, _ = over(iter([Envelope("a@b", ["c@d"], content)]))
+        assert server.accepted[0].content == written
+
     @pytest.mark.parametrize("name", ["\rRSET\r", "\nRSET\n", "\r\nRSET\r\n", "ü"])
     @pytest.mark.parametrize("position", [0, 1])
     def test_address_that_cannot_be_written_is_told_in_its_turn(self, position, name, over):
