@@ -456,7 +456,7 @@ def test_debug_level_shows_all_that_is_said(extensions, serve, capsys, monkeypat
         monkeypatch.setattr(smtplib.SMTP, "debuglevel", 1)
         backend.send_messages(mails("a", "b"))
     shown = capsys.readouterr().err
-    for said in ("MAIL FROM:", "RCPT TO:<a@", "RCPT TO:<b@", "DATA", "Hello", "354 go"):
+    for said in ("send: b'MAIL FROM:", "RCPT TO:<a@", "RCPT TO:<b@", "Hello", "DATA", "354 go"):
         assert said in shown
     assert "send: b''" not in shown
 
@@ -468,8 +468,8 @@ class TestEnvelopes:
     def over(self, serve):
         """Send envelopes over a connection to such a server. Return it, and the errors."""
 
-        def over(envelopes, **options):
-            server = serve()
+        def over(envelopes, extensions=PIPELINING, **options):
+            server = serve(extensions=extensions)
             with SMTP("127.0.0.1", server.port, timeout=20) as connection:
                 Watched(connection, **options)
                 sending = Transmission(envelopes, "server", look_ahead=True)
@@ -493,6 +493,11 @@ class TestEnvelopes:
         """RFC 5321, 4.5.2. This server does not take the periods away."""
         server, _ = over(iter([Envelope("a@b", ["c@d"], content)]))
         assert server.accepted[0].content == written
+
+    @pytest.mark.parametrize(("extensions", "size"), [(["SIZE 99"], " size=7"), ([], "")])
+    def test_size_is_told_to_a_server_that_has_a_limit(self, extensions, size, over):
+        server, _ = over(iter([Envelope("a@b", ["c@d"], b"Hello\r\n")]), extensions)
+        assert server.commands[1] == f"MAIL FROM:<a@b>{size}"
 
     @pytest.mark.parametrize("name", ["\rRSET\r", "\nRSET\n", "\r\nRSET\r\n", "ü"])
     @pytest.mark.parametrize("position", [0, 1])
