@@ -456,7 +456,7 @@ def test_debug_level_shows_all_that_is_said(extensions, serve, capsys, monkeypat
         monkeypatch.setattr(smtplib.SMTP, "debuglevel", 1)
         backend.send_messages(mails("a", "b"))
     shown = capsys.readouterr().err
-    for said in ("send: b'MAIL FROM:", "RCPT TO:<a@", "RCPT TO:<b@", "Hello", "DATA", "354 go"):
+    for said in ("send: b'MAIL FROM:", "RCPT TO:<a@", "RCPT TO:<b@", "Hello", "354 go"):
         assert said in shown
     assert "send: b''" not in shown
 
@@ -506,7 +506,9 @@ class TestEnvelopes:
         names = ["a"]
         names.insert(position, name)
         server, errors = over(Envelope(each, [f"{each}@"], b"Hello\r\n") for each in names)
-        assert isinstance(errors.pop(position), ValueError)
+        error = errors.pop(position)
+        assert isinstance(error, ValueError)
+        assert name == "ü" or str(error) == "an address has a line break"
         assert errors == [None]
         assert len(server.accepted) == 1
         assert not any("RSET" in command for command in server.commands)

@@ -290,8 +290,8 @@ class Transaction:
 
     def _end_empty_message(self) -> None:
         # RFC 2920, 3.1: a server may ask for the message after it refused everybody.
-        if self._has_recipients:
-            raise smtplib.SMTPServerDisconnected("somebody would get an empty message")
+        if self._has_recipients:  # somebody would get the empty message
+            raise smtplib.SMTPServerDisconnected
         send_all(self._connection, END_OF_DATA)
         self._connection.getreply()
 
@@ -311,7 +311,7 @@ class Transaction:
 
 def is_refusal(code: int) -> bool:
     """Whether a reply with this code means that nobody gets it (RFC 5321, 4.2.1)."""
-    return 400 <= code <= 599
+    return code // 100 in (4, 5)
 
 
 def quoted(address: str) -> str:
