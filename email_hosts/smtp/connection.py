@@ -173,10 +173,11 @@ def connect(
 class LimitedReader(io.RawIOBase):
     """Reads from a socket, and limits each reply."""
 
+    _deadline: float | None = None
+    _size = 0  # of this reply, in bytes
+
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._deadline: float | None = None
-        self._size = 0
 
     @contextmanager
     def one_reply(self) -> Iterator[None]:
@@ -237,7 +238,7 @@ def is_closed(connection: smtplib.SMTP) -> bool:
     return can_pipeline(connection) and connection.sock is None
 
 
-def quit_quietly(connection: smtplib.SMTP, *, wait: bool = True) -> None:
+def quit_quietly(connection: smtplib.SMTP, *, wait: bool) -> None:
     """Send QUIT and disconnect. Raises no ``OSError``: accepted messages stay accepted."""
     if not can_pipeline(connection):
         with suppress(OSError):

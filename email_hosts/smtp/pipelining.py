@@ -37,11 +37,12 @@ class _Offer:
     one is new, and once at each slower pace.
     """
 
+    pace = Pace.AHEAD  # at most
+    doubt: type[Exception] | None = None  # why a faster pace may not work
+    refused: Mapping[str, Reply] = MappingProxyType({})  # for good
+
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
-        self.pace = Pace.AHEAD  # at most
-        self.doubt: type[Exception] | None = None  # why a faster pace may not work
-        self.refused: dict[str, Reply] = {}  # for good
 
 
 class Transmission:
@@ -54,6 +55,8 @@ class Transmission:
 
     is_over: bool  # whether each envelope has its result
     _ahead: Transaction | None  # of what follows
+    _offer: _Offer | None = None
+    _error: BaseException | None = None  # of the iterator, until its turn
 
     def __init__(
         self, envelopes: Iterator[Envelope], server: str, *, look_ahead: bool
@@ -61,9 +64,7 @@ class Transmission:
         self._coming = envelopes
         self._server_pace = pace_of(server)
         self._look_ahead = look_ahead
-        self._offer: _Offer | None = None
         self._ready: deque[_Offer] = deque()  # made before their turn: two at most
-        self._error: BaseException | None = None  # of the iterator, until its turn
 
     @property
     def current(self) -> Envelope | None:

@@ -66,6 +66,15 @@ class Transaction:
     Raises ``ValueError`` for an address that cannot be written.
     """
 
+    refusal: smtplib.SMTPException | None = None  # the server's own answer
+    was_understood = True  # whether what was refused means the message
+    body_was_begun = False
+    body_was_sent = False  # whether it was, or may have been
+    _bytes_in_flight = 0
+    _has_recipients = False
+    _failure: smtplib.SMTPServerDisconnected | None = None  # of a write
+    _must_close = False
+
     def __init__(
         self,
         connection: SMTP,
@@ -76,10 +85,6 @@ class Transaction:
     ) -> None:
         self.pace = pace
         self.refused = dict(refused)
-        self.refusal: smtplib.SMTPException | None = None  # the server's own answer
-        self.was_understood = True  # whether what was refused means the message
-        self.body_was_begun = False
-        self.body_was_sent = False  # whether it was, or may have been
         self._connection = connection
         self._envelope = envelope
         self._recipients = [each for each in envelope.recipients if each not in refused]
@@ -87,10 +92,6 @@ class Transaction:
         self._window = MAX_BYTES_IN_FLIGHT if pace else 0
         self._to_write = deque(self._commands())
         self._in_flight: deque[bytes] = deque()
-        self._bytes_in_flight = 0
-        self._has_recipients = False
-        self._failure: smtplib.SMTPServerDisconnected | None = None  # of a write
-        self._must_close = False
 
     def write_commands(self) -> None:
         """Write what may be written before a reply is read.
