@@ -267,6 +267,7 @@ def test_log_tells_of_each_connection(serve, clock, caplog):
     park(server, 2, conn_max_idle=1)
     clock.now += 60
     pool.close_expired()
+    assert repr(pool) == "<Pool: 0 parked for 0 hosts>"
     shown = f"<PooledConnection to 127.0.0.1:{server.port}, "
     assert {message.startswith(shown) for message in caplog.messages} == {True}
     assert [message.partition("messages>: ")[2] for message in caplog.messages] == [

@@ -96,12 +96,12 @@ class Pool:
         """
         self.close_expired()
         while pooled := self._pop(host):
-            if problem := pooled.problem():
-                pooled.discard(problem)
-                continue
-            pooled.was_parked = True
-            debug("%r: taken from the pool", pooled)
-            return pooled
+            problem = pooled.problem()
+            if not problem:
+                pooled.was_parked = True
+                debug("%r: taken from the pool", pooled)
+                return pooled
+            pooled.discard(problem)
         return None
 
     def park(self, pooled: PooledConnection, *, max_idle: int) -> None:
