@@ -198,7 +198,7 @@ def test_reply_has_them_when_smtplib_quotes_it(password, before):
     [
         # Words of one or two letters are none that can be hidden.
         (("", ""), "no mail to you", "no mail to you"),
-        (("me", "you"), "no mail to you", "no mail to *****"),
+        (("me", "you"), "no mail of me to you", "no mail of me to *****"),
         (("", "you"), "no mail to you", "no mail to you"),
         # The same characters in the middle of base64 are something else.
         (("root", "ab1"), f"id x{base64('root')}", f"id x{base64('root')}"),
