@@ -33,9 +33,11 @@ class Asked:
     def __init__(self, *allowed):
         self.allowed = allowed
         self.hosts: list[str] = []
+        self.ports: set[int] = set()
 
     def __call__(self, host, port):
         self.hosts.append(host)
+        self.ports.add(port)
         return host in self.allowed
 
 
@@ -123,10 +125,10 @@ class TestAllow:
     def test_is_asked_about_each_address_before_it_is_used(self, serve, site, message):
         addresses = ["10.0.0.1", "169.254.169.254", "127.0.0.2", "127.0.0.1"]
         site.names[MX] = [addresses]
-        allow = Asked(MX, "127.0.0.2", "127.0.0.1")
-        connection = connection_from_dsn(f"smtp://{MX}:{serve().port}", allow=allow)
+        server, allow = serve(), Asked(MX, "127.0.0.2", "127.0.0.1")
+        connection = connection_from_dsn(f"smtp://{MX}:{server.port}", allow=allow)
         assert connection.send_messages([message]) == 1
-        assert allow.hosts == [MX, *addresses]
+        assert (allow.hosts, allow.ports) == ([MX, *addresses], {server.port})
         assert site.connected == ["127.0.0.2", "127.0.0.1"]  # nobody listens at the first
 
     def test_name_is_resolved_once_for_question_and_connection(self, serve, site, message):
