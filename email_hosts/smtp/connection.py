@@ -82,8 +82,9 @@ class SMTP(smtplib.SMTP):
         # ``timeout`` is for all addresses together: a name may have many.
         deadline = clock() + timeout
         failure: Exception = InvalidEmailHost("allow() allows no address of this server")
-        for left, address in zip(range(len(allowed), 0, -1), allowed, strict=True):
-            share = (deadline - clock()) / left  # one that is silent leaves time for others
+        for number, address in enumerate(allowed):
+            # One that is silent leaves time for others.
+            share = (deadline - clock()) / (len(allowed) - number)
             if share <= 0:
                 break
             try:
