@@ -95,7 +95,6 @@ class TestSignals:
             (LOUD, "down", (BODY,), UNREACHABLE),
             # Each host that fails is told.
             (LOUD, "safe", ("banner", "421 busy"), f"0 shop SMTPConnectError, {SPARE}"),
-            (LOUD, "safe", ("MAIL", "451 later"), f"{REFUSED}, {SPARE}"),
             (LOUD, "odd", (BODY,), f"0 nobody EmailHostDoesNotExist, {SPARE}"),
             (LOUD, "hopeless", ("MAIL", "451 later"), f"{REFUSED}, {UNREACHABLE}"),
             # An error that is final is told once.
