@@ -70,7 +70,6 @@ def main():
         mistakes.append("most messages were not sent: this proves nothing")
     print(f"{messages} messages, {len(accepted)} accepted, {len(account.sent)} sent, ", end="")
     print(f"{len(account.not_sent)} surely not, {len(account.unsure)} perhaps")
-    print(dict(account.errors))
     for mistake in mistakes[:20]:
         print(mistake)
     print(f"{len(mistakes)} mistakes" if mistakes else "All messages are accounted for.")
@@ -98,7 +97,6 @@ class Account:
         self.sent: list[int] = []
         self.not_sent: list[int] = []  # surely
         self.unsure: list[int] = []
-        self.errors: Counter[str] = Counter()
 
     def send(self, seed, end):
         """Send the next messages until there are no more, or the time is over."""
@@ -108,7 +106,6 @@ class Account:
             try:
                 sent = get_connection(choose(WAYS)).send_messages(messages)
             except OSError as error:
-                self.errors[type(error).__name__] += 1
                 # Those before the one that failed have been sent.
                 is_sure = can_be_retried(error) and len(batch) == 1
                 (self.not_sent if is_sure else self.unsure).extend(batch)
