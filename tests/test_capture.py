@@ -164,12 +164,11 @@ class TestMailers:  # pragma: mailers-only
     """Django 6.1: the test runner makes every mailer an in-memory one."""
 
     @override_settings(MAILERS={"default": LOCMEM, "shop": LOCMEM, "mailer": LOCMEM})
-    @pytest.mark.parametrize(
-        ("key", "sender"), [("shop", "shop@example.com"), ("mailer", "project@example.com")]
-    )
-    def test_host_knows_more_than_its_stand_in(self, key, sender, message, mailoutbox):
-        get_connection(key).send_messages([message])
-        assert [(sent.from_email, sent.sent_using) for sent in mailoutbox] == [(sender, key)]
+    def test_host_knows_more_than_its_stand_in(self, message, mailoutbox):
+        for key in ("shop", "mailer"):
+            get_connection(key).send_messages([message])
+        senders = {sent.sent_using: sent.from_email for sent in mailoutbox}
+        assert senders == {"shop": "shop@example.com", "mailer": "project@example.com"}
 
     @pytest.mark.parametrize(
         ("settings_of_test", "expected"),

@@ -73,10 +73,6 @@ def start(serve, settings, closed_port):
     return start
 
 
-def raising(error: Any) -> Callable[..., Any]:
-    return mock.Mock(side_effect=error)
-
-
 LOUD: dict[str, Any] = {}
 SILENT = {"fail_silently": True}
 SPAM = (BODY, None, "554 spam")
@@ -132,7 +128,7 @@ class TestSignals:
     def test_do_not_tell_of_what_is_looked_ahead(self, replies, told, kind, start, receivers):
         start(at(BODY, *replies))
         batch = mails(*"012")
-        batch[1].message = raising(LookupError)
+        batch[1].message = mock.Mock(side_effect=LookupError)
         with pytest.raises((LookupError, smtplib.SMTPDataError)) as caught:
             get_connection("shop").send_messages(kind(batch))
         assert receivers.told == told
@@ -206,8 +202,8 @@ class TestReceiver:
 
     def test_is_not_needed_for_the_log_to_fail(self, start, receivers, caplog):
         start()
-        receivers.then = raising(RuntimeError)
-        with logging_to("django.dispatch", raising(LookupError)):
+        receivers.then = mock.Mock(side_effect=RuntimeError)
+        with logging_to("django.dispatch", mock.Mock(side_effect=LookupError)):
             assert get_connection("shop").send_messages(mails("0")) == 1
         assert "receivers of message_sent could not be called: LookupError" in caplog.messages
 
@@ -222,7 +218,7 @@ class TestReceiver:
     def test_that_exits_ends_what_is_left(self, error, start, receivers):
         """The next send has its signals again."""
         servers = start()
-        receivers.then = raising(error)
+        receivers.then = mock.Mock(side_effect=error)
         for told in ("0 shop", "0 shop, 0 shop"):
             connection: Any = get_connection("safe")
             with pytest.raises(error) as caught:
