@@ -311,11 +311,9 @@ class TestOptionsForTheDefaultBackend:
         assert "Kx7vQz9" not in str(vars(connection))  # a login is not meant for any host
 
     @needs_mailers
-    @pytest.mark.parametrize(
-        ("dsn", "unknown"),
-        [("smtp://h?", {}), ("console:?", {}), ("failover:a?", {"foo": "bar"})],
-    )
-    def test_are_ignored_in_mailers(self, dsn, unknown):  # pragma: mailers-only
-        with override_settings(MAILERS=mailers({"default": f"{dsn}_reply_to=a@b"})):
+    @pytest.mark.parametrize("dsn", ["smtp://h", "console:", "failover:a"])
+    def test_are_ignored_in_mailers(self, dsn):  # pragma: mailers-only
+        unknown = {"foo": "bar"} if dsn == "failover:a" else {}
+        with override_settings(MAILERS=mailers({"default": f"{dsn}?_reply_to=a@b"})):
             connection: Any = mail.get_connection(**unknown, fail_silently=True)
         assert (connection.fail_silently, connection.reply_to) == (True, "a@b")

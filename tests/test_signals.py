@@ -1,10 +1,7 @@
 """Signals tell what has become of each message, and change nothing."""
 
-from __future__ import annotations
-
 import json
 import smtplib
-from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -23,7 +20,7 @@ class Receivers:
 
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
-        self.then: Callable[[], object] = lambda: None
+        self.then: Any = lambda: None
 
     def receive(self, signal: Any, **told: Any) -> None:
         """Note what a signal says, and do what else the test wants."""
@@ -42,7 +39,7 @@ class Receivers:
 
 
 @pytest.fixture
-def receivers() -> Iterator[Receivers]:
+def receivers():
     receivers = Receivers()
     for signal in (message_sent, message_failed):
         signal.connect(receivers.receive)
@@ -155,7 +152,7 @@ class TestSignals:
         def script(step: str, argument: str) -> None:
             clock.now += 2 * (step == BODY)
 
-        def coming() -> Iterator[EmailMessage]:
+        def coming():
             for message in mails(*"012"):
                 clock.now += 100
                 yield message
