@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from urllib.request import urlopen
 
 import django
@@ -104,11 +105,6 @@ UWSGI = [
 needs_uwsgi = pytest.mark.skipif(not shutil.which("uwsgi"), reason="uwsgi is not installed")
 
 
-def answer_of(url):
-    with urlopen(url, timeout=120) as answer:  # noqa: S310 (of this machine)
-        return answer.read()
-
-
 # For each of two processes: one for each request at a time, and one when it is loaded.
 TWO = ("send", 8, 2, 2 * (8 + 1))
 # One for each thread of the event loop's pool, which has 32 at most.
@@ -130,6 +126,7 @@ def test_each_request_sends_its_message_once(
 ):
     server = serve()
     addresses = sorted(f"{number}@example.net" for number in range(max(200, at_a_time)))
+    ask = partial(urlopen, timeout=120)
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
         listener.set_inheritable(True)
         fd, port = listener.fileno(), listener.getsockname()[1]
@@ -138,7 +135,7 @@ def test_each_request_sends_its_message_once(
         process = start_worker(server, tmp_path, parts, pass_fds=[fd])
         try:
             with ThreadPoolExecutor(at_a_time) as clients:
-                answers = {*clients.map(answer_of, urls)}
+                answers = {answer.read() for answer in clients.map(ask, urls)}
         finally:
             # It finishes what it has begun.
             process.send_signal(signal.SIGINT if command is UVICORN else signal.SIGTERM)
