@@ -75,10 +75,7 @@ def without_trace(one):
 
 def new_message(subject, body="Hello", *, sender=f"sender@{SENDERS}", to=TO[:1]):
     """Return a message that is the same each time it is made."""
-    headers = {
-        "Date": "Sat, 21 Nov 2026 12:00:00 +0000",
-        "Message-ID": f"<{subject}@x.example>",
-    }
+    headers = {"Date": "Sat, 21 Nov 2026 12:00:00 +0000", "Message-ID": f"<{subject}@x.test>"}
     return EmailMessage(subject, body, sender, to, headers=headers)
 
 

@@ -1,7 +1,4 @@
-"""Wherever something fails: no tool shows the login, and an error says which host it was.
-
-A matrix of places and tools.
-"""
+"""Wherever something fails: no tool shows the login, and an error says which host it was."""
 
 import gc
 import json
@@ -167,10 +164,7 @@ def send(failure, way, **options):
 
 @pytest.mark.parametrize(("failure", "way"), SENDS)
 def test_send_that_fails_shows_the_host_and_no_login(failure, way, name, caplog):
-    """To receivers of signals as well: while frames are still at work, and afterwards.
-
-    So does the log.
-    """
+    """To receivers of signals: while frames are at work, and afterwards. So does the log."""
     caplog.set_level("DEBUG")
     errors: list[Any] = []
     shown: list[str] = []

@@ -1,7 +1,4 @@
-"""Mail from where users run their code: workers of task queues, and servers of views.
-
-Each message once, over connections of each process, which are kept.
-"""
+"""Workers of task queues and servers of views send each message once."""
 
 import importlib.util
 import re
