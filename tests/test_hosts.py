@@ -79,7 +79,6 @@ def test_options_of_a_call_are_for_that_connection_alone():
         # It may ignore what is misspelt.
         (DUMMY, {"_redirect_to": "a@b"}, "in Python, its name is 'redirect_to'$"),
         (DUMMY, {"redirct_to": "a@b"}, "did you mean 'redirect_to'?$"),
-        ("backend://anymail.backends.nobody.EmailBackend", {}, "nobody'$"),
     ],
 )
 def test_refusal_of_the_backend_names_the_host_and_no_mailer(dsn, options, reason, connect):
