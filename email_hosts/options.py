@@ -214,7 +214,7 @@ def instead_of(name: str, table: Table, *, in_dsn: bool) -> str:
     if in_dsn and name in BEFORE_OPTIONS:
         return BEFORE_OPTIONS[name]
     plain = name.lstrip("_")
-    if meant := spelled.get(OTHER_NAMES.get(plain, plain)):
+    if plain in OTHER_NAMES and (meant := spelled.get(OTHER_NAMES[plain])):
         return f"; did you mean '{meant}'?"
     return INSTEAD.get(name) or did_you_mean(name, filter(None, spelled.values()))
 

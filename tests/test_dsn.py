@@ -153,8 +153,8 @@ REFUSED: list[tuple[str, str]] = [
     # The names of options
     ("'; did you mean 'timeout'?", "smtp://h?timout=5 smtp://h?TIMEOUT=5"),
     (f"'; {MEANT}", "smtp://h?default_from_email=a smtp://h:25?_from=a@b failover:a?from=a@b"),
-    ("unknown option '_header'; did you mean '_header-NAME'?", "smtp://h?_header=1"),
-    ("did you mean 'tls'?", "smtp://h?starttls=1 smtp://h?use_tls=1"),
+    ("'; did you mean '_header-NAME'?", "smtp://h?_header=1 smtp://h?headers=1"),
+    ("did you mean 'tls'?", "smtp://h?starttls=1"),
     ("'port'; write it after two slashes: smtp.example.com:2525$", "smtp://h?port=x"),
     ("'user'; write both before the host: ", "smtp://h?user=x"),
     ("option 'zz'; known options: tls, ssl, timeout, ", "smtp://h?zz=5"),
