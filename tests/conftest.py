@@ -290,11 +290,14 @@ def names_of(server):
 
 @contextmanager
 def told():
-    """Note the subject of each message that a signal tells of, and the class of its error."""
+    """Note the subject of each message that a signal tells of, and the class of its error.
+
+    It is ``None`` where nobody knows which message it was.
+    """
     heard = []
 
     def note(message, error=None, **others):
-        heard.append((message.subject, error and type(error)))
+        heard.append((message and message.subject, error and type(error)))
 
     message_sent.connect(note)
     message_failed.connect(note)

@@ -98,6 +98,14 @@ def test_host_ignores_errors_and_not_the_backend(new_message, caplog):
     assert caplog.messages == ['host "shop": OSError, ignored by fail_silently'] * 2
 
 
+def test_failure_of_a_list_is_told_once_and_of_no_message():
+    host = wrapped()
+    host.wrapped.failure = OSError("no")
+    with told() as heard, pytest.raises(OSError, match="no"):
+        host.send_messages(mails("a", "b"))
+    assert heard == [(None, OSError)]
+
+
 @pytest.mark.parametrize(
     ("answer", "number", "told_of"),
     [
