@@ -160,7 +160,7 @@ class TestTurnThatComesTooLate:
     ("limits", "number", "accepted", "naps"),
     [
         (("2/m", "2/h"), 4, [2, 2], 0),  # nobody waits while another host is free
-        (("1/h", "1/m"), 3, [1, 2], 1),  # or longer than the shorter of two waits
+        (("1/m", "1/s"), 3, [1, 2], 1),  # or longer than the shorter of two waits
     ],
 )
 def test_failover_passes_over_full_hosts(
@@ -171,6 +171,16 @@ def test_failover_passes_over_full_hosts(
     assert get_connection("all").send_messages(mails(*"1234"[:number])) == number
     assert [len(server.accepted) for server in servers] == accepted
     assert len(clock.naps) == naps
+
+
+def test_failover_in_a_failover_does_not_wait_while_another_host_is_free(
+    start_host, clock, settings
+):
+    servers = [start_host(f"timeout=90&rate={limit}", limit) for limit in ("1/m", "9/m")]
+    settings.EMAIL_HOSTS |= {"inner": "failover:1/m", "all": "failover:inner,9/m"}
+    assert get_connection("all").send_messages(mails("a", "b")) == 2
+    assert [len(server.accepted) for server in servers] == [1, 1]
+    assert clock.naps == []
 
 
 def test_checkemailhosts_shows_how_much_is_used(start_host, settings, capsys):
