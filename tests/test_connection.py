@@ -105,6 +105,10 @@ class TestGreeting:
         assert caught.value.smtp_code == told
         assert can_be_retried(caught.value)
 
+    def test_of_a_server_that_hangs_up_is_no_matter_of_tls(self, serve):
+        with pytest.raises(smtplib.SMTPServerDisconnected, match=r"unexpectedly closed(\n|$)"):
+            host_of(serve(at("banner", CLOSE))).open()
+
     def test_is_said_again_after_it_was_refused(self, serve):
         server = serve(any_of(at("EHLO", "502 what?"), at("HELO", "450 later")))
         with host_of(server) as backend:
