@@ -265,6 +265,11 @@ def run_python(*arguments, cwd=TESTS, environment=SETTINGS) -> str:
     return str(printed)
 
 
+def as_id(given: Any) -> str:
+    """Return what a test is called: plain, so that it stays the same if collected twice."""
+    return getattr(given, "__name__", ascii(given).replace("\\", ""))[:50]
+
+
 def mails(*recipients, content="Hello"):
     """Make a message to each of these, at example.net; ``a+b`` stands for one to both."""
     headers = {"Date": "now", "Message-ID": "<1@example.com>"}

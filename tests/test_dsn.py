@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from conftest import as_id
 from hypothesis import example, given
 from hypothesis import strategies as st
 from speckenv_django import django_email_url
@@ -69,7 +70,7 @@ ENTRIES: list[tuple[dict[str, Any], str]] = [
         *((text, expected) for expected, texts in ENTRIES for text in texts.split()),
         (" \tsmtp://h/?timeout=5 \r\n", smtp(timeout=5)),
     ],
-    ids=lambda given: ascii(given).replace("\\", "")[:50],
+    ids=as_id,
 )
 def test_dsn_stands_for_an_entry_of_mailers(text, expected):
     assert dsn.parse(text).mailer == expected
@@ -186,7 +187,7 @@ REFUSED: list[tuple[str, str]] = [
 @pytest.mark.parametrize(
     ("text", "part"),
     [(42, "not int"), *((text, part) for part, texts in REFUSED for text in texts.split())],
-    ids=lambda given: ascii(given).replace("\\", "")[:50],
+    ids=as_id,
 )
 def test_refusal_says_what_to_change_and_repeats_no_secret(text, part):
     with pytest.raises(InvalidEmailHost) as caught:

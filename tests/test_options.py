@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from conftest import as_id
 from django.test import override_settings
 from django.utils.functional import lazystr
 
@@ -90,11 +91,6 @@ SETTINGS = {
 }
 WAYS, IN_TEXT, IN_PYTHON = [*SETTINGS], [in_dsn, of_stranger], [in_call, in_mailers]
 IN_SETTINGS = [in_dsn, *IN_PYTHON]  # without the limits of strangers
-
-
-def shown(given: Any) -> str:
-    """Return what a test is called in a report."""
-    return getattr(given, "__name__", ascii(given).replace("\\", ""))[:50]
 
 
 def is_for_strangers(names: Any) -> bool:
@@ -182,7 +178,7 @@ VALUES: list[tuple[list[Any], dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(
     ("way", "given", "expected"),
     [(way, *values) for ways, *values in VALUES for way in ways],
-    ids=shown,
+    ids=as_id,
 )
 def test_value_is_the_same_wherever_it_is_given(way, given, expected):
     if way is of_stranger and not is_for_strangers(given):
@@ -258,7 +254,7 @@ BAD: list[tuple[list[Any], str, str, list[Any]]] = [
         for name in names.split()
         for value in values
     ],
-    ids=shown,
+    ids=as_id,
 )
 def test_value_that_does_not_fit_is_refused_wherever_it_is_given(way, name, value, teaches):
     spelled = OPTIONS[name].in_dsn if way in IN_TEXT else name
@@ -298,7 +294,7 @@ TOGETHER: list[tuple[list[Any], dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("way", "options", "teaches"),
     [(way, *refused) for ways, *refused in TOGETHER for way in ways],
-    ids=shown,
+    ids=as_id,
 )
 def test_options_that_do_not_go_together_or_do_not_exist_are_refused(way, options, teaches):
     if way is of_stranger and not is_for_strangers(options):
@@ -309,7 +305,7 @@ def test_options_that_do_not_go_together_or_do_not_exist_are_refused(way, option
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
-@pytest.mark.parametrize("options", GOOD, ids=shown)
+@pytest.mark.parametrize("options", GOOD, ids=as_id)
 def test_call_takes_options_away_but_no_redirect(options, nothing):
     names = {*options} - {"host", "hosts"}
     base = "failover:a" if SEVERAL & {*options} else "smtp://h"

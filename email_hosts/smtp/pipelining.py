@@ -17,6 +17,8 @@ from .connection import Reply, can_pipeline, is_closed
 from .pace import Pace, pace_of
 from .transaction import Envelope, Transaction
 
+NOBODY: Mapping[str, Reply] = MappingProxyType({})
+
 
 class Result(NamedTuple):
     """What ``sendmail()`` would have returned or raised for an envelope.
@@ -27,7 +29,7 @@ class Result(NamedTuple):
 
     envelope: Envelope  # without the content, if that was written
     error: Exception | None = None
-    refused: Mapping[str, Reply] = MappingProxyType({})
+    refused: Mapping[str, Reply] = NOBODY
 
 
 class _Offer:
@@ -39,7 +41,7 @@ class _Offer:
 
     pace = Pace.AHEAD  # at most
     doubt: type[Exception] | None = None  # why a faster pace may not work
-    refused: Mapping[str, Reply] = MappingProxyType({})  # for good
+    refused: Mapping[str, Reply] = NOBODY  # for good
 
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
