@@ -318,7 +318,9 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
         if option is None and others:
             option = _foreign_option(name if equals else "")  # it may be the end of a key
         elif option is None:
-            may_be_secret = f"_{name}" not in known and (has_secret or _may_be_password(parts))
+            may_be_secret = f"_{name}" not in known and (
+                has_secret or _may_be_password(parts, name)
+            )
             raise InvalidEmailHost(_unknown_option(name, table, may_be_secret=may_be_secret))
         if option.name in options and not is_header:
             hint = INSTEAD.get(name, "")
@@ -367,12 +369,14 @@ def _unknown_option(name: str, table: Table, *, may_be_secret: bool) -> str:
     return f"unknown option {name!r}{hint or known_options(by_name_in_dsn(table))}"
 
 
-def _may_be_password(parts: _Parts) -> bool:
-    """Whether what looks like options may be the rest of a password, which an at sign ends.
+def _may_be_password(parts: _Parts, name: str) -> bool:
+    """Whether what looks like an option may be the rest of a password, which an at sign ends.
 
-    Such a sign is in the values of some options, whose names begin with an underscore.
+    Such a sign is in the values of some options, whose names begin with an underscore. Only
+    DSNs of SMTP have a password, but one may stand in another by mistake.
     """
-    return parts.scheme in SMTP_SCHEMES and any(
+    may_be_one = parts.scheme in SMTP_SCHEMES or not re.fullmatch("[a-z_-]+", name)
+    return may_be_one and any(
         "@" in part and not re.match("_[a-z_-]+=", part) for part in parts.query.split("&")
     )
 
