@@ -1,7 +1,8 @@
-"""What an error loses where it leaves this package: the local variables in its traceback.
+"""What an error gets and loses where it leaves this package.
 
-Sentry, structlog, rich, pytest and others show those of each frame. Ours, and those of the
-clients below us, hold DSNs, logins and messages.
+It gets the name of its host. It loses the local variables in its traceback: Sentry,
+structlog, rich, pytest and others show those of each frame. Ours, and those of the clients
+below us, hold DSNs, logins and messages.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import wraps
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
-from .exceptions import InvalidEmailHost
+from .exceptions import InvalidEmailHost, name_host
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,8 +34,9 @@ CLIENTS = {
 def boundary(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate what a project calls.
 
-    An error that leaves it has no local variables of ours in its traceback. An
-    ``InvalidEmailHost`` without a host gets the ``alias`` of the call: Django's name for it.
+    An error that leaves it has no local variables of ours in its traceback, and names the
+    host: that of the backend whose method this is. An ``InvalidEmailHost`` without a host
+    gets the ``alias`` of the call, Django's name for it.
     """
 
     @wraps(function)
@@ -46,6 +48,8 @@ def boundary(function: Callable[P, T]) -> Callable[P, T]:
         alias = kwargs.get("alias")
         if isinstance(failure, InvalidEmailHost) and failure.alias is None and alias:
             failure.name(str(alias), "MAILERS")
+        if args and isinstance(failure, Exception):
+            name_host(failure, getattr(args[0], "full_name", ""))
         del args, kwargs
         _clear_frames(failure)
         try:

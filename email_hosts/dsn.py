@@ -217,12 +217,12 @@ def _smtp(parts: _Parts) -> Made:
     # RFC 3986 has neither brackets nor other scripts in user information, and speckenv may
     # refuse them.
     userinfo = quote(userinfo, safe="%:!$&'()*+,;=~")
-    conf = parse_conf(django_email_url(f"smtp://{userinfo}{at}{address}"))
-    conf["host"] = SMTP_OPTIONS["host"].of(conf["host"])
+    found = parse_conf(django_email_url(f"smtp://{userinfo}{at}{address}"))
+    found["host"] = SMTP_OPTIONS["host"].of(found["host"])
     if re.search(r":[0-9]+$", address):
-        options["port"] = conf["port"]
+        options["port"] = found["port"]
     transport = SMTP_SCHEMES[parts.scheme]
-    of_scheme = {**conf, **transport, "port": default_port(transport)}
+    of_scheme = {**found, **transport, "port": default_port(transport)}
     return SMTP_BACKEND, {**of_scheme, **with_transport(options, of_scheme)}
 
 

@@ -30,7 +30,7 @@ from email_hosts.backends import (
     connection_from_dsn,
     get_connection,
 )
-from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost
 from email_hosts.signals import message_failed
 from email_hosts.testing import real_hosts
 
@@ -311,3 +311,16 @@ def test_note_names_the_key_or_the_class(fails, call):  # pragma: notes-only
         with pytest.raises(OSError, match=fails) as caught:
             call(HostBackend(Failing(fails), alias=alias))
         assert caught.value.__notes__ == [f"email host {name}"]
+
+
+@real_hosts()
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no notes")
+def test_note_names_the_host_that_another_one_cannot_make(settings):  # pragma: notes-only
+    settings.EMAIL_HOSTS = {"own": INVALID["backend"], "all": "failover:own"}
+    settings.EMAIL_HOSTS_ROUTER = lambda message: "own"
+    with pytest.raises(AllHostsFailed) as all_failed:
+        get_connection("all").send_messages(mails("a"))
+    with pytest.raises(OSError, match="no init") as caught:
+        RoutingBackend().send_messages(mails("a"))
+    for error in (all_failed.value.errors["own"], caught.value):
+        assert error.__notes__ == ['email host "own"']

@@ -112,11 +112,17 @@ class Backend(BaseEmailBackend):
         in_turn = import_string("email_hosts.backends.limited.outcomes")
         return cast("Iterator[Outcome]", in_turn(self, send, messages, keep_going=keep_going))
 
-    def failed(self, message: EmailMessage | None, error: Exception) -> Outcome:
-        """Return the outcome of a message that this error has stopped."""
-        name_host(error, self.full_name)
+    def failed(
+        self, message: EmailMessage | None, error: Exception, *, key: str | None = None
+    ) -> Outcome:
+        """Return the outcome of a message that this error has stopped.
+
+        ``key`` is that of another host, which this one could not open.
+        """
+        name_host(error, self.full_name if key is None else f'host "{shown(key)}"')
+        alias = self.alias if key is None else key
         is_of_mail = self.is_of_mail(error)
-        return Outcome(message, self.alias, error, is_of_mail=is_of_mail, name=self.name)
+        return Outcome(message, alias, error, is_of_mail=is_of_mail, name=self.name)
 
     def is_of_mail(self, error: Exception) -> bool:
         """Whether an error is one of sending mail. Others, like a time limit, end a send."""

@@ -15,7 +15,7 @@ from django.core.mail import EmailMessage
 
 from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import AllHostsFailed, RateLimited, name_host, shown, summarize
+from ..exceptions import AllHostsFailed, RateLimited, shown, summarize
 from ..host import FAILOVER_BACKEND
 from ..hosts import connection_to
 from ..log import warn
@@ -121,10 +121,9 @@ class FailoverBackend(Backend):
             connection.may_wait = may_wait
         except Exception as error:
             set_delivery(error, NOT_SENT)
-            name_host(error, f'host "{shown(key)}"')
-            failed = (connection or self).failed(message, error)
+            failed = (connection or self).failed(message, error, key=key)
             is_unusable = failed.is_of_mail or isinstance(error, UNUSABLE)
-            yield failed._replace(alias=key, is_of_mail=is_unusable)
+            yield failed._replace(is_of_mail=is_unusable)
         else:
             yield from self.through(connection, [message], keep_going=False)
 

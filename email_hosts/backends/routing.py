@@ -15,9 +15,7 @@ from ..exceptions import (
     EmailHostDoesNotExist,
     InvalidEmailHost,
     checked_key,
-    name_host,
     path_of,
-    shown,
 )
 from ..host import ROUTING_BACKEND
 from ..hosts import adopt, connection_to
@@ -96,17 +94,14 @@ class RoutingBackend(Backend):
                 connection = connection_to(host) if isinstance(host, str) else adopt(host)
                 connections.open(name, connection, is_new=is_new)
         except Exception as error:
-            alias = host if isinstance(host, str) else getattr(host, "alias", None)
-            if isinstance(host, str):
-                name_host(error, f'host "{shown(host)}"')
             if isinstance(error, EmailHostDoesNotExist):
                 why = "no host has its sender"
                 if router := conf.router():
                     which = "no other" if host == "default" else "this"
                     why = f"{_name_of(router)} returned {which} key"
                 error.args = (f"{error}; {why}",)
-            failed = (connection or self).failed(messages[0], error)
-            yield failed._replace(alias=alias)
+            key = host if isinstance(host, str) else getattr(host, "alias", None)
+            yield (connection or self).failed(messages[0], error, key=key)
             return
         try:
             yield from self.through(connection, messages, keep_going=True)

@@ -20,7 +20,7 @@ from django.utils.module_loading import import_string
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome
-from ..exceptions import InvalidEmailHost, name_host, summarize
+from ..exceptions import InvalidEmailHost, summarize
 from ..host import SMTP_BACKEND, Host, default_port
 from ..hosts import Allow
 from ..log import debug, warn
@@ -163,13 +163,14 @@ class EmailHostsBackend(Backend, EmailBackend):
         return super().outcomes(messages, keep_going=keep_going)
 
     def _outcomes(
-        self, messages: Iterable[EmailMessage], *, keep_going: bool, at_hand: bool = False
+        self, messages: Iterable[EmailMessage], *, keep_going: bool, look_ahead: bool = False
     ) -> Iterator[Outcome]:
         """Yield what becomes of each message, over one connection.
 
-        With ``at_hand``, as in a list, a message may be made early, but not before its turn.
+        With ``look_ahead``, as in a list, a message may be made early, but not before its
+        turn.
         """
-        at_hand = isinstance(messages, (list, tuple)) or (at_hand and not self.rate)
+        look_ahead = isinstance(messages, (list, tuple)) or (look_ahead and not self.rate)
         coming = iter(messages)
         try:
             first = next(coming)
@@ -184,7 +185,7 @@ class EmailHostsBackend(Backend, EmailBackend):
             if opened is None or not self.connection:  # a subclass has its own open()
                 return
             envelopes = _envelopes_of(self, chain([first], coming))
-            transmission = Transmission(envelopes, self.server, look_ahead=at_hand)
+            transmission = Transmission(envelopes, self.server, look_ahead=look_ahead)
             self._is_sending = True
             try:
                 yield from self._outcomes_of(transmission, keep_going=keep_going)
@@ -307,7 +308,6 @@ class EmailHostsBackend(Backend, EmailBackend):
             return self._connect_with_token()
         except OSError as error:
             set_delivery(error, NOT_SENT)
-            name_host(error, self.full_name)
             raise
 
     def _connect_with_token(self) -> PooledConnection:

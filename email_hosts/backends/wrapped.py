@@ -20,7 +20,7 @@ from django.core.mail.backends.smtp import EmailBackend
 from .. import conf
 from ..boundary import boundary
 from ..delivery import Outcome, clock
-from ..exceptions import InvalidEmailHost, name_host, path_of, summarize
+from ..exceptions import InvalidEmailHost, path_of, summarize
 from ..host import Host, checked_path, class_at, default_port
 from ..log import warn
 from ..options import HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
@@ -170,7 +170,6 @@ class HostBackend(Backend):
         except Exception as error:
             set_delivery(error, NOT_SENT)  # whatever its class
             self._redact(error)
-            name_host(error, self.name)
             raise
         return opened
 

@@ -1,6 +1,6 @@
 """What a host does to a message: a tuple of small functions, each on a copy.
 
-To change what a host does, write a rule and add it to one of the tuples below. A rule returns
+To change what a host does, write a rule and add it to the tuple of its module. A rule returns
 the attributes of the message that it sets. ``host`` is the backend of the host, which has its
 options as attributes.
 """
@@ -27,14 +27,8 @@ SET_BY_RULES = {
 
 
 # In this order. A redirect sees the message as the other rules have left it.
-BEFORE_REDIRECT: tuple[Rule, ...] = (
-    headers.refuse_line_breaks,
-    sender.sender,
-    headers.reply_to,
-    headers.headers,
-    sender.envelope,
-)
-RULES: tuple[Rule, ...] = (*BEFORE_REDIRECT, redirect.recipients, redirect.nobody_else)
+BEFORE_REDIRECT: tuple[Rule, ...] = (*headers.RULES, *sender.RULES)
+RULES: tuple[Rule, ...] = (*BEFORE_REDIRECT, *redirect.RULES)
 SMTP_RULES: tuple[Rule, ...] = (*RULES, sender.envelope_in_smtp)
 
 

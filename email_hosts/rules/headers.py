@@ -40,3 +40,6 @@ def headers(message: EmailMessage, host: Any) -> Mapping[str, Any]:
     """The host's headers are added to those of the message."""
     missing = missing_headers(host.headers, headers_of(message))
     return {"extra_headers": {**headers_of(message), **missing}} if missing else {}
+
+
+RULES = (refuse_line_breaks, reply_to, headers)

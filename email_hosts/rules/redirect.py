@@ -102,6 +102,9 @@ def nobody_else(message: EmailMessage, host: Any) -> dict[str, Any]:
     return {}
 
 
+RULES = (recipients, nobody_else)
+
+
 def refuse_to_go_past(
     get: Callable[[str], Any], where: str, alias: str | None, *more: str
 ) -> None:

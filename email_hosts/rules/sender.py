@@ -32,6 +32,9 @@ def envelope(message: EmailMessage, host: Any) -> Mapping[str, Any]:
     return {"envelope_sender": host.envelope_from}  # Anymail's name for it
 
 
+RULES = (sender, envelope)
+
+
 def envelope_in_smtp(message: EmailMessage, host: Any) -> Mapping[str, Any]:
     """Django's SMTP backend takes the envelope sender from ``from_email``."""
     own = _envelope_sender(message)

@@ -203,8 +203,9 @@ def _details(key: Any, host: Host | None) -> Iterator[str]:
         value = given.get(name)
         if value and name != SENDER:
             if name == "rate":
-                value = map(_use, value, usage(str(key), value))
-            text = value if isinstance(value, str) else ", ".join(value)
+                value = list(map(_use, value, usage(str(key), value)))
+            several = value if isinstance(value, (list, dict)) else [value]
+            text = ", ".join(map(str, several))
             yield f"{name.replace('_', ' ')}: {printable(text)}"
 
 
