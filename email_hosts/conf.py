@@ -1,4 +1,4 @@
-"""Every setting that this app reads, and every difference between versions of Django."""
+"""Every setting that this app reads, and what differs in it between versions of Django."""
 
 from __future__ import annotations
 

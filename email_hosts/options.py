@@ -120,6 +120,7 @@ OF_SMTP = (
     _text("oauth2_scope", grants=dict.fromkeys(OAUTH2_GRANTS, False), **_OAUTH2),
     _text("oauth2_refresh_token", is_secret=True, grants={REFRESH_TOKEN: True}, **_OAUTH2),
 )
+# In a DSN, an underscore tells them apart from the options of backends that are not ours.
 OF_ANY_HOST = (
     _address("default_from_email"),
     _address("server_email"),
