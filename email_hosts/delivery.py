@@ -59,6 +59,7 @@ class Report:
         self.error: BaseException | None = None  # to raise at the end
         self._since = clock()
         self._is_known = True  # which messages were sent
+        self._logged: Exception | None = None
         self._sent: list[Outcome] = []
         self._news: list[Outcome] = []
 
@@ -76,8 +77,9 @@ class Report:
         self._since = now
         self._news.append(outcome)
         self._is_known = self._is_known and outcome.message is not None
-        self.refused.update(outcome.refused)
         error = outcome.error
+        if outcome.is_final:
+            self.refused.update(outcome.refused)
         if error is None:
             self.sent += outcome.number
             if self.messages is not None:
@@ -105,20 +107,33 @@ class Report:
         if self.messages is None or not self._is_known:
             return
         error: Any = self.error
-        number = Counter(id(outcome.message) for outcome in self._sent)
-        error.sent, error.unsent = [], []
-        for message in self.messages:
-            (error.sent if number[id(message)] > 0 else error.unsent).append(message)
-            number[id(message)] -= 1
+        error.unsent = left_of(self.messages, [outcome.message for outcome in self._sent])
+        error.sent = left_of(self.messages, error.unsent)
 
     def _log(self, outcome: Outcome) -> None:
         name = outcome.name or self._backend.name
         if outcome.alias is not None:
             name = f'host "{shown(outcome.alias)}"'
-        if outcome.refused:
+        if outcome.refused and outcome.is_final:
             codes = sorted({code for code, _ in outcome.refused.values()})
             warn("%s: refused recipients: %d %s", name, len(outcome.refused), codes)
         error = outcome.error
-        if error and outcome.is_final and error is not self.error:
+        # One error may have stopped many messages.
+        if error and outcome.is_final and error not in (self.error, self._logged):
+            self._logged = error
             ignored = "ignored by fail_silently" if self._fail_silently else "not raised"
             warn("%s: %s, %s", name, summarize(error), ignored)
+
+
+def left_of(
+    messages: Iterable[EmailMessage], known: Iterable[EmailMessage | None]
+) -> list[EmailMessage]:
+    """Return the messages that are not among the known ones. One may be there twice."""
+    number = Counter(map(id, known))
+    left = []
+    for message in messages:
+        if number[id(message)] > 0:
+            number[id(message)] -= 1
+        else:
+            left.append(message)
+    return left

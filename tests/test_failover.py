@@ -6,6 +6,7 @@ import logging
 import smtplib
 from collections import Counter
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from conftest import interrupted_at_each_call, mails
@@ -134,6 +135,17 @@ def test_error_for_a_list_tells_what_was_sent(reply, error, key, serve_auth):
     with pytest.raises(error) as caught:
         send({**dsns(servers), "nested": "failover:all"}, [first, first, second, first], key)
     assert (caught.value.sent, caught.value.unsent) == ([first, first], [second, first])
+
+
+def test_recipient_whom_the_next_host_accepts_is_not_refused(serve_auth, settings, caplog):
+    servers = [serve_auth(any_of(to("a@", "550 no"), always("DATA", CLOSE))), serve_auth()]
+    settings.EMAIL_HOSTS = dsns(servers)
+    connection: Any = get_connection("all")
+    message = EmailMessage(to=["a@example.net", "b@example.net"])
+    assert connection.send_messages([message]) == 1
+    assert len(deliveries(servers)) == 2
+    assert connection.refused_recipients == {}
+    assert not any("refused" in logged for logged in caplog.messages)
 
 
 def test_error_of_the_caller_does_not_mark_the_host_as_down(serve_auth):

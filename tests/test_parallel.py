@@ -269,6 +269,7 @@ class TestRefusedConnection:
     def test_is_an_error_once_if_all_are_refused(self, serve):
         server = serve(always("banner", "421 no"))
         batch = messages(20)
+        batch[0].to = []
         assert error_of(host(server), batch).unsent == batch
         assert host(server, fail_silently=True).send_messages(batch) == 0
         assert server.connections <= 8

@@ -8,11 +8,16 @@ from unittest import mock
 import pytest
 from conftest import Clock, logging_to, mails
 from django.core.mail import EmailMessage
-from scripted import BODY, at, to
+from django.core.mail.backends import smtp
+from scripted import BODY, CLOSE, any_of, at, to
 
 from email_hosts import delivery
 from email_hosts.backends import EmailHostsBackend, can_be_retried, get_connection
 from email_hosts.signals import message_failed, message_sent
+
+
+class Own(smtp.EmailBackend):
+    """A project's own backend."""
 
 
 class Receivers:
@@ -84,26 +89,23 @@ class TestSignals:
             (LOUD, "shop", (BODY,), "0 shop, 1 shop, 2 shop"),
             (LOUD, "shop", SPAM, "0 shop, 1 shop SMTPDataError"),
             (SILENT, "shop", SPAM, "0 shop, 1 shop SMTPDataError, 2 shop"),
-            # Of a host that cannot be reached, the first one is told.
             (LOUD, "down", (BODY,), UNREACHABLE),
+            ({"parallel": 2}, "down", (BODY,), UNREACHABLE),
             # Each host that fails is told.
             (LOUD, "safe", ("banner", "421 busy"), f"0 shop SMTPConnectError, {SPARE}"),
             (LOUD, "odd", (BODY,), f"0 nobody EmailHostDoesNotExist, {SPARE}"),
             (LOUD, "hopeless", ("MAIL", "451 later"), f"{REFUSED}, {UNREACHABLE}"),
             # An error that is final is told once.
             (LOUD, "safe", SPAM, "0 shop, 1 shop SMTPDataError"),
-            (LOUD, "router", (BODY,), "0 shop, 1 down ConnectionRefusedError"),
         ],
     )
     @pytest.mark.parametrize("kind", [list, iter])
     @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "single"])
     def test_tell_of_each_message_in_its_turn(
-        self, extensions, options, key, fault, told, kind, start, receivers, settings
+        self, extensions, options, key, fault, told, kind, start, receivers
     ):
         """The error of a list has the same messages."""
         start(at(*fault), extensions)
-        router = {"0": "shop", "1": "down", "2": "down"}
-        settings.EMAIL_HOSTS_ROUTER = lambda message: router[message.subject]
         batch = mails(*"012")
         error: Any = None
         try:
@@ -117,17 +119,57 @@ class TestSignals:
             number = len([each for each in receivers.got if "error" not in each])
             assert (error.sent, error.unsent) == (batch[:number], batch[number:])
 
+    def test_tell_of_each_message_that_is_taken_from_a_generator(self, start, receivers):
+        """Not all are taken at once."""
+        start()
+        batch = iter(mails(*"abcdefgh"))
+        get_connection("down", parallel=2, fail_silently=True).send_messages(batch)
+        assert "".join(told[0] for told in receivers.told.split(", ")) == "abcdefgh"
+
     @pytest.mark.parametrize(
-        ("replies", "told"),
-        [([], "0 shop, 1 shop LookupError"), (["554 spam"], "0 shop SMTPDataError")],
+        ("key", "options", "told"),
+        [
+            ("down", {}, "0 down, 2 down, 3 down"),
+            ("down", {"parallel": 2}, "0 down, 2 down, 3 down"),
+            ("down", {"rate": "100/s"}, "0 down, 2 down, 3 down"),
+            ("own", {}, "0 own, 2 own, 3 own"),
+            ("router", {}, "0 down, 2 down, 3 down"),
+            ("shop", {}, "2 shop, 3 shop"),
+        ],
+    )
+    def test_tell_of_each_message_that_a_host_that_is_down_stops(
+        self, key, options, told, start, receivers, settings, caplog
+    ):
+        """A message without recipients is not one. The log has the error once."""
+        start(any_of(at("MAIL", None, CLOSE), at("banner", None, "421 too busy")))
+        _, port = settings.EMAIL_HOSTS["down"].rsplit(":", 1)
+        own = f"backend://{__name__}.Own?host=127.0.0.1&port={port}"
+        settings.EMAIL_HOSTS = {**settings.EMAIL_HOSTS, "own": own}
+        settings.EMAIL_HOSTS_ROUTER = lambda message: "down"
+        batch = mails(*"0123")
+        batch[1].to = []
+        get_connection(key, fail_silently=True, **options).send_messages(batch)
+        failed = [each for each in receivers.told.split(", ") if "Error" in each]
+        assert ", ".join(each.rpartition(" ")[0] for each in failed[-3:]) == told
+        assert len(caplog.messages) == 1
+
+    @pytest.mark.parametrize(
+        ("replies", "options", "told"),
+        [
+            ([], LOUD, "0 shop, 1 shop LookupError"),
+            ([], SILENT, "0 shop, 1 shop LookupError"),
+            (["554 spam"], LOUD, "0 shop SMTPDataError"),
+        ],
     )
     @pytest.mark.parametrize("kind", [list, iter])
-    def test_do_not_tell_of_what_is_looked_ahead(self, replies, told, kind, start, receivers):
+    def test_do_not_tell_of_what_is_looked_ahead(
+        self, replies, options, told, kind, start, receivers
+    ):
         start(at(BODY, *replies))
         batch = mails(*"012")
         batch[1].message = mock.Mock(side_effect=LookupError)
         with pytest.raises((LookupError, smtplib.SMTPDataError)) as caught:
-            get_connection("shop").send_messages(kind(batch))
+            get_connection("shop", **options).send_messages(kind(batch))
         assert receivers.told == told
         assert receivers.got[-1]["error"] is caught.value
 

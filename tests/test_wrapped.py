@@ -95,7 +95,7 @@ def test_host_ignores_errors_and_not_the_backend(new_message, caplog):
     host.wrapped.failure = OSError("no")
     assert host.send_messages([new_message(), new_message()]) == 0
     assert host.calls == ["open", 1, 1, "close"]
-    assert caplog.messages == ['host "shop": OSError, ignored by fail_silently'] * 2
+    assert caplog.messages == ['host "shop": OSError, ignored by fail_silently']
 
 
 def test_failure_of_a_list_is_told_once_and_of_no_message():

@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 
 from .. import conf
 from ..boundary import CLIENTS, boundary
-from ..delivery import Outcome, Report
+from ..delivery import Outcome, Report, left_of
 from ..exceptions import checked_flag, name_host, shown
 from ..host import Host, from_python
 from ..rules import RULES, Notes, Rule, applied
@@ -124,6 +124,14 @@ class Backend(BaseEmailBackend):
         is_of_mail = self.is_of_mail(error)
         return Outcome(message, alias, error, is_of_mail=is_of_mail, name=self.name)
 
+    def all_failed(
+        self, messages: Iterable[EmailMessage], error: Exception, *, key: str | None = None
+    ) -> Iterator[Outcome]:
+        """Yield the outcome of each message that has recipients, after such an error."""
+        for message in messages:
+            if message.recipients():
+                yield self.failed(message, error, key=key)
+
     def is_of_mail(self, error: Exception) -> bool:
         """Whether an error is one of sending mail. Others, like a time limit, end a send."""
         package = type(error).__module__.partition(".")[0]
@@ -227,15 +235,24 @@ def outcomes_of(
 ) -> Iterator[Outcome]:
     """Yield what becomes of messages at a host, which counts as sending meanwhile.
 
-    A host that another one sends through does, too, because a message may hold it, or know
-    who has it.
+    So does a host that another one sends through, because a message may hold its connection.
+    With ``keep_going``, an error that ends the send, such as a server that is down, is the
+    outcome of each message that is left of a list.
     """
     note: list[BaseEmailBackend] = [connection]
+    known: list[EmailMessage | None] = []
+    last: Outcome | None = None
     try:
         _sending.set((*filter(None, _sending.get()), note))
         with closing(connection.outcomes(messages, keep_going=keep_going)) as all_of:  # type: ignore[type-var]
-            yield from all_of
+            for last in all_of:
+                known.append(last.message)
+                yield last
+        error = last.error if keep_going and last and last.is_of_mail else None
+        if error and isinstance(messages, (list, tuple)):
+            yield from connection.all_failed(left_of(messages, known), error)
     finally:
+        last = error = None  # whose frames know this one: a reference cycle
         # An interruption may delay this until the generator is closed. To set the variable
         # again would then undo what has been set meanwhile.
         note.clear()

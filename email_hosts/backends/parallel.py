@@ -93,7 +93,8 @@ class _Piece:
         except BaseException as error:
             self.interruption = error
         if self._waiting and self._refusals and not self.interruption:
-            self.done.append(self._backend.failed(self._waiting[0], self._refusals[0]))
+            failed = list(self._backend.all_failed(self._waiting, self._refusals[0]))
+            self.done += failed if self._keep_going else failed[:1]
 
     def _work_in_threads(self) -> None:
         """Work over several connections, each in a thread.

@@ -101,7 +101,7 @@ class RoutingBackend(Backend):
                     why = f"{_name_of(router)} returned {which} key"
                 error.args = (f"{error}; {why}",)
             key = host if isinstance(host, str) else getattr(host, "alias", None)
-            yield (connection or self).failed(messages[0], error, key=key)
+            yield from (connection or self).all_failed(messages, error, key=key)
             return
         try:
             yield from self.through(connection, messages, keep_going=True)
