@@ -12,6 +12,6 @@ class EmailHostsConfig(AppConfig):
     verbose_name = "Email hosts"
 
     def ready(self) -> None:
-        """Register the checks and install the exception reporter filter."""
+        """Do so when Django has loaded all apps."""
         checks.register()
         debug.install()

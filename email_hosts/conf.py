@@ -68,7 +68,7 @@ def email_hosts_of_file() -> Mapping[str, Any]:
         layer.default_settings, (Settings, UserSettingsHolder)
     ):
         layer = layer.default_settings
-    return dict_of_hosts(getattr(layer, "EMAIL_HOSTS", {}))
+    return dict_of_hosts(getattr(layer, "EMAIL_HOSTS", NOTHING))
 
 
 def strict() -> Any:

@@ -16,6 +16,7 @@ from django.views.debug import (
 
 from . import conf
 from .boundary import is_own
+from .exceptions import path_of
 from .schemes import ANYMAIL, SEVERAL_SCHEMES, SMTP_SCHEMES
 
 # The beginnings of DSNs that may hold a secret. A folder or the console has none.
@@ -118,7 +119,7 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
         return self.cleansed_substitute if _is_dsn(value) else value
 
 
-FILTER = f"{EmailHostsReporterFilter.__module__}.{EmailHostsReporterFilter.__qualname__}"
+FILTER = path_of(EmailHostsReporterFilter)
 
 
 def install() -> None:

@@ -16,7 +16,15 @@ import django
 from django.utils.module_loading import import_string
 
 from .exceptions import InvalidEmailHost, named
-from .options import HOST_OPTIONS, SEVERAL_OPTIONS, SMTP_OPTIONS, Table, checked, did_you_mean
+from .options import (
+    HOST_OPTIONS,
+    NOT_GIVEN,
+    SEVERAL_OPTIONS,
+    SMTP_OPTIONS,
+    Table,
+    checked,
+    did_you_mean,
+)
 from .schemes import (
     ANYMAIL,
     IMPLICIT_TLS_PORT,
@@ -108,9 +116,9 @@ class Host:
         return {"BACKEND": HOST_BACKEND, "OPTIONS": {"backend": self.backend, **options}}
 
     def but(self, **given: Any) -> Host:
-        """Return this host with other options. ``None`` removes one, but no redirect.
+        """Return this host with other options. ``None`` or ``""`` removes one.
 
-        Raises ``InvalidEmailHost``.
+        A redirect cannot be removed. Raises ``InvalidEmailHost``.
         """
         options = dict(self.options)
         for name in given:
@@ -120,11 +128,13 @@ class Host:
         if self.is_smtp:
             given = with_transport(given, options)
         if self.scheme in LOCAL_SCHEMES:
-            given = without_those_of_servers(given)
+            given = without_server_options(given)
+        elif self.backend not in TABLES:
+            given = {name: each for name, each in given.items() if each not in NOT_GIVEN}
         return from_python(replace(self, options=options), given)
 
 
-def without_those_of_servers(given: Mapping[str, Any]) -> dict[str, Any]:
+def without_server_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a host without a server has a use for.
 
     While you develop, such a host takes the place of an SMTP host, with the same calls. So it

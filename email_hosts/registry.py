@@ -89,24 +89,33 @@ class Registry:
         """Return the key of the host of ``EMAIL_HOSTS`` that has this sender.
 
         A host with the same address comes first, then the first host with the same domain.
-        A host of several has the sender of its first member, and comes before its members.
+        A host of several comes before its members. If it has no sender, it has that of the
+        first.
         """
         address, domain = address_and_domain(sender)
         by_address, by_domain = self._senders
         return by_address.get(address) or by_domain.get(domain)
+
+    def group(self, key: str) -> set[str]:
+        """Return the keys of all hosts that a host stands for, its own among them."""
+        group = [key]
+        for each in group:  # it grows, because a member may have members
+            host = self.valid(each)
+            members = host.members if host else ()
+            group += [one for one in members if one in self.dsns and one not in group]
+        return set(group)
 
     @cached_property
     def _senders(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the key of the host for each address and for each domain."""
         by_address: dict[str, str] = {}
         by_domain: dict[str, str] = {}
-        hosts = list(filter(None, map(self.valid, self.dsns)))
-        # Several hosts come before their members, which may be several, too.
-        of_several = {key for host in hosts for key in host.members}
-        several = sorted(
-            (host for host in hosts if host.members), key=lambda host: host.key in of_several
-        )
-        for host in [*several, *hosts]:
+        place = {key: place for place, key in enumerate(self.dsns)}
+        groups = {key: self.group(key) for key in place}
+        # A host of several comes right before the first of its members.
+        first = {key: min(place[each] for each in groups[key]) for key in place}
+        in_order = sorted(place, key=lambda key: (first[key], -len(groups[key])))
+        for host in filter(None, map(self.valid, in_order)):
             if sender := with_first_member(host).options.get("default_from_email"):
                 address, domain = address_and_domain(sender)
                 by_address.setdefault(address, str(host.key))

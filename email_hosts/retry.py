@@ -72,7 +72,7 @@ def may_be_tried_elsewhere(error: BaseException) -> bool:
     if delivery_of(error) == NOT_SENT:
         return True
     errors = _with_causes(error)
-    for status in filter(None, map(_http_status, errors)):
+    if status := next(filter(None, map(_http_status, errors)), None):
         return status == 429 or status >= 500
     return any(map(_could_not_connect, errors))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 import threading
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -174,7 +175,8 @@ def oauth2(value: str) -> str:
 
 def is_path_of_module(path: str) -> bool:
     """Whether a path begins with a module or a package that is installed."""
-    return find_spec(path.partition(".")[0]) is not None
+    name = path.partition(".")[0]
+    return name in sys.modules or find_spec(name) is not None
 
 
 def token_url(value: str) -> str:

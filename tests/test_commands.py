@@ -109,7 +109,7 @@ def hosts(start_server, serve, tls, ca, cafile, closed_port):
 # What checkemailhosts --connect says of them.
 STATUSES = {
     "works": " | OK",
-    "local": " | OK, no server to connect to",
+    "local": " | valid, but only SMTP hosts are tried",
     "closed": " | Connection refused",
     "login": " | 535 5.7.8 no such login: *****",
     "tls": "; submission:// is for STARTTLS",
@@ -119,7 +119,7 @@ STATUSES = {
     "busy": r" | 421 4.7.0 \x1b[2J\xff Try later",
     "scheme": " | unknown scheme 'smpt'",
     "half": r" | - | - | \u202eX <x@example.com> | scheme: unknown scheme ",
-    "good": "; local: OK, no server to connect to",
+    "good": "; local: valid, but only SMTP hosts are tried",
     "bad": " | closed: Connection refused; scheme: unknown scheme ",
     "itself": "itself -> ring -> itself",
 }
@@ -143,11 +143,14 @@ class TestSend:
         assert received.recipients == [TO, "b@x.net"]
         assert received.message["Subject"] == "Test message through shop"
 
-    def test_says_where_a_host_redirects_to(self, start_server):
+    @pytest.mark.parametrize("key", ["shop", "all"])
+    def test_says_where_a_host_redirects_to(self, key, start_server):
         server = start_server()
         redirect = "_redirect_to=QA <qa@example.com>&_allowed_recipients=x.net"
-        hosts = {"shop": f"smtp://127.0.0.1:{server.port}?{redirect}"}
-        _, (printed,) = run(*self.COMMAND, hosts=hosts)
+        shop = f"smtp://127.0.0.1:{server.port}?{redirect}"
+        command, _, *recipients = self.COMMAND
+        hosts = {"shop": shop, "all": "failover:shop"}
+        _, (printed,) = run(command, key, *recipients, hosts=hosts)
         assert "to qa@example.com, b@x.net, because the host redirects" in printed
 
     def test_says_that_nobody_gets_it(self):
@@ -297,7 +300,7 @@ class TestConnect:
             " | redirect to: qa@example.com",
             "odd | - | - | - | - | - | option 'host' must be text, not int",
             "all | MAILERS | shop | - | - | - | shop: OK",
-            "own | MAILERS | - | - | - | - | OK, no server to connect to",
+            "own | MAILERS | - | - | - | - | valid, but only SMTP hosts are tried",
         ]
 
     def test_is_made_side_by_side_up_to_a_limit(self, serve, monkeypatch):

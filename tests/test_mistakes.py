@@ -4,6 +4,7 @@ Those in DSNs are in ``test_dsn``, and those that ``manage.py check`` finds in `
 """
 
 import smtplib
+import sys
 from collections.abc import Callable
 from functools import partial
 from io import StringIO
@@ -184,6 +185,15 @@ def test_token_in_the_place_of_a_path_is_shown_nowhere(settings, capsys):
     with pytest.raises(CommandError, match="1 of 1 failed: gmail"):
         call_command("checkemailhosts")
     assert PASSWORD not in found.hint + capsys.readouterr().out
+
+
+def test_callable_of_a_script_is_no_token(settings, monkeypatch, capsys):
+    """Python knows where a module comes from, but not for a script."""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    settings.EMAIL_HOSTS = {"gmail": "submission://me@h?oauth2=__main__.token"}
+    with pytest.raises(CommandError, match="1 of 1 failed: gmail"):
+        call_command("checkemailhosts")
+    assert "(oauth2: __main__.token)" in capsys.readouterr().out
 
 
 def problems(settings, dsn):

@@ -313,6 +313,12 @@ def test_note_names_the_key_or_the_class(fails, call):  # pragma: notes-only
         assert caught.value.__notes__ == [f"email host {name}"]
 
 
+def test_constructor_that_fails_has_no_host_to_name():
+    with pytest.raises(InvalidEmailHost) as caught:
+        HostBackend("no.such.Class")
+    assert not hasattr(caught.value, "__notes__")
+
+
 @real_hosts()
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="there are no notes")
 def test_note_names_the_host_that_another_one_cannot_make(settings):  # pragma: notes-only

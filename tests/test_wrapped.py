@@ -36,6 +36,14 @@ class TestWrappedBackend:
         assert host.send_messages(iter(())) == 0
         assert host.calls == ["open", 1, 1, 1, *["close"] * is_new]
 
+    def test_may_fail_to_close(self, host, new_message, monkeypatch):
+        """What it has taken, it has taken."""
+        monkeypatch.setattr(host.wrapped, "close", mock.Mock(side_effect=OSError))
+        assert host.send_messages(new_message() for _ in range(2)) == 2
+        monkeypatch.setattr(host.wrapped, "close", mock.Mock(side_effect=LookupError))
+        with pytest.raises(LookupError):
+            host.send_messages(new_message() for _ in range(2))
+
     def test_that_cannot_be_opened_has_sent_nothing(self, host, monkeypatch):
         monkeypatch.setattr(host.wrapped, "open", mock.Mock(side_effect=ValueError("no key")))
         with pytest.raises(ValueError, match="no key") as caught:

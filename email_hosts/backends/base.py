@@ -263,12 +263,12 @@ def is_sending(backend: BaseEmailBackend) -> bool:
     return any(each is backend for note in _sending.get() for each in note)
 
 
-def close_quietly(connection: Backend) -> None:
-    """Close a connection. An error of mail is ignored: what was accepted stays accepted."""
+def close_quietly(backend: Backend, close: Callable[[], Any]) -> None:
+    """Call ``close``. An error of mail is ignored: what was accepted stays accepted."""
     try:
-        connection.close()
+        close()
     except Exception as error:
-        if not connection.is_of_mail(error):
+        if not backend.is_of_mail(error):
             raise
 
 
@@ -285,7 +285,7 @@ class Connections:
     def __exit__(self, *exc_info: object) -> None:
         with ExitStack() as each_of_them:
             for connection in self._to_close.values():
-                each_of_them.callback(close_quietly, connection)
+                each_of_them.callback(close_quietly, connection, connection.close)
 
     def get(self, key: object) -> Backend | None:
         """Return the open connection of this key, if there is one."""
@@ -304,4 +304,4 @@ class Connections:
         """Close the connection of this key after an error, so that the next one is new."""
         self._known.pop(key, None)
         if connection := self._to_close.pop(key, None):
-            close_quietly(connection)
+            close_quietly(connection, connection.close)

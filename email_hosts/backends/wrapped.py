@@ -28,7 +28,7 @@ from ..retry import NOT_SENT, set_delivery
 from ..rules import SMTP_RULES, Notes
 from ..rules.redirect import FIELDS, refuse_to_go_past
 from ..smtp.redaction import Redactor
-from .base import Backend, is_sending
+from .base import Backend, close_quietly, is_sending
 from .smtp import DEFAULT_TIMEOUT
 
 
@@ -65,8 +65,10 @@ class HostBackend(Backend):
 
     @property
     def name(self) -> str:
-        """How messages for people name it."""
-        return super().name if self.alias is not None else path_of(self.wrapped)
+        """How messages for people name it. ``""`` if there is nothing that it could wrap."""
+        if self.alias is None:
+            return "" if self.wrapped is None else path_of(self.wrapped)
+        return super().name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.wrapped, name)
@@ -130,7 +132,7 @@ class HostBackend(Backend):
                         return
         finally:
             if opened:
-                self.wrapped.close()
+                close_quietly(self, self.wrapped.close)
 
     def _send(self, messages: Sequence[EmailMessage]) -> Iterator[Outcome]:
         copies = []

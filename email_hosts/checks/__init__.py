@@ -240,7 +240,7 @@ def _similar_settings() -> Found:
 
 def _senders() -> Found:
     """Of two hosts with one sender, the router picks the first, unless they are one group."""
-    groups = [_group(str(host.key)) for host in _hosts_of_dsns() if host.members]
+    groups = [registry().group(str(host.key)) for host in _hosts_of_dsns() if host.members]
     # By the key of the first host with their sender, and its address.
     others: dict[tuple[str, str], list[str]] = {}
     for host in _hosts_of_dsns():
@@ -258,15 +258,6 @@ def _senders() -> Found:
             "Give each a sender of its own, make them one host (failover:a,b), or write a "
             "router.",
         )
-
-
-def _group(key: str) -> set[str]:
-    """Return the keys that a host of several stands for, its own among them."""
-    group = [key]
-    for each in group:  # it grows, because a member may have members
-        host = registry().valid(each)
-        group += [member for member in (host.members if host else ()) if member not in group]
-    return set(group)
 
 
 def _redirects() -> Found:

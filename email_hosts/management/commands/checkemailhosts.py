@@ -101,7 +101,7 @@ class Command(BaseCommand):
         rows = {key: _row(key, found) for key, found in known.items() if not _routes(found)}
         for key in keys:
             if key not in rows:
-                listed = ", ".join(map(shown, rows)) or "none"
+                listed = hosts.listed(map(shown, rows)) or "none"
                 more = " Write spaces between keys, and no commas." if "," in key else ""
                 problem = f"There is no host '{shown(key)}'. Known hosts: {listed}.{more}"
                 raise CommandError(problem)
@@ -226,7 +226,7 @@ def _connect(key: str, rows: Rows) -> Status:
     try:
         connection: Any = hosts.get_connection(key)
         if not host.is_a(SMTP_BACKEND):
-            return Status(WORKS, "OK, no server to connect to")
+            return Status(WORKS, "valid, but only SMTP hosts are tried")
         start = perf_counter()
         with connection:
             if session := getattr(connection, "connection", None):  # an outbox has none
@@ -241,7 +241,5 @@ def _connect_members(keys: tuple[str, ...], rows: Rows) -> Status:
     """Return the statuses of the members. One that works is enough for the whole."""
     statuses = {key: _connect(key, rows) for key in keys}
     text = "; ".join(f"{shown(key)}: {status.text}" for key, status in statuses.items())
-    failures = [key for key, status in statuses.items() if status.style == FAILS]
-    if not failures:
-        return Status(WORKS, text)
-    return Status(FAILS if len(failures) == len(statuses) else WARNS, text)
+    styles = {status.style for status in statuses.values()}
+    return Status(styles.pop() if len(styles) == 1 else WARNS, text)

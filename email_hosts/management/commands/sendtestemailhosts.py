@@ -14,6 +14,7 @@ from ...addresses import email_address
 from ...boundary import boundary
 from ...exceptions import shown
 from ...registry import registry
+from ...signals import message_sent
 from ..concurrently import concurrently
 from ..explain_errors import explain, explain_refusals
 
@@ -80,19 +81,30 @@ def _send(key: str, email: list[str]) -> tuple[list[str], str]:
         body=f'If you read this, the host "{name}" delivers mail.\n\n{timezone.now()}',
         to=email,
     )
+    took: list[str] = [key]
+
+    def hear(alias: str, **told: Any) -> None:
+        if told["message"] is message:
+            took.append(alias)
+
+    message_sent.connect(hear)
     try:
         connection = hosts.connection_to(key)
-        recipients = connection.apply_host(message).recipients()
         sent = connection.send_messages([message])
     except Exception as error:  # a backend that is not ours may raise anything
         return [], f"{name}: not sent: {explain(error)}"
+    finally:
+        message_sent.disconnect(hear)
     if not sent:
         return [], f"{name}: not sent: the backend took no message"
     refused = connection.refused_recipients
     # Before Django 6.0, refused recipients have display names. Remove _address() from the
     # next line once we require 6.0.
     not_accepted = set(map(_address, refused))
-    accepted = [each for each in map(_address, recipients) if each not in not_accepted]
+    for alias in dict.fromkeys(took):  # the last is the host that a failover has chosen
+        message = hosts.connection_to(alias).apply_host(message)
+    recipients = map(_address, message.recipients())
+    accepted = [each for each in recipients if each not in not_accepted]
     replies = f"{name}: refused {', '.join(refused)}: {explain_refusals(refused)}"
     return accepted, replies if refused else ""
 
