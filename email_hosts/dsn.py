@@ -21,8 +21,8 @@ from .host import (
     SMTP_BACKEND,
     TABLES,
     Host,
+    checked_together,
     default_port,
-    from_values,
     with_transport,
 )
 from .options import (
@@ -52,7 +52,7 @@ from .schemes import (
     SEVERAL_SCHEMES,
     SMTP_SCHEMES,
 )
-from .values import NOT_SET, as_given, boolean, keys_in_python, without_control_characters
+from .values import LOOKS_UNSET, as_given, boolean, keys_in_python, without_control_characters
 
 # Django's settings that an SMTP DSN replaces. speckenv returns them.
 DJANGO_SETTINGS = {
@@ -176,14 +176,14 @@ def _parse(dsn: str, from_elsewhere: bool) -> Host:
         backend, options = _several(parts)
     else:
         backend, options = _file(parts) if scheme == "file" else _backend(parts)
-    return from_values(Host(None, backend, options, scheme=scheme))
+    return checked_together(Host(None, backend, options, scheme=scheme))
 
 
 def _scheme_of(dsn: str) -> str:
     scheme, colon, _ = dsn.lower().partition(":")
     if colon and (scheme in SCHEMES or re.fullmatch(r"anymail\+[a-z][a-z0-9_-]*", scheme)):
         return scheme
-    if re.fullmatch(NOT_SET, dsn):
+    if re.fullmatch(LOOKS_UNSET, dsn):
         raise InvalidEmailHost("the DSN is the name of a variable that is not set")
     known = f"known schemes are {', '.join(SCHEMES)}, {ANYMAIL}mailgun and the like"
     match = re.match("[A-Za-z][A-Za-z0-9+.-]*(?=://)", dsn)

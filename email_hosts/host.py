@@ -131,7 +131,7 @@ class Host:
             given = without_server_options(given)
         elif self.backend not in TABLES:
             given = {name: each for name, each in given.items() if each not in NOT_GIVEN}
-        return from_python(replace(self, options=options), given)
+        return with_options(replace(self, options=options), given)
 
 
 def without_server_options(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def with_transport(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict
     return {"use_tls": False, **port, **given}
 
 
-def from_python(host: Host, given: Mapping[str, Any]) -> Host:
+def with_options(host: Host, given: Mapping[str, Any]) -> Host:
     """Return the host with these options, too, which were given in Python.
 
     Raises ``InvalidEmailHost``.
@@ -167,14 +167,14 @@ def from_python(host: Host, given: Mapping[str, Any]) -> Host:
     try:
         checked_path(host.backend)
         found = checked(given, host.table, others=host.backend not in TABLES)
-        return from_values(replace(host, options={**host.options, **found}))
+        return checked_together(replace(host, options={**host.options, **found}))
     except InvalidEmailHost as error:
         if host.key is not None:
             error.name(host.key, host.setting)
         raise
 
 
-def from_values(host: Host) -> Host:
+def checked_together(host: Host) -> Host:
     """Return the host if its options, which have been checked one by one, go together.
 
     Raises ``InvalidEmailHost``.
@@ -256,7 +256,7 @@ def is_path(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and ":" not in value
 
 
-def backend_of(mailer: Any, key: Any = None) -> Host:
+def bare_host(mailer: Any, key: Any = None) -> Host:
     """Return an entry of ``MAILERS`` without its options, to ask what its backend is.
 
     Raises ``InvalidEmailHost`` if it is a DSN.

@@ -26,7 +26,7 @@ from django.utils.module_loading import import_string
 from .exceptions import InvalidEmailHost, OAuth2Error, one_line, path_of, raise_time_limit
 from .smtp.redaction import Redactor
 from .smtp.tls import shared_context
-from .values import is_path_of_module
+from .values import begins_with_module
 
 # In seconds. A token is not used at the end of its lifetime, and is kept for a day at most.
 MARGIN = 60
@@ -186,7 +186,7 @@ def source_of(options: Mapping[str, Any]) -> Source:
             oauth2 = import_string(path)
         except Exception as error:  # whatever its module raises
             problem = f"'{path}' cannot be imported: {error}"
-            if not is_path_of_module(path):  # it may be a token
+            if not begins_with_module(path):  # it may be a token
                 problem = (
                     "it cannot be imported: there is no such module; write the path of a "
                     "function, not a token"

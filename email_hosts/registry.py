@@ -15,7 +15,7 @@ from .addresses import address_and_domain
 from .boundary import is_own
 from .dsn import parse
 from .exceptions import InvalidEmailHost, checked_flag, checked_key
-from .host import HOST_BACKEND, Host, Mailer, backend_of, dict_of_mailer, from_python, is_path
+from .host import HOST_BACKEND, Host, Mailer, bare_host, dict_of_mailer, is_path, with_options
 from .options import HOST_OPTIONS, NOT_GIVEN, missing_headers
 from .schemes import DJANGO_SMTP_BACKEND
 from .testmode import test_mode
@@ -82,7 +82,7 @@ class Registry:
             if dsn not in NOT_GIVEN:
                 yield str(key)
         for key, mailer in self.mailers.items():  # pragma: mailers-only
-            if self.dsns.get(key) in NOT_GIVEN and not backend_of(mailer, key).routes:
+            if self.dsns.get(key) in NOT_GIVEN and not bare_host(mailer, key).routes:
                 yield key
 
     def host_of(self, sender: str) -> str | None:
@@ -156,16 +156,16 @@ def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
         if name in host.table:  # Django ignores it
             reason = f"an entry of MAILERS has BACKEND and OPTIONS; move {name!r} into OPTIONS"
             raise InvalidEmailHost(reason, alias=key, setting="MAILERS")
-    return from_python(host, options)
+    return with_options(host, options)
 
 
-def is_checked(mailer: Mailer, key: Any = None) -> bool:  # pragma: mailers-only
+def needs_check(mailer: Mailer, key: Any = None) -> bool:  # pragma: mailers-only
     """Whether a mailer is ours, or has a DSN or the like in the place of a backend.
 
     The path of one of ours may be misspelt. Raises ``InvalidEmailHost`` if the mailer itself
     is a DSN.
     """
-    host = backend_of(mailer, key)
+    host = bare_host(mailer, key)
     return not is_path(host.backend) or is_own(host.backend) or host.is_a(BASE)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import conf
-from .host import Host, Mailer, backend_of
+from .host import Host, Mailer, bare_host
 from .schemes import DJANGO_BACKENDS
 
 LOCMEM_BACKEND = f"{DJANGO_BACKENDS}.locmem.EmailBackend"
@@ -29,7 +29,7 @@ class TestMode:
 
     def has_replaced(self, mailer: Mailer) -> bool:
         """Whether Django's test environment may have put it in the place of the project's."""
-        return conf.tests_are_running() and backend_of(mailer).is_a(LOCMEM_BACKEND)
+        return conf.tests_are_running() and bare_host(mailer).is_a(LOCMEM_BACKEND)
 
 
 test_mode = TestMode()

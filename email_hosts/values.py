@@ -39,7 +39,7 @@ SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MESSAGES, RECIPIENTS = "messages", "recipients"
 
 # A text where the value of a variable should be: None, $NAME, ${NAME}, {name}, <name>.
-NOT_SET = r"None|\$\{?\w+\}?|\{\w+\}|<\w+>"
+LOOKS_UNSET = r"None|\$\{?\w+\}?|\{\w+\}|<\w+>"
 
 # In characters, for a dotted path. A token may have dots, too, but is longer.
 MAX_PATH = 100
@@ -173,7 +173,7 @@ def oauth2(value: str) -> str:
     )
 
 
-def is_path_of_module(path: str) -> bool:
+def begins_with_module(path: str) -> bool:
     """Whether a path begins with a module or a package that is installed."""
     name = path.partition(".")[0]
     return name in sys.modules or find_spec(name) is not None

@@ -16,7 +16,7 @@ from .. import conf
 from ..boundary import CLIENTS, boundary
 from ..delivery import Outcome, Report, left_of
 from ..exceptions import checked_flag, name_host, shown
-from ..host import Host, from_python
+from ..host import Host, with_options
 from ..rules import RULES, Notes, Rule, applied
 from ..values import Limit
 
@@ -52,7 +52,7 @@ class Backend(BaseEmailBackend):
         self, *, alias: str | None = None, fail_silently: bool = False, **options: Any
     ) -> None:
         by_hand = Host(alias, self.path, {}, setting="MAILERS")
-        self.take(from_python(by_hand, conf.without_ignored(options, by_hand)))
+        self.take(with_options(by_hand, conf.without_ignored(options, by_hand)))
         self.fail_silently = checked_flag(fail_silently)
 
     @classmethod

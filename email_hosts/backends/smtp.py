@@ -27,7 +27,7 @@ from ..log import debug, warn
 from ..options import OF_SESSION
 from ..retry import NOT_SENT, PERHAPS, delivery_of, set_delivery
 from ..rules import SMTP_RULES
-from ..smtp.connection import CLASSES, can_pipeline, connect, is_closed
+from ..smtp.connection import CLASSES, connect, is_closed, is_ours
 from ..smtp.login import REFUSED_LOGIN, log_in, refuse_what_cannot_be_sent
 from ..smtp.pipelining import Result, Transmission
 from ..smtp.pool import PooledConnection, PoolKey, pool
@@ -153,7 +153,7 @@ class EmailHostsBackend(Backend, EmailBackend):
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
         """Yield what becomes of each message, over one connection or several."""
-        is_foreign = bool(self.connection) and not can_pipeline(self.connection)
+        is_foreign = bool(self.connection) and not is_ours(self.connection)
         if self.parallel > 1 and not is_foreign:
             # By its path: nobody else needs the modules that it imports.
             in_parallel = import_string("email_hosts.backends.parallel.outcomes")
@@ -275,11 +275,11 @@ class EmailHostsBackend(Backend, EmailBackend):
         """Return why a connection cannot be used again, or ``""`` if it can."""
         if not self.conn_max_age:
             return "the host has no conn_max_age"
-        if pooled.host != self._pool_key:
+        if pooled.pool_key != self._pool_key:
             return "an option has changed, or it was set from outside"
         if pooled.messages >= self.conn_max_messages:
             return "conn_max_messages is reached"
-        if not can_pipeline(pooled.connection):
+        if not is_ours(pooled.connection):
             return "its class has methods of its own"
         return pooled.problem()
 
@@ -386,10 +386,10 @@ def _envelopes_of(
     maker = copy.copy(backend)
     maker.fail_silently = False  # so that Django's backend raises what it would ignore
     for message in messages:
-        yield from _made_by(maker, message)
+        yield from _envelope_of(maker, message)
 
 
-def _made_by(maker: EmailHostsBackend, message: EmailMessage) -> list[Envelope]:
+def _envelope_of(maker: EmailHostsBackend, message: EmailMessage) -> list[Envelope]:
     """Return the envelope of a message, or why it could not be made.
 
     No generator: the error would keep its frame. Python 3.13.0 crashes when somebody looks at

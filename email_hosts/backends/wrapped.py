@@ -26,7 +26,7 @@ from ..log import warn
 from ..options import HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
 from ..retry import NOT_SENT, set_delivery
 from ..rules import SMTP_RULES, Notes
-from ..rules.redirect import FIELDS, refuse_to_go_past
+from ..rules.redirect import FIELDS, refuse_other_recipients
 from ..smtp.redaction import Redactor
 from .base import Backend, close_quietly, is_sending
 from .smtp import DEFAULT_TIMEOUT
@@ -61,7 +61,7 @@ class HostBackend(Backend):
             self.wrapped.alias = host.key  # None without a key, and not ""
         if self.redirect_to:
             defaults = getattr(self.wrapped, "send_defaults", {})
-            refuse_to_go_past(defaults.get, "SEND_DEFAULTS", self.alias, *FIELDS)
+            refuse_other_recipients(defaults.get, "SEND_DEFAULTS", self.alias, *FIELDS)
 
     @property
     def name(self) -> str:
@@ -109,8 +109,8 @@ class HostBackend(Backend):
         A list is one call of the wrapped backend. After its error, nobody knows which messages
         were sent: to go on, each message has a call of its own.
         """
-        is_ours = isinstance(self.wrapped, Backend)
-        if isinstance(messages, (list, tuple)) and not keep_going and not is_ours:
+        wraps_ours = isinstance(self.wrapped, Backend)
+        if isinstance(messages, (list, tuple)) and not keep_going and not wraps_ours:
             yield from self._send(messages)
             return
         opened = None
@@ -124,7 +124,7 @@ class HostBackend(Backend):
                         return
                 for outcome in (
                     self.through(self.wrapped, [message], keep_going=False)
-                    if is_ours
+                    if wraps_ours
                     else self._send([message])
                 ):
                     yield outcome

@@ -21,10 +21,10 @@ from .. import conf, debug
 from ..addresses import address_and_domain
 from ..boundary import boundary
 from ..exceptions import InvalidEmailHost, looks_like_a_dsn, named, shown
-from ..host import ROUTING_BACKEND, Host, backend_of, class_at
+from ..host import ROUTING_BACKEND, Host, bare_host, class_at
 from ..hosts import listed
 from ..options import SMTP_OPTIONS, did_you_mean
-from ..registry import is_checked, registry, with_first_member
+from ..registry import needs_check, registry, with_first_member
 from ..testmode import test_mode
 from ..values import takes
 from .host import (
@@ -33,13 +33,13 @@ from .host import (
     SENDS_NOTHING,
     TAG,
     Found,
+    can_be_member,
     check_entry,
     default_routes,
     entries,
     has_server,
     host_in_use,
     invalid,
-    is_host,
     message,
 )
 
@@ -98,7 +98,7 @@ def _router() -> Found:
 
 def _router_that_nobody_asks() -> Found:
     mailers = conf.default_mailer(), *conf.mailers().values()
-    if any(backend_of(each).routes or test_mode.has_replaced(each) for each in mailers):
+    if any(bare_host(each).routes or test_mode.has_replaced(each) for each in mailers):
         return
     yield message(
         "W016",
@@ -110,7 +110,7 @@ def _router_that_nobody_asks() -> Found:
 
 
 def _default_router() -> Found:
-    if not is_host("default"):
+    if not can_be_member("default"):
         yield message(
             "W006",
             'The default backend is RoutingBackend, and there is no host "default": a '
@@ -151,7 +151,7 @@ def _default_backend() -> Found:
     where = ""
     try:
         path = conf.default_path()
-        if is_checked(conf.default_mailer()):
+        if needs_check(conf.default_mailer()):
             where = f"EMAIL_BACKEND, {path}, is no host without options: "
             class_at(path)()
     except Exception as problem:  # a class of the project may raise anything
@@ -293,8 +293,8 @@ OF_SETTINGS: tuple[Callable[[], Found], ...] = (
 
 def _default_sends_nothing() -> Found:
     default, host = conf.default_mailer(), registry().valid("default")
-    is_host = host is not None and host.mailer == default  # it is told of the host
-    if is_host or test_mode.has_replaced(default):
+    is_a_host = host is not None and host.mailer == default  # it is told of the host
+    if is_a_host or test_mode.has_replaced(default):
         return
     if backend := SENDS_NOTHING.get(default.get("BACKEND", "")):
         setting = 'MAILERS["default"]' if conf.has_mailers() else "EMAIL_BACKEND"
@@ -335,7 +335,7 @@ def _error_mails() -> Found:
         return
     with suppress(InvalidEmailHost):
         host = registry().find("default")
-    is_used = default_routes() or is_checked(default) or (host and host.mailer == default)
+    is_used = default_routes() or needs_check(default) or (host and host.mailer == default)
     if not host or host.routes or not is_used:
         return
     if not with_first_member(host).options.get("server_email"):

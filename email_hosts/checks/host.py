@@ -14,9 +14,9 @@ from django.core.checks import CheckMessage
 from .. import conf, hosts
 from ..addresses import is_loopback
 from ..exceptions import InvalidEmailHost, checked_key, named, shown
-from ..host import SMTP_BACKEND, Host, backend_of
+from ..host import SMTP_BACKEND, Host, bare_host
 from ..options import NOT_GIVEN, SMTP_OPTIONS, did_you_mean
-from ..registry import find_cycle, is_checked, registry
+from ..registry import find_cycle, needs_check, registry
 from ..schemes import (
     BUILTIN_SCHEMES,
     DJANGO_BACKENDS,
@@ -28,7 +28,7 @@ from ..schemes import (
     SUBMISSION_PORT,
 )
 from ..smtp.login import refuse_what_cannot_be_sent
-from ..values import NOT_SET
+from ..values import LOOKS_UNSET
 
 TAG = "email_hosts"
 
@@ -113,7 +113,7 @@ def entries() -> dict[Any, Host | CheckMessage]:
         raise InvalidEmailHost(f"MAILERS must be a dict, not {type(mailers).__name__}")
     found = {key: _host_of(key, "EMAIL_HOSTS", known.of_dsn) for key in known.dsns}
     for key, mailer in mailers.items():  # pragma: mailers-only
-        if is_checked(mailer, key) and known.dsns.get(key) in NOT_GIVEN:
+        if needs_check(mailer, key) and known.dsns.get(key) in NOT_GIVEN:
             found[key] = _host_of(key, "MAILERS", known.of_mailer)
     return found
 
@@ -146,14 +146,14 @@ def host_in_use(found: Host | CheckMessage) -> Host | None:
     """Return the valid host that is used for an entry: its own, or that of ``MAILERS``."""
     with suppress(InvalidEmailHost):
         host = registry().find(str(found.key)) if isinstance(found, Host) else None
-        if host and (host is found or is_checked(registry().mailers[str(host.key)])):
+        if host and (host is found or needs_check(registry().mailers[str(host.key)])):
             return host
     return None
 
 
 def default_routes() -> bool:
     """Whether mail of Django and other apps asks the router."""
-    return backend_of(conf.default_mailer()).routes
+    return bare_host(conf.default_mailer()).routes
 
 
 def _backend(host: Host) -> Found:
@@ -169,7 +169,7 @@ def _backend(host: Host) -> Found:
 
 
 def _members(host: Host) -> Found:
-    missing = [f'"{shown(member)}"' for member in host.members if not is_host(member)]
+    missing = [f'"{shown(member)}"' for member in host.members if not can_be_member(member)]
     cycle = find_cycle(str(host.key)) if host.members else ()
     if host.routes and host.setting == "EMAIL_HOSTS":
         problem = "sends through the router, so no other host can use it"
@@ -185,7 +185,7 @@ def _members(host: Host) -> Found:
     yield message("E004", f"{host.name} {problem}.", hint)
 
 
-def is_host(key: str) -> bool:
+def can_be_member(key: str) -> bool:
     """Whether a host may name this one as a member."""
     try:
         host = registry().find(key)
@@ -270,7 +270,7 @@ def _not_set(host: Host) -> Found:
     unset = [
         name
         for name, each in texts.items()
-        if re.fullmatch(NOT_SET, each) or (not each and name not in host.table)
+        if re.fullmatch(LOOKS_UNSET, each) or (not each and name not in host.table)
     ]
     if texts.get("host") == "none":  # the server of a DSN is in lower case
         unset.append("host")
@@ -296,7 +296,7 @@ def _shadowed(host: Host) -> Found:
             f"{host.name} is not used: {named(host.key, 'MAILERS')} comes first.",
             "Rename one of them, or write MAILERS = mailers(EMAIL_HOSTS) below the last host.",
         )
-        if is_checked(registry().mailers[str(host.key)]):
+        if needs_check(registry().mailers[str(host.key)]):
             yield from check_entry(_host_of(host.key, "MAILERS", registry().of_mailer))
 
 

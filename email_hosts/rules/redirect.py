@@ -54,7 +54,9 @@ def recipients(message: EmailMessage, host: Any) -> dict[str, Any]:
     """
     if not host.redirect_to:
         return {}
-    refuse_to_go_past(lambda name: getattr(message, name, None), "the message", host.alias)
+    refuse_other_recipients(
+        lambda name: getattr(message, name, None), "the message", host.alias
+    )
     allowed = _allowed(host)
     people = [(str(each), _address(str(each))) for each in message.recipients()]
     staying = {address: text for text, address in people if _may_get_mail(address, allowed)}
@@ -105,7 +107,7 @@ def nobody_else(message: EmailMessage, host: Any) -> dict[str, Any]:
 RULES = (recipients, nobody_else)
 
 
-def refuse_to_go_past(
+def refuse_other_recipients(
     get: Callable[[str], Any], where: str, alias: str | None, *more: str
 ) -> None:
     """Raise ``InvalidEmailHost`` if Anymail would send mail to others than the recipients.

@@ -159,7 +159,7 @@ def connect(
             error.strerror = f"{error.strerror}; {NOT_TLS_HINT}"
         raise
     try:
-        if can_pipeline(connection):  # each write goes out at once, without Nagle's algorithm
+        if is_ours(connection):  # each write goes out at once, without Nagle's algorithm
             open_socket(connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if starttls:
             connection.starttls(context=starttls)
@@ -222,7 +222,7 @@ def _is_positive(reply: Reply) -> bool:
     return reply[0] // 100 == 2
 
 
-def can_pipeline(connection: smtplib.SMTP) -> TypeGuard[SMTP]:
+def is_ours(connection: smtplib.SMTP) -> TypeGuard[SMTP]:
     """Whether commands may be written to its socket directly.
 
     For a mock, or a class with its own ``sendmail()`` or the like, call that instead.
@@ -236,12 +236,12 @@ def can_pipeline(connection: smtplib.SMTP) -> TypeGuard[SMTP]:
 
 def is_closed(connection: smtplib.SMTP) -> bool:
     """Whether the connection was lost, or closed after an error."""
-    return can_pipeline(connection) and connection.sock is None
+    return is_ours(connection) and connection.sock is None
 
 
 def quit_quietly(connection: smtplib.SMTP, *, wait: bool) -> None:
     """Send QUIT and disconnect. Raises no ``OSError``: accepted messages stay accepted."""
-    if not can_pipeline(connection):
+    if not is_ours(connection):
         with suppress(OSError):
             connection.quit()
         return

@@ -11,7 +11,7 @@ from base64 import b64encode
 from typing import Any
 
 from ..exceptions import InvalidEmailHost, one_line
-from .connection import ENDS, SMTP, can_pipeline
+from .connection import ENDS, SMTP, is_ours
 from .redaction import Redactor
 
 MECHANISM = "XOAUTH2"
@@ -35,7 +35,7 @@ def log_in(
     try:
         if token:
             _log_in_with_token(connection, username, token)
-        elif can_pipeline(connection):
+        elif is_ours(connection):
             _log_in_with_password(connection, username, password)
         else:  # a mock, for example
             connection.login(username, password)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from ..retry import NOT_SENT, set_delivery
-from .connection import Reply, can_pipeline, is_closed
+from .connection import Reply, is_closed, is_ours
 from .pace import Pace, pace_of
 from .transaction import Envelope, Transaction
 
@@ -84,7 +84,7 @@ class Transmission:
         If the caller stops after a result, the connection is in step or closed. Raises what
         the iterator raises, and an ``OSError`` that is not of smtplib from a signal handler.
         """
-        if not can_pipeline(connection):
+        if not is_ours(connection):
             yield from self._through_sendmail(connection)
             return
         self._connection, self._was_parked = connection, was_parked

@@ -26,7 +26,7 @@ class PooledConnection:
 
     connection: Any  # an smtplib.SMTP, unless it was set from outside
     server: str  # host and port, for people to read
-    host: Hashable = None  # connections with equal ones are interchangeable
+    pool_key: Hashable = None  # connections with equal ones are interchangeable
     expires_at: float = 0  # by the clock of the pool
     messages: int = 0  # how many it has been used for
     was_parked: bool = False
@@ -82,20 +82,20 @@ class Pool:
         # All parked connections, the least recently used first, and the same by host. A
         # signal handler may raise between any two steps, so one may lack a connection.
         self._parked: dict[PooledConnection, None] = {}
-        self._by_host: dict[Hashable, list[PooledConnection]] = {}
+        self._by_key: dict[Hashable, list[PooledConnection]] = {}
         self._next_expiry = math.inf
 
     def __repr__(self) -> str:
-        parked, hosts = len(self._parked), len(self._by_host)
+        parked, hosts = len(self._parked), len(self._by_key)
         return f"<{type(self).__name__}: {parked} parked for {hosts} hosts>"
 
-    def take(self, host: Hashable) -> PooledConnection | None:
+    def take(self, pool_key: Hashable) -> PooledConnection | None:
         """Return the connection of this host that was parked last, if there is a good one.
 
         One with unread data is not good: an idle server sends nothing but a goodbye.
         """
         self.close_expired()
-        while pooled := self._pop(host):
+        while pooled := self._pop(pool_key):
             problem = pooled.problem()
             if not problem:
                 pooled.was_parked = True
@@ -114,10 +114,10 @@ class Pool:
         with self._lock:
             self._next_expiry = min(self._next_expiry, pooled.expires_at)
             self._parked[pooled] = None
-            of_host = self._by_host.setdefault(pooled.host, [])
-            of_host.append(pooled)
-            if len(of_host) > max_idle:
-                surplus = of_host[0]
+            of_key = self._by_key.setdefault(pooled.pool_key, [])
+            of_key.append(pooled)
+            if len(of_key) > max_idle:
+                surplus = of_key[0]
             elif len(self._parked) > MAX_PARKED:
                 surplus = next(iter(self._parked))
             if surplus:
@@ -143,17 +143,17 @@ class Pool:
         for pooled in parked:
             pooled.connection.close()
 
-    def _pop(self, host: Hashable) -> PooledConnection | None:
+    def _pop(self, pool_key: Hashable) -> PooledConnection | None:
         with self._lock:
-            of_host = self._by_host.get(host)
-            return self._remove(of_host[-1]) if of_host else None
+            of_key = self._by_key.get(pool_key)
+            return self._remove(of_key[-1]) if of_key else None
 
     def _remove(self, pooled: PooledConnection) -> PooledConnection:
-        of_host = self._by_host.get(pooled.host, [])
+        of_key = self._by_key.get(pooled.pool_key, [])
         with suppress(ValueError):
-            of_host.remove(pooled)
-        if not of_host:
-            self._by_host.pop(pooled.host, None)
+            of_key.remove(pooled)
+        if not of_key:
+            self._by_key.pop(pooled.pool_key, None)
         self._parked.pop(pooled, None)
         return pooled
 

@@ -7,7 +7,7 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from .. import conf
-from ..host import backend_of
+from ..host import bare_host
 from ..hosts import OUTBOX_BACKEND
 from ..registry import BASE, host_of_mailer, with_first_member
 from ..testmode import test_mode
@@ -46,7 +46,7 @@ def capture_mailers() -> None:
     """
     captured = {}
     for alias, mailer in conf.mailers_before_tests().items():  # pragma: mailers-only
-        if backend_of(mailer).is_a(BASE):
+        if bare_host(mailer).is_a(BASE):
             host = host_of_mailer(alias, mailer)
             options = dict(with_first_member(host).options)
             in_tests = {"BACKEND": OUTBOX_BACKEND, "OPTIONS": options}

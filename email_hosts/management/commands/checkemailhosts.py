@@ -17,7 +17,7 @@ from ...exceptions import InvalidEmailHost, named, printable, shown
 from ...host import SMTP_BACKEND, Host, default_port
 from ...options import HOST_OPTIONS
 from ...rate import usage
-from ...values import OAUTH2_GRANTS, Limit, is_path_of_module
+from ...values import OAUTH2_GRANTS, Limit, begins_with_module
 from ..concurrently import concurrently
 from ..explain_errors import explain
 from ..from_settings import dsn_of_settings
@@ -187,7 +187,7 @@ def _server(options: Mapping[str, Any]) -> tuple[str, str, str]:
             source = "a callable"
         elif source in OAUTH2_GRANTS:
             source = urlsplit(options["oauth2_token_url"]).hostname
-        elif not is_path_of_module(source):  # it may be a token
+        elif not begins_with_module(source):  # it may be a token
             source = HIDDEN
         user += f" (oauth2: {source})"
     return f"{address}:{port}", "TLS" if use_ssl else "STARTTLS" if use_tls else "none", user
