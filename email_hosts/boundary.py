@@ -34,8 +34,8 @@ CLIENTS = {
 def boundary(function: Callable[P, T]) -> Callable[P, T]:
     """Decorate what a project calls.
 
-    An error that leaves it has no local variables of ours in its traceback, and names the
-    host: that of the backend whose method this is. An ``InvalidEmailHost`` without a host
+    An error that leaves it has no local variables of ours in its traceback. It has a note of
+    the host, if the function is a method of a backend. An ``InvalidEmailHost`` without a host
     gets the ``alias`` of the call, Django's name for it.
     """
 

@@ -1,4 +1,4 @@
-"""Every setting that this app reads, and what differs in it between versions of Django."""
+"""The settings of this app and of mail, and how they differ between versions of Django."""
 
 from __future__ import annotations
 
@@ -168,8 +168,8 @@ def without_ignored(options: dict[str, Any], host: Host) -> dict[str, Any]:
     """Return the options of a call without those that a backend has to ignore.
 
     Callers such as ``send_mail()`` pass the default backend options of Django's SMTP backend.
-    Django 6.1 says which these are. Before, a default backend without a server ignores all
-    that it does not know.
+    Django 6.1 says which these are. A failover or a router that is made without a key ignores
+    all that it does not know.
     """
     # Private: Django 6.1's own get_connection() passes it.
     ignored = options.pop("_ignore_unknown_kwargs", ())

@@ -1,4 +1,4 @@
-"""Outcomes of messages, and the report that counts, logs, signals and raises them."""
+"""Outcomes of messages, and the report that counts, logs and signals them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ NOBODY: Refused = MappingProxyType({})
 class Outcome(NamedTuple):
     """What became of a message, the caller's own object.
 
-    ``message`` is ``None`` for several of which nobody knows which were accepted. ``alias`` is
-    the key of the host that was asked. ``refused`` are the server's replies to recipients
+    ``message`` is ``None`` if nobody knows which of several were accepted. ``alias`` is the
+    key of the host that was asked. ``refused`` are the server's replies to recipients
     who do not get it.
     """
 
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
     alias: str | None
     error: Exception | None = None
     refused: Refused = NOBODY
-    is_final: bool = True  # false: another host gets the message next
+    is_final: bool = True  # false: another outcome of the message follows
     is_of_mail: bool = True  # false: the error ends the send
     seconds: float | None = None  # what the send took; None until the report knows
     number: int = 1  # how many messages were accepted, without an error
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
 
 
 class Report:
-    """Takes in the outcomes of one call: counts, logs, signals, and raises the first error."""
+    """Takes in the outcomes of one call: counts, logs and signals them, and keeps an error."""
 
     def __init__(self, backend: Any, messages: Iterable[EmailMessage]) -> None:
         self.sent = 0

@@ -92,7 +92,7 @@ NO_OPTION = "the text after a question mark or an ampersand is not an option"
 def parse(dsn: object, key: str | None = None, *, from_elsewhere: bool = False) -> Host:
     """Return the host that a DSN stands for. Raises ``InvalidEmailHost`` with its key.
 
-    With ``from_elsewhere``, it has none of the options that a stranger must not use.
+    With ``from_elsewhere``, so does an option that a stranger must not use.
     """
     try:
         if not isinstance(dsn, str):
@@ -193,8 +193,8 @@ def _scheme_of(dsn: str) -> str:
         if scheme in SCHEMES:
             hint = f"; write {scheme}: with a colon"
         elif not colon:
-            hint = hint or "; for the host of a key, write failover: and the key"
-        raise InvalidEmailHost(f"the DSN starts with no scheme{hint}; {EXAMPLE}; {known}")
+            hint = hint or "; to use another host, write failover: and its key"
+        raise InvalidEmailHost(f"the DSN must start with a scheme{hint}; {EXAMPLE}; {known}")
     others = [*SCHEMES, *(ANYMAIL + provider for provider in PROVIDERS)]
     hint = f"; write '{here}' instead" if here else did_you_mean(scheme, others, cutoff=0.7)
     raise InvalidEmailHost(f"unknown scheme '{match[0]}'{hint or f'; {EXAMPLE}'}; {known}")
@@ -229,8 +229,8 @@ def _smtp(parts: _Parts) -> Made:
 def _refuse_lost_separator(mark: str, text: str) -> None:
     """Refuse an option in the middle of something else.
 
-    Before the question mark, the at sign of a sender would end the login there, and send it
-    to that domain.
+    Without the question mark, the at sign of a sender would end the login, and the domain of
+    the sender would get it.
     """
     advice = f"write {SEPARATORS[mark]}: {mark}"
     for name in by_name_in_dsn(SMTP_OPTIONS) if "=" in text else ():
@@ -343,8 +343,8 @@ def _converted(option: Option, text: str, parts: _Parts) -> Any:
     """Return the value. Raises ``ValueError``, also for what a stranger must not use."""
     if parts.from_elsewhere and not option.for_strangers:
         raise ValueError(
-            f"is not allowed in a DSN from elsewhere; pass {option.name}= to "
-            "connection_from_dsn() yourself"
+            f"is not allowed in a DSN from elsewhere; if you trust its server, pass "
+            f"{option.name}= to connection_from_dsn()"
         )
     value = option.convert(_decoded(f"option '{option.in_dsn}'", text))
     if parts.from_elsewhere and option.limit and value > option.limit:

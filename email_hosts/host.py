@@ -1,4 +1,4 @@
-"""A host: one immutable value, checked here and nowhere else.
+"""A host: one immutable value, whose options fit together.
 
 Code that gets a ``Host`` need not check it again. It may come from ``EMAIL_HOSTS``,
 ``MAILERS``, a DSN from elsewhere, or the options of a call.
@@ -207,8 +207,8 @@ def checked_together(host: Host) -> Host:
     if host.is_smtp and len({*login}) > 1 and not options.get("oauth2"):
         given, missing = ("user name", "password") if login[0] else ("password", "user name")
         raise InvalidEmailHost(
-            f"the host has a {given} and no {missing}; write both or neither (only a host of "
-            "the settings may have 'oauth2' instead of a password)"
+            f"the host has a {given} and no {missing}; write both or neither ('oauth2' "
+            "can replace the password, but not in a DSN from elsewhere)"
         )
     return host
 
@@ -223,7 +223,7 @@ def dict_of_hosts(hosts: Any) -> Mapping[str, Any]:
 
 
 def dict_of_mailer(mailer: Any, key: Any = None) -> Mailer:  # pragma: mailers-only
-    """Return an entry of ``MAILERS``, or raise ``InvalidEmailHost`` if it is a DSN."""
+    """Return an entry of ``MAILERS``. Raises ``InvalidEmailHost`` for one that is none."""
     options = mailer.get("OPTIONS", {}) if isinstance(mailer, dict) else None
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         reason = (

@@ -98,7 +98,7 @@ def connection_to(key: str) -> Any:
     """Return a new connection to a host that must exist, for a backend that sends through it.
 
     Raises ``EmailHostDoesNotExist`` for a key without a host, and ``InvalidEmailHost`` for
-    one that would ask the router.
+    a host that asks the router.
     """
     host = registry().find(key)
     if host is None or (host.setting == "MAILERS" and host.routes):

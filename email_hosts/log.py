@@ -1,4 +1,4 @@
-"""The logger ``email_hosts``. Logging never makes a send fail."""
+"""The logger ``email_hosts``. An error of a log handler ends no send."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _is_logging: ContextVar[bool] = ContextVar("is_logging", default=False)
 
 
 def warn(message: str, *arguments: object) -> None:
-    """Log a warning. Whatever a log handler raises but a time limit, the send goes on.
+    """Log a warning. Only the time limit of a task gets out of a log handler.
 
     A handler may send mail itself, as ``AdminEmailHandler`` does. Nothing is logged about that
     mail, because each record would send another one, without end.

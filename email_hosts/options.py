@@ -17,13 +17,13 @@ from .addresses import ehlo_name, email_address, host_or_address, recipients
 from .exceptions import InvalidEmailHost
 from .values import CLIENT_CREDENTIALS, OAUTH2_GRANTS, REFRESH_TOKEN, Converter
 
-# Values in Python of an option that is not given, and of a host as if its key were missing.
+# With one of these values, an option is not given, and a host is missing.
 NOT_GIVEN = (None, "")
 
 # The prefix of the option for a header. The name of the header follows.
 HEADER = "_header-"
 
-# Headers that a host does not add, because each message has its own.
+# Headers that a host does not add, because they are a matter of each message.
 OWN_HEADERS = (
     "from|reply-to|return-path|to|cc|bcc|sender|subject|date|message-id|mime-version|"
     "content-.*|resent-.*"
@@ -41,7 +41,7 @@ class Option(NamedTuple):
     is_secret: bool = False
     for_strangers: bool = True  # whether a DSN from elsewhere may have it
     limit: float | None = None  # the maximum in a DSN from elsewhere
-    needs: str = ""  # another option, by its name in Python
+    needs: str = ""  # another option, without which it is an error, by its name in Python
     only_with: str = ""  # another one, without which it has no effect
     can_be_removed: bool = True  # by a call
     grants: Mapping[str, bool] = {}  # grant types that allow it: whether they require it
@@ -85,8 +85,8 @@ _OAUTH2: dict[str, Any] = {"for_strangers": False, "needs": "oauth2"}
 _EACH = dict.fromkeys(OAUTH2_GRANTS, True)
 
 # The limits: a stranger's server must not hold up a worker, keep a connection for hours, or
-# take dozens of threads. Times are in seconds. A parked connection is for those who have the
-# same options of a session.
+# take dozens of threads. Times are in seconds. Connections with the same options of a session
+# share what is parked.
 OF_SESSION = (
     _text("host", host_or_address, in_dsn=""),
     _number("port", partial(values.whole_number, maximum=65535), in_dsn=""),
@@ -120,7 +120,7 @@ OF_SMTP = (
     _text("oauth2_scope", grants=dict.fromkeys(OAUTH2_GRANTS, False), **_OAUTH2),
     _text("oauth2_refresh_token", is_secret=True, grants={REFRESH_TOKEN: True}, **_OAUTH2),
 )
-# In a DSN, an underscore tells them apart from the options of backends that are not ours.
+# In a DSN, an underscore tells most of them apart from options of backends that are not ours.
 OF_ANY_HOST = (
     _address("default_from_email"),
     _address("server_email"),
@@ -228,7 +228,7 @@ def known_options(names: Iterable[str]) -> str:
 def add_header(headers: dict[str, str], name: str, value: str) -> None:
     """Add a header that a host gives to its messages.
 
-    Raises ``ValueError`` for one that each message has itself, or that is given twice.
+    Raises ``ValueError`` for one that is a matter of each message, or that is given twice.
     """
     if not re.fullmatch("[!-9;-~]+", name):  # RFC 5322, 2.2
         raise ValueError(
@@ -236,8 +236,8 @@ def add_header(headers: dict[str, str], name: str, value: str) -> None:
         )
     if re.fullmatch(OWN_HEADERS, name.lower()):
         raise ValueError(
-            "cannot be added by a host, because each message has its own; for an address, "
-            "write _default_from_email, _reply_to or _envelope_from"
+            "cannot be added by a host, because it is a matter of each message; for an "
+            "address, write _default_from_email, _reply_to or _envelope_from"
         )
     if name.lower() in map(str.lower, headers):
         raise ValueError("is given twice")

@@ -32,9 +32,10 @@ from .values import Limit
 # Slices of one span. Those of a second are a tenth of it: clocks and caches are no better.
 SLICES, OF_A_SECOND = 60, 10
 
-# In seconds. How long a take may ask the cache, how long one that failed is not asked, and
-# the least to wait, because a float may be just below the end of a slice.
-PATIENCE, PAUSE, LEAST = 0.5, 60, 0.001
+# In seconds.
+PATIENCE = 0.5  # how long a take may ask the cache
+PAUSE = 60  # how long a cache that has failed is not asked
+LEAST = 0.001  # to wait: a float may be just below the end of a slice
 
 # Limits of hosts in memory.
 MAX_KEPT = 10_000
@@ -46,8 +47,9 @@ stopwatch = time.monotonic
 def take(name: str, limits: Sequence[Limit], number: int = 1) -> tuple[float, Limit | None]:
     """Return 0, and count ``number`` messages or recipients, if the host may get them now.
 
-    Otherwise count nothing, and return the seconds after which to ask again, and the limit
-    that says so: ``math.inf`` if that is less than the number. ``name`` is that of the count.
+    Otherwise count nothing. Return the seconds after which to ask again, and the limit that is
+    reached. They are ``math.inf`` if the number is above the limit. ``name`` is that of the
+    count.
     """
     for limit in limits:
         if number > limit.number:
@@ -109,7 +111,7 @@ def _take_all(
 
 @lru_cache(maxsize=MAX_KEPT)
 def _windows(in_cache: bool, name: str, limits: tuple[Limit, ...]) -> tuple[_Window, ...]:
-    """Return what is known of limits. The longest span refuses first, and for longest."""
+    """Return the windows of limits, the longest span first: its refusal lasts longest."""
     longest_first = sorted(limits, key=lambda limit: -limit.span)
     return tuple(_Window(name, limit) for limit in longest_first)
 
@@ -161,7 +163,7 @@ class _Window:
         return counts
 
     def _seconds_until_gone(self, time_slice: int, excess: int, counts: list[int]) -> float:
-        """Return the seconds until so much of these counts, the oldest first, is too old."""
+        """Return the seconds until the oldest counts, up to the excess, are too old."""
         sums = accumulate(counts)
         age = next((age for age, gone in enumerate(sums, 1) if gone >= excess), len(counts))
         end = (time_slice + age) * self.limit.span / self.slices
@@ -286,7 +288,7 @@ def _cache() -> BaseCache | None:
 
 
 def _pause(error: Exception) -> None:
-    """Ask the cache no more for a while, and log why: one of all threads does so."""
+    """Ask the cache no more for a while. The first thread logs why."""
     raise_time_limit(error)
     _windows.cache_clear()  # what they know may be wrong
     now = [stopwatch()]

@@ -54,7 +54,7 @@ class Registry:
         return self._made("MAILERS", key, entry, lambda: host_of_mailer(key, entry))
 
     def _made(self, setting: str, key: str, entry: object, make: Callable[[], Host]) -> Host:
-        """Return the host of an entry, made anew if the entry has changed in place."""
+        """Return the host of an entry, made anew if one of its values has been replaced."""
         known, host = self._hosts.get((setting, key), (None, None))
         if host is None or known != entry:
             host = make()
@@ -160,7 +160,7 @@ def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
 
 
 def needs_check(mailer: Mailer, key: Any = None) -> bool:  # pragma: mailers-only
-    """Whether a mailer is ours, or has a DSN or the like in the place of a backend.
+    """Whether we check a mailer: its backend is one of ours, or not the path of a class.
 
     The path of one of ours may be misspelt. Raises ``InvalidEmailHost`` if the mailer itself
     is a DSN.

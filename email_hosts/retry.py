@@ -11,7 +11,7 @@ from traceback import walk_tb
 from .boundary import is_own
 from .exceptions import AllHostsFailed, RateLimited
 
-# smtplib raises these before it offers the message, or when the server refuses MAIL.
+# Raised before the message is offered, or when the server refuses MAIL.
 NOT_OFFERED = (
     smtplib.SMTPConnectError,
     smtplib.SMTPHeloError,
@@ -48,9 +48,10 @@ def delivery_of(error: BaseException) -> str | None:
 def can_be_retried(error: BaseException) -> bool:
     """Whether, after this error, sending the message again later is safe and may help.
 
-    True if certainly nobody got it, and it was not refused permanently (RFC 5321,
-    4.2.1). False if it may have been delivered, or was refused permanently. The README
-    has a table. Of several messages, those before the one that failed have been sent.
+    True if certainly nobody got it, and a retry may help: also where the login or the sender
+    was refused. False if it may have been delivered, or the message or its recipients were
+    refused permanently (RFC 5321, 4.2.1). The README has a table. Of several messages, some
+    may have been sent: see ``error.unsent``.
 
     Call it where you catch the error: pickling loses what it needs.
     """

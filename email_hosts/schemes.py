@@ -20,7 +20,7 @@ SEVERAL_SCHEMES: dict[str, dict[str, Any]] = {"failover": {}, "roundrobin": {"ro
 BUILTIN_SCHEMES = ("console", "locmem", "dummy")
 LOCAL_SCHEMES = (*BUILTIN_SCHEMES, "file")  # nothing leaves the machine
 ANYMAIL = "anymail+"  # the name of the provider follows
-PROVIDERS = (  # of django-anymail 15, for hints: each backend of Anymail has a scheme
+PROVIDERS = (  # of django-anymail 15, only for hints: others work, too
     *("amazon-ses", "brevo", "mailersend", "mailgun", "mailjet", "mailtrap", "mandrill"),
     *("postal", "postmark", "resend", "scaleway", "sendgrid", "sparkpost", "unisender-go"),
 )

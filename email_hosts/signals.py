@@ -6,8 +6,8 @@ server's replies to recipients who do not get it (as smtplib's ``sendmail()`` re
 Receivers of both signals get ``seconds``: how long the send of this message took. A backend
 that is not ours takes a list in one call, and then it is the time of the list.
 
-``message_failed``: a host has not taken it, or nobody knows. Receivers get ``message``,
-``alias`` and ``error``. The README says when these are ``None``.
+``message_failed``: a host has not taken it, or nobody knows. Receivers get ``message`` and
+``alias``, which may be ``None``, as the README says, and ``error``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from django.dispatch import Signal
 
 from .boundary import without_tracebacks
+from .exceptions import raise_time_limit
 from .log import warn
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def tell(sender: type, outcome: Outcome) -> None:
             signal.send_robust(sender, **told)
     except Exception as error:  # of logging, or of an async receiver in a loop
         name = "message_sent" if signal is message_sent else "message_failed"
+        raise_time_limit(error)
         warn("receivers of %s could not be called: %s", name, type(error).__name__)
     finally:
         _is_telling.set(False)

@@ -32,7 +32,7 @@ OAUTH2_GRANTS = (CLIENT_CREDENTIALS, REFRESH_TOKEN)
 
 # Options of other backends whose values are text, even if they look like numbers.
 KEYS_AND_NAMES = "(key|token|secret|password|user|account|name|id)$"
-# As in JSON, without exponents, and no more digits than a float can hold.
+# As in JSON, without exponents, and with 15 digits at most on each side of the period.
 NUMBER = r"-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,15})?"
 # The spans of limits, in seconds, and what is counted.
 SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}

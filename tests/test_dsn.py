@@ -110,10 +110,10 @@ DJANGOS_SMTP = f"backend://{DJANGO.format('smtp')}?host=h"
 
 # What a refusal teaches ($ ends it), and DSNs without spaces that are refused like this.
 REFUSED: list[tuple[str, str]] = [
-    ("no scheme", "mail.example.com Kx7vQz9:Wj4bYt2@h"),
-    ("no scheme; write console: with a colon", "console"),
-    ("no scheme; for the host of a key, write failover: and the key; ", "shop"),
-    ("no scheme; did you mean 'failover'?", "fallback:shop,club"),
+    ("must start with a scheme", "mail.example.com Kx7vQz9:Wj4bYt2@h"),
+    ("must start with a scheme; write console: with a colon", "console"),
+    ("must start with a scheme; to use another host, write failover: and its key; ", "shop"),
+    ("must start with a scheme; did you mean 'failover'?", "fallback:shop,club"),
     ("; did you mean 'anymail+mailgun'?", "anymail-mailgun://?api_key=K"),
     ("has two schemes; remove one; ", "submission://u:Wj4bYt2@https://h smtp://smtp://h"),
     # A DSN in several strings, of which one lacks its separator

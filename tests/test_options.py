@@ -261,7 +261,7 @@ def test_value_that_does_not_fit_is_refused_wherever_it_is_given(way, name, valu
     if spelled == "_header-NAME":
         spelled = f"_header-{next(iter(value))}"
     if way is of_stranger and name in NOT_OF_STRANGERS:  # whatever the value is
-        teaches = f"{NOT_FOR_STRANGERS}; pass {name}= to connection_from_dsn() yourself"
+        teaches = f"{NOT_FOR_STRANGERS}; if you trust its server, pass {name}= to "
     text = refusal(way, {name: value})
     assert f"option '{spelled}'" in text
     assert teaches in text

@@ -220,6 +220,23 @@ def test_of_a_log_handler_ends_the_send(error, way, count, server, settings, clo
     assert len(server.accepted) == count
 
 
+def test_of_a_log_handler_that_is_told_of_a_receiver_ends_the_send():
+    """Django logs what a receiver raises."""
+
+    def receive(**told: object) -> None:
+        raise LookupError
+
+    def handle(record: object) -> None:
+        raise OTHERS[1]
+
+    signals.message_sent.connect(receive)
+    try:
+        with logging_to("django.dispatch", handle), pytest.raises(OTHERS[1]):
+            send("smtp", mails("someone"))
+    finally:
+        signals.message_sent.disconnect(receive)
+
+
 # Python closes a socket that nobody has any more, with a warning.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -28,7 +28,7 @@ _sending: ContextVar[tuple[list[BaseEmailBackend], ...]] = ContextVar("sending",
 class Backend(BaseEmailBackend):
     """A backend of this app. It applies the options of its host, and has one way to send.
 
-    A subclass has ``_outcomes``, and the path by which a host names it.
+    A subclass has ``_outcomes`` or ``outcomes``, and the path by which a host names it.
     """
 
     path: str
@@ -37,7 +37,7 @@ class Backend(BaseEmailBackend):
     default_from_email: str
     server_email: str
     fail_silently: bool = False
-    # The server's replies to recipients who did not get a message that others got.
+    # The server's replies to recipients whom it has refused.
     refused_recipients: dict[str, tuple[int, bytes]]
     # The key, from which unpickling makes another connection. None if the connection
     # has options that the key does not stand for.
@@ -84,9 +84,10 @@ class Backend(BaseEmailBackend):
     def outcomes(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
-        """Yield what becomes of each message that has recipients.
+        """Yield what becomes of messages that have recipients.
 
-        After an error, the rest is tried only with ``keep_going``. A message of a list may be
+        The rest is tried after an error only with ``keep_going``, and not if there is no
+        connection: ``outcomes_of()`` knows what becomes of it then. A message of a list may be
         made before the one before it is accepted. Any other iterable is asked for a message
         when the one before it has its outcome.
         """
@@ -108,7 +109,7 @@ class Backend(BaseEmailBackend):
         """Yield what ``send`` yields. With a rate, each message waits for its turn."""
         if not self.rate:
             return send(messages, keep_going=keep_going)
-        # By its path: nobody else needs the modules that it imports.
+        # By its path: only hosts with a rate need this module.
         in_turn = import_string("email_hosts.backends.limited.outcomes")
         return cast("Iterator[Outcome]", in_turn(self, send, messages, keep_going=keep_going))
 
@@ -143,8 +144,8 @@ class Backend(BaseEmailBackend):
 
         Raises the first error. With ``fail_silently``, errors of mail are logged instead. The
         error for a list or tuple has the attributes ``sent`` and ``unsent``, lists of its
-        messages. Signals are sent at the end of a list, and after each message of any other
-        iterable.
+        messages, if these are known. Signals are sent at the end of a list, and after each
+        message of any other iterable.
         """
         if isinstance(email_messages, EmailMessage):
             raise TypeError("it takes a list of messages; write send_messages([message])")
@@ -273,7 +274,7 @@ def close_quietly(backend: Backend, close: Callable[[], Any]) -> None:
 
 
 class Connections:
-    """The connections that one call uses. Each is opened once, and closed at the end."""
+    """The connections that one call uses. At the end, it closes those that it has opened."""
 
     def __init__(self) -> None:
         self._known: dict[object, Backend] = {}

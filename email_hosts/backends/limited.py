@@ -68,7 +68,7 @@ class _Queue:
     def turns(self) -> Iterator[EmailMessage]:
         """Yield each message when its turn has come, up to one that has to wait for long.
 
-        That one comes first the next time: before the first, there is no connection yet.
+        The next call begins with that one, so it waits without a connection.
         """
         backend, is_connected = self._backend, False
         held, self.held = self.held, []

@@ -17,7 +17,7 @@ from .base import Backend
 class OutboxBackend(Backend, EmailBackend):
     """Delivers messages to ``mail.outbox`` as a host would send them.
 
-    Only a redirect is not applied, so that a test sees the original recipients. The host's
+    A redirect is not applied, so that a test sees the original recipients. The host's
     options are attributes, so that a test can look at them.
     """
 

@@ -196,7 +196,7 @@ class _Piece:
             try:
                 message = self._waiting.popleft()
             except IndexError:
-                taken.clear()  # those that are left have no recipients
+                taken.clear()  # none of these is sent again: each is known or under way
                 return
             taken.append(message)
             yield message

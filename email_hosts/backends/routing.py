@@ -33,8 +33,7 @@ class RoutingBackend(Backend):
     ``_default_from_email`` matches the sender. A message without a host goes to the host
     ``"default"``. If there is none, ``EmailHostDoesNotExist`` is raised.
 
-    Of a list, each message is tried, whatever happens to the others. At the end, the first
-    error is raised.
+    After an error of mail, a list goes on. At its end, the first error is raised.
     """
 
     path = ROUTING_BACKEND
@@ -50,7 +49,7 @@ class RoutingBackend(Backend):
         """Yield what becomes of each message at the host that the router picks.
 
         Each host gets its messages in batches, over one connection. A connection that the
-        router returns is closed at the end if it was not open before.
+        router returns is closed after its batch, if it was not open before.
         """
         is_list = isinstance(messages, (list, tuple))
         with Connections() as connections:
@@ -97,8 +96,8 @@ class RoutingBackend(Backend):
             if isinstance(error, EmailHostDoesNotExist):
                 why = "no host has its sender"
                 if router := conf.router():
-                    which = "no other" if host == "default" else "this"
-                    why = f"{_name_of(router)} returned {which} key"
+                    picked = "no host" if host == "default" else "this key"
+                    why = f"{_name_of(router)} returned {picked}"
                 error.args = (f"{error}; {why}",)
             key = host if isinstance(host, str) else getattr(host, "alias", None)
             yield from (connection or self).all_failed(messages, error, key=key)

@@ -42,8 +42,8 @@ DEFAULT_TIMEOUT = 60  # seconds
 class EmailHostsBackend(Backend, EmailBackend):
     """Sends through one SMTP host.
 
-    An option that is not given does not fall back to a setting such as ``EMAIL_HOST_USER``, so
-    no credential reaches a server that it was not meant for. The README has a table of the
+    Only the timeout falls back to a setting. None such as ``EMAIL_HOST_USER`` is used, so no
+    credential reaches a server that it was not meant for. The README has a table of the
     options. Raises ``InvalidEmailHost`` for options that are not valid.
     """
 
@@ -83,7 +83,7 @@ class EmailHostsBackend(Backend, EmailBackend):
         self.port = self.port or default_port(host.options)
         self.timeout = self.timeout or conf.default_timeout() or DEFAULT_TIMEOUT
         if self.oauth2:
-            # By its path: nobody else needs the modules that it imports.
+            # By its path: only hosts with OAuth 2.0 need this module.
             source_of = import_string("email_hosts.oauth2.source_of")
             self._tokens_from = source_of(host.options)
 
@@ -107,7 +107,7 @@ class EmailHostsBackend(Backend, EmailBackend):
 
     @property
     def server(self) -> str:
-        """The host and its port."""
+        """The server that it connects to, with the port."""
         return f"{self.host}:{self.port}"
 
     @boundary
@@ -133,7 +133,7 @@ class EmailHostsBackend(Backend, EmailBackend):
                 return None
 
     def close(self) -> None:
-        """Park the connection if it can be used again, else send QUIT and disconnect.
+        """Park the SMTP session if it can be used again, else send QUIT and disconnect.
 
         Raises nothing: the messages that the server has accepted stay accepted. Inside of a
         send over this object, it does nothing.
@@ -155,7 +155,7 @@ class EmailHostsBackend(Backend, EmailBackend):
         """Yield what becomes of each message, over one connection or several."""
         is_foreign = bool(self.connection) and not is_ours(self.connection)
         if self.parallel > 1 and not is_foreign:
-            # By its path: nobody else needs the modules that it imports.
+            # By its path: only hosts with several connections need this module.
             in_parallel = import_string("email_hosts.backends.parallel.outcomes")
             return cast(
                 "Iterator[Outcome]", in_parallel(self, messages, keep_going=keep_going)
@@ -167,8 +167,8 @@ class EmailHostsBackend(Backend, EmailBackend):
     ) -> Iterator[Outcome]:
         """Yield what becomes of each message, over one connection.
 
-        With ``look_ahead``, as in a list, a message may be made early, but not before its
-        turn.
+        With ``look_ahead``, as in a list, a message may be made early, unless the host has a
+        rate.
         """
         look_ahead = isinstance(messages, (list, tuple)) or (look_ahead and not self.rate)
         coming = iter(messages)

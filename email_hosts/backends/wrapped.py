@@ -106,8 +106,8 @@ class HostBackend(Backend):
     ) -> Iterator[Outcome]:
         """Yield what becomes of the messages.
 
-        A list is one call of the wrapped backend. After its error, nobody knows which messages
-        were sent: to go on, each message has a call of its own.
+        A list is one call of the wrapped backend. Its error does not say which messages were
+        sent. So with ``keep_going``, each message has a call of its own.
         """
         wraps_ours = isinstance(self.wrapped, Backend)
         if isinstance(messages, (list, tuple)) and not keep_going and not wraps_ours:

@@ -1,4 +1,4 @@
-"""System checks: each host is built as it will be at run time, and nothing is sent.
+"""System checks: hosts are built as they will be at run time, and nothing is sent.
 
 Here are the checks of settings: a check is a function in one of the tuples below.
 """
@@ -141,7 +141,7 @@ def _cache() -> Found:
 
 
 def _default_backend() -> Found:
-    """``MAILERS`` is checked host by host. ``EMAIL_BACKEND`` gets no options."""
+    """``EMAIL_BACKEND`` must work without options. ``MAILERS`` is checked host by host."""
     if conf.has_mailers():  # pragma: mailers-only
         return
     hint = (
@@ -152,7 +152,7 @@ def _default_backend() -> Found:
     try:
         path = conf.default_path()
         if needs_check(conf.default_mailer()):
-            where = f"EMAIL_BACKEND, {path}, is no host without options: "
+            where = f"EMAIL_BACKEND {path} needs options, and gets none: "
             class_at(path)()
     except Exception as problem:  # a class of the project may raise anything
         yield message("E002", f"{where}{problem}", hint)
@@ -175,7 +175,7 @@ def _default_host() -> Found:
 
 
 def _backend_of_development() -> Found:
-    """Who develops with ``EMAIL_BACKEND`` in the console may think that hosts do, too."""
+    """With ``EMAIL_BACKEND`` on the console, you may think that hosts send there, too."""
     backend = SENDS_NOTHING.get(conf.default_mailer().get("BACKEND", ""))
     if not conf.settings.DEBUG or conf.has_mailers() or not backend:
         return

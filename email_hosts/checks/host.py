@@ -41,11 +41,11 @@ MAILERS_HINT = (
 WHERE_DSN = "Look where the DSN is set: in the environment, or in an .env file."
 HOSTS_HINT = 'Write EMAIL_HOSTS = {"shop": "smtp://mail.example.com"}.'
 
-# How it begins where the class of a backend cannot be imported.
+# How the errors about the class of a backend begin.
 NO_BACKEND = "backend '"
 
-# A part of what is wrong, and what helps. The first that fits is shown, and nothing if the
-# text itself says what to write.
+# A part of an error, and its hint. The first one that fits is shown. It is empty if the error
+# itself says what to write.
 HINTS = (
     ("MAILERS must be a dict", MAILERS_HINT),
     ("EMAIL_HOSTS must be a dict", HOSTS_HINT),
@@ -181,7 +181,9 @@ def _members(host: Host) -> Found:
         problem += did_you_mean(missing[0].strip('"'), others)
     else:
         return
-    hint = "Name hosts that have a server of their own, with commas between them."
+    hint = (
+        "Name other hosts, with commas between them. None may lead back here or to the router."
+    )
     yield message("E004", f"{host.name} {problem}.", hint)
 
 
@@ -199,7 +201,7 @@ def _write(host: Host, option: str) -> str:
     if host.setting == "MAILERS":  # pragma: mailers-only
         return f"Write {option!r}: True in OPTIONS"
     if option in SMTP_SCHEMES.get(host.scheme, {}):
-        return "Remove the options 'tls' and 'ssl', which change that of its scheme"
+        return "Remove the options 'tls' and 'ssl', which override its scheme"
     return f"Write {SCHEME_FOR[option]}"
 
 
@@ -223,8 +225,8 @@ def _password(host: Host) -> Found:
     if is_smtp and server in MICROSOFT and host.options.get("password"):
         yield message(
             "W008",
-            f"{host.name} has a password for {server}. Microsoft switches password logins for "
-            "SMTP off, for existing tenants by default at the end of December 2026.",
+            f"{host.name} has a password for {server}. Microsoft ends password logins for "
+            "SMTP. Existing tenants lose them by default at the end of December 2026.",
             "Log in with OAuth 2.0. The README of django-email-hosts says how.",
         )
 
@@ -283,8 +285,8 @@ def _not_set(host: Host) -> Found:
     if unset:
         yield message(
             "W018",
-            f"{host.name} has None, nothing or the name of a variable as {', '.join(unset)}: "
-            "probably, an environment variable is not set.",
+            f"{host.name} has no real value for {', '.join(unset)}: probably, an environment "
+            "variable is not set.",
             'Set it. With os.environ["NAME"], a variable that is not set is an error.',
         )
 

@@ -23,8 +23,8 @@ from ..exceptions import InvalidEmailHost, printable
 FIELDS = ("to", "cc", "bcc")
 ORIGINAL = "X-Original-To"
 
-# Django shows the first six instead of the recipients, and some backends send to them. The
-# other three tell SendGrid, SparkPost and Mailchimp to send to more people.
+# Recipients may see the first six, and some backends send to them. The other three tell
+# SendGrid, SparkPost and Mailchimp to send to more people.
 RECIPIENT_HEADERS = {
     *("to", "cc", "bcc", "resent-to", "resent-cc", "resent-bcc"),
     *("x-smtpapi", "x-msys-api", "x-mc-bccaddress"),

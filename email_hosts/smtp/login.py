@@ -127,7 +127,10 @@ def _log_in_with_token(connection: smtplib.SMTP, username: str, token: str) -> N
 
 
 def _offered(connection: SMTP, wanted: list[str], problem: str) -> list[str]:
-    """Return which mechanisms the server offers. Raises ``SMTPNotSupportedError``."""
+    """Return the wanted mechanisms that the server offers, if there are any.
+
+    Raises ``SMTPNotSupportedError`` with the problem.
+    """
     if not connection.has_extn("auth"):
         raise smtplib.SMTPNotSupportedError(
             "SMTP AUTH extension not supported by server. It may offer logins only with TLS."

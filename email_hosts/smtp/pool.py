@@ -1,4 +1,4 @@
-"""Open SMTP connections, parked between one send and the next."""
+"""SMTP sessions, parked between one send and the next."""
 
 from __future__ import annotations
 

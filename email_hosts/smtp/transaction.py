@@ -67,7 +67,7 @@ class Transaction:
     """
 
     refusal: smtplib.SMTPException | None = None  # the server's own answer
-    was_understood = True  # whether what was refused means the message
+    was_understood = True  # false: a refusal is about the pace, and not about the message
     body_was_begun = False
     body_was_sent = False  # whether it was, or may have been
     _bytes_in_flight = 0
@@ -311,7 +311,7 @@ class Transaction:
 
 
 def is_refusal(code: int) -> bool:
-    """Whether a reply with this code means that nobody gets it (RFC 5321, 4.2.1)."""
+    """Whether this code refuses a command: 4yz or 5yz (RFC 5321, 4.2.1)."""
     return code // 100 in (4, 5)
 
 

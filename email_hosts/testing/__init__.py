@@ -16,7 +16,7 @@ __all__ = ["capture_mailers", "real_hosts"]
 
 
 class real_hosts(ContextDecorator):  # noqa: N801 (like Django's override_settings)
-    """Makes every host real in a ``with`` block, or in a function that it decorates.
+    """Makes every host of ``EMAIL_HOSTS`` real, in a ``with`` block or a decorated function.
 
     Use it in a test that talks to a server. It applies to all threads of the process.
     Raises ``TypeError`` for a class or a coroutine function, which it cannot decorate.

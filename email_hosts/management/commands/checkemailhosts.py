@@ -196,7 +196,7 @@ def _server(options: Mapping[str, Any]) -> tuple[str, str, str]:
 def _details(key: Any, host: Host | None) -> Iterator[str]:
     """Yield what a host does to messages, besides their sender, in the order of the table.
 
-    Of headers, only names are shown: a provider's token may be one.
+    Only the names of headers are shown, because the value of one may be a token.
     """
     given = host.options if host else {}
     for name in HOST_OPTIONS:
