@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 from conftest import (
+    SoftTimeLimitExceeded,
     TimeLimit,
     interrupted_at_each_call,
     logging_to,
@@ -227,11 +228,11 @@ def test_of_a_log_handler_that_is_told_of_a_receiver_ends_the_send():
         raise LookupError
 
     def handle(record: object) -> None:
-        raise OTHERS[1]
+        raise SoftTimeLimitExceeded
 
     signals.message_sent.connect(receive)
     try:
-        with logging_to("django.dispatch", handle), pytest.raises(OTHERS[1]):
+        with logging_to("django.dispatch", handle), pytest.raises(SoftTimeLimitExceeded):
             send("smtp", mails("someone"))
     finally:
         signals.message_sent.disconnect(receive)
