@@ -123,6 +123,17 @@ def test_fault_in_a_batch_moves_the_rest(scripts, accepted, connections, serve_a
     assert [server.connections for server in servers] == connections
 
 
+@pytest.mark.parametrize("key", ["all", "h0"])
+@pytest.mark.parametrize("end", [CLOSE, RESET, "421 enough"])
+@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelining", "stepwise"])
+def test_session_that_ends_between_two_sends_is_no_failure(key, end, pipelining, serve_auth):
+    servers = [serve_auth(at("MAIL", None, end), pipelining=pipelining), serve_auth()]
+    with override_settings(EMAIL_HOSTS=dsns(servers)), get_connection(key) as connection:
+        for batch in (mails("a"), iter(mails("b"))) if key == "h0" else [mails("a", "b")]:
+            connection.send_messages(batch)
+    assert deliveries(servers) == [("a@example.net", "h0"), ("b@example.net", "h0")]
+
+
 @pytest.mark.parametrize("key", ["all", "nested"])
 @pytest.mark.parametrize(
     ("reply", "error"),

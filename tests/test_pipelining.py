@@ -157,6 +157,18 @@ def test_recipient_that_is_there_twice_is_refused_all_the_same(code, extensions,
     assert [one for one in server.accepted if one.recipients] == []
 
 
+@either_way
+@pytest.mark.parametrize("replies", [(None, "452 too many"), ("452 not yet", None)])
+def test_recipient_that_is_there_twice_and_accepted_once_is_accepted(
+    replies, extensions, serve
+):
+    server = serve(at("RCPT", *replies), extensions=extensions)
+    host = host_of(server)
+    assert host.send_messages(mails("a+a")) == 1
+    assert len(server.accepted[0].recipients) == 1
+    assert host.refused_recipients == {}
+
+
 @pytest.mark.parametrize(
     ("extensions", "fastest", "recipients", "expected"),
     [
@@ -474,7 +486,8 @@ class TestEnvelopes:
                 Watched(connection, **options)
                 sending = Transmission(envelopes, "server", look_ahead=True)
                 return server, [
-                    result.error for result in sending.over(connection, was_parked=False)
+                    result.error
+                    for result in sending.over(connection, was_parked=False, was_used=False)
                 ]
 
         return over

@@ -199,7 +199,11 @@ class EmailHostsBackend(Backend, EmailBackend):
     ) -> Iterator[Outcome]:
         """Yield what becomes of each message, over as many connections as that takes."""
         while pooled := self._in_use():
-            results = transmission.over(pooled.connection, was_parked=pooled.was_parked)
+            results = transmission.over(
+                pooled.connection,
+                was_parked=pooled.was_parked,
+                was_used=pooled.messages > 0,
+            )
             with closing(results):
                 try:
                     for result in results:

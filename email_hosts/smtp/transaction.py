@@ -141,17 +141,20 @@ class Transaction:
         if code != 250:
             self._note(code, text)
             self._refuse(smtplib.SMTPSenderRefused(code, text, self._envelope.sender))
+        accepted = set()
         for recipient in self._recipients:
             code, text = self._reply()
-            if code not in RECIPIENT_ACCEPTED:
-                self._note(code, text)
-                self.refused[recipient] = (code, text)
-                if code in ENDS:
-                    self._refuse(smtplib.SMTPRecipientsRefused(self.refused))
-        # smtplib compares the numbers, which differ if a recipient is listed twice.
-        is_for_nobody = self.refused.keys() >= set(self._envelope.recipients)
-        if is_for_nobody or (self.pace and not self.was_understood):
+            if code in RECIPIENT_ACCEPTED:
+                accepted.add(recipient)
+                continue
+            self._note(code, text)
+            self.refused[recipient] = (code, text)
+            if code in ENDS:
+                self._refuse(smtplib.SMTPRecipientsRefused(self.refused))
+        if not accepted or (self.pace and not self.was_understood):
             self._refuse(smtplib.SMTPRecipientsRefused(self.refused))
+        for recipient in accepted:  # it may be there twice, and refused the second time
+            self.refused.pop(recipient, None)
         code, text = self._reply()
         if code != START_MAIL_INPUT:
             self._note(code, text)
