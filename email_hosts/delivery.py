@@ -36,6 +36,7 @@ class Outcome(NamedTuple):
     is_final: bool = True  # false: another outcome of the message follows
     is_of_mail: bool = True  # false: the error ends the send
     seconds: float | None = None  # what the send took; None until the report knows
+    was_offered: bool = True  # false: the host has not seen the message
     number: int = 1  # how many messages were accepted, without an error
     name: str = ""  # how the log names a host without a key
 

@@ -17,10 +17,10 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.core.cache import BaseCache, caches
 
@@ -44,16 +44,26 @@ clock = time.time  # the only one that machines share
 stopwatch = time.monotonic
 
 
-def take(name: str, limits: Sequence[Limit], number: int = 1) -> tuple[float, Limit | None]:
-    """Return 0, and count ``number`` messages or recipients, if the host may get them now.
+class Turn(NamedTuple):
+    """Whether a host may get messages now: ``seconds`` is 0, and they are counted.
 
-    Otherwise count nothing. Return the seconds after which to ask again, and the limit that is
-    reached. They are ``math.inf`` if the number is above the limit. ``name`` is that of the
-    count.
+    If not, nothing is counted. ``seconds`` is the time after which to ask again, and ``limit``
+    is the one that is reached. The time is ``math.inf`` if more is asked for than the limit.
+    """
+
+    seconds: float
+    limit: Limit | None = None
+    give_back: Callable[[], None] = lambda: None  # call it if the host did not get them
+
+
+def take(name: str, limits: Sequence[Limit], number: int = 1) -> Turn:
+    """Count ``number`` messages or recipients, if the host may get them now.
+
+    ``name`` is that of the count.
     """
     for limit in limits:
         if number > limit.number:
-            return math.inf, limit
+            return Turn(math.inf, limit)
     try:
         if cache := _cache():
             store = _InCache(cache)
@@ -84,11 +94,10 @@ def forget() -> None:
     _failures.clear()
 
 
-def _take_all(
-    store: _Store, name: str, limits: Sequence[Limit], number: int
-) -> tuple[float, Limit | None]:
+def _take_all(store: _Store, name: str, limits: Sequence[Limit], number: int) -> Turn:
     """Take from all limits or from none."""
-    windows = _windows(isinstance(store, _InCache), name, tuple(limits))
+    in_cache = isinstance(store, _InCache)
+    windows = _windows(in_cache, name, tuple(limits))
     while True:
         now = clock()
         taken: list[tuple[_Window, int]] = []
@@ -96,17 +105,27 @@ def _take_all(
         for window in windows:
             time_slice = window.slice_at(now)
             if seconds := window.take(store, time_slice, number):
-                refusal = seconds, window.limit
+                refusal = Turn(seconds, window.limit)
                 break
             taken.append((window, time_slice))
         now = clock()
         if not refusal and all(window.slice_at(now) == its for window, its in taken):
-            return 0, None
+            return Turn(0, give_back=partial(_give_back, in_cache, taken, number))
         for window, time_slice in taken:
             store.give_back(window, time_slice, number)
         if refusal:
             return refusal
         # Try again: that slice has ended, and others may already have read its count.
+
+
+def _give_back(in_cache: bool, taken: Iterable[tuple[_Window, int]], number: int) -> None:
+    """Subtract what was counted, where it was counted."""
+    cache = _cache() if in_cache else None
+    if in_cache and not cache:  # it has failed since
+        return
+    store = _InCache(cache) if cache else _memory_of_process()
+    for window, time_slice in taken:
+        store.give_back(window, time_slice, number)
 
 
 @lru_cache(maxsize=MAX_KEPT)
@@ -246,8 +265,11 @@ class _InMemory:
             return counts[time_slice]
 
     def give_back(self, window: _Window, time_slice: int, number: int) -> None:
-        """Subtract from the count of a slice."""
-        self.count(window, time_slice, -number)
+        """Subtract from the count of a slice, if it is still there."""
+        with self._lock:
+            counts = self._counts.get(window.key, {})
+            if time_slice in counts:
+                counts[time_slice] -= number
 
     def _begin(self, window: _Window, time_slice: int) -> dict[int, int]:
         """Begin a slice, and drop what is too old or too much."""

@@ -338,7 +338,7 @@ def rate_clock(monkeypatch):
 
 def take(*arguments):
     """Take from limits. Return 0, or the seconds after which to ask again."""
-    return rate.take(*arguments)[0]
+    return rate.take(*arguments).seconds
 
 
 class SoftTimeLimitExceeded(TimeLimit):

@@ -8,6 +8,7 @@ import pickle
 import socket
 import time
 from bisect import bisect_left
+from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
@@ -15,11 +16,12 @@ import pytest
 from conftest import Clock, SoftTimeLimitExceeded, host_of, mails, take, told
 from django.core.cache import caches
 from django.core.cache.backends import locmem
+from django.core.mail.backends import smtp
 from django.core.management import call_command
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import always
+from scripted import always, at
 
 from email_hosts import rate
 from email_hosts.backends import can_be_retried, failover, get_connection, limited
@@ -74,6 +76,42 @@ def test_each_message_waits_for_its_turn(query, number, naps, connections, start
     assert len(server.accepted) == server.commands.count("DATA") == number
     assert clock.naps == pytest.approx(naps)
     assert server.connections == connections
+
+
+class Own(smtp.EmailBackend):
+    """A project's own backend."""
+
+
+@pytest.mark.parametrize(("key", "connections"), [("shop", 3), ("own", 3), ("all", 6)])
+def test_nobody_keeps_a_connection_during_a_long_wait(key, connections, start_host, settings):
+    """Nor does who has opened it: the caller, or a failover."""
+    server = start_host("rate=2/m&timeout=100")
+    own = f"backend://{__name__}.Own?host=127.0.0.1&port={server.port}&rate=2/m&timeout=100"
+    settings.EMAIL_HOSTS |= {"all": "failover:shop", "own": own}
+    with get_connection(key) as connection:
+        assert connection.send_messages(mails(*"abcde")) == 5
+    assert server.connections == connections
+
+
+def test_what_is_never_offered_does_not_count(start_host, settings, use_counts):
+    start_host("rate=2/d&timeout=10").script = at("banner", "421 no", "421 no")
+    settings.EMAIL_HOSTS["own"] = "backend://conftest.Recorder?rate=2/d"
+    wrong, nobody = mails("a", "")
+    wrong.extra_headers = {"a\nb": "c"}
+    for key in ("shop", "own"):
+        connection: Any = get_connection(key)
+        if key == "own":
+            refused = [OSError("421 no")] * 2
+            connection.wrapped.open = mock.Mock(side_effect=[*refused, *[True] * 9])
+        for _ in range(2):
+            with pytest.raises(OSError, match="421"):
+                connection.send_messages(iter(mails("a")))
+        for _ in range(3):
+            with pytest.raises(ValueError, match="header"):
+                connection.send_messages([nobody, wrong])
+        assert connection.send_messages(iter(mails("a", "b"))) == 2
+        with pytest.raises(RateLimited):
+            connection.send_messages(mails("c"))
 
 
 def test_parallel_keeps_the_rate(start_host, clock):
@@ -201,6 +239,14 @@ def test_in_tests_nothing_waits_and_nothing_is_counted(clock, mailoutbox):
     assert clock.naps == []
 
 
+@pytest.fixture(params=[LOCAL, ""])
+def use_counts(request):
+    """Count in a cache, or in memory."""
+    with use_cache(LOCAL, "counts") if request.param else nullcontext():
+        caches["default"].clear()
+        yield
+
+
 class TestTake:
     def test_has_a_wait_at_the_end_of_a_slice(self, clock):
         assert take("shop", [PER_MINUTE], 3) == 0
@@ -228,8 +274,9 @@ class TestTake:
         assert [take(name, [PER_DAY]) > 0 for name in "dcba"] == [True, True, True, False]
 
     def test_starts_anew_in_another_process(self, monkeypatch):
-        assert take("shop", [PER_MINUTE], 3) == 0
+        turn = rate.take("shop", [PER_MINUTE], 3)
         monkeypatch.setattr(os, "getpid", lambda: -1)
+        turn.give_back()
         assert take("shop", [PER_MINUTE], 3) == 0
         assert take("shop", [PER_MINUTE]) > 0
 
@@ -410,6 +457,14 @@ class TestCacheThatFails:
         assert take("shop", [PER_MINUTE]) > 0  # three others were faster
         assert "TimeoutError" in caplog.text
         assert take("shop", [PER_MINUTE], 3) == 0  # this process counts
+
+    def test_before_it_gets_something_back(self, fail):
+        """The process, which counts now, has nothing of it."""
+        turn = rate.take("shop", [PER_MINUTE], 2)
+        fail("incr", OSError)
+        assert take("shop", [PER_MINUTE], 3) == 0
+        turn.give_back()
+        assert take("shop", [PER_MINUTE]) > 0
 
     def test_when_it_gets_something_back(self, fail, caplog):
         fail("decr", OSError)

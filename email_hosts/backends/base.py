@@ -176,6 +176,10 @@ class Backend(BaseEmailBackend):
             raise report.error
         return report.sent
 
+    def hang_up(self) -> None:
+        """Close the connection, because a message of its send waits for long."""
+        self.close()
+
     def apply_host(self, message: EmailMessage) -> EmailMessage:
         """Return the message as this host sends it. Yours stays as it was.
 

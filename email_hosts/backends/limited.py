@@ -42,6 +42,8 @@ def outcomes(
         sent = send(queue.turns(), keep_going=keep_going)
         with closing(sent):  # type: ignore[type-var]
             for outcome in sent:
+                if not outcome.was_offered:
+                    queue.give_back()
                 is_over = is_over or outcome.ends(keep_going=keep_going)
                 yield from queue.take_late()
                 yield outcome
@@ -61,6 +63,7 @@ class _Queue:
         self._keep_going = keep_going
         self._waited = 0.0  # by the message whose turn is next
         self._late: deque[Outcome] = deque()
+        self.give_back: Callable[[], None]  # the turn of the message that is being sent
         self._name = str(backend.alias)
         if backend.alias is None:
             self._name = f"{backend.full_name} {getattr(backend, 'username', '')}"
@@ -73,24 +76,27 @@ class _Queue:
         backend, is_connected = self._backend, False
         held, self.held = self.held, []
         for message in chain(held, self._coming):
-            by_recipients = backend.rate_by == RECIPIENTS
-            number = len(message.recipients()) if by_recipients else 1
+            recipients = len(message.recipients())
+            number = recipients if backend.rate_by == RECIPIENTS else min(recipients, 1)
             while True:
-                seconds, limit = rate.take(self._name, backend.rate, number)
-                if seconds == 0 or seconds > self._timeout - self._waited:
+                turn = rate.take(self._name, backend.rate, number)
+                if turn.seconds == 0 or turn.seconds > self._timeout - self._waited:
                     break
-                if is_connected and seconds > KEEP_OPEN:
-                    self.held = [message]
-                    return
-                sleep(seconds)
-                self._waited += seconds
+                if turn.seconds > KEEP_OPEN:
+                    if is_connected:
+                        self.held = [message]
+                        return
+                    backend.hang_up()  # somebody else may have opened it
+                sleep(turn.seconds)
+                self._waited += turn.seconds
             self._waited = 0
-            if seconds == 0:
+            if turn.seconds == 0:
                 is_connected = True
+                self.give_back = turn.give_back
                 yield message
                 continue
-            reason = _reason(limit, number, seconds)
-            error = RateLimited(reason, alias=backend.alias, retry_after=seconds)
+            reason = _reason(turn.limit, number, turn.seconds)
+            error = RateLimited(reason, alias=backend.alias, retry_after=turn.seconds)
             self._late.append(backend.failed(message, error))
             if not self._keep_going:
                 return

@@ -180,7 +180,7 @@ class EmailHostsBackend(Backend, EmailBackend):
             try:
                 opened = self.open_loudly()
             except Exception as error:
-                yield self.failed(first, error)
+                yield self.failed(first, error)._replace(was_offered=False)
                 return
             if opened is None or not self.connection:  # a subclass has its own open()
                 return
@@ -234,7 +234,8 @@ class EmailHostsBackend(Backend, EmailBackend):
             return Outcome(message, self.alias, refused=refused, name=self.name)
         if isinstance(error, OSError):
             self._redactor(token).redact_error(error)
-        return self.failed(message, error)._replace(refused=refused)
+        was_offered = result.envelope.error is None
+        return self.failed(message, error)._replace(refused=refused, was_offered=was_offered)
 
     def prep_address(  # pragma: prep-address-only
         self, address: str, force_ascii: bool = True

@@ -101,6 +101,10 @@ class HostBackend(Backend):
         if not is_sending(self):
             self.wrapped.close()
 
+    def hang_up(self) -> None:
+        """Close the wrapped backend, because a message of its send waits for long."""
+        close_quietly(self, self.wrapped.close)
+
     def _outcomes(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
@@ -120,7 +124,7 @@ class HostBackend(Backend):
                     try:
                         opened = self._open()
                     except Exception as error:
-                        yield self.failed(message, error)
+                        yield self.failed(message, error)._replace(was_offered=False)
                         return
                 for outcome in (
                     self.through(self.wrapped, [message], keep_going=False)
@@ -140,7 +144,7 @@ class HostBackend(Backend):
             try:
                 copies.append(self.apply_host(message))
             except Exception as error:
-                yield self.failed(message, error)
+                yield self.failed(message, error)._replace(was_offered=False)
                 return
         notes = list(map(Notes, messages, copies))
         began = clock()
