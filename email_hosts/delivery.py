@@ -13,6 +13,7 @@ from django.core.mail import EmailMessage
 from . import signals
 from .exceptions import AllHostsFailed, shown, summarize
 from .log import warn
+from .retry import can_be_retried
 
 Refused = Mapping[str, tuple[int, bytes]]
 
@@ -61,7 +62,8 @@ class Report:
         self._since = clock()
         self._is_known = True  # which messages were sent
         self._logged: Exception | None = None
-        self._sent: list[Outcome] = []
+        self._sent: list[EmailMessage | None] = []
+        self._failed: list[EmailMessage | None] = []
         self._news: list[Outcome] = []
 
     def timed(self, messages: Iterable[EmailMessage]) -> Iterator[EmailMessage]:
@@ -81,10 +83,12 @@ class Report:
         error = outcome.error
         if outcome.is_final:
             self.refused.update(outcome.refused)
+            if error and not can_be_retried(error):
+                self._failed.append(outcome.message)
         if error is None:
             self.sent += outcome.number
             if self.messages is not None:
-                self._sent.append(outcome)
+                self._sent.append(outcome.message)
         elif outcome.is_final and not outcome.is_of_mail:
             self.error = error  # whatever happened before
         elif outcome.is_final and not self._fail_silently:
@@ -103,13 +107,15 @@ class Report:
     def note_sent_and_unsent(self) -> None:
         """Set ``sent`` and ``unsent`` on the error: lists of the messages of a list.
 
-        Not if nobody knows which of them were sent.
+        Of the latter, ``failed`` has those that must not be sent again. Nothing is set if
+        nobody knows which were sent.
         """
         if self.messages is None or not self._is_known:
             return
         error: Any = self.error
-        error.unsent = left_of(self.messages, [outcome.message for outcome in self._sent])
+        error.unsent = left_of(self.messages, self._sent)
         error.sent = left_of(self.messages, error.unsent)
+        error.failed = self._failed
 
     def _log(self, outcome: Outcome) -> None:
         name = outcome.name or self._backend.name

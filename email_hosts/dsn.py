@@ -141,8 +141,7 @@ def parse_conf(config: Mapping[str, Any]) -> dict[str, Any]:
     return {option: config.get(setting) for option, setting in DJANGO_SETTINGS.items()}
 
 
-# A backend and its options.
-Made = tuple[str, dict[str, Any]]
+Made = tuple[str, dict[str, Any]]  # a backend and its options
 
 
 class _Parts(NamedTuple):
@@ -310,7 +309,8 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
     known = by_name_in_dsn(table)
     _refuse_other_separators(parts.query, known)
     given = [part.partition("=") for part in parts.query.split("&") if part]
-    has_secret = any(name in known and known[name].is_secret for name, _, _ in given)
+    secrets = tuple(name for name, option in known.items() if option.is_secret)
+    has_secret = any(name.startswith(secrets) for name, _, _ in given)
     for name, equals, value in given:
         is_header = name.startswith(HEADER)
         _refuse_lost_separator("&", value)

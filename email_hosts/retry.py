@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import smtplib
 import socket
+import ssl
 from itertools import dropwhile
 from traceback import walk_tb
 
 from .boundary import is_own
 from .exceptions import AllHostsFailed, RateLimited
+from .smtp.tls import NOT_TLS
 
 # Raised before the message is offered, or when the server refuses MAIL.
 NOT_OFFERED = (
@@ -51,11 +53,11 @@ def can_be_retried(error: BaseException) -> bool:
     True if certainly nobody got it, and a retry may help: also where the login or the sender
     was refused. False if it may have been delivered, or the message or its recipients were
     refused permanently (RFC 5321, 4.2.1). The README has a table. Of several messages, some
-    may have been sent: see ``error.unsent``.
+    may have been sent: see ``error.unsent`` and ``error.failed``.
 
     Call it where you catch the error: pickling loses what it needs.
     """
-    return may_be_tried_elsewhere(error) and not _is_too_much(error)
+    return may_be_tried_elsewhere(error) and not is_too_much(error)
 
 
 def may_be_tried_elsewhere(error: BaseException) -> bool:
@@ -78,10 +80,10 @@ def may_be_tried_elsewhere(error: BaseException) -> bool:
     return any(map(_could_not_connect, errors))
 
 
-def _is_too_much(error: BaseException) -> bool:
+def is_too_much(error: BaseException) -> bool:
     """Whether the message is too large (RFC 1870, 6.2), or has too many recipients."""
     if isinstance(error, AllHostsFailed):
-        return len(error.errors) > 0 and all(map(_is_too_much, error.errors.values()))
+        return len(error.errors) > 0 and all(map(is_too_much, error.errors.values()))
     if isinstance(error, RateLimited):
         return error.retry_after == math.inf
     return isinstance(error, smtplib.SMTPSenderRefused) and error.smtp_code == 552
@@ -123,7 +125,9 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def _could_not_connect(error: BaseException) -> bool:
-    """Whether there was no connection, so that nothing has been sent."""
+    """Whether there was no connection, or none with TLS, so that nothing has been sent."""
+    if isinstance(error, ssl.SSLError):  # others come later, too
+        return isinstance(error, ssl.SSLCertVerificationError) or error.reason in NOT_TLS
     names = {each.__name__ for each in type(error).__mro__}
     is_refused = isinstance(error, (ConnectionRefusedError, socket.gaierror))
     return is_refused or not names.isdisjoint(NOT_CONNECTED)

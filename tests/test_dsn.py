@@ -165,6 +165,7 @@ REFUSED: list[tuple[str, str]] = [
     (f"{NO_OPTION}; percent", "smtp://Kx7vQz9:?Wj4bYt2&=@h smtp://u:p@h?Kx7vQz9=a@b.com"),
     (f"{NO_OPTION}; percent", f"{TOKEN}&Wj4bYt2=x submission://u:Wj4@bY?Kx7vQz9=x@h"),
     (f"{NO_OPTION}; percent", "anymail+mailgun:?api_key=abc&Kx7vQz9-x failover:a?Kx7vQz9=x@h"),
+    (f"{NO_OPTION}; did you mean 'oauth2_ref", "smtp://h?oauth2_refresh_tokenKx7vQz9"),
     (AMPERSANDS, "smtp://h?timeout=5;ssl=1 smtp://h?timeout=5?ssl=1 smtp://h?ssl;_header-X=1"),
     ("' is given twice", "smtp://h?timeout=5&ssl&timeout=5 smtp://h?_header-X=1&_header-x=2"),
     ("is given twice; write rate=14/s,50000/d$", "smtp://h?rate=14/s&rate=50000/d"),

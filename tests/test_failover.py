@@ -146,6 +146,7 @@ def test_error_for_a_list_tells_what_was_sent(reply, error, key, serve_auth):
     with pytest.raises(error) as caught:
         send({**dsns(servers), "nested": "failover:all"}, [first, first, second, first], key)
     assert (caught.value.sent, caught.value.unsent) == ([first, first], [second, first])
+    assert caught.value.failed == ([second] if reply == "550 no" else [])
 
 
 def test_recipient_whom_the_next_host_accepts_is_not_refused(serve_auth, settings, caplog):
@@ -183,6 +184,8 @@ LONG = "failover:h0,h1?retry=600"
         ((at("MAIL", "451 later"), None), "h1", LONG, [0, 0, 120], "h1 h0 h0"),
         # which is no reason to be down.
         ((None, None), "h0", LONG, [0, 0, 120], "h0 h1 h0"),
+        # A message that is too large for a host is none, either.
+        ((at("MAIL", "552 too large"), None), "", LONG, [0, 0], "h1 h0"),
         # It is asked last in its turn, too,
         ((None, NEVER), "", "roundrobin:h0,h1", [0, 0, 0], "h0 h0 h0"),
         # and may be several hosts.

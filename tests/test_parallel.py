@@ -181,6 +181,7 @@ class TestError:
         server = serve(any_of(together(2), refused, waits(BODY, "QUIT"), taken))
         error = error_of(host(server), mails(*names.split()), smtplib.SMTPServerDisconnected)
         assert error.sent == []
+        assert [one.subject for one in error.failed] == ["a"]  # which must not be sent again
 
     @pytest.mark.parametrize("number", [0, 9])
     @pytest.mark.parametrize(
@@ -208,9 +209,12 @@ class TestGenerator:
             for one in messages(160):
                 accepted.append(len(server.accepted))
                 yield one
+            raise LookupError
 
-        assert host(server, parallel=2).send_messages(generate()) == 160
+        with pytest.raises(LookupError):
+            host(server, parallel=2).send_messages(generate())
         assert accepted == [number // 50 * 50 for number in range(160)]
+        assert len(server.accepted) == 160  # also what came before the error
 
     def test_error_ends_it_with_its_piece(self, serve):
         size = 2 * PIECE

@@ -1,6 +1,7 @@
 """What an error says about the message: may it be sent again?"""
 
 import smtplib
+import ssl
 from unittest import mock
 
 import pytest
@@ -50,6 +51,9 @@ REFUSED = smtplib.SMTPSenderRefused(550, b"", "a")
         (having(smtplib.SMTPDataError(554, b""), delivery=NOT_SENT), False),
         (ConnectionRefusedError(), True),
         (ConnectionResetError(), False),
+        (OSError(ssl.SSLCertVerificationError()), True),
+        (OSError(having(ssl.SSLError(), reason="WRONG_VERSION_NUMBER")), True),
+        (OSError(having(ssl.SSLError(), reason="DECRYPTION_FAILED_OR_BAD_RECORD_MAC")), False),
         (LOOP, False),
         (having(TimeoutError(), __context__=ConnectionRefusedError()), False),
         (having(Exception(), status_code=429), True),

@@ -63,6 +63,19 @@ def test_list_ends_at_a_message_that_cannot_be_made(is_of_smtplib, serve, new_me
     assert (server.connections, len(server.accepted)) == (1, 1)
 
 
+class Filter(EmailHostsBackend):
+    """A project's own, as it may be with Django's backend."""
+
+    def _send(self, email_message):
+        return "a" not in email_message.subject and super()._send(email_message)
+
+
+def test_subclass_may_leave_a_message_out(serve):
+    server = serve()
+    assert Filter("127.0.0.1", server.port).send_messages(mails(*"abc")) == 2
+    assert len(server.accepted) == 2
+
+
 class TestFailure:
     """A send that fails raises an OSError, or is logged."""
 

@@ -144,8 +144,9 @@ class Backend(BaseEmailBackend):
 
         Raises the first error. With ``fail_silently``, errors of mail are logged instead. The
         error for a list or tuple has the attributes ``sent`` and ``unsent``, lists of its
-        messages, if these are known. Signals are sent at the end of a list, and after each
-        message of any other iterable.
+        messages, if these are known. Of the latter, ``failed`` has those that must not be
+        sent again. Signals are sent at the end of a list, and after each message of any other
+        iterable.
         """
         if isinstance(email_messages, EmailMessage):
             raise TypeError("it takes a list of messages; write send_messages([message])")

@@ -19,7 +19,7 @@ from ..exceptions import AllHostsFailed, RateLimited, shown, summarize
 from ..host import FAILOVER_BACKEND
 from ..hosts import connection_to
 from ..log import warn
-from ..retry import NOT_SENT, may_be_tried_elsewhere, set_delivery
+from ..retry import NOT_SENT, is_too_much, may_be_tried_elsewhere, set_delivery
 from .base import Backend, Connections
 
 clock = time.monotonic
@@ -87,7 +87,8 @@ class FailoverBackend(Backend):
                 return
             yield last._replace(is_final=False)
             errors[key] = last.error
-            if not isinstance(last.error, RateLimited):  # a host that is full is not down
+            # A host that is full is not down, nor is one for which the message is too large.
+            if not isinstance(last.error, RateLimited) and not is_too_much(last.error):
                 health.down_until[key] = clock() + self.retry
                 warn('%s: host "%s" failed: %s', self.name, shown(key), summarize(last.error))
         yield self.failed(message, AllHostsFailed(errors, alias=self.alias))

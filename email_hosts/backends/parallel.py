@@ -42,7 +42,11 @@ def outcomes(
     is_list = isinstance(messages, (list, tuple))
     size = len(messages) if is_list else PIECE * backend.parallel  # type: ignore[arg-type]
     coming = iter(messages)
-    while taken := list(islice(coming, size)):
+    error = None
+    while error is None:
+        taken, error = _next_of(coming, size)
+        if not taken and not error:
+            return
         piece = _Piece(backend, taken, keep_going=keep_going)
         piece.send()
         yield from sorted(piece.done, key=_rank)
@@ -50,6 +54,19 @@ def outcomes(
             raise piece.interruption
         if any(outcome.ends(keep_going=keep_going) for outcome in piece.done):
             return
+    raise error
+
+
+def _next_of(
+    coming: Iterator[EmailMessage], size: int
+) -> tuple[list[EmailMessage], BaseException | None]:
+    """Return the next messages, and what a generator has raised behind them."""
+    taken: list[EmailMessage] = []
+    try:
+        taken.extend(islice(coming, size))  # keeps what comes before an error
+    except BaseException as error:
+        return taken, error
+    return taken, None
 
 
 def _rank(outcome: Outcome) -> int:

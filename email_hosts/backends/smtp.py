@@ -408,7 +408,7 @@ def _envelope_of(maker: EmailHostsBackend, message: EmailMessage) -> list[Envelo
     maker.connection = SimpleNamespace(sendmail=sendmail)
     try:
         # Private: _send(). Only it encodes a message as this Django does.
-        EmailBackend._send(maker, maker.apply_host(message))  # type: ignore[attr-defined]
+        maker._send(maker.apply_host(message))  # type: ignore[attr-defined]
     except Exception as error:
         return [Envelope("", [], b"", message, error)]
     return made
