@@ -15,7 +15,16 @@ from .addresses import address_and_domain
 from .boundary import is_own
 from .dsn import parse
 from .exceptions import InvalidEmailHost, checked_flag, checked_key
-from .host import HOST_BACKEND, Host, Mailer, bare_host, dict_of_mailer, is_path, with_options
+from .host import (
+    HOST_BACKEND,
+    Host,
+    Mailer,
+    bare_host,
+    checked_path,
+    dict_of_mailer,
+    is_path,
+    with_options,
+)
 from .options import HOST_OPTIONS, NOT_GIVEN, missing_headers
 from .schemes import DJANGO_SMTP_BACKEND
 from .testmode import test_mode
@@ -144,13 +153,15 @@ def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
     """Return the host of an entry of ``MAILERS``. Raises ``InvalidEmailHost``."""
     path = mailer.get("BACKEND", DJANGO_SMTP_BACKEND)
     options = dict(mailer.get("OPTIONS", {}))
-    try:  # of the mailer, and not of its host: get_connection() has its own
+    if path == HOST_BACKEND:
+        path = options.pop("backend", "")
+    try:
+        checked_path(path)
+        # Of the mailer, and not of its host: get_connection() has its own.
         checked_flag(options.pop("fail_silently", None))
     except InvalidEmailHost as error:
         error.name(key, "MAILERS")
         raise
-    if path == HOST_BACKEND:
-        path = options.pop("backend", "")
     host = Host(key, path, {}, setting="MAILERS")
     for name in mailer:
         if name in host.table:  # Django ignores it

@@ -67,11 +67,9 @@ def without_control_characters(text: str) -> str:
 
 def text(value: Any) -> str:
     """Return a value given in Python, or raise ``ValueError`` if it is not text."""
-    if isinstance(value, Promise):  # a lazy string
-        value = str(value)
-    if not isinstance(value, str):
+    if not isinstance(value, (str, Promise)):
         raise ValueError(f"must be text, not {type(value).__name__}")
-    return without_control_characters(value)
+    return without_control_characters(str(value))  # it may be lazy
 
 
 def as_given(name: str, value: str) -> Any:

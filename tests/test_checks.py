@@ -142,6 +142,7 @@ REAL = {"b": "submission://h", "d": "smtps://h"}
         ({"news ": "smtp://h"}, ["E001 ...must not begin or end with a space"]),
         ({"all": "failover:a", "a": ""}, ['E004 EMAIL_HOSTS["all"]...: "a". Name', "W001"]),
         ({DSN.encode(): DSN}, ['E001 EMAIL_HOSTS["(a DSN)"]...not bytes']),
+        ({7: "smtp://h", "all": "failover:a"}, ["E001 ...not int", "E004"]),
         # All that is wrong is told at once, and the rest is checked.
         ({"b": 5, **H, "c": "smpt://h", "d": "console:"}, ["E002", "E002", "W004"]),
         # A cycle is told for each host in it.
@@ -229,7 +230,7 @@ D = {"default": "smtp://h"}
         # E002: it is no path
         ("a", H, ["E002 EMAIL_BACKEND must...not 'a'; to send through a host by its key"]),
         (DSN, H, ["E002 EMAIL_BACKEND must...not a DSN; write the DSN in EMAIL_HOSTS"]),
-        (5, H, ["E002 EMAIL_BACKEND must be the dotted path of a class, not int"]),
+        ([SMTP], H, ["E002 EMAIL_BACKEND must be the dotted path of a class, not list"]),
         # W004: it sends nothing, and is told of once
         (CONSOLE, H, ["W004 The default mailer...EMAIL_BACKEND"]),  # W020: with DEBUG
         (CONSOLE, {"default": "console:"}, ['W004 EMAIL_HOSTS["default"]']),
@@ -331,6 +332,7 @@ class TestMailers:  # pragma: mailers-only
             ({"OPTIONS": 5}, "E001 each entry...its OPTIONS a dict of names"),
             (ours(), "E002 'host'...README"),
             ({"BACKEND": DSN}, "E002 not a DSN; write the DSN in EMAIL_HOSTS"),
+            ({"BACKEND": [SMTP_BACKEND]}, "E002 the backend must be...not list"),
             (ours(HOST_BACKEND, backend=DSN), "E002 the backend must be...not a DSN"),
             ({**ours(host="h"), "redirect_to": "a@b"}, "E002 move 'redirect_to' into OPTIONS"),
             (ours(host="h", fail_silently="no"), "E002 'fail_silently' must be True or False"),

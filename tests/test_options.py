@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 from conftest import as_id
 from django.test import override_settings
-from django.utils.functional import lazystr
+from django.utils.functional import SimpleLazyObject, lazystr
 
 from email_hosts.backends import (
     EmailHostsBackend,
@@ -164,6 +164,7 @@ VALUES: list[tuple[list[Any], dict[str, Any], dict[str, Any]]] = [
     (IN_TEXT, {"rate": "014/s"}, {"rate": (Limit(14, 1),)}),
     (IN_PYTHON, {"use_tls": 1}, {"use_tls": True}),
     (IN_PYTHON, {"local_hostname": lazystr("web1")}, {"local_hostname": "web1"}),
+    (IN_PYTHON, {"reply_to": SimpleLazyObject(lambda: "a@b.c")}, {"reply_to": "a@b.c"}),
     (IN_PYTHON, {**QA, "allowed_recipients": "c, e@f"}, {"allowed_recipients": ["c", "e@f"]}),
     (IN_PYTHON, {**QA, "allowed_recipients": ()}, {"allowed_recipients": []}),
     (IN_PYTHON, {"hosts": "a, b,"}, {"hosts": ("a", "b")}),

@@ -1,6 +1,7 @@
 """A backend that is not ours, as a host."""
 
 import copy
+import smtplib
 from typing import Any
 from unittest import mock
 
@@ -35,6 +36,14 @@ class TestWrappedBackend:
         assert host.send_messages(new_message() for _ in range(3)) == 3
         assert host.send_messages(iter(())) == 0
         assert host.calls == ["open", 1, 1, 1, *["close"] * is_new]
+
+    def test_that_has_lost_its_connection_gets_a_new_one(self, host, new_message):
+        """Django's backend would go on over what is lost."""
+        host.fail_silently = True
+        lost = smtplib.SMTPServerDisconnected("lost")
+        host.wrapped.send_messages = mock.Mock(side_effect=[lost, 1])
+        assert host.send_messages([new_message(), new_message()]) == 1
+        assert host.calls == ["open", "close", "open", "close"]
 
     def test_may_fail_to_close(self, host, new_message, monkeypatch):
         """What it has taken, it has taken."""

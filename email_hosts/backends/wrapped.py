@@ -6,6 +6,7 @@ import copy
 import difflib
 import inspect
 import re
+import smtplib
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -117,12 +118,12 @@ class HostBackend(Backend):
         if isinstance(messages, (list, tuple)) and not keep_going and not wraps_ours:
             yield from self._send(messages)
             return
-        opened = None
+        is_open, opened = False, None
         try:
-            for number, message in enumerate(messages):
-                if number == 0:
+            for message in messages:
+                if not is_open:
                     try:
-                        opened = self._open()
+                        is_open, opened = True, self._open() or opened
                     except Exception as error:
                         yield self.failed(message, error)._replace(was_offered=False)
                         return
@@ -134,6 +135,10 @@ class HostBackend(Backend):
                     yield outcome
                     if outcome.ends(keep_going=keep_going):
                         return
+                    # Django's backend would go on over the connection that is lost.
+                    if isinstance(outcome.error, smtplib.SMTPServerDisconnected):
+                        close_quietly(self, self.wrapped.close)
+                        is_open = False
         finally:
             if opened:
                 close_quietly(self, self.wrapped.close)

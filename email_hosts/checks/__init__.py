@@ -176,7 +176,7 @@ def _default_host() -> Found:
 
 def _backend_of_development() -> Found:
     """With ``EMAIL_BACKEND`` on the console, you may think that hosts send there, too."""
-    backend = SENDS_NOTHING.get(conf.default_mailer().get("BACKEND", ""))
+    backend = SENDS_NOTHING.get(str(conf.default_mailer().get("BACKEND")))
     if not conf.settings.DEBUG or conf.has_mailers() or not backend:
         return
     sending = [host.name for host in _hosts() if has_server(host)]
@@ -296,7 +296,7 @@ def _default_sends_nothing() -> Found:
     is_a_host = host is not None and host.mailer == default  # it is told of the host
     if is_a_host or test_mode.has_replaced(default):
         return
-    if backend := SENDS_NOTHING.get(default.get("BACKEND", "")):
+    if backend := SENDS_NOTHING.get(str(default.get("BACKEND"))):
         setting = 'MAILERS["default"]' if conf.has_mailers() else "EMAIL_BACKEND"
         yield message(
             "W004",

@@ -177,7 +177,7 @@ def _members(host: Host) -> Found:
         problem = f"leads back to itself: {' -> '.join(map(shown, cycle))}"
     elif missing:
         problem = f"names hosts that do not exist: {', '.join(missing)}"
-        others = [key for key in registry().dsns if f'"{shown(key)}"' not in missing]
+        others = [str(key) for key in registry().dsns if f'"{shown(key)}"' not in missing]
         problem += did_you_mean(missing[0].strip('"'), others)
     else:
         return
