@@ -46,11 +46,6 @@ def test_pickled_connection_is_its_key_and_nothing_else(key, protocol):
     assert unpickled.connection is None
 
 
-def test_pickle_of_another_release_is_understood():
-    connection = pickle.loads(b"cemail_hosts.hosts\nget_connection\n(S'smtp'\ntR.")
-    assert connection.alias == "smtp"
-
-
 @pytest.mark.parametrize(
     "connect",
     [

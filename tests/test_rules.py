@@ -115,9 +115,7 @@ each_host = pytest.mark.parametrize("key", ["default", "all", "router", "own"])
         ({}, {"envelope_sender": SHOP, "extra_headers": {"From": ME}}, (PROJECT, ME)),
     ],
 )
-def test_envelope_is_mail_from_and_the_header_stays(
-    key, options, given, expected, message, hosts
-):
+def test_envelope_is_no_header(key, options, given, expected, message, hosts):
     vars(message).update(given)
     with get_connection(key, envelope_from=f"B <{BACK}>", **options) as connection:
         connection.send_messages([message])
