@@ -103,7 +103,7 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         ("submission://h:465", "W007 465...submissions://"),
         ("smtps://h:587", "W007 587...submission://"),
         ("smtps://h?tls", "W007 465...Remove the options 'tls' and 'ssl'"),
-        ("submission://h:465?ssl", []),
+        (f"{ANY_OPTION}?port=465", []),
         # W008: it has a password that Microsoft switches off
         ("submission://u:p@SMTP.Office365.com.", "W008 December 2026"),
         (f"{ANY_OPTION}?host=smtp.office365.com&password=p", []),

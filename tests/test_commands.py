@@ -58,6 +58,7 @@ def rows(lines):
 
 
 ERRORS = {
+    "exit": SystemExit(),
     "odd": RuntimeError("\x1b[2J on\none line"),
     "text": smtplib.SMTPConnectError(554, "no bytes"),
 }
@@ -176,6 +177,10 @@ class TestSend:
         message, _ = run(SEND, key, *recipients, hosts=hosts)
         assert re.match(told, message)
 
+    def test_error_that_is_not_of_mail_is_raised(self, hosts):
+        with pytest.raises(SystemExit):
+            run(SEND, "exit", TO, hosts=hosts)
+
 
 def own(username, *, renew):  # pragma: no cover
     """Nobody asks for it here."""
@@ -268,7 +273,7 @@ class TestConnect:
         assert rows(check(hosts, "local", "works", connect=True)[1])[1].endswith(" | OK")
         message, lines = check(hosts, connect=True)
         failed = "closed, login, tls, cert, name, silent, busy, scheme, bad, itself, ring"
-        assert message == f"11 of 19 failed: {failed}"
+        assert message == f"11 of 20 failed: {failed}"
         told = {line.partition(" ")[0]: line for line in rows(lines)}
         assert all(status in told[key] for key, status in STATUSES.items())
 

@@ -146,6 +146,13 @@ def test_login_without_md5_is_another_or_none(offered, command, told, serve, mon
     assert (told or "None") in str(error)
 
 
+def test_mock_of_smtplib_sees_the_login_with_a_token():
+    with mock.patch("smtplib.SMTP", autospec=True) as mocked:
+        log_in(mocked.return_value, USERNAME, token=TOKEN)
+    ((mechanism, respond), _) = mocked.return_value.auth.call_args
+    assert (mechanism, respond()) == ("XOAUTH2", f"{START}{TOKEN}\1\1")
+
+
 NAME, WORD = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
 DIGEST = hmac.new(WORD.encode(), b"<1@example.com>", "md5").hexdigest()
 

@@ -164,6 +164,16 @@ def test_each_message_of_a_list_is_tried(site, caplog):
     assert caplog.messages == ['host "club": SMTPRecipientsRefused, not raised']
 
 
+def test_message_that_cannot_be_redirected_does_not_keep_the_others_back(site):
+    bad, good = batch = [message("shop@example.com"), message("shop@example.com")]
+    bad.merge_data = {"a@example.net": {}}
+    with pytest.raises(InvalidEmailHost, match="merge_data") as caught:
+        RoutingBackend(redirect_to="qa@example.com").send_messages(batch)
+    error: Any = caught.value
+    assert (error.sent, error.unsent) == ([good], [bad])
+    assert site.recipients() == {"shop": ["qa@example.com"]}
+
+
 def tenant(server: Any) -> Any:
     return connection_from_dsn(f"smtp://127.0.0.1:{server.port}?timeout=20")
 
