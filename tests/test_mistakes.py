@@ -4,7 +4,6 @@ Those in DSNs are in ``test_dsn``, and those that ``manage.py check`` finds in `
 """
 
 import smtplib
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from email_hosts.backends import (
     get_connection,
 )
 from email_hosts.checks import check_hosts
-from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost, OAuth2Error
+from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.testing import real_hosts
 
 PASSWORD = "Wj4bYt2"
@@ -158,14 +157,6 @@ def test_login_of_a_call_reaches_a_backend_that_has_one():
     assert (backend.host, backend.username) == ("h", "me")
 
 
-@real_hosts()
-def test_user_name_that_is_a_word_hides_none_of_our_words(settings):
-    settings.EMAIL_HOSTS = {"shop": "submission://h"}
-    connection = get_connection("shop", username="user", oauth2=lambda: "")
-    with pytest.raises(OAuth2Error, match=r"called as token\(username, renew=True\)"):
-        connection.open()
-
-
 def test_token_in_the_place_of_a_path_is_shown_nowhere(settings, capsys):
     settings.EMAIL_HOSTS = {"gmail": f"submission://me@h?oauth2=ya29.{PASSWORD}"}
     (found,) = check_hosts(None)
@@ -173,15 +164,6 @@ def test_token_in_the_place_of_a_path_is_shown_nowhere(settings, capsys):
     with pytest.raises(CommandError, match="1 of 1 failed: gmail"):
         call_command("checkemailhosts")
     assert PASSWORD not in found.hint + capsys.readouterr().out
-
-
-def test_callable_of_a_script_is_no_token(settings, monkeypatch, capsys):
-    """Python knows where a module comes from, but not for a script."""
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    settings.EMAIL_HOSTS = {"gmail": "submission://me@h?oauth2=__main__.token"}
-    with pytest.raises(CommandError, match="1 of 1 failed: gmail"):
-        call_command("checkemailhosts")
-    assert "(oauth2: __main__.token)" in capsys.readouterr().out
 
 
 def problems(settings, dsn):

@@ -18,13 +18,7 @@ from unittest.mock import Mock, call
 from urllib.parse import urlencode
 
 import pytest
-from conftest import (
-    SoftTimeLimitExceeded,
-    interrupted_at_each_call,
-    mails,
-    run_python,
-    starting,
-)
+from conftest import SoftTimeLimitExceeded, interrupted_at_each_call, mails, starting
 from scripted import always, any_of, at
 from servers import XOAuth2Server
 from test_debug import reports_of
@@ -65,11 +59,6 @@ def failure(source, timeout=60):
     assert not any(secret[:7] in reason for secret in (SECRET, REFRESH, TOKEN))
     assert reason.isprintable()
     return reason.removeprefix("no OAuth 2.0 token from 127.0.0.1: ")
-
-
-def test_package_does_not_import_an_http_client():
-    code = "import email_hosts.backends, sys; print('urllib.request' in sys.modules)"
-    assert run_python("-c", code) == "False\n"
 
 
 def test_endpoint_is_asked_once_for_all_users(start_token_server):

@@ -10,12 +10,7 @@ from conftest import wrapped
 from django.core.mail.backends.smtp import EmailBackend
 from django.test import override_settings
 
-from email_hosts.backends import (
-    EmailHostsBackend,
-    FailoverBackend,
-    RoutingBackend,
-    get_connection,
-)
+from email_hosts.backends import FailoverBackend, RoutingBackend, get_connection
 
 SHOP, ALERT, BACK = "Shop <shop@example.com>", "alert@example.com", "bounces@example.com"
 PROJECT, ROOT, ME = "project@example.com", "root@example.com", "me@example.com"
@@ -121,12 +116,6 @@ def test_envelope_is_no_header(key, options, given, expected, message, hosts):
         connection.send_messages([message])
     (accepted,) = hosts.accepted
     assert (accepted.sender, message_from_bytes(accepted.content)["From"]) == expected
-
-
-def test_envelope_is_no_sender_of_smtp(message):
-    """Django refuses a message without one."""
-    message.from_email = None
-    assert EmailHostsBackend("h", envelope_from=BACK).apply_host(message).from_email is None
 
 
 def test_outer_host_comes_before_the_one_that_it_sends_through(message, hosts):
