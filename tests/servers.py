@@ -46,7 +46,7 @@ class SMTPServer(Controller):
     With a login, nobody else may send. It refuses the recipients in ``refused``.
     """
 
-    def __init__(self, *, context=None, implicit=False, login=None, refused=(), **options):
+    def __init__(self, *, context=None, implicit=False, login=None, refused=()):
         self.received: list[Received] = []
         self.sessions: list[Any] = []
         self.login = login
@@ -60,7 +60,6 @@ class SMTPServer(Controller):
             require_starttls=bool(context) and not implicit,
             authenticator=self.authenticate,
             auth_require_tls=False,
-            **options,
         )
 
     def __enter__(self) -> SMTPServer:
