@@ -118,6 +118,13 @@ def test_envelope_is_no_header(key, options, given, expected, message, hosts):
     assert (accepted.sender, message_from_bytes(accepted.content)["From"]) == expected
 
 
+def test_envelope_is_no_sender_of_smtp(message, hosts):
+    """Django refuses a message without one."""
+    message.from_email = None
+    connection: Any = get_connection("default", envelope_from=BACK)
+    assert connection.apply_host(message).from_email is None
+
+
 def test_outer_host_comes_before_the_one_that_it_sends_through(message, hosts):
     assert get_connection("outer").send_messages([message]) == 1
     (accepted,) = hosts.accepted
