@@ -252,7 +252,7 @@ S = f"smtp://h{SENDER}"
     ],
 )
 def test_w012_hosts_with_one_sender(hosts, named):
-    """The first one gets the mail, if they are not members of one host, and nobody routes."""
+    """The first one gets the mail, if no router decides. Members of one host may share one."""
     settings = {"EMAIL_HOSTS": {**D, **hosts}, "EMAIL_BACKEND": ROUTER}
     assert "W012" not in str(run(**settings, EMAIL_HOSTS_ROUTER=dict))
     found = run(**settings)
