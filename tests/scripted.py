@@ -23,6 +23,7 @@ Script = Callable[[str, str], str | None]
 
 FINE = dict.fromkeys(("HELO", "LHLO", "MAIL", "RCPT", "RSET", "NOOP"), "250 fine")
 RIGHT = {**FINE, "DATA": "354 go ahead", "QUIT": "221 bye"}
+EXTENSIONS = ("PIPELINING", "SIZE 10000000", "8BITMIME")
 
 
 class Accepted(NamedTuple):
@@ -39,14 +40,7 @@ class ScriptedServer:
     With a TLS context, it speaks TLS from the first byte.
     """
 
-    def __init__(
-        self,
-        script=None,
-        *,
-        extensions=("PIPELINING", "SIZE 10000000", "8BITMIME"),
-        port=0,
-        context=None,
-    ):
+    def __init__(self, script=None, *, extensions=EXTENSIONS, port=0, context=None):
         self.script = script or (lambda step, argument: None)
         self.extensions = list(extensions)
         self.context = context

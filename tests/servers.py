@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import email
 import logging
-import re
 import ssl
 import threading
-from base64 import b64decode
 from contextlib import suppress
 from email.message import EmailMessage
 from email.policy import default
@@ -15,7 +13,7 @@ from typing import Any, NamedTuple
 
 import trustme
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
+from aiosmtpd.smtp import SMTP, AuthResult
 
 # aiosmtpd warns of an attribute that it sets itself. It logs a refused handshake with its
 # traceback, and Python 3.11 may fail to format one in two threads at a time.
@@ -48,7 +46,7 @@ class SMTPServer(Controller):
     With a login, nobody else may send. It refuses the recipients in ``refused``.
     """
 
-    def __init__(self, *, context=None, implicit=False, login=None, refused=(), **options):
+    def __init__(self, *, context=None, implicit=False, login=None, refused=()):
         self.received: list[Received] = []
         self.sessions: list[Any] = []
         self.login = login
@@ -62,7 +60,6 @@ class SMTPServer(Controller):
             require_starttls=bool(context) and not implicit,
             authenticator=self.authenticate,
             auth_require_tls=False,
-            **options,
         )
 
     def __enter__(self) -> SMTPServer:
@@ -123,29 +120,3 @@ class SMTPServer(Controller):
         )
         self.received.append(received)
         return "250 OK"
-
-
-class XOAuth2Server(SMTPServer):
-    """Lets clients log in with one of these tokens, and in no other way.
-
-    It refuses another token as Gmail does: with a challenge that says why, and repeats it.
-    """
-
-    def __init__(self, *, tokens, **options):
-        self.tokens = set(tokens)
-        self.logins: list[tuple[str, str]] = []
-        options = {"login": ("nobody", "nothing"), **options}
-        super().__init__(auth_exclude_mechanism=["LOGIN", "PLAIN"], **options)
-
-    async def auth_XOAUTH2(self, server, args):  # noqa: N802
-        """Compare the token."""
-        login = re.fullmatch(b"user=(.*)\1auth=Bearer (.*)\1\1", b64decode(args[1]))
-        assert login
-        user, token = login.groups()
-        self.logins.append((user.decode(), token.decode()))
-        if token.decode() in self.tokens:
-            return AuthResult(success=True, auth_data=LoginPassword(user, token))
-        answer = await server.challenge_auth(b'{"status":"400","token":"%b"}' % token)
-        assert answer == b""
-        message = f"535 5.7.8 no such token for {user.decode()}: {args[1]}"
-        return AuthResult(success=False, handled=False, message=message)

@@ -27,13 +27,6 @@ OF_FILE = django_settings.EMAIL_HOSTS
 pytestmark = pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
 
 
-@pytest.fixture(autouse=True)
-def no_network():
-    """Let each attempt to connect fail."""
-    with mock.patch("socket.create_connection", side_effect=AssertionError):
-        yield
-
-
 def real(*keys: str) -> list[str]:
     """Return those of the keys whose hosts are real, and ``dsn`` if one from elsewhere is."""
     found: dict[str, Any] = {key: get_connection(key) for key in keys}

@@ -1,5 +1,6 @@
 """System checks: what they find in which settings, and what they teach."""
 
+import asyncio
 import re
 
 import pytest
@@ -10,7 +11,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
 
 from email_hosts import checks, conf, mailers
-from email_hosts.backends import FailoverBackend, get_connection
+from email_hosts.backends import get_connection
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.host import HOST_BACKEND, SMTP_BACKEND
 
@@ -18,16 +19,12 @@ USER, PASSWORD = "Kx7vQz9", "Wj4bYt2"
 DSN = f"smtp://{USER}:{PASSWORD}@h"
 FAILOVER = "email_hosts.backends.FailoverBackend"
 ROUTER = "email_hosts.backends.RoutingBackend"
-DJANGO = "django.core.mail.backends"
-CONSOLE, LOCMEM, SMTP = (
-    f"{DJANGO}.{name}.EmailBackend" for name in ("console", "locmem", "smtp")
-)
+DJANGO = "django.core.mail.backends.{}.EmailBackend"
+CONSOLE, LOCMEM, SMTP = map(DJANGO.format, ("console", "locmem", "smtp"))
 SENDER = "?_default_from_email=s@example.com"
 H = {"a": "smtp://h"}
 REDIRECTS = "_redirect_to=qa@example.com"
-OF_DEPLOYMENT = {
-    f"email_hosts.W{number}" for number in ("002", "003", "004", "009", "011", "019")
-}
+OF_DEPLOYMENT = {f"email_hosts.W{number}" for number in "002 003 004 009 011 019".split()}
 
 pytestmark = pytest.mark.filterwarnings("ignore:The EMAIL_[A-Z]+ setting is deprecated")
 
@@ -70,10 +67,6 @@ class AnyOption(BaseEmailBackend):
         super().__init__()
 
 
-class Several(FailoverBackend):
-    pass
-
-
 CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyOption"
 
 
@@ -93,19 +86,16 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         (f"{CHOOSY}?color=red", []),
         # E003: its backend cannot be imported
         ("anymail+mailgum:", "E003 anymail.backends.mailgum...mean 'anymail+mailgun'"),
-        ("anymail+ses:", "E003 did you mean 'anymail+amazon-ses'"),
         ("backend://no.such.EmailBackend", "E003 no.such.EmailBackend"),
         ("backend://tools.demo.settings.X", "E003 cannot be imported: 'SHOP_EMAIL_HOST'"),
         # E004: it names hosts that cannot be members
         ("failover:a,b", 'E004 "a", "b"'),
         ("failover:shpo", "E004 did you mean 'shop'?"),
-        (f"backend://{__name__}.Several?hosts=nobody", 'E004 "nobody"'),
         (f"backend://{ROUTER}?_server_email=a@b", "E004 router"),
         # W001: it is empty
         ("", "W001 empty"),
         # W002: its login travels without TLS
         ("smtp://u:p@mail.example.com", "W002 TLS...submission://"),
-        ("submission://u:p@mail.example.com", []),
         ("smtp://u:p@127.1.2.3", []),
         # W004: it sends nothing
         *((dsn, "W004 nothing") for dsn in ("console:", "locmem:", "dummy:", "file:out")),
@@ -113,7 +103,6 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         ("submission://h:465", "W007 465...submissions://"),
         ("smtps://h:587", "W007 587...submission://"),
         ("smtps://h?tls", "W007 465...Remove the options 'tls' and 'ssl'"),
-        ("submission://h:465?ssl", []),
         (f"{ANY_OPTION}?port=465", []),
         # W008: it has a password that Microsoft switches off
         ("submission://u:p@SMTP.Office365.com.", "W008 December 2026"),
@@ -157,20 +146,12 @@ def test_hosts(hosts, expected):
     assert_found(expected, hosts)
 
 
-def router(message):
-    """A router of a project, which nobody asks here."""
-
-
-async def slow_router(message):
-    """Nobody would await it."""
-
-
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("EMAIL_HOSTS_ROUTER", "no.such.router", "E005 ...No module named 'no'...shop.mail"),
         ("EMAIL_HOSTS_ROUTER", "shop.mail:router", "E005 ...has dots, and no colon"),
-        ("EMAIL_HOSTS_ROUTER", slow_router, "E005 ...one argument, and not an async one"),
+        ("EMAIL_HOSTS_ROUTER", asyncio.sleep, "E005 ...one argument, and not an async one"),
         ("EMAIL_HOSTS_ROUTER", lambda: None, "E005 ...one argument...def router(message)"),
         ("EMAIL_HOSTS_ROUTER", DSN, "E005 ...callable"),
         ("EMAIL_HOSTS_ROUTER", "email_hosts.registry.host_of_sender", []),
@@ -255,7 +236,7 @@ def test_w004_default_in_memory_outside_of_tests(monkeypatch):
 
 def test_w016_router_that_nobody_asks():
     for backend, expected in ((SMTP, "W016 ...RoutingBackend"), (ROUTER, []), (LOCMEM, [])):
-        assert_found(expected, {}, EMAIL_HOSTS_ROUTER=router, EMAIL_BACKEND=backend)
+        assert_found(expected, {}, EMAIL_HOSTS_ROUTER=dict, EMAIL_BACKEND=backend)
 
 
 S = f"smtp://h{SENDER}"
@@ -272,8 +253,10 @@ S = f"smtp://h{SENDER}"
     ],
 )
 def test_w012_hosts_with_one_sender(hosts, named):
-    """The first one gets the mail, if they are not members of one host."""
-    found = run(EMAIL_HOSTS={**D, **hosts}, EMAIL_BACKEND=ROUTER)
+    """The first one gets the mail, if no router decides. Members of one host may share one."""
+    settings = {"EMAIL_HOSTS": {**D, **hosts}, "EMAIL_BACKEND": ROUTER}
+    assert "W012" not in str(run(**settings, EMAIL_HOSTS_ROUTER=dict))
+    found = run(**settings)
     told = "".join(each for each in found if each.startswith("W012"))
     assert re.findall('EMAIL_HOSTS."([^"]*)"', told) == named
     assert ("gets all mail from s@example.com." in told) == bool(named)
@@ -306,11 +289,6 @@ def test_w020_backend_of_development_is_not_that_of_hosts():
     for backend, expected in ((CONSOLE, [told, "W004"]), (SMTP, []), (LOCMEM, [])):
         hosts = {**H, "b": "console:"}
         assert_found([*expected, "W004"], hosts, EMAIL_BACKEND=backend, DEBUG=True)
-
-
-def test_w012_is_of_the_default_router_only():
-    hosts = {**D, "a": S, "b": S}
-    assert_found([], hosts, EMAIL_BACKEND=ROUTER, EMAIL_HOSTS_ROUTER=router)
 
 
 def ours(backend=SMTP_BACKEND, /, **options):

@@ -320,6 +320,9 @@ class TestConnect:
         server.wait_for_clients_to_go()
         # Both sides have said hello, and nothing is sent.
         assert {command[:4] for command in server.commands} == {"ehlo", "QUIT"}
+        # So does the other command. Each host is told of its own message alone.
+        told = [f"Sent a test message through {key} to {TO}." for key in "abc"]
+        assert run(SEND, "a,b,c", TO, hosts=hosts) == ("", told)
 
     @pytest.mark.parametrize(
         "command", ["checkemailhosts --connect silent closed", f"{SEND} silent,closed {TO}"]

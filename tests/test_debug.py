@@ -257,11 +257,6 @@ class TestInstall:
             assert type(in_force()) is before
             assert not debug.is_installed()
 
-    def test_leaves_a_filter_that_another_app_has_put_in_place(self, in_force, monkeypatch):
-        monkeypatch.setattr(django_settings, NAME, f"{__name__}.Filter")
-        debug.install()
-        assert type(in_force()) is Filter
-
     def test_comes_with_the_app(self):
         code = (
             "import django; django.setup(); from django.views import debug;"

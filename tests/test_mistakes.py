@@ -4,10 +4,8 @@ Those in DSNs are in ``test_dsn``, and those that ``manage.py check`` finds in `
 """
 
 import smtplib
-import sys
 from collections.abc import Callable
 from functools import partial
-from io import StringIO
 from typing import Any
 
 import pytest
@@ -23,8 +21,7 @@ from email_hosts.backends import (
     get_connection,
 )
 from email_hosts.checks import check_hosts
-from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost, OAuth2Error
-from email_hosts.schemes import PROVIDERS
+from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.testing import real_hosts
 
 PASSWORD = "Wj4bYt2"
@@ -112,23 +109,13 @@ def test_host_without_a_server_takes_the_options_of_one_with(dsn, settings):
         assert str(caught.value) == f'get_connection("shop"): {answer}'
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"), [("club", "'club'"), (DSN, "'(a DSN)'"), (2, "int")]
-)
+@pytest.mark.parametrize(("value", "shown"), [("club", "'club'"), (DSN, "'(a DSN)'")])
 def test_key_in_the_place_of_a_flag_is_told(value, shown):
     """``message.send("club")`` of Django 6.1: the first argument is ``fail_silently``."""
     with pytest.raises(InvalidEmailHost) as caught:
         EmailHostsBackend("h", alias="default", fail_silently=value)
     told = f"MAILERS[\"default\"]: 'fail_silently' must be True or False, not {shown}; in a "
     assert str(caught.value) == f"{told}call of send(), write using= before the key of a host"
-
-
-@real_hosts()
-def test_host_without_a_server_takes_the_options_of_its_own_backend(settings, message):
-    settings.EMAIL_HOSTS = {"shop": "console:"}
-    stream = StringIO()
-    get_connection("shop", stream=stream).send_messages([message])
-    assert "Subject: Hello" in stream.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_TIMEOUT setting is deprecated")
@@ -170,14 +157,6 @@ def test_login_of_a_call_reaches_a_backend_that_has_one():
     assert (backend.host, backend.username) == ("h", "me")
 
 
-@real_hosts()
-def test_user_name_that_is_a_word_hides_none_of_our_words(settings):
-    settings.EMAIL_HOSTS = {"shop": "submission://h"}
-    connection = get_connection("shop", username="user", oauth2=lambda: "")
-    with pytest.raises(OAuth2Error, match=r"called as token\(username, renew=True\)"):
-        connection.open()
-
-
 def test_token_in_the_place_of_a_path_is_shown_nowhere(settings, capsys):
     settings.EMAIL_HOSTS = {"gmail": f"submission://me@h?oauth2=ya29.{PASSWORD}"}
     (found,) = check_hosts(None)
@@ -185,15 +164,6 @@ def test_token_in_the_place_of_a_path_is_shown_nowhere(settings, capsys):
     with pytest.raises(CommandError, match="1 of 1 failed: gmail"):
         call_command("checkemailhosts")
     assert PASSWORD not in found.hint + capsys.readouterr().out
-
-
-def test_callable_of_a_script_is_no_token(settings, monkeypatch, capsys):
-    """Python knows where a module comes from, but not for a script."""
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
-    settings.EMAIL_HOSTS = {"gmail": "submission://me@h?oauth2=__main__.token"}
-    with pytest.raises(CommandError, match="1 of 1 failed: gmail"):
-        call_command("checkemailhosts")
-    assert "(oauth2: __main__.token)" in capsys.readouterr().out
 
 
 def problems(settings, dsn):
@@ -205,20 +175,15 @@ def problems(settings, dsn):
 
 INVALID = 'E002 EMAIL_HOSTS["news"]:'
 
-# What each provider needs, in the order in which Anymail asks for it.
-# (The package of Amazon SES has no words of its own, and needs boto3.)
-NEEDED = {key: ["api_key"] for key in PROVIDERS if key != "amazon-ses"} | {
-    "mailersend": ["api_token"],
+# What some providers need, in the order in which Anymail asks for it.
+NEEDED = {
+    "brevo": ["api_key"],
     "mailjet": ["api_key", "secret_key"],
-    "mailtrap": ["api_token"],
-    "postal": ["api_key", "api_url"],
     "postmark": ["server_token"],
     "scaleway": ["secret_key", "project_id"],
-    "unisender-go": ["api_key", "api_url"],
 }
 
 
-@pytest.mark.filterwarnings("ignore:django-anymail has dropped")  # SendGrid
 @pytest.mark.parametrize("provider", NEEDED)
 class TestProvider:
     """A mistake in the options of a provider, whose package has other words for it."""
@@ -228,9 +193,7 @@ class TestProvider:
         pytest.importorskip(f"anymail.backends.{provider.replace('-', '_')}")
         return f"anymail+{provider}:?{'&'.join(f'{name}=X7' for name in NEEDED[provider])}"
 
-    def test_missing_or_misspelt_option_is_told_as_a_dsn_has_it(
-        self, provider, complete, settings
-    ):
+    def test_missing_or_misspelt_option_is_told(self, provider, complete, settings):
         assert problems(settings, f"{complete}&requests_timeout=7") == []
         for name in NEEDED[provider]:
             assert problems(settings, complete.partition(name)[0]) == [
@@ -286,10 +249,7 @@ TOLD: list[tuple[str, list[str]]] = [
     (f"{NO_TLS} ssl_cafile. ", [f"smtp://h?ssl_cafile={__file__}"]),
     ("", [f"submission://h?ssl_cafile={__file__}", f"smtps://h?ssl_certfile={__file__}"]),
     ("", [f"backend://{SUBCLASS}?host=h&ssl_certfile={__file__}", "smtp://h"]),
-    (
-        f"{NOT_KEPT} conn_max_idle, conn_max_m",
-        ["smtp://h?conn_max_messages=5&conn_max_idle=2"],
-    ),
+    (f"{NOT_KEPT} conn_max_idle, c", ["smtp://h?conn_max_messages=5&conn_max_idle=2"]),
     ("", ["smtp://h?conn_max_messages=5&conn_max_age=2"]),
     (f"{NOT_SET} username, password, host: probably, an ", ["submission://None:None@None"]),
     (f"{NOT_SET} username, password: ", ["submission://:@h", "submission://$A:${B_2}@h"]),
@@ -304,10 +264,8 @@ TOLD: list[tuple[str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("expected", "dsn"), [(told, dsn) for told, dsns in TOLD for dsn in dsns]
-)
-def test_what_has_no_effect_is_told(expected, dsn, settings):
+@pytest.mark.parametrize(("told", "dsn"), [(told, dsn) for told, dsns in TOLD for dsn in dsns])
+def test_what_has_no_effect_is_told(told, dsn, settings):
     found = problems(settings, dsn)
-    assert len(found) == bool(expected)
-    assert "".join(found).startswith(expected)
+    assert len(found) == bool(told)
+    assert "".join(found).startswith(told)

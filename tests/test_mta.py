@@ -164,11 +164,8 @@ class TestFiftyMessages:
     def test_go_to_the_next_host_if_one_has_stopped(self, relay):
         expected = relay.djangos_version(*FIFTY)
         with ScriptedServer() as spare:
-            several = {
-                "spare": f"smtp://127.0.0.1:{spare.port}",
-                "all": "failover:relay,spare",
-            }
-            with override_settings(EMAIL_HOSTS=settings.EMAIL_HOSTS | several):
+            more = {"spare": f"smtp://127.0.0.1:{spare.port}", "all": "failover:relay,spare"}
+            with override_settings(EMAIL_HOSTS=settings.EMAIL_HOSTS | more):
                 assert get_connection("all").send_messages([*FIFTY]) == 50
                 assert relay.delivered() == expected
                 relay.server.stop()

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from conftest import logging_to, told
 from django.core.mail import EmailMessage
-from django.core.mail.backends.smtp import EmailBackend
 from scripted import to
 
 from email_hosts.backends import FailoverBackend, HostBackend, RoutingBackend, get_connection
@@ -160,11 +159,4 @@ def test_router_may_send_through_a_host(project, server, settings):
 
     settings.EMAIL_HOSTS_ROUTER = router
     assert project.send(iter, "") == 4
-    assert_nothing_crossed(server, 4)
-
-
-def test_wrapped_backend_with_a_connection(server):
-    wrapped = EmailBackend("127.0.0.1", server.port, timeout=20, alias="x")
-    project = Project(HostBackend(wrapped))
-    assert project.send(list, action=project.alert_and_close) == 4
     assert_nothing_crossed(server, 4)

@@ -6,18 +6,10 @@ import smtplib
 from typing import Any
 
 import pytest
-from conftest import needs_mailers
-from django.core import mail
 from django.test import override_settings
 
-from email_hosts import mailers
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
-from email_hosts.exceptions import (
-    AllHostsFailed,
-    EmailHostDoesNotExist,
-    InvalidEmailHost,
-    OAuth2Error,
-)
+from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost, OAuth2Error
 
 SECRET = "Kx7vQz9"
 HOSTS = {
@@ -46,11 +38,6 @@ def test_pickled_connection_is_its_key_and_nothing_else(key, protocol):
     assert unpickled.connection is None
 
 
-def test_pickle_of_another_release_is_understood():
-    connection = pickle.loads(b"cemail_hosts.hosts\nget_connection\n(S'smtp'\ntR.")
-    assert connection.alias == "smtp"
-
-
 @pytest.mark.parametrize(
     "connect",
     [
@@ -68,18 +55,11 @@ def test_connection_that_is_more_than_its_key_is_copied_and_not_pickled(connect)
     assert copy.deepcopy([connection]) == [connection]
 
 
-@needs_mailers
-def test_connection_that_django_has_made_is_not_pickled():  # pragma: mailers-only
-    with override_settings(MAILERS=mailers(HOSTS)), pytest.raises(TypeError):
-        pickle.dumps(mail.mailers["provider"])
-
-
 @pytest.mark.parametrize(
     ("error", "attributes"),
     [
         (AllHostsFailed({"a": OSError()}, alias="safe"), {"alias": "safe"}),
         (InvalidEmailHost("no", alias="a", setting="MAILERS"), {"alias": "a", "reason": "no"}),
-        (EmailHostDoesNotExist("no", alias="a"), {"alias": "a", "reason": "no"}),
         (OAuth2Error("no"), {"reason": "no", "smtp_code": 454}),
     ],
 )

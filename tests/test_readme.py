@@ -322,13 +322,3 @@ def test_first_example_works_when_pasted(start_server, tls, cafile, tmp_path):
 def test_ci_runs_the_two_commands_for_a_newcomer():
     first, second = (block for block in SHELL if re.search("-e (demo|py)$", block))
     assert f"({first})\n({second})\n" in README.parent.joinpath(".ci", "run").read_text()
-
-
-def test_list_of_the_reference_has_each_section():
-    titles = [section.next_node(nodes.title) for section in DOCUMENT.findall(nodes.section)]
-    sections = [title.astext() for title in titles if title]
-    (paragraph,) = (
-        each for each in DOCUMENT.findall(nodes.paragraph) if each[0].astext() == "Reference:"
-    )
-    listed = [" ".join(each.astext().split()) for each in paragraph.findall(nodes.reference)]
-    assert listed == sections[sections.index(listed[0]) :]

@@ -23,10 +23,7 @@ from email_hosts.exceptions import InvalidEmailHost
 
 QA = "qa@example.com"
 ORIGINAL = "X-Original-To"
-OPTIONS: dict[str, Any] = {
-    "redirect_to": QA,
-    "allowed_recipients": ["example.org", "boss@example.net"],
-}
+OPTIONS: Any = {"redirect_to": QA, "allowed_recipients": ["example.org", "boss@example.net"]}
 
 
 def redirected(message: EmailMessage, **options: Any) -> EmailMessage:
@@ -173,9 +170,7 @@ def test_message_whose_recipients_cannot_be_replaced_is_refused(kind):
         redirected(kind("Hello", to=["a@x.example"]))
 
 
-def test_next_host_redirects_the_message_of_the_caller(
-    serve, closed_port, settings, new_message
-):
+def test_next_host_redirects_the_callers_message(serve, closed_port, settings, new_message):
     """Each host has its own idea of who may get mail."""
     server, people = serve(), ["me@example.org", "you@x.example"]
     spare = f"smtp://127.0.0.1:{server.port}?_redirect_to=spare@example.com"

@@ -94,10 +94,13 @@ def test_version_has_one_source_and_types_are_there():
     assert (PACKAGE / "py.typed").is_file()
 
 
-def test_settings_file_can_use_mailers():
-    code = (
-        "import sys, email_hosts\n"
-        "email_hosts.mailers({'shop': 'smtp://h?_default_from_email=a@example.com'})\n"
-        "assert 'django.conf' not in sys.modules"
-    )
-    run_python("-c", code)
+@pytest.mark.parametrize(
+    ("code", "unused"),
+    [
+        # A settings file can use it.
+        ("email_hosts.mailers({'a': 'smtp://h?_reply_to=a@b.example'})", "django.conf"),
+        ("import email_hosts.backends", "urllib.request"),
+    ],
+)
+def test_what_is_not_used_is_not_imported(code, unused):
+    run_python("-c", f"import sys, email_hosts; {code}; assert {unused!r} not in sys.modules")

@@ -205,10 +205,8 @@ def test_of_closing_one_connection_closes_the_others(settings):
 )
 def test_of_a_log_handler_ends_the_send(error, way, count, server, settings, closed_port):
     """It mails what is logged through the host that it is about, which has an end."""
-    settings.EMAIL_HOSTS |= {
-        "down": f"smtp://127.0.0.1:{closed_port}",
-        "failing": "failover:down,smtp",
-    }
+    down = f"smtp://127.0.0.1:{closed_port}"
+    settings.EMAIL_HOSTS |= {"down": down, "failing": "failover:down,smtp"}
     server.script = to("someone@", "550 no")
 
     def handle(record: object) -> None:

@@ -17,9 +17,7 @@ from typing import Any
 from scripted import ScriptedServer
 
 # Where `install` puts them.
-INSTALLED = Path(
-    os.environ.get("MAIL_SERVERS") or Path.home() / ".cache" / "django-email-hosts"
-)
+INSTALLED = Path(os.environ.get("MAIL_SERVERS") or Path.home() / ".cache/django-email-hosts")
 
 
 @contextmanager

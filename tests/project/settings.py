@@ -31,10 +31,7 @@ if DEFAULT == "EMAIL_HOST":
 elif DEFAULT == "MAILERS" and django.VERSION >= (6, 1):  # pragma: mailers-only
     BACKENDS = "email_hosts.backends"
     MAILERS = {
-        "default": {
-            "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
-            "OPTIONS": ELSEWHERE,
-        },
+        "default": {"OPTIONS": ELSEWHERE},
         **mailers({"shop": EMAIL_HOSTS["shop"], "safe": "failover:shop,club"}),
         "hand": {"BACKEND": f"{BACKENDS}.EmailHostsBackend", "OPTIONS": HAND},
         "routed": {"BACKEND": f"{BACKENDS}.RoutingBackend"},

@@ -14,10 +14,6 @@ INSTALLED_APPS = ["email_hosts", *HAS_TASKS * ["django_tasks_db"]]
 USE_TZ = True
 ALLOWED_HOSTS = ["127.0.0.1"]
 ROOT_URLCONF = "worker.urls"
-EMAIL_HOSTS = {
-    "shop": f"smtp://127.0.0.1:{os.environ['WORKER_PORT']}?conn_max_age=600",
-}
-DATABASES = {
-    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": FOLDER / "db.sqlite3"},
-}
+EMAIL_HOSTS = {"shop": f"smtp://127.0.0.1:{os.environ['WORKER_PORT']}?conn_max_age=600"}
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": FOLDER / "sqlite3"}}
 TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}

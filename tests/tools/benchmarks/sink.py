@@ -57,10 +57,8 @@ class Sink(socketserver.BaseRequestHandler):
 async def relay(port, delay, reader, writer):
     """Hand on what either end says after half a round trip."""
     await asyncio.sleep(3 * delay)  # the client's SYN, SYN-ACK and ACK
-    far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-    await asyncio.gather(
-        hand_on(reader, far_writer, delay), hand_on(far_reader, writer, delay)
-    )
+    source, target = await asyncio.open_connection("127.0.0.1", port)
+    await asyncio.gather(hand_on(reader, target, delay), hand_on(source, writer, delay))
 
 
 async def hand_on(reader, writer, delay):

@@ -114,9 +114,7 @@ class Account:
                 self.sent += batch
 
     def mistakes(self, messages, accepted):
-        subjects = [
-            re.findall(rb"^Subject: (\d+)\r$", one.content, re.MULTILINE) for one in accepted
-        ]
+        subjects = [re.findall(rb"^Subject: (\d+)\r$", one.content, re.M) for one in accepted]
         times = Counter(int(number) for (number,) in subjects)
         told = Counter([*self.sent, *self.not_sent, *self.unsure])
         return [
