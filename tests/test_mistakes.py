@@ -166,6 +166,12 @@ def test_token_in_the_place_of_a_path_is_shown_nowhere(settings, capsys):
     assert PASSWORD not in found.hint + capsys.readouterr().out
 
 
+def test_path_of_a_function_in_a_script_is_none(settings, monkeypatch):
+    monkeypatch.delattr("__main__.__spec__")  # Python does not know where it comes from
+    (found,) = problems(settings, "submission://me@h?oauth2=__main__.token")
+    assert "'__main__.token' cannot be imported" in found
+
+
 def problems(settings, dsn):
     """Return what ``check`` says about the host ``news``, each with its hint."""
     settings.EMAIL_HOSTS = {"news": dsn}
