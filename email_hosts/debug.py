@@ -1,4 +1,7 @@
-"""Keeps the logins of hosts out of Django's error reports, both pages and mails."""
+"""Keeps the logins of hosts out of Django's error reports, both pages and mails.
+
+``boundary`` does that for all other tools, which look at the frames of an error.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Outcomes of messages, and the report that counts, logs and signals them."""
+"""Outcomes of messages, and the report that counts them, logs them and has signals sent."""
 
 from __future__ import annotations
 

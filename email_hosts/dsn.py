@@ -316,7 +316,7 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
         _refuse_lost_separator("&", value)
         option = known.get(f"{HEADER}NAME" if is_header else name)
         if option is None and others:
-            option = _foreign_option(name if equals else "")  # it may be the end of a key
+            option = _foreign_option(name if equals else "")  # it may be the end of an API key
         elif option is None:
             may_be_secret = f"_{name}" not in known and (
                 has_secret or _may_be_password(parts, name)
@@ -389,7 +389,7 @@ def _foreign_option(name: str) -> Option:
     """
     if name.isidentifier() and name not in RESERVED_OPTIONS and not name.startswith("_"):
         return Option(name, name, partial(as_given, name))
-    if not re.fullmatch("[a-z_-]+", name):  # it may be the end of a key
+    if not re.fullmatch("[a-z_-]+", name):  # it may be the end of an API key
         raise InvalidEmailHost(f"{NO_OPTION}; {PERCENT_ENCODE}")
     hint = did_you_mean(name, by_name_in_dsn(HOST_OPTIONS))
     if name[0] != "_" and "-" in name:

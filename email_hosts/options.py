@@ -24,7 +24,7 @@ NOT_GIVEN = (None, "")
 HEADER = "_header-"
 
 # Headers that a host does not add, because they are a matter of each message.
-OWN_HEADERS = (
+OF_EACH_MESSAGE = (
     "from|reply-to|return-path|to|cc|bcc|sender|subject|date|message-id|mime-version|"
     "content-.*|resent-.*"
 )
@@ -120,7 +120,8 @@ OF_SMTP = (
     _text("oauth2_scope", grants=dict.fromkeys(OAUTH2_GRANTS, False), **_OAUTH2),
     _text("oauth2_refresh_token", is_secret=True, grants={REFRESH_TOKEN: True}, **_OAUTH2),
 )
-# In a DSN, an underscore tells most of them apart from options of backends that are not ours.
+# A new one begins with an underscore in a DSN. Without one, it would hide an option of the
+# same name that a backend of another package has.
 OF_ANY_HOST = (
     _address("default_from_email"),
     _address("server_email"),
@@ -234,7 +235,7 @@ def add_header(headers: dict[str, str], name: str, value: str) -> None:
         raise ValueError(
             "must name a header in printable ASCII without spaces and colons, like X-Shop"
         )
-    if re.fullmatch(OWN_HEADERS, name.lower()):
+    if re.fullmatch(OF_EACH_MESSAGE, name.lower()):
         raise ValueError(
             "cannot be added by a host, because it is a matter of each message; for an "
             "address, write _default_from_email, _reply_to or _envelope_from"

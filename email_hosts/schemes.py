@@ -1,4 +1,4 @@
-"""What the schemes of DSNs stand for."""
+"""The schemes of DSNs, and the options that each one sets. ``dsn`` makes hosts of them."""
 
 from __future__ import annotations
 

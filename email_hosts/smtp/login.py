@@ -1,4 +1,4 @@
-"""Logs in with a password, or with an OAuth 2.0 token.
+"""Logs in with a password, or with an OAuth 2.0 token, which the backend gets and renews.
 
 XOAUTH2 is not a standard. Google and Microsoft document it.
 """

@@ -1,7 +1,8 @@
 """Sends messages over SMTP connections, in as few round trips as each server allows.
 
 Where the server offers PIPELINING (RFC 2920), a message takes two round trips here, and each
-further message of a list takes one. Results and errors are those of ``sendmail()``.
+further message of a list takes one. ``pace`` knows which servers cannot really do it. Results
+and errors are those of ``sendmail()``.
 """
 
 from __future__ import annotations
