@@ -246,16 +246,18 @@ def outcomes_of(
     outcome of each message that is left of a list.
     """
     note: list[BaseEmailBackend] = [connection]
+    is_list = isinstance(messages, (list, tuple))
     known: list[EmailMessage | None] = []
     last: Outcome | None = None
     try:
         _sending.set((*filter(None, _sending.get()), note))
         with closing(connection.outcomes(messages, keep_going=keep_going)) as all_of:  # type: ignore[type-var]
             for last in all_of:
-                known.append(last.message)
+                if is_list:  # a generator may have no end
+                    known.append(last.message)
                 yield last
         error = last.error if keep_going and last and last.is_of_mail else None
-        if error and isinstance(messages, (list, tuple)):
+        if is_list and error:
             yield from connection.all_failed(left_of(messages, known), error)
     finally:
         last = error = None  # whose frames know this one: a reference cycle
