@@ -62,8 +62,7 @@ class Report:
         self._since = clock()
         self._is_known = True  # which messages were sent
         self._logged: Exception | None = None
-        self._sent: list[EmailMessage | None] = []
-        self._failed: list[EmailMessage | None] = []
+        self._outcomes: list[Outcome] = []
         self._news: list[Outcome] = []
 
     def timed(self, messages: Iterable[EmailMessage]) -> Iterator[EmailMessage]:
@@ -83,12 +82,10 @@ class Report:
         error = outcome.error
         if outcome.is_final:
             self.refused.update(outcome.refused)
-            if error and not can_be_retried(error):
-                self._failed.append(outcome.message)
+            if self.messages is not None:
+                self._outcomes.append(outcome)
         if error is None:
             self.sent += outcome.number
-            if self.messages is not None:
-                self._sent.append(outcome.message)
         elif outcome.is_final and not outcome.is_of_mail:
             self.error = error  # whatever happened before
         elif outcome.is_final and not self._fail_silently:
@@ -113,9 +110,14 @@ class Report:
         if self.messages is None or not self._is_known:
             return
         error: Any = self.error
-        error.unsent = left_of(self.messages, self._sent)
+        sent = [each.message for each in self._outcomes if each.error is None]
+        error.unsent = left_of(self.messages, sent)
         error.sent = left_of(self.messages, error.unsent)
-        error.failed = self._failed
+        error.failed = [
+            each.message
+            for each in self._outcomes
+            if each.error and not can_be_retried(each.error)
+        ]
 
     def _log(self, outcome: Outcome) -> None:
         name = outcome.name or self._backend.name
