@@ -13,7 +13,7 @@ from django.core.mail import EmailMessage
 from . import signals
 from .exceptions import AllHostsFailed, shown, summarize
 from .log import warn
-from .retry import can_be_retried
+from .retry import NOT_SENT, can_be_retried, delivery_of
 
 Refused = Mapping[str, tuple[int, bytes]]
 
@@ -38,6 +38,7 @@ class Outcome(NamedTuple):
     is_of_mail: bool = True  # false: the error ends the send
     seconds: float | None = None  # what the send took; None until the report knows
     was_offered: bool = True  # false: the host has not seen the message
+    is_reachable: bool = True  # false: there is no connection for other messages, either
     number: int = 1  # how many messages were accepted, without an error
     name: str = ""  # how the log names a host without a key
 
@@ -63,6 +64,7 @@ class Report:
         self._is_known = True  # which messages were sent
         self._logged: Exception | None = None
         self._outcomes: list[Outcome] = []
+        self._is_in_doubt = False  # the message that was under way
         self._news: list[Outcome] = []
 
     def timed(self, messages: Iterable[EmailMessage]) -> Iterator[EmailMessage]:
@@ -91,6 +93,11 @@ class Report:
         elif outcome.is_final and not self._fail_silently:
             self.error = self.error or error
 
+    def interrupt(self, error: BaseException) -> None:
+        """Take in what has ended the send in its midst, such as Ctrl-C or a time limit."""
+        self.error = error
+        self._is_in_doubt = delivery_of(error) != NOT_SENT
+
     def tell(self) -> None:
         """Log and signal what is new. No reply of a server may be outstanding."""
         news, self._news = self._news, []
@@ -118,6 +125,9 @@ class Report:
             for each in self._outcomes
             if each.error and not can_be_retried(each.error)
         ]
+        if self._is_in_doubt:
+            left = left_of(self.messages, [each.message for each in self._outcomes])
+            error.failed += list(filter(has_recipients, left))[:1]
 
     def _log(self, outcome: Outcome) -> None:
         name = outcome.name or self._backend.name
@@ -132,6 +142,14 @@ class Report:
             self._logged = error
             ignored = "ignored by fail_silently" if self._fail_silently else "not raised"
             warn("%s: %s, %s", name, summarize(error), ignored)
+
+
+def has_recipients(message: EmailMessage) -> bool:
+    """Whether it goes to anybody. What sends the message raises what this does not."""
+    try:
+        return bool(message.recipients())
+    except Exception:  # a subclass may override it
+        return True
 
 
 def left_of(

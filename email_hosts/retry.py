@@ -37,7 +37,7 @@ NOT_CONNECTED = {
 }
 
 
-def set_delivery(error: Exception, delivery: str) -> None:
+def set_delivery(error: BaseException, delivery: str) -> None:
     """Note on an error whether somebody has the message."""
     error.delivery = delivery  # type: ignore[attr-defined]
 

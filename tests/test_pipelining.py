@@ -487,7 +487,9 @@ class TestEnvelopes:
                 sending = Transmission(envelopes, "server", look_ahead=True)
                 return server, [
                     result.error
-                    for result in sending.over(connection, was_parked=False, was_used=False)
+                    for result in sending.over(
+                        connection, was_parked=False, may_have_ended=False
+                    )
                 ]
 
         return over

@@ -1,7 +1,6 @@
 """A backend that is not ours, as a host."""
 
 import copy
-import smtplib
 from typing import Any
 from unittest import mock
 
@@ -9,6 +8,8 @@ import pytest
 from conftest import Recorder, mails, told, wrapped
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
+from django.core.mail.backends import smtp
+from scripted import CLOSE, at
 
 from email_hosts.backends import HostBackend, can_be_retried, get_connection
 
@@ -37,13 +38,14 @@ class TestWrappedBackend:
         assert host.send_messages(iter(())) == 0
         assert host.calls == ["open", 1, 1, 1, *["close"] * is_new]
 
-    def test_that_has_lost_its_connection_gets_a_new_one(self, host, new_message):
+    @pytest.mark.parametrize("end", [CLOSE, "421 enough"])
+    def test_that_has_lost_its_connection_gets_a_new_one(self, end, serve):
         """Django's backend would go on over what is lost."""
-        host.fail_silently = True
-        lost = smtplib.SMTPServerDisconnected("lost")
-        host.wrapped.send_messages = mock.Mock(side_effect=[lost, 1])
-        assert host.send_messages([new_message(), new_message()]) == 1
-        assert host.calls == ["open", "close", "open", "close"]
+        server = serve(at("MAIL", None, end))
+        wrapped = smtp.EmailBackend("127.0.0.1", server.port, alias="shop")
+        host = HostBackend(wrapped, fail_silently=True)
+        assert host.send_messages(mails(*"abcd")) == 3
+        assert server.connections == 2
 
     def test_may_fail_to_close(self, host, new_message, monkeypatch):
         """What it has taken, it has taken."""

@@ -14,9 +14,10 @@ from django.utils.module_loading import import_string
 
 from .. import conf
 from ..boundary import CLIENTS, boundary
-from ..delivery import Outcome, Report, left_of
+from ..delivery import Outcome, Report, has_recipients, left_of
 from ..exceptions import checked_flag, name_host, shown
 from ..host import Host, with_options
+from ..retry import NOT_SENT, delivery_of
 from ..rules import RULES, Notes, Rule, applied
 from ..values import Limit
 
@@ -129,9 +130,15 @@ class Backend(BaseEmailBackend):
         self, messages: Iterable[EmailMessage], error: Exception, *, key: str | None = None
     ) -> Iterator[Outcome]:
         """Yield the outcome of each message that has recipients, after such an error."""
-        for message in messages:
-            if message.recipients():
-                yield self.failed(message, error, key=key)
+        for message in filter(has_recipients, messages):
+            yield self.failed(message, error, key=key)
+
+    def unreachable(self, message: EmailMessage, error: Exception) -> Outcome:
+        """Return the outcome of a message for which there is no connection, nor for others."""
+        was_offered = delivery_of(error) != NOT_SENT
+        return self.failed(message, error)._replace(
+            was_offered=was_offered, is_reachable=False
+        )
 
     def is_of_mail(self, error: Exception) -> bool:
         """Whether an error is one of sending mail. Others, like a time limit, end a send."""
@@ -167,7 +174,7 @@ class Backend(BaseEmailBackend):
                         if not is_list:
                             report.tell()
             except BaseException as error:
-                report.error = error
+                report.interrupt(error)
             report.tell()
         except BaseException as error:  # Ctrl-C in a receiver
             report.error = error
@@ -176,10 +183,6 @@ class Backend(BaseEmailBackend):
             report.note_sent_and_unsent()
             raise report.error
         return report.sent
-
-    def hang_up(self) -> None:
-        """Close the connection, because a message of its send waits for long."""
-        self.close()
 
     def apply_host(self, message: EmailMessage) -> EmailMessage:
         """Return the message as this host sends it. Yours stays as it was.
@@ -207,7 +210,8 @@ class Backend(BaseEmailBackend):
             about = notes.get(id(outcome.message))
             for _, note in [about] if about else notes.values():
                 note.give_back()
-            yield outcome._replace(message=about and about[0])
+            # What could not be reached has told of all its messages.
+            yield outcome._replace(message=about and about[0], is_reachable=True)
 
     def __reduce_ex__(self, protocol: object) -> Any:
         """Return what ``pickle`` keeps: neither the login nor an open socket.
@@ -242,25 +246,27 @@ def outcomes_of(
     """Yield what becomes of messages at a host, which counts as sending meanwhile.
 
     So does a host that another one sends through, because a message may hold its connection.
-    With ``keep_going``, an error that ends the send, such as a server that is down, is the
-    outcome of each message that is left of a list.
+    With ``keep_going``, a connection that cannot be opened is the outcome of each message that
+    is left of a list.
     """
     note: list[BaseEmailBackend] = [connection]
     is_list = isinstance(messages, (list, tuple))
     known: list[EmailMessage | None] = []
-    last: Outcome | None = None
+    error = None
     try:
         _sending.set((*filter(None, _sending.get()), note))
         with closing(connection.outcomes(messages, keep_going=keep_going)) as all_of:  # type: ignore[type-var]
-            for last in all_of:
+            for outcome in all_of:
                 if is_list:  # a generator may have no end
-                    known.append(last.message)
-                yield last
-        error = last.error if keep_going and last and last.is_of_mail else None
-        if is_list and error:
+                    known.append(outcome.message)
+                if not outcome.is_reachable and outcome.is_of_mail:
+                    error = outcome.error
+                yield outcome
+                del outcome
+        if is_list and keep_going and error:
             yield from connection.all_failed(left_of(messages, known), error)
     finally:
-        last = error = None  # whose frames know this one: a reference cycle
+        error = None  # whose frames know this one: a reference cycle
         # An interruption may delay this until the generator is closed. To set the variable
         # again would then undo what has been set meanwhile.
         note.clear()

@@ -13,7 +13,7 @@ from typing import Any
 from django.core.mail import EmailMessage
 
 from .. import rate
-from ..delivery import Outcome
+from ..delivery import Outcome, has_recipients
 from ..exceptions import RateLimited
 from ..values import RECIPIENTS, Limit
 from .smtp import DEFAULT_TIMEOUT
@@ -42,7 +42,7 @@ def outcomes(
         sent = send(queue.turns(), keep_going=keep_going)
         with closing(sent):  # type: ignore[type-var]
             for outcome in sent:
-                if not outcome.was_offered:
+                if outcome.is_final and not outcome.was_offered:
                     queue.give_back()
                 is_over = is_over or outcome.ends(keep_going=keep_going)
                 yield from queue.take_late()
@@ -76,17 +76,15 @@ class _Queue:
         backend, is_connected = self._backend, False
         held, self.held = self.held, []
         for message in chain(held, self._coming):
-            recipients = len(message.recipients())
-            number = recipients if backend.rate_by == RECIPIENTS else min(recipients, 1)
+            by_recipients = backend.rate_by == RECIPIENTS
+            number = len(message.recipients()) if by_recipients else has_recipients(message)
             while True:
                 turn = rate.take(self._name, backend.rate, number)
                 if turn.seconds == 0 or turn.seconds > self._timeout - self._waited:
                     break
-                if turn.seconds > KEEP_OPEN:
-                    if is_connected:
-                        self.held = [message]
-                        return
-                    backend.hang_up()  # somebody else may have opened it
+                if is_connected and turn.seconds > KEEP_OPEN:
+                    self.held = [message]
+                    return
                 sleep(turn.seconds)
                 self._waited += turn.seconds
             self._waited = 0

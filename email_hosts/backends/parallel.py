@@ -21,7 +21,8 @@ from django.db import connections
 from django.utils import timezone, translation
 
 from ..delivery import Outcome, clock
-from ..retry import may_be_tried_elsewhere
+from ..exceptions import raise_time_limit
+from ..retry import NOT_SENT, may_be_tried_elsewhere, set_delivery
 
 # How many messages for each connection are taken from a generator at a time.
 PIECE = 25
@@ -59,12 +60,13 @@ def outcomes(
 
 def _next_of(
     coming: Iterator[EmailMessage], size: int
-) -> tuple[list[EmailMessage], BaseException | None]:
-    """Return the next messages, and what a generator has raised behind them."""
+) -> tuple[list[EmailMessage], Exception | None]:
+    """Return the next messages, and the error that a generator has raised behind them."""
     taken: list[EmailMessage] = []
     try:
         taken.extend(islice(coming, size))  # keeps what comes before an error
-    except BaseException as error:
+    except Exception as error:
+        raise_time_limit(error)
         return taken, error
     return taken, None
 
@@ -135,8 +137,10 @@ class _Piece:
             if type(error) is RuntimeError and not hidden and director.ident is None:
                 return  # at a limit of the system, or when Python exits
             self._stop()
-            if hidden and isinstance(error, (KeyError, RuntimeError)):
-                raise hidden from None
+            failure = hidden if isinstance(error, (KeyError, RuntimeError)) else None
+            set_delivery(failure or error, NOT_SENT)  # what was under way has its outcome
+            if failure:
+                raise failure from None
             raise
         director.join()
 

@@ -10,7 +10,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import conf
-from ..delivery import Outcome
+from ..delivery import Outcome, left_of
 from ..exceptions import (
     EmailHostDoesNotExist,
     InvalidEmailHost,
@@ -103,7 +103,16 @@ class RoutingBackend(Backend):
             yield from (connection or self).all_failed(messages, error, key=key)
             return
         try:
-            yield from self.through(connection, messages, keep_going=True)
+            left, is_stopped = messages, True
+            while is_stopped:
+                is_stopped, known = False, []
+                for outcome in self.through(connection, left, keep_going=True):
+                    known.append(outcome.message)
+                    # A message that the host cannot take ends a list. It is known, so that
+                    # less is left each time.
+                    is_stopped = isinstance(outcome.error, InvalidEmailHost)
+                    yield outcome
+                left = left_of(left, known)
         finally:
             if not is_new:  # the router may return a new one for each message
                 connections.drop(name)

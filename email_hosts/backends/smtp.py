@@ -180,7 +180,7 @@ class EmailHostsBackend(Backend, EmailBackend):
             try:
                 opened = self.open_loudly()
             except Exception as error:
-                yield self.failed(first, error)._replace(was_offered=False)
+                yield self.unreachable(first, error)
                 return
             if opened is None or not self.connection:  # a subclass has its own open()
                 return
@@ -202,7 +202,7 @@ class EmailHostsBackend(Backend, EmailBackend):
             results = transmission.over(
                 pooled.connection,
                 was_parked=pooled.was_parked,
-                was_used=pooled.messages > 0,
+                may_have_ended=pooled.may_have_ended(pool.clock()),
             )
             with closing(results):
                 try:
@@ -222,7 +222,7 @@ class EmailHostsBackend(Backend, EmailBackend):
                         raise  # the iterable has raised it
                     if delivery_of(error) is None:  # a signal handler may have raised it
                         set_delivery(error, PERHAPS)
-                    yield self.failed(transmission.current.message, error)
+                    yield self.unreachable(transmission.current.message, error)
                     return
 
     def _outcome_of(self, result: Result, token: str) -> Outcome:
@@ -350,9 +350,13 @@ class EmailHostsBackend(Backend, EmailBackend):
             connection.close()
             self._redactor(token).redact_error(error)
             raise
-        expires_at = opened_at + (self.conn_max_age or 0)
         pooled = PooledConnection(
-            connection, self.server, self._pool_key, expires_at, token=token
+            connection,
+            self.server,
+            self._pool_key,
+            opened_at,
+            self.conn_max_age or 0,
+            token=token,
         )
         debug("%r: opened", pooled)
         return pooled

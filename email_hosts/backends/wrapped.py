@@ -102,10 +102,6 @@ class HostBackend(Backend):
         if not is_sending(self):
             self.wrapped.close()
 
-    def hang_up(self) -> None:
-        """Close the wrapped backend, because a message of its send waits for long."""
-        close_quietly(self, self.wrapped.close)
-
     def _outcomes(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
@@ -125,7 +121,7 @@ class HostBackend(Backend):
                     try:
                         is_open, opened = True, self._open() or opened
                     except Exception as error:
-                        yield self.failed(message, error)._replace(was_offered=False)
+                        yield self.unreachable(message, error)
                         return
                 for outcome in (
                     self.through(self.wrapped, [message], keep_going=False)
@@ -135,13 +131,17 @@ class HostBackend(Backend):
                     yield outcome
                     if outcome.ends(keep_going=keep_going):
                         return
-                    # Django's backend would go on over the connection that is lost.
-                    if isinstance(outcome.error, smtplib.SMTPServerDisconnected):
+                    if self._has_lost_connection():
                         close_quietly(self, self.wrapped.close)
                         is_open = False
         finally:
             if opened:
                 close_quietly(self, self.wrapped.close)
+
+    def _has_lost_connection(self) -> bool:
+        """Whether smtplib has closed it. Django's backend would go on over it."""
+        connection = getattr(self.wrapped, "connection", None)
+        return isinstance(connection, smtplib.SMTP) and connection.sock is None
 
     def _send(self, messages: Sequence[EmailMessage]) -> Iterator[Outcome]:
         copies = []

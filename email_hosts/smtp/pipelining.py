@@ -36,8 +36,8 @@ class Result(NamedTuple):
 class _Offer:
     """An envelope whose turn it is, and what is known from earlier connections.
 
-    It is offered again a few times at most: where a session from an earlier send has ended,
-    because the next one is new, and once at each slower pace.
+    It is offered again a few times at most: where a session that is not new has ended,
+    because the next one is, and once at each slower pace.
     """
 
     pace = Pace.AHEAD  # at most
@@ -75,22 +75,24 @@ class Transmission:
         return self._offer.envelope if self._offer else None
 
     def over(
-        self, connection: smtplib.SMTP, *, was_parked: bool, was_used: bool
+        self, connection: smtplib.SMTP, *, was_parked: bool, may_have_ended: bool
     ) -> Generator[Result, None, None]:
         """Yield the result of each envelope as soon as it is known.
 
         Ends when all have theirs: then ``is_over`` is true. Or when this connection can take
         no more: then it is closed, and the caller goes on with a new one.
 
-        ``was_parked`` and ``was_used`` tell of earlier sends: the server may have ended the
-        session since. If the caller stops after a result, the connection is in step or closed.
+        ``was_parked`` and ``may_have_ended`` tell of the session: where the server has ended
+        it, an envelope is offered again, because the next session is new. If the caller stops
+        after a result, the connection is in step or closed.
         Raises what the iterator raises, and an ``OSError`` that is not of smtplib from a
         signal handler.
         """
         if not is_ours(connection):
             yield from self._through_sendmail(connection)
             return
-        self._connection, self._was_parked, self._was_used = connection, was_parked, was_used
+        self._connection = connection
+        self._was_parked, self._may_have_ended = was_parked, may_have_ended
         self._ahead = None
         is_in_step = True
         try:
@@ -145,7 +147,7 @@ class Transmission:
             set_delivery(error, NOT_SENT)
             if not isinstance(error, smtplib.SMTPException):
                 raise  # a signal handler has raised it
-            return Result(offer.envelope, error)
+            return None if self._may_have_ended else Result(offer.envelope, error)
         self._ahead = None
         connection.is_clean = False
         try:
@@ -207,10 +209,9 @@ class Transmission:
     ) -> bool:
         """Whether the envelope gets another chance over a new connection.
 
-        Only if certainly nobody has it, for one of three reasons. The session is from an
-        earlier send. The server may not take the pace. Or its refusal may be lost: a server
-        that closes before it has read everything sends a TCP reset, which destroys unread
-        replies.
+        Only if certainly nobody has it, for one of three reasons. The session is not new. The
+        server may not take the pace. Or its refusal may be lost: a server that closes before
+        it has read everything sends a TCP reset, which destroys unread replies.
         """
         if transaction.body_was_sent:
             return False
@@ -221,7 +222,7 @@ class Transmission:
         # A server that refuses MAIL may have lost the login or the greeting: 530, 503, 554.
         is_of_session = not transaction.refusal or isinstance(error, smtplib.SMTPSenderRefused)
         has_left = is_of_session or transaction.has_given_up()
-        if (self._was_parked and has_left) or (self._was_used and has_ended):
+        if (self._was_parked and has_left) or (self._may_have_ended and has_ended):
             return True
         pace = transaction.pace
         if transaction.body_was_begun or pace is Pace.SINGLE:

@@ -83,8 +83,8 @@ def _send(key: str, email: list[str]) -> tuple[list[str], str]:
     )
     took: list[str] = [key]
 
-    def hear(alias: str, **told: Any) -> None:
-        if told["message"] is message:
+    def hear(alias: str | None, **told: Any) -> None:
+        if told["message"] is message and alias is not None:
             took.append(alias)
 
     message_sent.connect(hear)
