@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Recorder, needs_mailers, start_worker
+from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend as DjangoBackend
 from django.core.management import CommandError, ManagementUtility, call_command
 from django.test import override_settings
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from scripted import HANG, always
 from servers import server_context
 
-from email_hosts.backends import get_connection
+from email_hosts.backends import connection_from_dsn, get_connection
 from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND, SMTP_BACKEND
 from email_hosts.management import concurrently
 
@@ -55,6 +56,13 @@ def check(hosts, *keys, **options):
 def rows(lines):
     """Return the lines of a table, without times."""
     return [re.sub(" [0-9]+ ms", "", re.sub("  +", " | ", line)) for line in lines[1:]]
+
+
+class Tenants(BaseEmailBackend):
+    """A project's own backend."""
+
+    def send_messages(self, email_messages):
+        return connection_from_dsn("dummy:", schemes="dummy").send_messages(email_messages)
 
 
 ERRORS = {
@@ -152,6 +160,10 @@ class TestSend:
         hosts = {"shop": shop, "all": "failover:shop"}
         _, (printed,) = run(command, key, *recipients, hosts=hosts)
         assert "to qa@example.com, b@x.net, because the host redirects" in printed
+
+    def test_may_send_through_a_backend_that_sends_through_a_dsn(self):
+        _, (printed, *_) = run(*self.COMMAND, hosts={"shop": f"backend://{__name__}.Tenants"})
+        assert "Sent a test message through shop to a@example.net" in printed
 
     def test_says_that_nobody_gets_it(self):
         _, (_, *told) = run(*self.COMMAND, hosts={"shop": "dummy:"})

@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, host_of, interrupted_at_each_call, mails
+from conftest import SoftTimeLimitExceeded, TimeLimit, host_of, interrupted_at_each_call, mails
 from django.conf import settings
 from django.db.utils import ConnectionHandler
 from django.utils import timezone, translation
@@ -201,7 +201,11 @@ class TestError:
 class TestGenerator:
     """What is no list is taken in pieces of 25 messages for each connection."""
 
-    def test_piece_is_sent_before_the_next_one_is_asked_for(self, serve):
+    @pytest.mark.parametrize(
+        ("error", "number"), [(LookupError, 160), (SoftTimeLimitExceeded, 150)]
+    )
+    def test_piece_is_sent_before_the_next_one_is_asked_for(self, error, number, serve):
+        """So is what comes before an error, but not before a time limit."""
         server = serve()
         accepted: list[int] = []
 
@@ -209,12 +213,12 @@ class TestGenerator:
             for one in messages(160):
                 accepted.append(len(server.accepted))
                 yield one
-            raise LookupError
+            raise error
 
-        with pytest.raises(LookupError):
+        with pytest.raises(error):
             host(server, parallel=2).send_messages(generate())
-        assert accepted == [number // 50 * 50 for number in range(160)]
-        assert len(server.accepted) == 160  # also what came before the error
+        assert accepted == [count // 50 * 50 for count in range(160)]
+        assert len(server.accepted) == number
 
     def test_error_ends_it_with_its_piece(self, serve):
         size = 2 * PIECE
@@ -319,6 +323,7 @@ class TestInterruption:
         server.wait_for_clients_to_go()
         assert 1 <= number == len(server.accepted) < 200
         assert recipients(server) == of(error.sent)
+        assert error.failed == []  # nothing is in doubt
 
     # CPython tells of a thread that was hit while it started.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -20,7 +20,7 @@ from django.core.management import call_command
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import always, at
+from scripted import CLOSE, always, any_of, at
 
 from email_hosts import rate
 from email_hosts.backends import can_be_retried, failover, get_connection, limited
@@ -95,6 +95,18 @@ def test_session_that_ends_during_a_long_wait_is_replaced(
     with get_connection(key) as connection:
         assert connection.send_messages(mails(*"abcde")) == 5
     assert len(server.accepted) == 5
+
+
+def test_turn_of_a_failover_is_not_that_of_its_members(start_host, settings):
+    """The first of which is lost, and the second sends instead."""
+    lost = any_of(at("MAIL", None, CLOSE), at("banner", None, "421 no"))
+    start_host("", "first").script = lost
+    start_host("", "second")
+    settings.EMAIL_HOSTS["all"] = "failover:first,second?rate=2/h"
+    with pytest.raises(RateLimited) as caught:
+        get_connection("all").send_messages(mails(*"abc"))
+    error: Any = caught.value
+    assert len(error.sent) == 2
 
 
 def test_what_is_never_offered_does_not_count(start_host, settings, use_counts):

@@ -7,13 +7,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import needs_mailers
+from conftest import Recorder, needs_mailers, told
 from django.core import mail
 from django.core.mail import EmailMessage
 from django.core.mail.backends import locmem, smtp
 from django.test import override_settings
 from django.utils.log import AdminEmailHandler
-from scripted import at, to
+from scripted import CLOSE, any_of, at, to
 
 from email_hosts import backends, mailers
 from email_hosts.backends import RoutingBackend, connection_from_dsn, get_connection
@@ -164,14 +164,29 @@ def test_each_message_of_a_list_is_tried(site, caplog):
     assert caplog.messages == ['host "club": SMTPRecipientsRefused, not raised']
 
 
-def test_message_that_cannot_be_redirected_does_not_keep_the_others_back(site):
+@pytest.mark.parametrize("of_host", [True, False])
+def test_message_that_cannot_be_redirected_does_not_keep_the_others_back(of_host, site):
     bad, good = batch = [message("shop@example.com"), message("shop@example.com")]
     bad.merge_data = {"a@example.net": {}}
+    site.hosts["shop"] += "&_redirect_to=qa@example.com" * of_host
+    router = RoutingBackend(redirect_to=None if of_host else "qa@example.com")
     with pytest.raises(InvalidEmailHost, match="merge_data") as caught:
-        RoutingBackend(redirect_to="qa@example.com").send_messages(batch)
+        router.send_messages(batch)
     error: Any = caught.value
     assert (error.sent, error.unsent) == ([good], [bad])
     assert site.recipients() == {"shop": ["qa@example.com"]}
+
+
+def test_host_that_is_lost_says_nothing_of_messages_of_others(site, monkeypatch):
+    """Another host has not taken its message, and does not say why."""
+    script = any_of(at("MAIL", None, CLOSE), at("banner", None, "421 no"))
+    site.servers["shop"].script = script
+    site.hosts["own"] = "backend://conftest.Recorder?_default_from_email=own@own.example"
+    monkeypatch.setattr(Recorder, "answer", 0)
+    senders = ["own@own.example", "shop@example.com", "shop@example.com"]
+    with told() as heard:
+        RoutingBackend(fail_silently=True).send_messages([*map(message, senders)])
+    assert len(heard) == 2
 
 
 def tenant(server: Any) -> Any:

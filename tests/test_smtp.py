@@ -14,7 +14,7 @@ import pytest
 from conftest import host_of, mails
 from django.core.mail.backends.smtp import EmailBackend
 from django.utils.translation import gettext_lazy
-from scripted import BODY, always, any_of, at, to
+from scripted import BODY, CLOSE, always, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.smtp.transaction import quoted
@@ -182,6 +182,16 @@ class TestConnection:
                 assert host.refused_recipients == of_some
         assert sendmail.call_count == 6
         assert server.connections == 2
+
+    def test_that_was_set_is_not_replaced(self, serve):
+        """It may lead to another server."""
+        server, other = serve(), serve(at("MAIL", CLOSE), extensions=[])
+        backend = host_of(server)
+        with host_of(other) as its_own:
+            backend.connection = its_own.connection
+            with pytest.raises(smtplib.SMTPServerDisconnected):
+                backend.send_messages(mails("a"))
+        assert server.connections == 0
 
     def test_sends_small_writes_at_once(self, serve):
         with host_of(serve()) as backend:

@@ -158,8 +158,19 @@ def test_of_a_signal_handler_ends_the_send(step, before, sent, way, server):
     assert [subject for subject, told_of in heard if told_of is None] == list("0123"[:sent])
     assert [told_of for _, told_of in heard if told_of] == [TimeLimit] * (sent < 4)
     assert (error.sent, error.unsent) == (messages[:sent], messages[sent:])
+    assert error.failed == messages[sent:][:1]
     assert not can_be_retried(error)
     assert server.connections == 1
+
+
+def test_interruption_leaves_the_message_under_way_in_doubt():
+    """It must not be sent again."""
+    messages = mails(*"0123")
+    messages[2].message = mock.Mock(side_effect=KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        send("smtp", messages)
+    error: Any = caught.value
+    assert (error.unsent, error.failed) == (messages[2:], messages[2:3])
 
 
 def other(module: str) -> type[Exception]:

@@ -125,6 +125,14 @@ def test_failure_of_a_list_is_told_once_and_of_no_message():
     assert heard == [(None, OSError)]
 
 
+def test_message_that_was_not_taken_has_no_error_of_another():
+    host = wrapped(fail_silently=True)
+    host.wrapped.send_messages = mock.Mock(side_effect=[0, OSError("no")])
+    with told() as heard:
+        assert host.send_messages(mails("a", "b")) == 0
+    assert heard == [("b", OSError)]
+
+
 @pytest.mark.parametrize(
     ("answer", "number", "told_of"),
     [
