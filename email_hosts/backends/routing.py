@@ -108,10 +108,10 @@ class RoutingBackend(Backend):
                 is_stopped, known = False, []
                 for outcome in self.through(connection, left, keep_going=True):
                     known.append(outcome.message)
-                    # A message that the host cannot take ends a list. It is known, so that
-                    # less is left each time.
-                    is_stopped = isinstance(outcome.error, InvalidEmailHost)
                     yield outcome
+                    # A message that the host cannot take ends a list.
+                    is_invalid = isinstance(outcome.error, InvalidEmailHost)
+                    is_stopped = is_invalid and outcome.message is not None
                 left = left_of(left, known)
         finally:
             if not is_new:  # the router may return a new one for each message

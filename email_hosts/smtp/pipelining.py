@@ -85,6 +85,7 @@ class Transmission:
         ``was_parked`` and ``may_have_ended`` tell of the session: where the server has ended
         it, an envelope is offered again, because the next session is new. If the caller stops
         after a result, the connection is in step or closed.
+
         Raises what the iterator raises, and an ``OSError`` that is not of smtplib from a
         signal handler.
         """
