@@ -273,7 +273,6 @@ HOSTS = {
     "own": "failover:second?_default_from_email=own@own.example",
     "cycle": "failover:cycle",
     "lost": "failover:missing",
-    "bad": "failover:broken",
 }
 SENDERS = [
     ("first", "FIRST@EXAMPLE.COM Somebody<first@example.com> third@example.com"),

@@ -8,7 +8,6 @@ import pickle
 import socket
 import time
 from bisect import bisect_left
-from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
@@ -109,7 +108,7 @@ def test_turn_of_a_failover_is_not_that_of_its_members(start_host, settings):
     assert len(error.sent) == 2
 
 
-def test_what_is_never_offered_does_not_count(start_host, settings, use_counts):
+def test_what_is_never_offered_does_not_count(start_host, settings):
     start_host("rate=2/d&timeout=10").script = at("banner", "421 no", "421 no")
     settings.EMAIL_HOSTS["own"] = "backend://conftest.Recorder?rate=2/d"
     wrong, nobody = mails("a", "")
@@ -242,14 +241,6 @@ def test_in_tests_nothing_waits_and_nothing_is_counted(clock, mailoutbox):
     connection = get_connection("shop", rate="1/h")
     assert connection.send_messages(mails(*"abc")) == len(mailoutbox) == 3
     assert clock.naps == []
-
-
-@pytest.fixture(params=[LOCAL, ""])
-def use_counts(request):
-    """Count in a cache, or in memory."""
-    with use_cache(LOCAL, "counts") if request.param else nullcontext():
-        caches["default"].clear()
-        yield
 
 
 class TestTake:

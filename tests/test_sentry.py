@@ -14,7 +14,6 @@ from unittest import mock
 import pytest
 from conftest import mails
 from django.conf import settings as django_settings
-from django.core.mail.backends import smtp
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import CommandError, call_command
 from scripted import BODY, CLOSE, HANG
@@ -94,10 +93,6 @@ SCRIPTS = {
 SEVERAL_WAYS = ("no server", "refused", "RCPT refused")
 
 
-class Relay(smtp.EmailBackend):
-    """A project's own."""
-
-
 SENDS = [
     *((failure, "shop") for failure in (*SCRIPTS, "no server", "untrusted", "no STARTTLS")),
     *((failure, "shop") for failure in ("no such file", "not ASCII", "bad message")),
@@ -127,7 +122,7 @@ def name(failure, way, serve, start_server, tls, closed_port, settings):
     dsn = f"{scheme}://{username}:{PASSWORD}@{address}?local_hostname=here"
     dsn += "&tls&ssl_cafile=/no/such" * (failure == "no such file")
     dsn += "&timeout=0.2" * (failure == "timed out")
-    relay = f"backend://{__name__}.Relay?host=127.0.0.1&port={port}"
+    relay = f"backend://test_rules.Relay?host=127.0.0.1&port={port}"
     settings.EMAIL_HOSTS = {
         "shop": dsn,
         "kept": f"{dsn}&conn_max_age=60",

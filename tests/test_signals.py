@@ -75,6 +75,7 @@ LOUD: dict[str, Any] = {}
 SILENT = {"fail_silently": True}
 SPAM = (BODY, None, "554 spam")
 REFUSED, UNREACHABLE = "0 shop SMTPSenderRefused", "0 down ConnectionRefusedError"
+ALL_UNREACHABLE = ", ".join(UNREACHABLE.replace("0", number) for number in "012")
 SPARE = "0 spare, 1 spare, 2 spare"
 
 
@@ -87,6 +88,7 @@ class TestSignals:
             (SILENT, "shop", SPAM, "0 shop, 1 shop SMTPDataError, 2 shop"),
             (LOUD, "down", (BODY,), UNREACHABLE),
             ({"parallel": 2}, "down", (BODY,), UNREACHABLE),
+            ({"parallel": 2, **SILENT}, "down", (BODY,), ALL_UNREACHABLE),
             # Each host that fails is told.
             (LOUD, "safe", ("banner", "421 busy"), f"0 shop SMTPConnectError, {SPARE}"),
             (LOUD, "odd", (BODY,), f"0 nobody EmailHostDoesNotExist, {SPARE}"),
@@ -114,13 +116,6 @@ class TestSignals:
         if error and kind is list:
             number = len([each for each in receivers.got if "error" not in each])
             assert (error.sent, error.unsent) == (batch[:number], batch[number:])
-
-    def test_tell_of_each_message_that_is_taken_from_a_generator(self, start, receivers):
-        """Not all are taken at once."""
-        start()
-        batch = iter(mails(*"abcdefgh"))
-        get_connection("down", parallel=2, fail_silently=True).send_messages(batch)
-        assert "".join(told[0] for told in receivers.told.split(", ")) == "abcdefgh"
 
     @pytest.mark.parametrize(
         ("key", "options", "told"),
