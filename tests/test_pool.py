@@ -77,10 +77,7 @@ SHARED |= {"conn_max_idle"}
 
 
 class TestKey:
-    """A connection is shared by hosts that would make the same one, and use it as long.
-
-    ``test_untrusted.py`` shows that they have to ask the same ``allow``.
-    """
+    """A connection is shared by hosts that would make the same one, and use it as long."""
 
     def key(self, **changes):
         """Return what the pool is asked for, after these changes of the connection."""
