@@ -514,6 +514,13 @@ class TestEnvelopes:
         assert len(server.accepted) == 1
         assert not any("RSET" in command for command in server.commands)
 
+    def test_ring_while_they_are_made_into_commands_is_raised(self, over):
+        """Nothing has been written."""
+        ringing: Any = mock.MagicMock(__iter__=mock.Mock(side_effect=TimeoutError))
+        with pytest.raises(TimeoutError) as caught:
+            over(iter([Envelope("s@example.com", ringing, b"")]))
+        assert can_be_retried(caught.value)
+
     def test_next_is_made_while_the_server_is_busy(self, over):
         """Between the write of a body, which is then forgotten, and the reply to it."""
         events: list[object] = []

@@ -70,9 +70,9 @@ class Filter(EmailHostsBackend):
         return "a" not in email_message.subject and super()._send(email_message)  # type: ignore[misc]
 
 
-def test_subclass_may_leave_a_message_out(serve):
+def test_subclass_may_leave_a_message_out(serve, connect):
     server = serve()
-    backend = Filter("127.0.0.1", server.port)
+    backend = connect(f"backend://{__name__}.Filter?host=127.0.0.1&port={server.port}")
     assert backend.send_messages(mails(*"abc")) == len(server.accepted) == 2
     with mock.patch.object(backend, "open", return_value=None):  # as another one may do
         assert backend.send_messages(mails("b")) == 0
