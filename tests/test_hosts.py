@@ -14,7 +14,7 @@ from django.core.mail.backends import locmem, smtp
 from django.test import override_settings
 
 from email_hosts import conf, mailers
-from email_hosts.backends import FailoverBackend, get_connection
+from email_hosts.backends import get_connection
 from email_hosts.dsn import parse
 from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.host import HOST_BACKEND, ROUTING_BACKEND, SMTP_BACKEND
@@ -44,13 +44,6 @@ class Fixed(smtp.EmailBackend):
         super().__init__(host, 25, "own", "own", alias=alias)
 
 
-class Spare(FailoverBackend):
-    """A project's EMAIL_BACKEND."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(hosts=["spare"], **options)
-
-
 DUMMY = "backend://django.core.mail.backends.dummy.EmailBackend"
 
 
@@ -74,7 +67,6 @@ def test_options_of_a_call_are_for_that_connection_alone():
         ("file:out", {"file_path": __file__}, "not a directory"),  # in Django's words
         (f"backend://{__name__}.Smtp", {}, "host"),
         (f"backend://{__name__}.Smtp?host=h&use_tls=true", {"use_ssl": True}, "exclusive"),
-        (f"backend://{__name__}.Spare?retyr=5", {}, "unknown option 'retyr'"),
         pytest.param(DUMMY, {"foo": "bar"}, "Unknown options 'foo'", marks=needs_mailers),
         # It may ignore what is misspelt.
         (DUMMY, {"_redirect_to": "a@b"}, "in Python, its name is 'redirect_to'$"),
@@ -273,7 +265,6 @@ HOSTS = {
     "own": "failover:second?_default_from_email=own@own.example",
     "cycle": "failover:cycle",
     "lost": "failover:missing",
-    "bad": "failover:broken",
 }
 SENDERS = [
     ("first", "FIRST@EXAMPLE.COM Somebody<first@example.com> third@example.com"),
@@ -294,23 +285,6 @@ def test_sender_is_of_the_host_with_the_address_and_then_with_the_domain(key, se
             assert sender_is_of(sender) == key
 
 
-@pytest.mark.parametrize(
-    ("several", "of_domain", "of_member"),
-    [
-        ("failover:b,c", "a", "all"),
-        ("failover:c,a", "all", "in"),
-        ("failover:in,c", "a", "all"),
-    ],
-)
-def test_host_of_several_stands_before_the_first_of_its_members(
-    several, of_domain, of_member, settings
-):
-    hosts = {name: f"smtp://h?_default_from_email={name}@example.com" for name in "abc"}
-    settings.EMAIL_HOSTS = {**hosts, "in": "failover:b", "all": several}
-    assert sender_is_of("other@example.com") == of_domain
-    assert sender_is_of("b@example.com") == of_member
-
-
 # Django 6.1 deprecates this way to a connection.
 @pytest.mark.filterwarnings(
     r"ignore:get_connection\(\) is deprecated",
@@ -319,10 +293,9 @@ def test_host_of_several_stands_before_the_first_of_its_members(
 class TestOptionsForTheDefaultBackend:
     """Django passes them on, whatever it is."""
 
-    @pytest.mark.parametrize("backend", [ROUTING_BACKEND, f"{__name__}.Spare"])
-    def test_are_ignored_if_they_are_unknown(self, backend):
-        with override_settings(EMAIL_BACKEND=backend):
-            connection: Any = mail.get_connection(foo="Kx7vQz9", fail_silently=True)
+    @override_settings(EMAIL_BACKEND=ROUTING_BACKEND)
+    def test_are_ignored_if_they_are_unknown(self):
+        connection: Any = mail.get_connection(foo="Kx7vQz9", fail_silently=True)
         assert connection.fail_silently is True
         assert "Kx7vQz9" not in str(vars(connection))  # a login is not meant for any host
 

@@ -371,13 +371,7 @@ PACES: Any = {
     # Some servers take so many messages in a session, and no more.
     "says goodbye later": (lambda: at("MAIL", None, None, None, GOODBYE), *SIX, Pace.AHEAD),
     # What would change nothing is not waited for.
-    "says no more": (
-        partial(says_once, None, "421 bye"),
-        "a b",
-        "a",
-        2,
-        Pace.AHEAD,
-    ),
+    "says no more": (partial(says_once, None, "421 bye"), "a b", "a", 2, Pace.AHEAD),
     "says nothing to QUIT": (lambda: at("QUIT", HANG), "a", "a", 1, Pace.AHEAD),
     # What was written behind a body may be why it ended the session, until that has worked.
     "closes at a body": (lambda: at(BODY, CLOSE), "abc", "bc", 2, Pace.GROUPED),
@@ -485,22 +479,14 @@ class TestEnvelopes:
             with SMTP("127.0.0.1", server.port, timeout=20) as connection:
                 Watched(connection, **options)
                 sending = Transmission(envelopes, "server", look_ahead=True)
-                return server, [
-                    result.error
-                    for result in sending.over(
-                        connection, was_parked=False, may_have_ended=False
-                    )
-                ]
+                results = sending.over(connection, was_parked=False, may_have_ended=False)
+                return server, [result.error for result in results]
 
         return over
 
     @pytest.mark.parametrize(
         ("content", "written"),
-        [
-            (b".\r\n..\r\nend\r\n", b"..\r\n...\r\nend"),
-            (b"no end", b"no end"),
-            (b"", b""),
-        ],
+        [(b".\r\n..\r\nend\r\n", b"..\r\n...\r\nend"), (b"no end", b"no end")],
     )
     def test_content_ends_with_a_line_and_its_periods_are_doubled(
         self, content, written, over
@@ -530,13 +516,9 @@ class TestEnvelopes:
 
     def test_ring_while_they_are_made_into_commands_is_raised(self, over):
         """Nothing has been written."""
-
-        class Ringing(list[str]):
-            def __iter__(self):
-                raise TimeoutError("rings")
-
-        with pytest.raises(TimeoutError, match="rings") as caught:
-            over(iter([Envelope("s@example.com", Ringing(), b"")]))
+        ringing: Any = mock.MagicMock(__iter__=mock.Mock(side_effect=TimeoutError))
+        with pytest.raises(TimeoutError) as caught:
+            over(iter([Envelope("s@example.com", ringing, b"")]))
         assert can_be_retried(caught.value)
 
     def test_next_is_made_while_the_server_is_busy(self, over):

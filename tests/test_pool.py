@@ -77,10 +77,7 @@ SHARED |= {"conn_max_idle"}
 
 
 class TestKey:
-    """A connection is shared by hosts that would make the same one, and use it as long.
-
-    ``test_untrusted.py`` shows that they have to ask the same ``allow``.
-    """
+    """A connection is shared by hosts that would make the same one, and use it as long."""
 
     def key(self, **changes):
         """Return what the pool is asked for, after these changes of the connection."""
@@ -141,13 +138,10 @@ class TestParking:
         assert told[-1].endswith(f"messages>: {what}")
         assert parked() == (what == PARKED)
 
-    @pytest.mark.parametrize("name", ["conn_max_age", "timeout", "connection.quit"])
+    @pytest.mark.parametrize("name", ["conn_max_age", "timeout"])
     def test_does_not_follow_a_change_from_outside(self, name, serve):
         with host(serve()) as backend:
-            if name == "connection.quit":
-                backend.connection.quit = backend.connection.close
-            else:
-                setattr(backend, name, None)
+            setattr(backend, name, None)
         assert parked() == 0
 
 
