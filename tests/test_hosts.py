@@ -285,6 +285,23 @@ def test_sender_is_of_the_host_with_the_address_and_then_with_the_domain(key, se
             assert sender_is_of(sender) == key
 
 
+@pytest.mark.parametrize(
+    ("several", "of_domain", "of_member"),
+    [
+        ("failover:b,c", "a", "all"),
+        ("failover:c,a", "all", "in"),
+        ("failover:in,c", "a", "all"),
+    ],
+)
+def test_host_of_several_stands_before_the_first_of_its_members(
+    several, of_domain, of_member, settings
+):
+    hosts = {name: f"smtp://h?_default_from_email={name}@example.com" for name in "abc"}
+    settings.EMAIL_HOSTS = {**hosts, "in": "failover:b", "all": several}
+    assert sender_is_of("other@example.com") == of_domain
+    assert sender_is_of("b@example.com") == of_member
+
+
 # Django 6.1 deprecates this way to a connection.
 @pytest.mark.filterwarnings(
     r"ignore:get_connection\(\) is deprecated",
