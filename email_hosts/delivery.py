@@ -64,7 +64,7 @@ class Report:
         self._is_known = True  # which messages were sent
         self._logged: Exception | None = None
         self._outcomes: list[Outcome] = []
-        self._is_in_doubt = False  # the message that was under way
+        self._in_doubt: EmailMessage | None = None  # it was under way when the send ended
         self._news: list[Outcome] = []
 
     def timed(self, messages: Iterable[EmailMessage]) -> Iterator[EmailMessage]:
@@ -96,7 +96,10 @@ class Report:
     def interrupt(self, error: BaseException) -> None:
         """Take in what has ended the send in its midst, such as Ctrl-C or a time limit."""
         self.error = error
-        self._is_in_doubt = delivery_of(error) != NOT_SENT
+        if self.messages is not None:
+            known = [each.message for each in self._outcomes]
+            note_doubt(error, left_of(self.messages, known))
+        self._in_doubt = in_doubt(error)
 
     def tell(self) -> None:
         """Log and signal what is new. No reply of a server may be outstanding."""
@@ -125,9 +128,7 @@ class Report:
             for each in self._outcomes
             if each.error and not can_be_retried(each.error)
         ]
-        if self._is_in_doubt:
-            left = left_of(self.messages, [each.message for each in self._outcomes])
-            error.failed += list(filter(has_recipients, left))[:1]
+        error.failed += [each for each in error.unsent if each is self._in_doubt][:1]
 
     def _log(self, outcome: Outcome) -> None:
         name = outcome.name or self._backend.name
@@ -142,6 +143,20 @@ class Report:
             self._logged = error
             ignored = "ignored by fail_silently" if self._fail_silently else "not raised"
             warn("%s: %s, %s", name, summarize(error), ignored)
+
+
+def note_doubt(error: BaseException, left: Iterable[EmailMessage]) -> None:
+    """Note on what has interrupted a send which message was under way: the first of these.
+
+    Not if that is noted already, or nobody can have it.
+    """
+    if delivery_of(error) != NOT_SENT and not hasattr(error, "in_doubt"):
+        error.in_doubt = next(filter(has_recipients, left), None)  # type: ignore[attr-defined]
+
+
+def in_doubt(error: BaseException) -> EmailMessage | None:
+    """Return the message that is noted, if there is one."""
+    return getattr(error, "in_doubt", None)
 
 
 def has_recipients(message: EmailMessage) -> bool:

@@ -23,7 +23,7 @@ from scripted import CLOSE, always, any_of, at
 
 from email_hosts import rate
 from email_hosts.backends import can_be_retried, failover, get_connection, limited
-from email_hosts.exceptions import RateLimited
+from email_hosts.exceptions import InvalidEmailHost, RateLimited
 from email_hosts.rate import usage
 from email_hosts.smtp.pool import pool
 from email_hosts.values import Limit
@@ -94,6 +94,22 @@ def test_session_that_ends_during_a_long_wait_is_replaced(
     with get_connection(key) as connection:
         assert connection.send_messages(mails(*"abcde")) == 5
     assert len(server.accepted) == 5
+
+
+def test_host_that_is_not_valid_uses_up_nothing(start_host):
+    start_host("rate=1/d&tls&ssl_cafile=/no/such")
+    for _ in range(2):
+        with pytest.raises(InvalidEmailHost):
+            get_connection("shop").send_messages(mails("a"))
+
+
+def test_wait_that_is_interrupted_leaves_nothing_in_doubt(start_host, monkeypatch):
+    start_host("rate=1/m&timeout=100")
+    monkeypatch.setattr(limited, "sleep", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        get_connection("shop").send_messages(mails("a", "b"))
+    error: Any = caught.value
+    assert (len(error.sent), error.failed) == (1, [])
 
 
 def test_turn_of_a_failover_is_not_that_of_its_members(start_host, settings):

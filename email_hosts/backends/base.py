@@ -14,10 +14,10 @@ from django.utils.module_loading import import_string
 
 from .. import conf
 from ..boundary import CLIENTS, boundary
-from ..delivery import Outcome, Report, has_recipients, left_of
+from ..delivery import Outcome, Report, has_recipients, in_doubt, left_of, note_doubt
 from ..exceptions import checked_flag, name_host, shown
 from ..host import Host, with_options
-from ..retry import NOT_SENT, delivery_of
+from ..retry import PERHAPS, delivery_of
 from ..rules import RULES, Notes, Rule, applied
 from ..values import Limit
 
@@ -135,7 +135,7 @@ class Backend(BaseEmailBackend):
 
     def unreachable(self, message: EmailMessage, error: Exception) -> Outcome:
         """Return the outcome of a message for which there is no connection, nor for others."""
-        was_offered = delivery_of(error) != NOT_SENT
+        was_offered = delivery_of(error) == PERHAPS
         return self.failed(message, error)._replace(
             was_offered=was_offered, is_reachable=False
         )
@@ -206,12 +206,17 @@ class Backend(BaseEmailBackend):
             else:
                 copies.append(applied)
                 notes[id(applied)] = message, Notes(message, applied)
-        for outcome in outcomes_of(connection, copies, keep_going=keep_going):
-            about = notes.get(id(outcome.message))
-            for _, note in [about] if about else notes.values():
-                note.give_back()
-            # What could not be reached has told of all its messages.
-            yield outcome._replace(message=about and about[0], is_reachable=True)
+        try:
+            for outcome in outcomes_of(connection, copies, keep_going=keep_going):
+                about = notes.get(id(outcome.message))
+                for _, note in [about] if about else notes.values():
+                    note.give_back()
+                # What could not be reached has told of all its messages.
+                yield outcome._replace(message=about and about[0], is_reachable=True)
+        except BaseException as interruption:
+            if about := notes.get(id(in_doubt(interruption))):
+                interruption.in_doubt = about[0]  # type: ignore[attr-defined]
+            raise
 
     def __reduce_ex__(self, protocol: object) -> Any:
         """Return what ``pickle`` keeps: neither the login nor an open socket.
@@ -257,7 +262,7 @@ def outcomes_of(
         _sending.set((*filter(None, _sending.get()), note))
         with closing(connection.outcomes(messages, keep_going=keep_going)) as all_of:  # type: ignore[type-var]
             for outcome in all_of:
-                if is_list:  # a generator may have no end
+                if is_list and outcome.is_final:  # a generator may have no end
                     known.append(outcome.message)
                 if not outcome.is_reachable and outcome.is_of_mail:
                     error = outcome.error
@@ -265,6 +270,12 @@ def outcomes_of(
                 del outcome
         if is_list and keep_going and error:
             yield from connection.all_failed(left_of(messages, known), error)
+    except GeneratorExit:
+        raise
+    except BaseException as interruption:
+        if is_list:
+            note_doubt(interruption, left_of(messages, known))
+        raise
     finally:
         error = None  # whose frames know this one: a reference cycle
         # An interruption may delay this until the generator is closed. To set the variable

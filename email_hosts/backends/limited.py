@@ -15,6 +15,7 @@ from django.core.mail import EmailMessage
 from .. import rate
 from ..delivery import Outcome, has_recipients
 from ..exceptions import RateLimited
+from ..retry import NOT_SENT, set_delivery
 from ..values import RECIPIENTS, Limit
 from .smtp import DEFAULT_TIMEOUT
 
@@ -85,7 +86,11 @@ class _Queue:
                 if is_connected and turn.seconds > KEEP_OPEN:
                     self.held = [message]
                     return
-                sleep(turn.seconds)
+                try:
+                    sleep(turn.seconds)
+                except BaseException as interruption:
+                    set_delivery(interruption, NOT_SENT)
+                    raise
                 self._waited += turn.seconds
             self._waited = 0
             if turn.seconds == 0:

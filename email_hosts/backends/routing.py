@@ -110,8 +110,8 @@ class RoutingBackend(Backend):
                     known.append(outcome.message)
                     yield outcome
                     # A message that the host cannot take ends a list.
-                    is_invalid = isinstance(outcome.error, InvalidEmailHost)
-                    is_stopped = is_invalid and outcome.message is not None
+                    if isinstance(outcome.error, InvalidEmailHost) and outcome.message:
+                        is_stopped = True
                 left = left_of(left, known)
         finally:
             if not is_new:  # the router may return a new one for each message

@@ -354,8 +354,8 @@ class EmailHostsBackend(Backend, EmailBackend):
             connection,
             self.server,
             self._pool_key,
-            opened_at,
-            self.conn_max_age or 0,
+            expires_at=opened_at + (self.conn_max_age or 0),
+            ready_at=pool.clock(),
             token=token,
         )
         debug("%r: opened", pooled)

@@ -148,7 +148,8 @@ class Transmission:
             set_delivery(error, NOT_SENT)
             if not isinstance(error, smtplib.SMTPException):
                 raise  # a signal handler has raised it
-            return None if self._may_have_ended else Result(offer.envelope, error)
+            is_new = not (self._was_parked or self._may_have_ended)
+            return Result(offer.envelope, error) if is_new else None
         self._ahead = None
         connection.is_clean = False
         try:

@@ -28,21 +28,16 @@ class PooledConnection:
     connection: Any  # an smtplib.SMTP, unless it was set from outside
     server: str  # host and port, for people to read
     pool_key: Hashable = None  # connections with equal ones are interchangeable
-    opened_at: float = 0  # by the clock of the pool
-    max_age: float = 0  # in seconds
+    expires_at: float = 0  # by the clock of the pool
+    ready_at: float = 0  # when it was open and logged in
     messages: int = 0  # how many it has been used for
     was_parked: bool = False
     token: str = ""  # the OAuth 2.0 token that it has logged in with
     process: int = field(default_factory=lambda: os.getpid())  # which has opened it
 
-    @property
-    def expires_at(self) -> float:
-        """When it has become too old."""
-        return self.opened_at + self.max_age
-
     def may_have_ended(self, now: float) -> bool:
         """Whether the server may have ended it since an earlier send, or while it was idle."""
-        is_old = now - self.opened_at > SHORT
+        is_old = now - self.ready_at > SHORT
         return self.pool_key is not None and (self.messages > 0 or is_old)
 
     def __repr__(self) -> str:
