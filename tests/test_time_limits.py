@@ -163,11 +163,14 @@ def test_of_a_signal_handler_ends_the_send(step, before, sent, way, server):
     assert server.connections == 1
 
 
-@pytest.mark.parametrize(("way", "sent"), [("smtp", "01"), ("router", "0")])
+@pytest.mark.parametrize(
+    ("way", "sent"), [("smtp", "01"), ("replying", "01"), ("router", "0")]
+)
 def test_interruption_leaves_the_message_under_way_in_doubt(way, sent, settings):
     """It must not be sent again. A router sends host by host."""
     hosts = {"0": "smtp", "1": "kept", "2": "smtp", "3": "kept"}
     settings.EMAIL_HOSTS_ROUTER = lambda message: hosts[message.subject]
+    settings.EMAIL_HOSTS |= {"replying": "failover:smtp?_reply_to=a@b.example"}
     messages = mails(*"0123")
     messages[2].message = mock.Mock(side_effect=KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt) as caught:
