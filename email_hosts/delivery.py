@@ -150,7 +150,7 @@ def note_doubt(error: BaseException, left: Iterable[EmailMessage]) -> None:
 
     Not if that is noted already, or nobody can have it.
     """
-    if delivery_of(error) != NOT_SENT and not hasattr(error, "in_doubt"):
+    if delivery_of(error) != NOT_SENT and in_doubt(error) is None:
         error.in_doubt = next(filter(has_recipients, left), None)  # type: ignore[attr-defined]
 
 

@@ -262,12 +262,14 @@ def outcomes_of(
         _sending.set((*filter(None, _sending.get()), note))
         with closing(connection.outcomes(messages, keep_going=keep_going)) as all_of:  # type: ignore[type-var]
             for outcome in all_of:
-                if is_list and outcome.is_final:  # a generator may have no end
-                    known.append(outcome.message)
                 if not outcome.is_reachable and outcome.is_of_mail:
                     error = outcome.error
+                told = [outcome.message] if outcome.is_final else []
                 yield outcome
                 del outcome
+                # After the yield, which an interruption may prevent. A generator may have no end.
+                if is_list:
+                    known += told
         if is_list and keep_going and error:
             yield from connection.all_failed(left_of(messages, known), error)
     except GeneratorExit:
