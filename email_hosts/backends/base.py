@@ -267,9 +267,8 @@ def outcomes_of(
                 told = [outcome.message] if outcome.is_final else []
                 yield outcome
                 del outcome
-                # After the yield, which an interruption may prevent. A generator may have no end.
-                if is_list:
-                    known += told
+                if is_list:  # a generator may have no end
+                    known += told  # after the yield, which an interruption may prevent
         if is_list and keep_going and error:
             yield from connection.all_failed(left_of(messages, known), error)
     except GeneratorExit:
