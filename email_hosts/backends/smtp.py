@@ -311,7 +311,9 @@ class EmailHostsBackend(Backend, EmailBackend):
             if self._tokens_from is None:
                 return self._connect_once()
             return self._connect_with_token()
-        except OSError as error:
+        except InvalidEmailHost:  # nor can it be sent later
+            raise
+        except BaseException as error:
             set_delivery(error, NOT_SENT)
             raise
 

@@ -144,7 +144,7 @@ class Transmission:
             transaction = self._ahead or self._transaction(offer, Pace.GROUPED)
         except ValueError as error:  # an address that cannot be written
             return Result(offer.envelope, error)
-        except OSError as error:
+        except BaseException as error:
             set_delivery(error, NOT_SENT)
             if not isinstance(error, smtplib.SMTPException):
                 raise  # a signal handler has raised it
@@ -164,7 +164,7 @@ class Transmission:
             if self._must_offer_again(offer, transaction, error):
                 return None
             return self._failure(offer, transaction, error)
-        except OSError as error:  # from a signal handler
+        except BaseException as error:  # from a signal handler
             set_delivery(error, transaction.delivery())
             raise
         connection.is_clean = self._ahead is None
