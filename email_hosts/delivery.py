@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum, auto
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -22,6 +23,15 @@ clock = time.perf_counter
 NOBODY: Refused = MappingProxyType({})
 
 
+class Then(Enum):
+    """What follows an outcome."""
+
+    NEXT_HOST = auto()  # another outcome of the same message
+    NEXT_MESSAGE = auto()  # after an error, only if the send is to go on
+    NO_CONNECTION = auto()  # the other messages of this host have the same error
+    END = auto()  # of the send: the error is none of mail
+
+
 class Outcome(NamedTuple):
     """What became of a message, the caller's own object.
 
@@ -34,19 +44,21 @@ class Outcome(NamedTuple):
     alias: str | None
     error: Exception | None = None
     refused: Refused = NOBODY
-    is_final: bool = True  # false: another outcome of the message follows
-    is_of_mail: bool = True  # false: the error ends the send
+    then: Then = Then.NEXT_MESSAGE
     seconds: float | None = None  # what the send took; None until the report knows
     was_offered: bool = True  # false: the host has not seen the message
-    is_reachable: bool = True  # false: there is no connection for other messages, either
     number: int = 1  # how many messages were accepted, without an error
     name: str = ""  # how the log names a host without a key
 
+    @property
+    def is_final(self) -> bool:
+        """Whether it is the last one of its message."""
+        return self.then is not Then.NEXT_HOST
+
     def ends(self, *, keep_going: bool) -> bool:
         """Whether nothing more is sent after it."""
-        if self.error is None or not self.is_final:
-            return False
-        return not (keep_going and self.is_of_mail)
+        is_error = self.error is not None and self.is_final
+        return self.then is Then.END or (is_error and not keep_going)
 
 
 class Report:
@@ -88,7 +100,7 @@ class Report:
                 self._outcomes.append(outcome)
         if error is None:
             self.sent += outcome.number
-        elif outcome.is_final and not outcome.is_of_mail:
+        elif outcome.then is Then.END:
             self.error = error  # whatever happened before
         elif outcome.is_final and not self._fail_silently:
             self.error = self.error or error

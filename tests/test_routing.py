@@ -149,6 +149,12 @@ def test_failure_of_one_host_is_its_own(dsn, error, site, closed_port, settings,
     assert error.__name__ in caplog.text
 
 
+def test_member_of_its_host_that_is_not_valid_is_passed_over(site, settings):
+    settings.EMAIL_HOSTS = {**site.hosts, "bad": "smpt://h", "both": "failover:bad,shop"}
+    settings.EMAIL_HOSTS_ROUTER = lambda message: "both"
+    assert message("x@y.example").send() == 1
+
+
 def test_each_message_of_a_list_is_tried(site, caplog):
     """Over one connection to each host. An error that is not the first is logged."""
     for key in ("shop", "club"):

@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 
 from .. import conf
 from ..boundary import CLIENTS, boundary
-from ..delivery import Outcome, Report, has_recipients, in_doubt, left_of, note_doubt
+from ..delivery import Outcome, Report, Then, has_recipients, in_doubt, left_of, note_doubt
 from ..exceptions import checked_flag, name_host, shown
 from ..host import Host, with_options
 from ..retry import PERHAPS, delivery_of
@@ -29,7 +29,7 @@ _sending: ContextVar[tuple[list[BaseEmailBackend], ...]] = ContextVar("sending",
 class Backend(BaseEmailBackend):
     """A backend of this app. It applies the options of its host, and has one way to send.
 
-    A subclass has ``_outcomes`` or ``outcomes``, and the path by which a host names it.
+    A subclass has ``deliver`` or ``outcomes``, and the path by which a host names it.
     """
 
     path: str
@@ -53,17 +53,17 @@ class Backend(BaseEmailBackend):
         self, *, alias: str | None = None, fail_silently: bool = False, **options: Any
     ) -> None:
         by_hand = Host(alias, self.path, {}, setting="MAILERS")
-        self.take(with_options(by_hand, conf.without_ignored(options, by_hand)))
+        self.configure(with_options(by_hand, conf.without_ignored(options, by_hand)))
         self.fail_silently = checked_flag(fail_silently)
 
     @classmethod
     def from_host(cls, host: Host) -> Any:
         """Return a new backend. The options of the host are not checked again."""
         backend = cls.__new__(cls)
-        backend.take(host)
+        backend.configure(host)
         return backend
 
-    def take(self, host: Host) -> None:
+    def configure(self, host: Host) -> None:
         """Set the options of a host as attributes of this backend."""
         self.alias = host.key
         self.refused_recipients = {}
@@ -92,9 +92,9 @@ class Backend(BaseEmailBackend):
         made before the one before it is accepted. Any other iterable is asked for a message
         when the one before it has its outcome.
         """
-        return self.within_rate(self._outcomes, messages, keep_going=keep_going)
+        return self.within_rate(self.deliver, messages, keep_going=keep_going)
 
-    def _outcomes(
+    def deliver(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
         """Yield the same, of messages whose turn has come."""
@@ -123,8 +123,8 @@ class Backend(BaseEmailBackend):
         """
         name_host(error, self.full_name if key is None else f'host "{shown(key)}"')
         alias = self.alias if key is None else key
-        is_of_mail = self.is_of_mail(error)
-        return Outcome(message, alias, error, is_of_mail=is_of_mail, name=self.name)
+        then = Then.NEXT_MESSAGE if self.is_of_mail(error) else Then.END
+        return Outcome(message, alias, error, then=then, name=self.name)
 
     def all_failed(
         self, messages: Iterable[EmailMessage], error: Exception, *, key: str | None = None
@@ -135,10 +135,9 @@ class Backend(BaseEmailBackend):
 
     def unreachable(self, message: EmailMessage, error: Exception) -> Outcome:
         """Return the outcome of a message for which there is no connection, nor for others."""
+        then = Then.NO_CONNECTION if self.is_of_mail(error) else Then.END
         was_offered = delivery_of(error) == PERHAPS
-        return self.failed(message, error)._replace(
-            was_offered=was_offered, is_reachable=False
-        )
+        return self.failed(message, error)._replace(then=then, was_offered=was_offered)
 
     def is_of_mail(self, error: Exception) -> bool:
         """Whether an error is one of sending mail. Others, like a time limit, end a send."""
@@ -211,8 +210,9 @@ class Backend(BaseEmailBackend):
                 about = notes.get(id(outcome.message))
                 for _, note in [about] if about else notes.values():
                     note.give_back()
-                # What could not be reached has told of all its messages.
-                yield outcome._replace(message=about and about[0], is_reachable=True)
+                if outcome.then is Then.NO_CONNECTION:  # it has told of all its messages
+                    outcome = outcome._replace(then=Then.NEXT_MESSAGE)
+                yield outcome._replace(message=about and about[0])
         except BaseException as interruption:
             if about := notes.get(id(in_doubt(interruption))):
                 interruption.in_doubt = about[0]  # type: ignore[attr-defined]
@@ -262,7 +262,7 @@ def outcomes_of(
         _sending.set((*filter(None, _sending.get()), note))
         with closing(connection.outcomes(messages, keep_going=keep_going)) as all_of:  # type: ignore[type-var]
             for outcome in all_of:
-                if not outcome.is_reachable and outcome.is_of_mail:
+                if outcome.then is Then.NO_CONNECTION:
                     error = outcome.error
                 told = [outcome.message] if outcome.is_final else []
                 yield outcome

@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 
 from ..boundary import boundary
-from ..delivery import Outcome
+from ..delivery import Outcome, Then
 from ..exceptions import AllHostsFailed, RateLimited, shown, summarize
 from ..host import FAILOVER_BACKEND
 from ..hosts import connection_to
@@ -56,7 +56,7 @@ class FailoverBackend(Backend):
         """How messages for people name it."""
         return f'host "{shown(self.alias or ",".join(self.hosts))}"'
 
-    def _outcomes(
+    def deliver(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
         """Yield what becomes of each message at each host that it is offered to."""
@@ -82,10 +82,10 @@ class FailoverBackend(Backend):
                 yield from filter(None, [last])
                 return
             connections.drop(key)
-            if not last.is_of_mail or not may_be_tried_elsewhere(last.error):
+            if last.then is Then.END or not may_be_tried_elsewhere(last.error):
                 yield last
                 return
-            yield last._replace(is_final=False)
+            yield last._replace(then=Then.NEXT_HOST)
             errors[key] = last.error
             # A host that is full is not down, nor is one for which the message is too large.
             if not isinstance(last.error, RateLimited) and not is_too_much(last.error):
@@ -123,8 +123,8 @@ class FailoverBackend(Backend):
         except Exception as error:
             set_delivery(error, NOT_SENT)
             failed = (connection or self).failed(message, error, key=key)
-            is_unusable = failed.is_of_mail or isinstance(error, UNUSABLE)
-            yield failed._replace(is_of_mail=is_unusable)
+            is_unusable = isinstance(error, UNUSABLE)
+            yield failed._replace(then=Then.NEXT_MESSAGE) if is_unusable else failed
         else:
             yield from self.through(connection, [message], keep_going=False)
 

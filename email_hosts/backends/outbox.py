@@ -24,10 +24,10 @@ class OutboxBackend(Backend, EmailBackend):
     path = OUTBOX_BACKEND
     rules = BEFORE_REDIRECT
 
-    def take(self, host: Host) -> None:
+    def configure(self, host: Host) -> None:
         """Set the options of a host as attributes of this backend."""
         EmailBackend.__init__(self)
-        super().take(host)
+        super().configure(host)
         vars(self).update(host.options)
 
     def outcomes(

@@ -193,7 +193,7 @@ class _Piece:
         taken: deque[EmailMessage] = deque()
         since = clock()
         try:
-            send = partial(backend._outcomes, look_ahead=True)
+            send = partial(backend.deliver, look_ahead=True)
             all_of = backend.within_rate(send, self._take(taken), keep_going=self._keep_going)
             with closing(all_of):
                 for outcome in all_of:

@@ -10,7 +10,7 @@ from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 
 from .. import conf
-from ..delivery import Outcome, left_of
+from ..delivery import Outcome, Then, left_of
 from ..exceptions import (
     EmailHostDoesNotExist,
     InvalidEmailHost,
@@ -57,8 +57,9 @@ class RoutingBackend(Backend):
             for batch in batches:
                 for outcome in self._send_batch(batch, connections):
                     # A host that is not valid does not hold back the mail of the others.
-                    if isinstance(outcome.error, InvalidEmailHost):
-                        outcome = outcome._replace(is_of_mail=True)
+                    is_invalid = isinstance(outcome.error, InvalidEmailHost)
+                    if is_invalid and outcome.then is Then.END:
+                        outcome = outcome._replace(then=Then.NEXT_MESSAGE)
                     yield outcome
                     if outcome.ends(keep_going=is_list or keep_going):
                         return

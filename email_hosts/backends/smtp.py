@@ -74,12 +74,12 @@ class EmailHostsBackend(Backend, EmailBackend):
     ) -> None:
         super().__init__(host=host, port=port, username=username, password=password, **options)
 
-    def take(self, host: Host) -> None:
+    def configure(self, host: Host) -> None:
         """Set the options of a host as attributes of this backend."""
         # Never None: for that, Django's backend may read a setting.
         nothing: dict[str, Any] = dict.fromkeys(conf.SMTP_SETTINGS, "")
         EmailBackend.__init__(self, **nothing, alias="")
-        super().take(host)
+        super().configure(host)
         self.port = self.port or default_port(host.options)
         self.timeout = self.timeout or conf.default_timeout() or DEFAULT_TIMEOUT
         if self.oauth2:
@@ -162,7 +162,7 @@ class EmailHostsBackend(Backend, EmailBackend):
             )
         return super().outcomes(messages, keep_going=keep_going)
 
-    def _outcomes(
+    def deliver(
         self, messages: Iterable[EmailMessage], *, keep_going: bool, look_ahead: bool = False
     ) -> Iterator[Outcome]:
         """Yield what becomes of each message, over one connection.
@@ -188,15 +188,13 @@ class EmailHostsBackend(Backend, EmailBackend):
             transmission = Transmission(envelopes, self.server, look_ahead=look_ahead)
             self._is_sending = True
             try:
-                yield from self._outcomes_of(transmission, keep_going=keep_going)
+                yield from self._transmit(transmission, keep_going=keep_going)
             finally:
                 self._is_sending = False
                 if opened or is_closed(self.connection):
                     self.close()
 
-    def _outcomes_of(
-        self, transmission: Transmission, *, keep_going: bool
-    ) -> Iterator[Outcome]:
+    def _transmit(self, transmission: Transmission, *, keep_going: bool) -> Iterator[Outcome]:
         """Yield what becomes of each message, over as many connections as that takes."""
         while pooled := self._in_use():
             results = transmission.over(

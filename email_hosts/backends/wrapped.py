@@ -50,9 +50,9 @@ class HostBackend(Backend):
         self.path = checked_path(backend) if self.wrapped is None else path_of(backend)
         super().__init__(**options)
 
-    def take(self, host: Host) -> None:
+    def configure(self, host: Host) -> None:
         """Set the options of a host, and make the backend that it wraps unless it is given."""
-        super().take(host)
+        super().configure(host)
         if is_made_here := self.wrapped is None:
             self.wrapped = _construct(host)
         self._package = type(self.wrapped).__module__.partition(".")[0]
@@ -102,7 +102,7 @@ class HostBackend(Backend):
         if not is_sending(self):
             self.wrapped.close()
 
-    def _outcomes(
+    def deliver(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
     ) -> Iterator[Outcome]:
         """Yield what becomes of the messages.
