@@ -65,7 +65,7 @@ def start_host(serve, settings):
 @pytest.mark.parametrize(
     ("query", "number", "naps", "connections"),
     [
-        ("rate=2/m&timeout=100", 5, [61, 61], 3),  # none is kept during a long wait
+        ("rate=2/m", 5, [61, 61], 3),  # none is kept during a long wait
         ("rate=1/s&timeout=100", 3, [1.1, 1.1], 1),  # but during a short one
         ("rate=100/s,0100/h, 30/m", 3, [], 1),
     ],

@@ -22,6 +22,10 @@ from .smtp import DEFAULT_TIMEOUT
 # In seconds. While a message waits for longer, no connection is kept open.
 KEEP_OPEN = 5
 
+# By how much a wait may exceed the timeout. A message counts for 61 seconds in a limit per
+# minute, for which the default timeout is enough.
+GRACE = 1.02
+
 sleep = time.sleep
 
 
@@ -35,7 +39,8 @@ def outcomes(
     """Yield what becomes of messages that are sent when their turn has come.
 
     ``send`` sends them over one connection. A message that would have to wait
-    for longer than ``timeout`` seconds is not sent, and fails with ``RateLimited``.
+    for longer than ``timeout`` seconds (by more than ``GRACE``) is not sent, and fails with
+    ``RateLimited``.
     """
     queue = _Queue(backend, messages, keep_going=keep_going)
     is_over = False
@@ -81,7 +86,7 @@ class _Queue:
             number = len(message.recipients()) if by_recipients else has_recipients(message)
             while True:
                 turn = rate.take(self._name, backend.rate, number)
-                if turn.seconds == 0 or turn.seconds > self._timeout - self._waited:
+                if turn.seconds == 0 or turn.seconds > self._patience - self._waited:
                     break
                 if is_connected and turn.seconds > KEEP_OPEN:
                     self.held = [message]
@@ -110,11 +115,12 @@ class _Queue:
             yield self._late.popleft()
 
     @property
-    def _timeout(self) -> float:
+    def _patience(self) -> float:
         """How many seconds a message may wait. A failover asks the next host instead."""
         if not self._backend.may_wait:
             return 0
-        return float(getattr(self._backend, "timeout", None) or DEFAULT_TIMEOUT)
+        timeout: float = getattr(self._backend, "timeout", None) or DEFAULT_TIMEOUT
+        return timeout * GRACE
 
 
 def _reason(limit: Limit | None, number: int, seconds: float) -> str:
