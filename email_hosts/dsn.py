@@ -232,7 +232,7 @@ def _refuse_lost_separator(mark: str, text: str) -> None:
     the sender would get it.
     """
     advice = f"write {SEPARATORS[mark]}: {mark}"
-    for name in by_name_in_dsn(SMTP_OPTIONS) if "=" in text else ():
+    for name in by_name_in_dsn({**SMTP_OPTIONS, **SEVERAL_OPTIONS}) if "=" in text else ():
         begin = HEADER if name.startswith(HEADER) else f"{name}="
         if f"&{begin}" in text or (name.startswith("_") and begin in text):
             raise InvalidEmailHost(f"{advice}{name}=...; {PERCENT_ENCODE}")

@@ -292,6 +292,8 @@ def class_at(path: str) -> Any:
     elif provider:
         meant = OTHER_SCHEMES.get(provider, ANYMAIL + provider)
         problem += did_you_mean(meant, [ANYMAIL + each for each in PROVIDERS], cutoff=0.8)
+    else:
+        problem += did_you_mean(path, [*TABLES, HOST_BACKEND], cutoff=0.9)
     raise InvalidEmailHost(problem)
 
 

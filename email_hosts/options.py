@@ -183,9 +183,6 @@ INSTEAD = {
     "_allowed_recipients": "; write _allowed_recipients=me@example.com,example.org",
 }
 
-# What to write where a certificate is not trusted.
-TO_TRUST = "to trust an authority of your own, name its file in ssl_cafile"
-
 # What a DSN has before its options.
 BEFORE_OPTIONS = {
     **dict.fromkeys(

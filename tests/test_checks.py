@@ -24,7 +24,7 @@ CONSOLE, LOCMEM, SMTP = map(DJANGO.format, ("console", "locmem", "smtp"))
 SENDER = "?_default_from_email=s@example.com"
 H = {"a": "smtp://h"}
 REDIRECTS = "_redirect_to=qa@example.com"
-OF_DEPLOYMENT = {f"email_hosts.W{number}" for number in "002 003 004 009 011 019".split()}
+OF_DEPLOYMENT = {f"email_hosts.W{number}" for number in "002 003 004 009 011 019 022".split()}
 
 pytestmark = pytest.mark.filterwarnings("ignore:The EMAIL_[A-Z]+ setting is deprecated")
 
@@ -220,6 +220,14 @@ D = {"default": "smtp://h"}
         (ROUTER, H, ['W006 ..."default"']),
         (ROUTER, {"default": ""}, ["W001", 'W006 ..."default"']),
         (ROUTER, D, []),
+        # E002: its name is misspelt
+        ("email_hosts.backends.RouterBackend", H, ["E002 EMAIL_BACKEND: ...did you mean"]),
+        # W010: it does not redirect
+        (
+            SMTP,
+            {"a": R},
+            ["W010 ...do not: EMAIL_BACKEND, which Django's own", "W009", "W022"],
+        ),
         # W013: it is not the host "default"
         (SMTP, D, ['W013 EMAIL_HOSTS["default"]...EMAIL_BACKEND']),
         (LOCMEM, D, []),  # that of the tests
@@ -284,11 +292,41 @@ def test_w019_host_without_a_sender(sender):
     assert_found([told, "W004"], {**H, "b": "console:", "c": S}, DEFAULT_FROM_EMAIL=sender)
 
 
-def test_w020_backend_of_development_is_not_that_of_hosts():
-    told = 'W020 ...console...send all the same: EMAIL_HOSTS["a"].'
-    for backend, expected in ((CONSOLE, [told, "W004"]), (SMTP, []), (LOCMEM, [])):
-        hosts = {**H, "b": "console:"}
-        assert_found([*expected, "W004"], hosts, EMAIL_BACKEND=backend, DEBUG=True)
+B = {"b": "console:"}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "backend", "server", "expected"),
+    [
+        ({**H, **B}, CONSOLE, "h", ['W020 ...console...send all the same: EMAIL_HOSTS["a"].']),
+        ({**H, **B}, SMTP, "h", []),
+        ({**H, **B}, LOCMEM, "h", []),
+        # The other way round
+        (B, SMTP, "h", ["W020 No host sends...django.core.mail.backends.console"]),
+        (B, SMTP, "localhost", []),
+        (B, ROUTER, "h", ["W006"]),
+        ({}, SMTP, "h", []),
+    ],
+)
+def test_w020_backend_of_development_is_not_that_of_hosts(hosts, backend, server, expected):
+    found = run(EMAIL_HOSTS=hosts, EMAIL_BACKEND=backend, EMAIL_HOST=server, DEBUG=True)
+    in_production = ("W004", "W022")
+    told = [each for each in found if not each.startswith(in_production)]
+    for each, text in zip(expected, told, strict=True):
+        assert re.match(re.escape(each).replace(r"\.\.\.", ".*"), text)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "settings", "expected"),
+    [
+        (H, {}, ["W022 ...password resets...RoutingBackend"]),
+        (H, {"EMAIL_HOST": "h"}, []),
+        (H, {"EMAIL_BACKEND": LOCMEM}, []),
+        ({}, {}, []),
+    ],
+)
+def test_w022_mail_of_django_goes_to_nobody(hosts, settings, expected):
+    assert_found(expected, hosts, **{"EMAIL_BACKEND": SMTP, **settings})
 
 
 def ours(backend=SMTP_BACKEND, /, **options):
@@ -336,6 +374,8 @@ class TestMailers:  # pragma: mailers-only
             ({"b": "console:"}, {"b": {"OPTIONS": {"_x": 1}}}, ['W005 ...["b"]']),
             # A mailer that is used is looked at for production
             (H, {"a": OPEN}, ["W005", 'W009 MAILERS["a"]', 'W002 MAILERS["a"]']),
+            ({"a": R}, mailers(H), ["W005 ...comes first. So its mail is NOT redirected."]),
+            ({"a": R}, {"a": OPEN}, ["W005 ...comes first. Rename", "W009", "W002"]),
             # W010: a mailer does not redirect
             ({"e": R}, THREE, ["W014", 'W010 ...: MAILERS["b"], MAILERS["c"].', "W009"]),
             # W013: the host default is not that of Django

@@ -123,6 +123,7 @@ REFUSED: list[tuple[str, str]] = [
     (f"{QUESTION_MARK} ?_default_from", f"{LOGIN}@h.example&_default_from_email=a@b.c"),
     (f"{QUESTION_MARK} ?_header-NAME=", f"{LOGIN}@h:587_header-X=a@b.c"),
     (f"{QUESTION_MARK} ?timeout", "smtp://h:25&timeout=5"),
+    (f"{QUESTION_MARK} ?retry=", "failover:a,b&retry=60"),
     ("did you mean '_redirect_to'?", "smtp://h:2525?redirect_to=a@example.com"),
     (f"{QUESTION_MARK} ?option=...; ", "smtp://u:p@h&_from=a@b.c"),
     ("a tilde does not stand for a home folder", "file:~/mail file:///~/mail"),

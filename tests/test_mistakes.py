@@ -240,20 +240,22 @@ def test_option_that_is_missing_later_is_told_too(settings):
         get_connection("news")
 
 
-NO_TLS, NOT_KEPT, NOT_SET, TOO_MUCH = (
+NO_TLS, NOT_KEPT, NOT_SET, TOO_MUCH, NO_FILE = (
     f'{number} EMAIL_HOSTS["news"] {problem}'
     for number, problem in (
         ("W017", "does not use TLS, so these options have no effect:"),
         ("W017", "keeps no connection, so these options have no effect:"),
         ("W018", "has no real value for"),
         ("W018", "has a user name or a "),
+        ("W021", "cannot load"),
     )
 )
 
 # What is told, if anything, of which DSNs.
 TOLD: list[tuple[str, list[str]]] = [
     (f"{NO_TLS} ssl_cafile. ", [f"smtp://h?ssl_cafile={__file__}"]),
-    ("", [f"submission://h?ssl_cafile={__file__}", f"smtps://h?ssl_certfile={__file__}"]),
+    (f"{NO_FILE} ssl_cafile ({__file__}): [", [f"submission://h?ssl_cafile={__file__}"]),
+    (f"{NO_FILE} ssl_certfile (no.pem): ", ["smtps://h?ssl_certfile=no.pem"]),
     ("", [f"backend://{SUBCLASS}?host=h&ssl_certfile={__file__}", "smtp://h"]),
     (f"{NOT_KEPT} conn_max_idle, c", ["smtp://h?conn_max_messages=5&conn_max_idle=2"]),
     ("", ["smtp://h?conn_max_messages=5&conn_max_age=2"]),

@@ -32,7 +32,7 @@ USERS = {
     "use_ssl": TRANSPORT,
     "ssl_certfile": f"{SMTP} {WRAPPED} conf.py",
     "ssl_keyfile": f"{SMTP} {WRAPPED} conf.py",
-    "ssl_cafile": SMTP,
+    "ssl_cafile": f"{SMTP} smtp/tls.py",
     "local_hostname": SMTP,
     "conn_max_age": f"{SMTP} smtp/pool.py",
     "conn_max_messages": SMTP,

@@ -373,7 +373,8 @@ class EmailHostsBackend(Backend, EmailBackend):
         try:
             return load(*files)
         except OSError as error:
-            given = [option for option, file in zip(options, files, strict=True) if file]
+            named = zip(options, files, strict=True)
+            given = [f"{option} ({file})" for option, file in named if file]
             reason = f"cannot load {', '.join(given)}: {error}"
         raise InvalidEmailHost(reason, alias=self.alias)
 

@@ -25,6 +25,7 @@ from ..host import ROUTING_BACKEND, Host, bare_host, class_at
 from ..hosts import listed
 from ..options import SMTP_OPTIONS, did_you_mean
 from ..registry import needs_check, registry, with_first_member
+from ..schemes import DJANGO_BACKENDS, DJANGO_SMTP_BACKEND
 from ..testmode import test_mode
 from ..values import takes
 from .host import (
@@ -151,9 +152,11 @@ def _default_backend() -> Found:
     where = ""
     try:
         path = conf.default_path()
+        where = "EMAIL_BACKEND: "
         if needs_check(conf.default_mailer()):
+            backend_class = class_at(path)
             where = f"EMAIL_BACKEND {path} needs options, and gets none: "
-            class_at(path)()
+            backend_class()
     except Exception as problem:  # a class of the project may raise anything
         yield message("E002", f"{where}{problem}", hint)
 
@@ -176,16 +179,25 @@ def _default_host() -> Found:
 
 def _backend_of_development() -> Found:
     """With ``EMAIL_BACKEND`` on the console, you may think that hosts send there, too."""
-    backend = SENDS_NOTHING.get(str(conf.default_mailer().get("BACKEND")))
-    if not conf.settings.DEBUG or conf.has_mailers() or not backend:
+    default = conf.default_mailer()
+    if not conf.settings.DEBUG or conf.has_mailers() or test_mode.has_replaced(default):
         return
-    sending = [host.name for host in _hosts() if has_server(host)]
-    if sending and not test_mode.has_replaced(conf.default_mailer()):
+    backend = SENDS_NOTHING.get(str(default.get("BACKEND")))
+    known = list(_hosts())
+    sending = [host.name for host in known if has_server(host)]
+    if backend and sending:
         yield message(
             "W020",
             f"EMAIL_BACKEND is Django's {backend} backend, and these hosts send all the same: "
             f"{listed(sending)}.",
             "While you develop, give each the DSN console: with its sender.",
+        )
+    elif known and not sending and has_server(bare_host(default)) and not _is_local():
+        yield message(
+            "W020",
+            "No host sends, and EMAIL_BACKEND does: Django's own mail, like password resets.",
+            "While you develop, let EMAIL_BACKEND be that of the console, too: "
+            f"{DJANGO_BACKENDS}.console.EmailBackend.",
         )
 
 
@@ -203,8 +215,8 @@ def _hosts_without_mailers() -> Found:  # pragma: mailers-only
     if missing and (is_made or len(missing) == len(known)):
         yield message(
             "W014",
-            f'MAILERS lacks hosts of EMAIL_HOSTS, so using="{shown(missing[0].key)}" is an '
-            "error.",
+            f"MAILERS lacks {listed(host.name for host in missing)}, so "
+            f'using="{shown(missing[0].key)}" is an error.',
             f"{MAILERS_HINT} Write it below the last host.",
         )
 
@@ -262,6 +274,8 @@ def _senders() -> Found:
 
 def _redirects() -> Found:
     redirecting, others = [], []
+    if not conf.has_mailers() and has_server(bare_host(conf.default_mailer())):
+        others.append("EMAIL_BACKEND, which Django's own mail uses")
     for host in _hosts():
         if host.options.get("redirect_to"):
             redirecting.append(host.name)
@@ -271,7 +285,8 @@ def _redirects() -> Found:
         yield message(
             "W010",
             f"{redirecting[0]} redirects its mail, and others do not: {listed(others)}.",
-            "Outside of production, let each host redirect. In production, let none.",
+            "Outside of production, let each host redirect, and let Django's own mail go "
+            "through one. In production, let none.",
         )
 
 
@@ -303,6 +318,24 @@ def _default_sends_nothing() -> Found:
             f"The default mailer sends nothing: it is Django's {backend} backend.",
             f"In production, let {setting} be one that sends.",
         )
+
+
+def _default_is_local() -> Found:
+    """Before ``MAILERS``, a project may forget where mail of Django and of other apps goes."""
+    if conf.has_mailers() or not _is_local() or registry().valid("default"):
+        return  # of a host "default", W013 says so
+    if any(_hosts()) and bare_host(conf.default_mailer()).is_a(DJANGO_SMTP_BACKEND):
+        yield message(
+            "W022",
+            "Django's own mail, like password resets, goes to EMAIL_HOST, which is localhost.",
+            f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", and add a host "default". Or set '
+            "EMAIL_HOST.",
+        )
+
+
+def _is_local() -> bool:
+    """Whether Django's own server is that of its default settings."""
+    return bool(conf.global_smtp_options()["host"] == global_settings.EMAIL_HOST)
 
 
 def _reporter_filter() -> Found:
@@ -346,7 +379,13 @@ def _error_mails() -> Found:
         )
 
 
-OF_DEPLOYED_SETTINGS = (_default_sends_nothing, _reporter_filter, _rate_cache, _error_mails)
+OF_DEPLOYED_SETTINGS = (
+    _default_sends_nothing,
+    _default_is_local,
+    _reporter_filter,
+    _rate_cache,
+    _error_mails,
+)
 
 
 # What the checks above ask

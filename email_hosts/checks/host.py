@@ -160,12 +160,25 @@ def _backend(host: Host) -> Found:
     if host.is_a(FILE_BACKEND):
         return  # it would create its folder
     try:
-        hosts.build_real(host)
+        backend = hosts.build_real(host)
     except InvalidEmailHost as refusal:
         yield invalid(refusal, "E003" if refusal.reason.startswith(NO_BACKEND) else "E002")
     except Exception as failure:  # a backend that is not ours may raise anything
         reason = f"the backend raised {type(failure).__name__}: {failure}"
         yield invalid(InvalidEmailHost(reason, alias=host.key, setting=host.setting))
+    else:
+        yield from _files(host, backend)
+
+
+def _files(host: Host, backend: Any) -> Found:
+    """Load the files of TLS. No error: only the machine that sends needs them."""
+    is_encrypted = host.options.get("use_tls") or host.options.get("use_ssl")
+    has_files = any(name.startswith("ssl_") for name in host.options)
+    if host.is_a(SMTP_BACKEND) and is_encrypted and has_files:
+        try:
+            backend.ssl_context  # noqa: B018
+        except InvalidEmailHost as refusal:
+            yield message("W021", f"{host.name} {refusal.reason}.", "Correct the path.")
 
 
 def _members(host: Host) -> Found:
@@ -292,10 +305,13 @@ def _not_set(host: Host) -> Found:
 
 
 def _shadowed(host: Host) -> Found:
-    if host_in_use(host) is not host:  # pragma: mailers-only
+    used = host_in_use(host)
+    if used is not host:  # pragma: mailers-only
+        redirects = [bool(each and each.options.get("redirect_to")) for each in (host, used)]
+        more = " So its mail is NOT redirected." if redirects == [True, False] else ""
         yield message(
             "W005",
-            f"{host.name} is not used: {named(host.key, 'MAILERS')} comes first.",
+            f"{host.name} is not used: {named(host.key, 'MAILERS')} comes first.{more}",
             "Rename one of them, or write MAILERS = mailers(EMAIL_HOSTS) below the last host.",
         )
         if needs_check(registry().mailers[str(host.key)]):
@@ -361,7 +377,7 @@ def _sender(host: Host) -> Found:
 
 def has_server(host: Host) -> bool:
     """Whether a host has a server of its own. A failover has none."""
-    return host.is_a(DJANGO_SMTP_BACKEND) or host.backend.startswith("anymail.")
+    return host.is_a(DJANGO_SMTP_BACKEND) or str(host.backend).startswith("anymail.")
 
 
 OF_DEPLOYED_HOST = (_redirected, _login_without_tls, _sends_nothing, _sender)

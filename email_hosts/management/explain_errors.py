@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 
 from ..exceptions import InvalidEmailHost, OAuth2Error, one_line
-from ..options import TO_TRUST
+from ..smtp.tls import hint_for
 
 
 def explain(error: Exception) -> str:
@@ -30,10 +30,7 @@ def _explanation(error: Any) -> str:
     if isinstance(error, smtplib.SMTPResponseException):
         return _reply(error.smtp_code, error.smtp_error)
     if isinstance(error, ssl.SSLCertVerificationError):
-        hint = TO_TRUST
-        if "mismatch" in error.verify_message:
-            hint = "write the name of the server that its certificate has"
-        return f"certificate not trusted: {error.verify_message}; {hint}"
+        return f"certificate not trusted: {error.verify_message}; {hint_for(error)}"
     if "timed out" in text:
         _, separator, hint = text.partition("; ")
         return f"no answer in time{separator}{hint}"

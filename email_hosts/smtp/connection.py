@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any, TypeGuard
 
 from ..exceptions import InvalidEmailHost
-from .tls import NO_STARTTLS_HINT, NOT_TLS, NOT_TLS_HINT
+from .tls import NO_STARTTLS_HINT, hint_for
 
 clock = time.monotonic
 
@@ -155,8 +155,7 @@ def connect(
             error.args = (f"{error}; {hint}",)
         raise
     except ssl.SSLError as error:
-        if error.reason in NOT_TLS:
-            error.strerror = f"{error.strerror}; {NOT_TLS_HINT}"
+        _add_hint(error)
         raise
     try:
         if is_ours(connection):  # each write goes out at once, without Nagle's algorithm
@@ -166,9 +165,16 @@ def connect(
     except BaseException as error:
         if isinstance(error, smtplib.SMTPNotSupportedError):
             error.args = (f"{error} {NO_STARTTLS_HINT}",)
+        elif isinstance(error, ssl.SSLError):
+            _add_hint(error)
         connection.close()
         raise
     return connection
+
+
+def _add_hint(error: ssl.SSLError) -> None:
+    if hint := hint_for(error):
+        error.strerror = f"{error.strerror}; {hint}"
 
 
 class LimitedReader(io.RawIOBase):
