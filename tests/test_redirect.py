@@ -194,7 +194,10 @@ class TestAnymailAttributes:
     @pytest.mark.parametrize(
         ("name", "value", "is_fine"),
         [
-            *((name, {}, False) for name in ("merge_data", "merge_metadata", "merge_headers")),
+            *(
+                (name, {}, False)
+                for name in ("merge_data", "merge_headers", "personalizations")
+            ),
             *(("merge_data", value, True) for value in (None, EmailMessage)),
             ("merge_global_data", {"a": "b"}, True),
             ("esp_extra", {"personalizations": [{"to": [{"email": "a@x.example"}]}]}, False),

@@ -162,15 +162,15 @@ def test_line_break_in_the_name_of_a_header_is_refused(key, name, new_message, h
 class TestCallersMessage:
     """It is as it was after a send, but for what the backend notes on it."""
 
-    @pytest.fixture
-    def host(self):
-        return wrapped(**BOTH, **HEADERS, **BOUNCES, redirect_to="qa@example.com")
+    @pytest.fixture(params=[{**BOTH, **HEADERS, **BOUNCES, "redirect_to": ME}, REPLY_TO])
+    def host(self, request):
+        return wrapped(**request.param)
 
     def test_has_what_a_backend_notes_that_fails(self, host, message):
-        """django-ses puts the provider's id among the headers."""
+        """django-ses puts the provider's id among the headers, django-post-office Reply-To."""
 
         def note(messages):
-            messages[0].extra_headers["message_id"] = "1"
+            messages[0].extra_headers |= {"message_id": "1", "Reply-To": "host@example.com"}
             messages[0].anymail_status = "queued"
             raise OSError("no")
 

@@ -193,13 +193,17 @@ def test_interruption_leaves_the_message_under_way_in_doubt(way, sent, settings)
     assert error.failed == messages[2:3]
 
 
-def other(module: str) -> type[Exception]:
+def other(module: str, **attributes: Any) -> type[Exception]:
     """An error of another package."""
-    return type("Error", (Exception,), {"__module__": module})
+    return type("Error", (Exception,), {"__module__": module, **attributes})
 
 
-OF_MAIL = [ConnectionError, other(__name__), other("requests.x"), other("botocore.x")]
-OTHERS = [ValueError, other("billiard.exceptions"), other("shop")]
+OF_MAIL = [
+    *(ConnectionError, other(__name__), other("requests.x"), other("botocore.x")),
+    # Of a client below the backend
+    *(other("azure.x", status_code=503), other("kombu.x", reason=OSError())),
+]
+OTHERS = [ValueError, other("billiard.x"), other("shop"), other("celery", reason=OSError())]
 
 
 @pytest.mark.parametrize("error", [*OF_MAIL, *OTHERS])

@@ -1,6 +1,7 @@
 """A backend that is not ours, as a host."""
 
 import copy
+import pickle
 from typing import Any
 from unittest import mock
 
@@ -9,9 +10,15 @@ from conftest import Recorder, mails, told, wrapped
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
+from django.core.mail.backends.base import BaseEmailBackend
 from scripted import CLOSE, at
 
-from email_hosts.backends import HostBackend, can_be_retried, get_connection
+from email_hosts.backends import (
+    HostBackend,
+    RoutingBackend,
+    can_be_retried,
+    get_connection,
+)
 
 
 @pytest.fixture
@@ -74,6 +81,29 @@ class TestWrappedBackend:
         host.failure = OSError()
         assert host.wrapped.failure is None
         assert copy.copy(host).wrapped is not host.wrapped
+
+
+class Queue(BaseEmailBackend):
+    """Pickles messages. Its constructor is older than Django 6.1, and takes no alias."""
+
+    def __init__(self, fail_silently: bool = False, **options: Any) -> None:
+        super().__init__(fail_silently=fail_silently, **options)
+
+    def send_messages(self, messages: Any) -> int:
+        kept.extend(pickle.loads(pickle.dumps(each)) for each in messages)
+        return 1
+
+
+kept: list[Any] = []
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support 'fail_silently'")
+def test_queue_may_pickle_a_message_that_has_our_default_backend(settings):
+    settings.EMAIL_HOSTS = {"default": f"backend://{__name__}.Queue"}
+    (message,) = mails("a")
+    vars(message).update(connection=RoutingBackend(), _connection=RoutingBackend())
+    assert RoutingBackend().send_messages([message]) == 1
+    assert {vars(kept[-1])[name] for name in ("connection", "_connection")} == {None}
 
 
 TEXTS = ("HOST", "HOST_USER", "HOST_PASSWORD", "SSL_CERTFILE", "SSL_KEYFILE")

@@ -91,7 +91,8 @@ class FailoverBackend(Backend):
             if not isinstance(last.error, RateLimited) and not is_too_much(last.error):
                 health.down_until[key] = clock() + self.retry
                 warn('%s: host "%s" failed: %s', self.name, shown(key), summarize(last.error))
-        yield self.failed(message, AllHostsFailed(errors, alias=self.alias))
+        failed = self.failed(message, AllHostsFailed(errors, alias=self.alias))
+        yield failed._replace(is_told=True)
 
     def _attempts(
         self, health: _HostHealth, errors: Mapping[str, Exception]

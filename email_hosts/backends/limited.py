@@ -119,8 +119,8 @@ class _Queue:
         """How many seconds a message may wait. A failover asks the next host instead."""
         if not self._backend.may_wait:
             return 0
-        timeout: float = getattr(self._backend, "timeout", None) or DEFAULT_TIMEOUT
-        return timeout * GRACE
+        timeout = getattr(self._backend, "timeout", None)  # another backend may have two
+        return GRACE * (timeout if isinstance(timeout, (int, float)) else DEFAULT_TIMEOUT)
 
 
 def _reason(limit: Limit | None, number: int, seconds: float) -> str:

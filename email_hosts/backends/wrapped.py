@@ -25,8 +25,8 @@ from ..exceptions import InvalidEmailHost, path_of, summarize
 from ..host import Host, checked_path, class_at, default_port
 from ..log import warn
 from ..options import HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
-from ..retry import NOT_SENT, set_delivery
-from ..rules import SMTP_RULES, Notes
+from ..retry import NOT_SENT, is_of_network, set_delivery
+from ..rules import SMTP_RULES, Notes, copied
 from ..rules.redirect import FIELDS, refuse_other_recipients
 from ..smtp.redaction import Redactor
 from .base import Backend, close_quietly, is_sending
@@ -73,6 +73,10 @@ class HostBackend(Backend):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.wrapped, name)
+
+    def is_of_mail(self, error: Exception) -> bool:
+        """Whether an error is one of sending mail, or of a client below the backend."""
+        return super().is_of_mail(error) or is_of_network(error)
 
     def __copy__(self) -> Any:
         """Return another connection with the same options."""
@@ -147,7 +151,7 @@ class HostBackend(Backend):
         copies = []
         for message in messages:
             try:
-                copies.append(self.apply_host(message))
+                copies.append(_without_connection(self.apply_host(message)))
             except Exception as error:
                 yield self.failed(message, error)._replace(was_offered=False)
                 return
@@ -195,6 +199,18 @@ class HostBackend(Backend):
             Redactor(username or "", password or "").redact_error(error)
 
 
+def _without_connection(message: EmailMessage) -> EmailMessage:
+    """Return the message without a connection of ours, which ``send_mail()`` gives it.
+
+    A queue may pickle the message. Where it is sent later, the queue would get it again.
+    """
+    for name in ("connection", "_connection"):  # Private: the latter, since Django 6.1
+        if isinstance(vars(message).get(name), Backend):
+            message = copied(message)
+            vars(message)[name] = None
+    return message
+
+
 def _construct(host: Host) -> Any:
     """Return the backend of a host, without the settings of the project's mail server."""
     backend_class: Any = class_at(host.backend)
@@ -206,7 +222,7 @@ def _construct(host: Host) -> Any:
     if host.backend.startswith("anymail."):
         return _of_anymail(backend_class, named, options)
     if not issubclass(backend_class, EmailBackend):
-        return backend_class(**named, **options)
+        return _of_any_package(backend_class, named, options)
     # The credentials of the project's mail server are not meant for another one. The
     # constructor of a subclass may not take all of these, or set some itself.
     transport = {"use_ssl": False, "use_tls": False}
@@ -222,6 +238,22 @@ def _construct(host: Host) -> Any:
     if not backend.host:
         raise InvalidEmailHost("option 'host' is missing")
     return backend
+
+
+def _of_any_package(
+    backend_class: Any, named: Mapping[str, Any], options: Mapping[str, Any]
+) -> Any:
+    """Return a backend, whose constructor may not know Django 6.1 yet.
+
+    Such a one refuses the alias, or has it refused together with ``fail_silently``.
+    """
+    try:
+        return backend_class(**named, **options)
+    except (TypeError, ImproperlyConfigured) as error:
+        refused = re.findall(r"'(\w+)'", str(error))
+        if not named or not refused or not options.keys().isdisjoint(refused):
+            raise
+    return backend_class(**options)
 
 
 @lru_cache(maxsize=1024)  # each new connection asks again

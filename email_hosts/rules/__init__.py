@@ -7,12 +7,14 @@ options as attributes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from django.core.mail import EmailMessage
 
 from ..exceptions import InvalidEmailHost
+from ..options import OF_EACH_MESSAGE
 from . import headers, redirect, sender
 from .headers import headers_of
 
@@ -54,9 +56,14 @@ def applied(message: EmailMessage, host: Any, rules: Iterable[Rule]) -> EmailMes
 
 
 def copied(message: EmailMessage) -> EmailMessage:
-    """Return a copy with the same attributes, whatever the class makes of ``copy()``."""
+    """Return a copy with the same attributes, whatever the class makes of ``copy()``.
+
+    It has headers of its own, because some backends change them.
+    """
     copied: EmailMessage = object.__new__(type(message))
     vars(copied).update(vars(message))
+    if isinstance(vars(copied).get("extra_headers"), dict):
+        copied.extra_headers = {**message.extra_headers}
     return copied
 
 
@@ -81,5 +88,6 @@ class Notes:
             if is_new and name not in SET_BY_RULES:
                 setattr(self._message, name, value)
         for name, value in headers_of(self._copy).items():
-            if value is not self._headers.get(name, self._headers):
+            is_new = value is not self._headers.get(name, self._headers)
+            if is_new and not re.fullmatch(OF_EACH_MESSAGE, name.lower()):
                 self._message.extra_headers[name] = value

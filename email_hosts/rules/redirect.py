@@ -30,8 +30,8 @@ RECIPIENT_HEADERS = {
     *("x-smtpapi", "x-msys-api", "x-mc-bccaddress"),
 }
 
-# With one of these, Anymail sends each recipient a separate message.
-PER_RECIPIENT = ("merge_data", "merge_headers", "merge_metadata")
+# With one of these, Anymail (the last: django-sendgrid-v5) sends each recipient a message.
+PER_RECIPIENT = ("merge_data", "merge_headers", "merge_metadata", "personalizations")
 
 # An address, with a name or without, that all parsers read in the same way. Some decode
 # encoded words (RFC 2047), so '=' in a name and '=?' in a local part are not allowed.
@@ -125,7 +125,7 @@ def refuse_other_recipients(
     if found:
         raise InvalidEmailHost(
             f"option '_redirect_to' cannot be combined with {found[0]} in {where}, with which "
-            "Anymail may send mail to other people; remove one of the two",
+            "the provider may send mail to other people; remove one of the two",
             alias=alias,
         )
 

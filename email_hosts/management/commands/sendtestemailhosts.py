@@ -96,7 +96,8 @@ def _send(key: str, email: list[str]) -> tuple[list[str], str]:
     finally:
         message_sent.disconnect(hear)
     if not sent:
-        return [], f"{name}: not sent: the backend took no message"
+        problem = "not sent, or in a queue: the backend says that it took no message"
+        return [], f"{name}: {problem}"
     refused = connection.refused_recipients
     # Before Django 6.0, refused recipients have display names. Remove _address() from the
     # next line once we require 6.0.
