@@ -23,6 +23,7 @@ EXPECTED = [
 
 def main():
     """Run the demo. Return 0 if each message came as it should, else 1."""
+    sys.stdout.reconfigure(line_buffering=True)  # in step with what is logged
     ca = trustme.CA()
     context = server_context(ca.issue_cert("localhost"))
     shop = SMTPServer(context=context, login=("shop-user", "shop-password"))
@@ -40,7 +41,7 @@ def main():
             os.environ["DJANGO_SETTINGS_MODULE"] = "tools.demo.settings"
             django.setup()
             print("TWO MAIL SERVERS run on this machine, with TLS and login.")
-            print("\n$ python manage.py checkemailhosts --connect", flush=True)
+            print("\n$ python manage.py checkemailhosts --connect")
             call_command("checkemailhosts", "--connect")
 
             print("\nEACH HOST HAS ITS SENDER. The messages name none.")
