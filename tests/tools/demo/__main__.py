@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from typing import Any
 
 import django
 import trustme
@@ -23,7 +24,8 @@ EXPECTED = [
 
 def main():
     """Run the demo. Return 0 if each message came as it should, else 1."""
-    sys.stdout.reconfigure(line_buffering=True)  # in step with what is logged
+    stdout: Any = sys.stdout
+    stdout.reconfigure(line_buffering=True)  # in step with what is logged
     ca = trustme.CA()
     context = server_context(ca.issue_cert("localhost"))
     shop = SMTPServer(context=context, login=("shop-user", "shop-password"))
