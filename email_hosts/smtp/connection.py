@@ -173,8 +173,7 @@ def connect(
 
 
 def _add_hint(error: ssl.SSLError) -> None:
-    if hint := hint_for(error):
-        error.strerror = f"{error.strerror}; {hint}"
+    error.strerror = "; ".join(filter(None, [error.strerror, hint_for(error)]))
 
 
 class LimitedReader(io.RawIOBase):

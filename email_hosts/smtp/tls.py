@@ -8,15 +8,14 @@ from pathlib import Path
 
 # OpenSSL's names for an answer that is not TLS. They depend on its version.
 NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL"}
+NOT_TLS_HINT = "the server does not begin with TLS; submission:// is for STARTTLS"
 NO_STARTTLS_HINT = "submissions:// is for TLS from the first byte, smtp:// for no TLS"
 
 
 def hint_for(error: ssl.SSLError) -> str:
     """Return what to write instead. Empty where the error says all."""
-    if error.reason in NOT_TLS:
-        return "the server does not begin with TLS; submission:// is for STARTTLS"
     if not isinstance(error, ssl.SSLCertVerificationError):
-        return ""
+        return NOT_TLS_HINT if error.reason in NOT_TLS else ""
     if "mismatch" in error.verify_message:
         return "write the name of the server that its certificate has"
     return "to trust an authority of your own, name its file in ssl_cafile"
