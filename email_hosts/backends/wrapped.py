@@ -253,7 +253,7 @@ def _of_any_package(
         refused = re.findall(r"'(\w+)'", str(error))
         if not named or not refused or not options.keys().isdisjoint(refused):
             raise
-    return backend_class(**options)
+    return backend_class(**options)  # pragma: mailers-only
 
 
 @lru_cache(maxsize=1024)  # each new connection asks again
