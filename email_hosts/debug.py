@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from django.apps import apps
 from django.http import HttpRequest
 from django.utils.module_loading import import_string
 from django.views.debug import (
@@ -18,8 +19,9 @@ from django.views.debug import (
 )
 
 from . import conf
-from .boundary import is_own
+from .boundary import PACKAGE, is_own
 from .exceptions import path_of
+from .log import warn
 from .schemes import ANYMAIL, SEVERAL_SCHEMES, SMTP_SCHEMES
 
 # The beginnings of DSNs that may hold a secret. A folder or the console has none.
@@ -137,6 +139,10 @@ def install() -> None:
     in_force = get_default_exception_reporter_filter()
     if type(in_force) is SafeExceptionReporterFilter:
         in_force.__class__ = EmailHostsReporterFilter
+    if apps.apps_ready and not apps.is_installed(PACKAGE):
+        warn(
+            '%s is not in INSTALLED_APPS, so "manage.py check" says nothing of hosts', PACKAGE
+        )
 
 
 def is_installed() -> bool:

@@ -238,12 +238,14 @@ class TestInstall:
         yield ask
         ask.cache_clear()
 
-    def test_replaces_one_that_others_hold(self, in_force):
+    @pytest.mark.parametrize("apps", [["email_hosts"], []])
+    def test_replaces_one_that_others_hold(self, apps, in_force, caplog):
         """As django-debug-toolbar does. It outlasts a test that overrides settings."""
         get_safe_settings = in_force().get_safe_settings
         assert not debug.is_installed()
-        with override_settings(EMAIL_HOSTS=HOSTS):
+        with override_settings(EMAIL_HOSTS=HOSTS, INSTALLED_APPS=apps):
             debug.install()
+            assert ("not in INSTALLED_APPS" in caplog.text) == (apps == [])
             assert get_safe_settings()["EMAIL_HOSTS"] == dict.fromkeys(HOSTS, STARS)
         debug.install()
         assert debug.is_installed()
