@@ -1,8 +1,9 @@
 """How fast a server takes commands. Not every server that offers PIPELINING can do it.
 
-Haraka refuses commands behind a body, and chasquid 1.11 swallows them. VPOP3 takes the first
-command of what it has read, and drops the rest. A proxy may offer what the server behind it
-refuses. A pace that does not work costs a connection, and never a message.
+Haraka refuses commands behind a body, chasquid 1.11 swallows them, and Dovecot 2.3 breaks down
+when it reads them together with the body. VPOP3 takes the first command of what it has read,
+and drops the rest. A proxy may offer what the server behind it refuses. A pace that does not
+work costs a connection, and never a message.
 """
 
 from __future__ import annotations

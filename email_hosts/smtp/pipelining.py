@@ -175,6 +175,8 @@ class Transmission:
         pace = min(pace, offer.pace, known.fastest)
         if not self._connection.has_extn("pipelining"):
             pace = Pace.SINGLE
+        if self._connection.has_extn("burl"):  # Dovecot breaks down behind some bodies
+            pace = min(pace, Pace.GROUPED)
         return Transaction(self._connection, offer.envelope, pace, known, offer.refused)
 
     def _write_ahead(self) -> None:
@@ -248,7 +250,7 @@ class Transmission:
         """Return the result of an envelope that has failed for good."""
         connection = self._connection
         has_ended = transaction.has_ended()
-        if has_ended and self._ahead and self._server_pace.proven < Pace.AHEAD:
+        if has_ended and self._ahead:  # some servers can do it by chance
             self._server_pace.slow_down(Pace.GROUPED)
         # The pace is not to blame if one command at a time gets the same.
         is_new = offer.doubt not in (None, type(error))
