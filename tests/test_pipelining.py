@@ -437,7 +437,10 @@ def test_pace_that_is_new_is_waited_for_a_shorter_time(is_new, serve):
         Watched(backend.connection, reads=lambda: timeouts.append(limit()))
         backend.send_messages(mails("b"))
         before_the_body = PATIENCE[Pace.GROUPED] if is_new else 33
-        assert [*dict.fromkeys(timeouts)] == [*dict.fromkeys([before_the_body, 0, 33])]
+        of_the_send = dict.fromkeys(
+            itertools.dropwhile(lambda seconds: seconds == 0, timeouts)
+        )
+        assert [*of_the_send] == [*dict.fromkeys([before_the_body, 0, 33])]
 
 
 @pytest.mark.parametrize(

@@ -185,15 +185,29 @@ class TestConnection:
         assert sendmail.call_count == 6
         assert server.connections == 2
 
-    def test_that_was_set_is_not_replaced(self, serve):
+    @pytest.mark.parametrize("has_ended", [True, False])
+    def test_that_was_set_is_not_replaced(self, has_ended, serve):
         """It may lead to another server."""
         server, other = serve(), serve(at("MAIL", CLOSE), extensions=[])
         backend = host_of(server)
         with host_of(other) as its_own:
             backend.connection = its_own.connection
+            if has_ended:
+                other.disconnect()
             with pytest.raises(smtplib.SMTPServerDisconnected):
                 backend.send_messages(mails("a"))
         assert server.connections == 0
+
+    @pytest.mark.parametrize("options", [{}, {"conn_max_age": 60}])
+    def test_that_is_of_no_more_use_is_replaced_before_the_next_send(self, options, serve):
+        server = serve(at("MAIL", None, "452 enough"))
+        with host_of(server, **options) as backend:
+            server.disconnect()
+            assert backend.send_messages(mails("a")) == 1
+            with pytest.raises(smtplib.SMTPSenderRefused):
+                backend.send_messages(mails("b"))
+            assert backend.send_messages(mails("c")) == 1
+        assert server.connections == 3
 
     def test_that_took_long_to_open_is_new_all_the_same(self, serve, clock):
         """A server that ends it is not asked again and again."""

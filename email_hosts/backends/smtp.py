@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import smtplib
 import ssl
 import threading
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import cached_property, partial
 from itertools import chain
-from types import SimpleNamespace
 from typing import Any, cast
 
 from django.core.mail import DNS_NAME, EmailMessage
@@ -33,8 +31,9 @@ from ..smtp.pipelining import Result, Transmission
 from ..smtp.pool import PooledConnection, PoolKey, pool
 from ..smtp.redaction import Redactor
 from ..smtp.tls import new_context, shared_context
-from ..smtp.transaction import PLAIN_ADDRESS, Envelope
+from ..smtp.transaction import PLAIN_ADDRESS
 from .base import Backend
+from .envelopes import envelopes_of
 
 DEFAULT_TIMEOUT = 60  # seconds
 
@@ -178,12 +177,14 @@ class EmailHostsBackend(Backend, EmailBackend):
         with self._lock:
             try:
                 opened = self.open_loudly()
+                if opened is False:
+                    self._renew()
             except Exception as error:
                 yield self.unreachable(first, error)
                 return
             if opened is None or not self.connection:  # a subclass has its own open()
                 return
-            envelopes = _envelopes_of(self, chain([first], coming))
+            envelopes = envelopes_of(self, chain([first], coming))
             transmission = Transmission(envelopes, self.server, look_ahead=look_ahead)
             self._is_sending = True
             try:
@@ -211,9 +212,7 @@ class EmailHostsBackend(Backend, EmailBackend):
                             return
                     if transmission.is_over:
                         return
-                    pooled.discard("it takes no more messages")
-                    self.connection = self._pooled = None
-                    self._use(self._connect())
+                    self._replace(pooled, "it takes no more messages")
                 except Exception as error:
                     if transmission.current is None:
                         raise  # the iterable has raised it
@@ -272,6 +271,19 @@ class EmailHostsBackend(Backend, EmailBackend):
         self._pooled.discard("it belongs to another process")
         self.connection = self._pooled = None
         return None
+
+    def _renew(self) -> None:
+        """Replace the session if it cannot be used again, unless it was set from outside."""
+        pooled = self._in_use()
+        if not pooled or pooled.pool_key is None or not is_ours(pooled.connection):
+            return
+        if reason := pooled.problem():
+            self._replace(pooled, reason)
+
+    def _replace(self, pooled: PooledConnection, reason: str) -> None:
+        pooled.discard(reason)
+        self.connection = self._pooled = None
+        self._use(self._connect())
 
     def _reason_not_to_park(self, pooled: PooledConnection) -> str:
         """Return why a connection cannot be used again, or ``""`` if it can."""
@@ -386,33 +398,3 @@ class EmailHostsBackend(Backend, EmailBackend):
 
     def _redactor(self, token: str) -> Redactor:
         return Redactor(self.username, self.password or token)
-
-
-def _envelopes_of(
-    backend: EmailHostsBackend, messages: Iterable[EmailMessage]
-) -> Iterator[Envelope]:
-    """Yield the envelopes of messages. A message without recipients has none."""
-    maker = copy.copy(backend)
-    maker.fail_silently = False  # so that Django's backend raises what it would ignore
-    for message in messages:
-        yield from _envelope_of(maker, message)
-
-
-def _envelope_of(maker: EmailHostsBackend, message: EmailMessage) -> list[Envelope]:
-    """Return the envelope of a message, or why it could not be made.
-
-    No generator: the error would keep its frame. Python 3.13.0 crashes when somebody looks at
-    the variables of a frame whose generator was closed (gh-125723).
-    """
-    made = []
-
-    def sendmail(sender: str, recipients: list[str], content: bytes) -> None:
-        made.append(Envelope(sender, recipients, content, message))
-
-    maker.connection = SimpleNamespace(sendmail=sendmail)
-    try:
-        # Private: _send(). Only it encodes a message as this Django does.
-        maker._send(maker.apply_host(message))  # type: ignore[attr-defined]
-    except Exception as error:
-        return [Envelope("", [], b"", message, error)]
-    return made
