@@ -209,18 +209,6 @@ class TestConnection:
             assert backend.send_messages(mails("c")) == 1
         assert server.connections == 3
 
-    def test_that_took_long_to_open_is_new_all_the_same(self, serve, clock):
-        """A server that ends it is not asked again and again."""
-
-        def script(step: str, argument: str) -> str | None:
-            clock.now += 10 * (step == "banner")
-            return CLOSE if step == "MAIL" else None
-
-        server = serve(script, extensions=[])
-        with pytest.raises(smtplib.SMTPServerDisconnected):
-            host_of(server).send_messages(mails("a"))
-        assert server.connections == 1
-
     def test_sends_small_writes_at_once(self, serve):
         with host_of(serve()) as backend:
             sock = backend.connection.sock

@@ -200,7 +200,7 @@ class EmailHostsBackend(Backend, EmailBackend):
             results = transmission.over(
                 pooled.connection,
                 was_parked=pooled.was_parked,
-                may_have_ended=pooled.may_have_ended(pool.clock()),
+                may_have_ended=pooled.may_have_ended,
             )
             with closing(results):
                 try:
@@ -366,7 +366,6 @@ class EmailHostsBackend(Backend, EmailBackend):
             self.server,
             self._pool_key,
             expires_at=opened_at + (self.conn_max_age or 0),
-            ready_at=pool.clock(),
             token=token,
         )
         debug("%r: opened", pooled)

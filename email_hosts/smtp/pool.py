@@ -18,7 +18,6 @@ from ..log import debug
 from .connection import is_idle, quit_quietly
 
 MAX_PARKED = 100  # connections of all hosts together
-SHORT = 5  # seconds: servers wait for longer
 
 
 @dataclass(eq=False, repr=False)
@@ -29,16 +28,15 @@ class PooledConnection:
     server: str  # host and port, for people to read
     pool_key: Hashable = None  # connections with equal ones are interchangeable
     expires_at: float = 0  # by the clock of the pool
-    ready_at: float = 0  # when it was open and logged in
     messages: int = 0  # how many it has been used for
     was_parked: bool = False
     token: str = ""  # the OAuth 2.0 token that it has logged in with
     process: int = field(default_factory=lambda: os.getpid())  # which has opened it
 
-    def may_have_ended(self, now: float) -> bool:
-        """Whether the server may have ended it since an earlier send, or while it was idle."""
-        is_old = now - self.ready_at > SHORT
-        return self.pool_key is not None and (self.messages > 0 or is_old)
+    @property
+    def may_have_ended(self) -> bool:
+        """Whether the server may have ended it since an earlier send."""
+        return self.pool_key is not None and self.messages > 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {self.server}, {self.messages} messages>"
