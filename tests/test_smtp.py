@@ -3,7 +3,6 @@
 import logging
 import smtplib
 import socket
-import ssl
 import threading
 from base64 import b64encode
 from contextlib import suppress
@@ -91,13 +90,6 @@ class TestFailure:
                 host.send_messages([message])
         hint = "; the server sent no greeting; if its port is for TLS, use submissions://"
         assert str(caught.value).endswith(hint) is is_told
-
-    def test_to_use_tls_says_which_scheme_to_write(self, start_server, shop, tls):
-        server, plain = start_server(context=tls), start_server()
-        with pytest.raises(smtplib.SMTPException, match=r"server\. sub.*, smtp:// for no TLS"):
-            shop(plain, scheme="submission").open()
-        with pytest.raises(ssl.SSLError, match=r"SSL.*submission:// is for STARTTLS"):
-            shop(server, scheme="submissions").open()
 
     def test_without_a_key_is_logged_by_its_address(self, closed_port, caplog):
         host = EmailHostsBackend("127.0.0.1", closed_port, fail_silently=True)

@@ -13,12 +13,7 @@ from django.core.mail.backends import smtp
 from django.core.mail.backends.base import BaseEmailBackend
 from scripted import CLOSE, at
 
-from email_hosts.backends import (
-    HostBackend,
-    RoutingBackend,
-    can_be_retried,
-    get_connection,
-)
+from email_hosts.backends import HostBackend, RoutingBackend, get_connection
 
 
 @pytest.fixture
@@ -61,12 +56,6 @@ class TestWrappedBackend:
         monkeypatch.setattr(host.wrapped, "close", mock.Mock(side_effect=LookupError))
         with pytest.raises(LookupError):
             host.send_messages(new_message() for _ in range(2))
-
-    def test_that_cannot_be_opened_has_sent_nothing(self, host, monkeypatch):
-        monkeypatch.setattr(host.wrapped, "open", mock.Mock(side_effect=ValueError("no key")))
-        with pytest.raises(ValueError, match="no key") as caught:
-            host.open()
-        assert can_be_retried(caught.value)
 
     def test_may_be_one_that_is_made_already(self):
         recorder: Any = Recorder()
