@@ -2,11 +2,12 @@
 
 import json
 import smtplib
+from contextlib import nullcontext
 from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Clock, Recorder, logging_to, mails
+from conftest import Clock, Recorder, SoftTimeLimitExceeded, logging_to, mails
 from django.core.mail import EmailMessage
 from scripted import BODY, CLOSE, any_of, at, to
 
@@ -222,12 +223,17 @@ class TestSignals:
 class TestReceiver:
     """It never changes what becomes of the mail."""
 
-    def test_is_not_needed_for_the_log_to_fail(self, start, receivers, caplog):
+    @pytest.mark.parametrize("error", [LookupError, SoftTimeLimitExceeded])
+    def test_is_not_needed_for_the_log_to_fail(self, error, start, receivers, caplog):
+        """A time limit in a handler of the log ends the send."""
         start()
         receivers.then = mock.Mock(side_effect=RuntimeError)
-        with logging_to("django.dispatch", mock.Mock(side_effect=LookupError)):
+        is_limit = error is SoftTimeLimitExceeded
+        ends = pytest.raises(error) if is_limit else nullcontext()
+        with logging_to("django.dispatch", mock.Mock(side_effect=error)), ends:
             assert get_connection("shop").send_messages(mails("0")) == 1
-        assert "receivers of message_sent could not be called: LookupError" in caplog.messages
+        told = "receivers of message_sent could not be called: LookupError"
+        assert caplog.messages == [told] * (not is_limit)
 
     def test_may_change_what_it_gets(self, receivers, mailoutbox, caplog):
         """And put it into a queue, as JSON."""

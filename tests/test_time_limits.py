@@ -13,7 +13,6 @@ from unittest import mock
 
 import pytest
 from conftest import (
-    SoftTimeLimitExceeded,
     TimeLimit,
     interrupted_at_each_call,
     logging_to,
@@ -244,23 +243,6 @@ def test_of_a_log_handler_ends_the_send(error, way, count, server, settings, clo
     with logging_to("email_hosts", handle), ends:
         send(way, mails("someone"))
     assert len(server.accepted) == count
-
-
-def test_of_a_log_handler_that_is_told_of_a_receiver_ends_the_send():
-    """Django logs what a receiver raises."""
-
-    def receive(**told: object) -> None:
-        raise LookupError
-
-    def handle(record: object) -> None:
-        raise SoftTimeLimitExceeded
-
-    signals.message_sent.connect(receive)
-    try:
-        with logging_to("django.dispatch", handle), pytest.raises(SoftTimeLimitExceeded):
-            send("smtp", mails("someone"))
-    finally:
-        signals.message_sent.disconnect(receive)
 
 
 # Python closes a socket that nobody has any more, with a warning.
