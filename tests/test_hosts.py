@@ -53,14 +53,6 @@ def test_settings_may_not_be_loaded_yet():
     run_python("-c", code)
 
 
-@override_settings(EMAIL_HOSTS={"shop": "submission://user:pw@h?timeout=5"})
-def test_options_of_a_call_are_for_that_connection_alone():
-    connection: Any = get_connection("shop", timeout=1, username="other")
-    untouched: Any = get_connection("shop")
-    assert (connection.timeout, connection.username, connection.password) == (1, "other", "pw")
-    assert (untouched.timeout, untouched.username, untouched.alias) == (5, "user", "shop")
-
-
 @pytest.mark.parametrize(
     ("dsn", "options", "reason"),
     [

@@ -126,16 +126,6 @@ def test_djangos_smtp_backend_needs_a_host(options):
         HostBackend("django.core.mail.backends.smtp.EmailBackend", **options)
 
 
-def test_host_ignores_errors_and_not_the_backend(new_message, caplog):
-    """It is asked for each message by itself."""
-    host = wrapped(fail_silently=True)
-    assert "fail_silently" not in host.wrapped.options
-    host.wrapped.failure = OSError("no")
-    assert host.send_messages([new_message(), new_message()]) == 0
-    assert host.calls == ["open", 1, 1, "close"]
-    assert caplog.messages == ['host "shop": OSError, ignored by fail_silently']
-
-
 @pytest.mark.parametrize(
     ("error", "expected"), [(KeyboardInterrupt, []), (OSError, [(None, OSError)])]
 )
