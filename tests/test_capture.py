@@ -154,13 +154,6 @@ def test_mock_of_smtplib_sees_the_whole_conversation(message, caplog):
 class TestMailers:  # pragma: mailers-only
     """Django 6.1: the test runner makes every mailer an in-memory one."""
 
-    @override_settings(MAILERS={"default": LOCMEM, "shop": LOCMEM, "mailer": LOCMEM})
-    def test_host_knows_more_than_its_stand_in(self, message, mailoutbox):
-        for key in ("shop", "mailer"):
-            get_connection(key).send_messages([message])
-        senders = {sent.sent_using: sent.from_email for sent in mailoutbox}
-        assert senders == {"shop": "shop@example.com", "mailer": "project@example.com"}
-
     @pytest.mark.parametrize(
         ("settings_of_test", "expected"),
         [

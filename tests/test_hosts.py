@@ -6,7 +6,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import needs_mailers, run_python
+from conftest import needs_mailers
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
@@ -45,12 +45,6 @@ class Fixed(smtp.EmailBackend):
 
 
 DUMMY = "backend://django.core.mail.backends.dummy.EmailBackend"
-
-
-def test_settings_may_not_be_loaded_yet():
-    """In a script that does without ``django.setup()``."""
-    code = "from email_hosts.backends import get_connection; get_connection('shop')"
-    run_python("-c", code)
 
 
 @pytest.mark.parametrize(
