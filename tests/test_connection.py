@@ -66,12 +66,6 @@ class TestReply:
         assert client.sock is None
         assert next(times) == (TIMEOUT + 1) * seconds
 
-    def test_that_stops_in_the_middle_ends_in_time(self, client):
-        client.sock.settimeout(0.1)
-        self.server.sendall(b"250-more\r\n")
-        with pytest.raises(smtplib.SMTPServerDisconnected, match=r": timed out$"):
-            client.getreply()
-
     @pytest.mark.parametrize("quickack", [12, None])
     def test_is_acknowledged_at_once_where_it_can_be(self, quickack, client, monkeypatch):
         monkeypatch.setattr(connection, "QUICKACK", quickack)

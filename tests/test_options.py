@@ -279,7 +279,7 @@ TOGETHER: list[tuple[list[Any], dict[str, Any], str]] = [
     (WAYS, login(PATH, username=""), "needs a user name"),
     (WAYS, login(PATH, username="mü"), "printable ASCII"),
     (WAYS, login(PATH, use_tls=False, host="127.0.0.1"), "needs TLS"),
-    (WAYS, login("no.such.token"), "no such module; write the path of a function, not a to"),
+    (WAYS, login("no.such.token"), "such module; write the path of a function, not a token"),
     (WAYS, login(f"{__name__}.nothing"), "cannot be imported: Module"),
     (WAYS, login(f"{__name__}.not_callable"), "is not callable"),
     (WAYS, login("client_credentials"), "needs 'oauth2_token_url' and 'oauth2_client_id'"),

@@ -41,14 +41,6 @@ class Asked:
         return host in self.allowed
 
 
-def test_becomes_a_connection_with_the_callers_options():
-    dsn = "smtps://u:p@h?_default_from_email=a@example.com&timeout=5"
-    connection: Any = connection_from_dsn(dsn, fail_silently=True, timeout=9000)
-    assert (connection.alias, connection.host, connection.timeout) == (None, "h", 9000)
-    assert connection.default_from_email == "a@example.com"
-    assert connection.fail_silently is True
-
-
 def test_may_be_of_a_scheme_that_the_caller_allows_and_have_4096_characters():
     dsn = "console:" + " " * 4088
     connection: Any = connection_from_dsn(dsn, schemes=["console"], allow=Asked())
