@@ -179,11 +179,7 @@ class TestSend:
             ("works", [TO], "works: not sent: recipients refused: 550 5.1.1 no such mailbox$"),
             ("works", [TO, "b@x.net"], f"works: refused {TO}: 550 5.1.1 no such mailbox$"),
             ("local, works, none", [TO], "2 of 3 failed: works, none$"),
-            (
-                "none",
-                [TO],
-                "none: not sent, or in a queue: the backend says that it took no message$",
-            ),
+            ("none", [TO], "none: not sent, or in a queue: .* says that it took no message$"),
             ("text", [TO], "text: not sent: 554 no bytes$"),
             ("odd", [TO], r"odd: not sent: RuntimeError: \\x1b\[2J on one line$"),
             ("works", [LOGIN_DSN], r"Recipient '\(a DSN\)' must be one email address"),

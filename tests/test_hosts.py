@@ -84,12 +84,15 @@ def test_host_is_complete_and_falls_back_to_no_setting(connect):
     assert connect(f"backend://{__name__}.Fixed?host=h").username == "own"
 
 
-def test_timeout_is_never_for_ever(connect):
+def test_timeout_is_a_number_of_seconds_and_never_for_ever(connect):
     assert connect("smtp://h").timeout == 60
     with override_settings(EMAIL_TIMEOUT=7):
         assert (connect("smtp://h").timeout, connect("smtp://h?timeout=5").timeout) == (7, 5)
     with override_settings(EMAIL_TIMEOUT=None):
         assert connect("smtp://h").timeout == 60
+    refused = pytest.raises(InvalidEmailHost, match=r"^EMAIL_HOSTS.* a number of seconds,")
+    with override_settings(EMAIL_TIMEOUT="5"), refused:
+        connect("smtp://h")
 
 
 def test_host_shows_no_option_and_its_mailer_is_the_callers_to_change():

@@ -113,14 +113,6 @@ def test_key_in_the_place_of_a_flag_is_told(value, shown):
     assert str(caught.value) == f"{told}call of send(), write using= before the key of a host"
 
 
-@pytest.mark.filterwarnings("ignore:The EMAIL_TIMEOUT setting is deprecated")
-def test_timeout_of_the_settings_is_a_number(settings):
-    settings.EMAIL_HOSTS = {"shop": "smtp://h"}
-    settings.EMAIL_TIMEOUT = "5"
-    with pytest.raises(InvalidEmailHost, match=r"^EMAIL_HOSTS.* must be a number of seconds,"):
-        get_connection("shop")
-
-
 @pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
 def test_message_without_a_host_says_who_has_picked_none(settings, message):
     settings.EMAIL_HOSTS = {"shop": "smtp://h"}

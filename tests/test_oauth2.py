@@ -176,11 +176,6 @@ class TestCallable:
     def test_what_is_no_token_is_told(self, function, reason):
         assert reason in failure(Custom(function))
 
-    def test_time_limit_is_no_failure_of_the_login(self):
-        """After which a failover would ask the next host."""
-        with pytest.raises(SoftTimeLimitExceeded):
-            get(Custom(Mock(side_effect=SoftTimeLimitExceeded)))
-
 
 class TestKept:
     """Tokens are of a process, and each is fetched by one thread."""

@@ -9,7 +9,7 @@ import pytest
 from django.test import override_settings
 
 from email_hosts.backends import EmailHostsBackend, connection_from_dsn, get_connection
-from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost, OAuth2Error
+from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost, OAuth2Error, RateLimited
 
 SECRET = "Kx7vQz9"
 HOSTS = {
@@ -61,12 +61,14 @@ def test_connection_that_is_more_than_its_key_is_copied_and_not_pickled(connect)
         (AllHostsFailed({"a": OSError()}, alias="safe"), {"alias": "safe"}),
         (InvalidEmailHost("no", alias="a", setting="MAILERS"), {"alias": "a", "reason": "no"}),
         (OAuth2Error("no"), {"reason": "no", "smtp_code": 454}),
+        (RateLimited("no", alias=HOSTS["smtp"], retry_after=2.5), {"retry_after": 2.5}),
     ],
 )
-def test_error_is_the_same_on_the_other_side(error, attributes):
+def test_error_is_the_same_on_the_other_side_and_shows_no_dsn(error, attributes):
     loaded = pickle.loads(pickle.dumps(error))
     assert (repr(loaded), str(loaded)) == (repr(error), str(error))
     assert {name: getattr(loaded, name) for name in attributes} == attributes
+    assert SECRET not in str(loaded)
 
 
 def test_error_of_a_provider_travels_without_its_request():

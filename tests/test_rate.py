@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
 import socket
 import time
 from bisect import bisect_left
@@ -214,12 +213,6 @@ class TestTurnThatComesTooLate:
         with pytest.raises(RateLimited):
             get_connection("shop").send_messages(mails("a", "b"))
         assert len(clock.naps) == 1
-
-    def test_error_can_be_pickled_and_shows_no_dsn(self):
-        error = RateLimited("it is full", alias="smtp://shop:Kx7vQz9@h", retry_after=2.5)
-        again = pickle.loads(pickle.dumps(error))
-        assert vars(again) == vars(error)
-        assert str(again) == str(error) == 'host "(a DSN)": it is full'
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from email_hosts.backends import EmailHostsBackend, HostBackend, get_connection
+from email_hosts.backends import EmailHostsBackend, HostBackend
 from email_hosts.exceptions import InvalidEmailHost
 
 QA = "qa@example.com"
@@ -168,21 +168,6 @@ class Keeping(EmailMessage):
 def test_message_whose_recipients_cannot_be_replaced_is_refused(kind):
     with pytest.raises(InvalidEmailHost, match=r'\["shop"\]'):
         redirected(kind("Hello", to=["a@x.example"]))
-
-
-def test_next_host_redirects_the_callers_message(serve, closed_port, settings, new_message):
-    """Each host has its own idea of who may get mail."""
-    server, people = serve(), ["me@example.org", "you@x.example"]
-    spare = f"smtp://127.0.0.1:{server.port}?_redirect_to=spare@example.com"
-    settings.EMAIL_HOSTS = {
-        "down": f"smtp://127.0.0.1:{closed_port}?_redirect_to={QA}",
-        "spare": f"{spare}&_allowed_recipients=x.example",
-        "all": "failover:down,spare",
-    }
-    assert get_connection("all").send_messages([new_message(to=people)]) == 1
-    (received,) = server.accepted
-    assert received.recipients == ("spare@example.com", "you@x.example")
-    assert b"X-Original-To: me@example.org, you@x.example" in received.content
 
 
 LAZY = gettext_lazy("a@x.example")

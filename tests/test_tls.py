@@ -28,11 +28,7 @@ class TestCertificate:
     @pytest.mark.parametrize(
         ("identity", "query", "hint"),
         [
-            (
-                "127.0.0.1",
-                "",
-                "to trust an authority of your own, name its file in ssl_cafile",
-            ),
+            ("127.0.0.1", "", "an authority of your own, name its file in ssl_cafile"),
             ("other.example.com", "?ssl_cafile={}", "the name of the server that its cert"),
         ],
     )
