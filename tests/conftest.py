@@ -29,6 +29,7 @@ from email_hosts.backends import (
     get_connection,
     limited,
 )
+from email_hosts.host import SMTP_BACKEND
 from email_hosts.oauth2 import tokens
 from email_hosts.signals import message_failed, message_sent
 from email_hosts.smtp.pace import pace_of
@@ -269,6 +270,11 @@ def run_python(*arguments, cwd=TESTS, environment=SETTINGS) -> str:
 def as_id(given: Any) -> str:
     """Return what a test is called: plain, so that it stays the same if collected twice."""
     return getattr(given, "__name__", ascii(given).replace("\\", ""))[:50]
+
+
+def mailer(path: str = SMTP_BACKEND, /, **options: Any) -> dict[str, Any]:
+    """Return an entry of ``MAILERS``."""
+    return {"BACKEND": path, "OPTIONS": options}
 
 
 def mails(*recipients, content="Hello"):

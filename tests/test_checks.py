@@ -4,7 +4,7 @@ import asyncio
 import re
 
 import pytest
-from conftest import needs_mailers
+from conftest import mailer, needs_mailers
 from django.conf import settings as django_settings
 from django.core.checks import run_checks
 from django.core.mail.backends.base import BaseEmailBackend
@@ -329,11 +329,7 @@ def test_w022_mail_of_django_goes_to_nobody(hosts, settings, expected):
     assert_found(expected, hosts, **{"EMAIL_BACKEND": SMTP, **settings})
 
 
-def ours(backend=SMTP_BACKEND, /, **options):
-    return {"BACKEND": backend, "OPTIONS": options}
-
-
-OPEN = ours(host="h", username=USER, password=PASSWORD, redirect_to="a@b.c")
+OPEN = mailer(host="h", username=USER, password=PASSWORD, redirect_to="a@b.c")
 THREE = {"b": {"BACKEND": SMTP}, "c": {}, "d": {"BACKEND": CONSOLE}}
 
 
@@ -346,17 +342,17 @@ class TestMailers:  # pragma: mailers-only
         [
             (DSN, "E001 must be a dict...MAILERS = {**mailers(EMAIL_HOSTS)}"),
             ({"OPTIONS": 5}, "E001 each entry...its OPTIONS a dict of names"),
-            (ours(), "E002 'host'...README"),
+            (mailer(), "E002 'host'...README"),
             ({"BACKEND": DSN}, "E002 not a DSN; write the DSN in EMAIL_HOSTS"),
             ({"BACKEND": [SMTP_BACKEND]}, "E002 the backend must be...not list"),
-            (ours(HOST_BACKEND, backend=DSN), "E002 the backend must be...not a DSN"),
-            ({**ours(host="h"), "redirect_to": "a@b"}, "E002 move 'redirect_to' into OPTIONS"),
-            (ours(host="h", fail_silently="no"), "E002 'fail_silently' must be True or False"),
-            (ours(host="h", redirect_to=None), "W018 redirect_to"),
+            (mailer(HOST_BACKEND, backend=DSN), "E002 the backend must be...not a DSN"),
+            ({**mailer(host="h"), "redirect_to": "x"}, "E002 move 'redirect_to' into OPTIONS"),
+            (mailer(host="h", fail_silently=2), "E002 'fail_silently' must be True or False"),
+            (mailer(host="h", redirect_to=None), "W018 redirect_to"),
             ({"backend": SMTP_BACKEND}, "E001 write 'BACKEND' for 'backend'"),
-            (ours("email_hosts.backends.Router"), "E003 email_hosts.backends.Router"),
-            (ours(FAILOVER, hosts="m"), "E004 m -> m"),
-            (ours(host="h", port=465), "W007 465...Write 'use_ssl': True in OPTIONS"),
+            (mailer("email_hosts.backends.Router"), "E003 email_hosts.backends.Router"),
+            (mailer(FAILOVER, hosts="m"), "E004 m -> m"),
+            (mailer(host="h", port=465), "W007 465...Write 'use_ssl': True in OPTIONS"),
         ],
     )
     def test_mailer(self, mailer, expected):
@@ -370,7 +366,7 @@ class TestMailers:  # pragma: mailers-only
             ({}, {"default": {"BACKEND": CONSOLE}}, ["W004 The default mailer...MAILERS"]),
             ({}, {}, []),
             # W005: a mailer hides a host, and is checked itself
-            (H, {"a": ours()}, ['W005 ...["a"]...below the last host', 'E002 MAILERS["a"]']),
+            (H, {"a": mailer()}, ['W005 ...["a"]...below the last host', 'E002 MAILERS["a"]']),
             ({"b": "console:"}, {"b": {"OPTIONS": {"_x": 1}}}, ['W005 ...["b"]']),
             # A mailer that is used is looked at for production
             (H, {"a": OPEN}, ["W005", 'W009 MAILERS["a"]', 'W002 MAILERS["a"]']),
@@ -384,9 +380,9 @@ class TestMailers:  # pragma: mailers-only
             # W014: using= knows no host
             (H, {"default": {}}, ['W014 ...using="a"...mailers(EMAIL_HOSTS)']),
             ({**H, "b": "smtp://h"}, mailers(H), ['W014 ...using="b"...below the last host']),
-            ({**H, "b": "smtp://h"}, {"a": ours(host="h")}, ["W005"]),
+            ({**H, "b": "smtp://h"}, {"a": mailer(host="h")}, ["W005"]),
             (H, {**mailers(H), "default": {}}, []),
-            (H, {"own": ours(FAILOVER, hosts=["a"])}, []),
+            (H, {"own": mailer(FAILOVER, hosts=["a"])}, []),
             ({**H, **D}, {"default": {"BACKEND": ROUTER}}, ["W014"]),
             ({}, {"default": {"BACKEND": ROUTER}}, ["W006"]),
         ],
@@ -395,11 +391,11 @@ class TestMailers:  # pragma: mailers-only
         assert_found(expected, hosts, MAILERS=mailers)
 
     def test_w019_sender_of_error_mails(self):
-        own, theirs = ours(host="h", server_email="errors@example.com"), {"BACKEND": SMTP}
+        own, theirs = mailer(host="h", server_email="errors@example.com"), {"BACKEND": SMTP}
         told = 'W019 MAILERS["default"]...root@localhost'
         for default, expected in ((mailers(D)["default"], told), (own, []), (theirs, [])):
-            mailer = {"default": default}
-            assert_found(expected, {}, MAILERS=mailer, SERVER_EMAIL="root@localhost")
+            entries = {"default": default}
+            assert_found(expected, {}, MAILERS=entries, SERVER_EMAIL="root@localhost")
 
 
 @override_settings(EMAIL_BACKEND=DSN)

@@ -11,7 +11,7 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from conftest import Recorder, needs_mailers, start_worker
+from conftest import Recorder, mailer, needs_mailers, start_worker
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.backends.smtp import EmailBackend as DjangoBackend
 from django.core.management import CommandError, ManagementUtility, call_command
@@ -22,7 +22,7 @@ from scripted import HANG, always
 from servers import server_context
 
 from email_hosts.backends import connection_from_dsn, get_connection
-from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND, SMTP_BACKEND
+from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND
 from email_hosts.management import concurrently
 
 SECRETS = ("Kx7vQz9", "Wj4bYt2")
@@ -196,10 +196,6 @@ class TestSend:
 
 def own(username, *, renew):  # pragma: no cover
     """Nobody asks for it here."""
-
-
-def mailer(**options):  # pragma: mailers-only
-    return {"BACKEND": SMTP_BACKEND, "OPTIONS": options}
 
 
 NO_COMMAS = "Write spaces between keys, and no commas."

@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import as_id
+from conftest import as_id, mailer
 from hypothesis import example, given
 from hypothesis import strategies as st
 from speckenv_django import django_email_url
@@ -27,10 +27,6 @@ TLS: dict[str, Any] = {"port": 465, "use_ssl": True}
 
 def options(text: str) -> dict[str, Any]:
     return dict(dsn.parse(text).options)
-
-
-def mailer(path: str, **options: Any) -> dict[str, Any]:
-    return {"BACKEND": path, "OPTIONS": options}
 
 
 def smtp(host: str = "h", port: int = 25, **options: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import needs_mailers
+from conftest import mailer, needs_mailers
 from django.core import mail
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
@@ -160,10 +160,6 @@ def test_change_in_place_counts(settings):
         host_of("shop")
 
 
-def mailer(path: str, **options: Any) -> dict[str, Any]:
-    return {"BACKEND": path, "OPTIONS": options}
-
-
 @needs_mailers
 class TestMailers:  # pragma: mailers-only
     """Django 6.1: a mailer comes before the host of the same key."""
@@ -205,9 +201,6 @@ class TestMailers:  # pragma: mailers-only
             assert reason in text
             assert text.count('MAILERS["') == 1
             assert "Kx7vQz9" not in text
-
-    def test_key_without_a_mailer_gets_its_host_or_the_default_mailer(self):
-        assert (host_of("shop"), host_of("unknown")) == ("host", "default")
 
     def test_entry_made_of_a_host_is_that_host(self, settings, monkeypatch):
         """Outside of tests, too: a host without a server takes the options of one with."""

@@ -32,7 +32,6 @@ SUBCLASS = "test_rules.Relay"
 NO_PATHS: list[Any] = [5, None, Relay, [DSN]]
 
 with_zz = partial(get_connection, "shop", zz=5)
-with_debug = partial(get_connection, "news", debug_api_request=True)
 with_router = partial(RoutingBackend, alias="shop", router="shop.mail.router")
 with_rate = partial(RoutingBackend, alias="shop", rate="30/m")
 with_umlaut = lambda: get_connection("shop", username="mü", password="x").open()  # noqa: E731
@@ -44,7 +43,6 @@ NO_KEYS = [DSN, "failover:shop,spare", "console:"]
 # How an answer begins, and calls that get it. Of options, the call is named, not the setting.
 MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     ("get_connection(\"shop\"): unknown option 'zz'; known options: host, port, ", [with_zz]),
-    ("get_connection(\"news\"): unknown option 'debug_api_request'; did", [with_debug]),
     ("MAILERS[\"shop\"]: unknown option 'router'; the setting EMAIL_HOSTS_R", [with_router]),
     ("MAILERS[\"shop\"]: option 'rate' has no effect on a router; give it ", [with_rate]),
     ('EMAIL_HOSTS["shop"]: the user name and the password must be ASCII, b', [with_umlaut]),
@@ -66,7 +64,7 @@ MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     ("answer", "mistake"), [(answer, call) for answer, calls in MISTAKES for call in calls]
 )
 def test_answer_says_what_to_write(answer, mistake, settings):
-    settings.EMAIL_HOSTS = {"shop": "smtp://h", "news": "anymail+postmark:?server_token=x"}
+    settings.EMAIL_HOSTS = {"shop": "smtp://h"}
     with pytest.raises(InvalidEmailHost) as caught:
         mistake()
     assert str(caught.value).startswith(answer)

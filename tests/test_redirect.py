@@ -179,10 +179,8 @@ class TestAnymailAttributes:
     @pytest.mark.parametrize(
         ("name", "value", "is_fine"),
         [
-            *(
-                (name, {}, False)
-                for name in ("merge_data", "merge_headers", "personalizations")
-            ),
+            *((f"merge_{what}", {}, False) for what in ("data", "headers", "metadata")),
+            ("personalizations", {}, False),
             *(("merge_data", value, True) for value in (None, EmailMessage)),
             ("merge_global_data", {"a": "b"}, True),
             ("esp_extra", {"personalizations": [{"to": [{"email": "a@x.example"}]}]}, False),
