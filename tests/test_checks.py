@@ -223,11 +223,7 @@ D = {"default": "smtp://h"}
         # E002: its name is misspelt
         ("email_hosts.backends.RouterBackend", H, ["E002 EMAIL_BACKEND: ...did you mean"]),
         # W010: it does not redirect
-        (
-            SMTP,
-            {"a": R},
-            ["W010 ...do not: EMAIL_BACKEND, which Django's own", "W009", "W022"],
-        ),
+        (SMTP, {"a": R}, ["W010 ...do not: EMAIL_BACKEND, which Django", "W009", "W022"]),
         # W013: it is not the host "default"
         (SMTP, D, ['W013 EMAIL_HOSTS["default"]...EMAIL_BACKEND']),
         (LOCMEM, D, []),  # that of the tests

@@ -258,10 +258,13 @@ disk  file        mail/\\u202e    -         -                                  -
 
     def test_hosts_that_are_not_valid_are_shown_as_check_says_it(self):
         dsns = LOGIN_DSN.encode(), LOGIN_DSN, f"{LOGIN}@h", f"anymail+x:\n?key={SECRETS[0]}"
-        message, (_, *lines) = check(dict.fromkeys((7, *dsns, "é\n\x1b[2J"), "smpt://h"))
-        shown = ["7", *["(a DSN)"] * 4, r"é\n\x1b[2J"]
-        assert message == f"6 of 6 failed: {', '.join(shown)}"
+        hosts = dict.fromkeys((7, *dsns, "é\n\x1b[2J"), "smpt://h")
+        token = {"token": f"submission://me@h?oauth2=ya29.{SECRETS[0]}"}
+        message, (_, *lines) = check(hosts | token)
+        shown = ["7", *["(a DSN)"] * 4, r"é\n\x1b[2J", "token"]
+        assert message == f"7 of 7 failed: {', '.join(shown)}"
         reasons = ["string, not int", "string, not bytes", *["not be a DSN"] * 3, "'smpt'"]
+        reasons.append("(oauth2: *****)")
         assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from unittest import mock
 
 import pytest
-from conftest import TimeLimit, host_of, mails
+from conftest import host_of, mails
 from scripted import AND_CLOSE, CLOSE, always, any_of, at
 
 from email_hosts.backends import can_be_retried
@@ -154,15 +154,3 @@ def test_connection_is_idle_whatever_tls_says_to_itself(tls, cafile):
                 raw.sendall(b"\x17\x03\x03")  # the beginning of a record
             assert is_idle(client)
             client.close()
-
-
-def test_constructor_that_is_interrupted_leaves_no_socket_open(serve):
-    sockets = []
-
-    def getreply(client):
-        sockets.append(client.sock)
-        raise TimeLimit
-
-    with mock.patch.object(SMTP, "getreply", getreply), pytest.raises(TimeLimit):
-        SMTP("127.0.0.1", serve().port)
-    assert [each.fileno() for each in sockets] == [-1]
