@@ -103,14 +103,6 @@ class TestGreeting:
         with pytest.raises(smtplib.SMTPServerDisconnected, match=r"unexpectedly closed(\n|$)"):
             host_of(serve(at("banner", CLOSE))).open()
 
-    def test_is_said_again_over_a_new_connection_after_it_was_refused(self, serve):
-        server = serve(any_of(at("EHLO", "502 what?"), at("HELO", "450 later")))
-        with host_of(server) as backend:
-            with pytest.raises(smtplib.SMTPHeloError):
-                backend.send_messages(mails("a"))
-            assert backend.send_messages(mails("b")) == 1
-        assert server.connections == 2
-
 
 @pytest.mark.parametrize(
     ("allowed", "patience", "shares"),
