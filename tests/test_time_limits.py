@@ -111,7 +111,8 @@ def test_leaves_no_connection_out_of_step(before, error, server):
 
 
 def test_while_it_connects_leaves_the_message_free_to_be_sent_again_and_no_socket_open():
-    messages, sockets = mails(*"01"), []
+    messages = mails(*"01")
+    sockets: list[Any] = []
 
     def getreply(client: SMTP) -> None:
         sockets.append(client.sock)
