@@ -169,7 +169,6 @@ def _connection(host: Host, options: Mapping[str, Any], *, fail_silently: bool) 
         if options:  # the error is about the call, and not about the setting
             error.args = (f'get_connection("{shown(host.key)}"): {error.reason}',)
         raise
-    connection.alias = host.key
     connection.fail_silently = fail_silently
     connection.pickled_key = None if options or fail_silently else host.key
     return connection

@@ -46,9 +46,16 @@ class TestReply:
         return say
 
     def test_in_pieces_is_put_together(self, client, say):
-        lines = iter([b"250-one\r\n", b"250-two\r\n", b"250 three\r\n"])
-        say(lines, itertools.count())  # and so there is less time for each
+        limits = []
+
+        def lines():
+            for line in (b"250-one\r\n", b"250-two\r\n", b"250 three\r\n"):
+                limits.append(client.sock.gettimeout())
+                yield line
+
+        say(lines(), itertools.count())
         assert client.getreply() == (250, b"one\ntwo\nthree")
+        assert limits == [5, 5, 4]  # there is less time for each
         assert client.sock.gettimeout() == TIMEOUT
 
     @pytest.mark.parametrize(
@@ -102,6 +109,11 @@ class TestGreeting:
     def test_of_a_server_that_hangs_up_is_no_matter_of_tls(self, serve):
         with pytest.raises(smtplib.SMTPServerDisconnected, match=r"unexpectedly closed(\n|$)"):
             host_of(serve(at("banner", CLOSE))).open()
+
+    def test_is_said_again_in_a_list_after_it_was_refused(self, serve):
+        server = serve(any_of(at("EHLO", "502 what?"), at("HELO", "450 later")))
+        assert host_of(server, fail_silently=True).send_messages(mails("a", "b")) == 1
+        assert [command[:4] for command in server.commands[:3]] == ["ehlo", "helo", "ehlo"]
 
 
 @pytest.mark.parametrize(

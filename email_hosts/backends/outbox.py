@@ -17,8 +17,8 @@ from .base import Backend
 class OutboxBackend(Backend, EmailBackend):
     """Delivers messages to ``mail.outbox`` as a host would send them.
 
-    A redirect is not applied, so that a test sees the original recipients. The host's
-    options are attributes, so that a test can look at them.
+    A redirect is not applied, so that a test sees the original recipients. The options of the
+    host are attributes, but for those of a backend that is not ours.
     """
 
     path = OUTBOX_BACKEND
@@ -28,7 +28,6 @@ class OutboxBackend(Backend, EmailBackend):
         """Set the options of a host as attributes of this backend."""
         EmailBackend.__init__(self)
         super().configure(host)
-        vars(self).update(host.options)
 
     def outcomes(
         self, messages: Iterable[EmailMessage], *, keep_going: bool
