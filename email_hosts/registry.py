@@ -164,7 +164,7 @@ def host_of_mailer(key: str, mailer: Any) -> Host:  # pragma: mailers-only
         raise
     host = Host(key, path, {}, setting="MAILERS")
     for name in mailer:
-        if name in host.table:  # Django ignores it
+        if name in (*host.table, "fail_silently"):  # Django ignores it
             reason = f"an entry of MAILERS has BACKEND and OPTIONS; move {name!r} into OPTIONS"
             raise InvalidEmailHost(reason, alias=key, setting="MAILERS")
     return with_options(host, options)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
+from os import PathLike, fspath
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -67,6 +68,8 @@ def without_control_characters(text: str) -> str:
 
 def text(value: Any) -> str:
     """Return a value given in Python, or raise ``ValueError`` if it is not text."""
+    if isinstance(value, PathLike):
+        value = fspath(value)
     if not isinstance(value, (str, Promise)):
         raise ValueError(f"must be text, not {type(value).__name__}")
     return without_control_characters(str(value))  # it may be lazy

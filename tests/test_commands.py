@@ -397,6 +397,7 @@ class TestFromSettings:
             ({"EMAIL_HOST_USER": SECRETS[0]}, "smtp://localhost"),
             # No DSN stands for these.
             (BOTH, "EMAIL_USE_SSL and EMAIL_USE_TLS are mutually exclusive"),
+            ({"EMAIL_HOST": None}, "EMAIL_HOST must be a host name"),
             ({"EMAIL_PORT": None}, "EMAIL_PORT must be a whole number from 1 to 65535"),
             ({**WITH_LOGIN, "EMAIL_HOST_USER": "a\nb"}, "the user name has a control"),
             pytest.param({"MAILERS": {}}, "with MAILERS, Django", marks=needs_mailers),

@@ -5,6 +5,7 @@ stranger, and what does not fit is refused in the same words.
 from __future__ import annotations
 
 import math
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -163,6 +164,7 @@ VALUES: list[tuple[list[Any], dict[str, Any], dict[str, Any]]] = [
     (IN_TEXT, {"conn_max_messages": "050"}, {"conn_max_messages": 50}),
     (IN_TEXT, {"rate": "014/s"}, {"rate": (Limit(14, 1),)}),
     (IN_PYTHON, {"use_tls": 1}, {"use_tls": True}),
+    (IN_PYTHON, {"ssl_cafile": PurePosixPath("/c.pem")}, {"ssl_cafile": "/c.pem"}),
     (IN_PYTHON, {"local_hostname": lazystr("web1")}, {"local_hostname": "web1"}),
     (IN_PYTHON, {"reply_to": SimpleLazyObject(lambda: "a@b.c")}, {"reply_to": "a@b.c"}),
     (IN_PYTHON, {**QA, "allowed_recipients": "c, e@f"}, {"allowed_recipients": ["c", "e@f"]}),

@@ -19,9 +19,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .. import conf, debug
 from ..addresses import address_and_domain
-from ..boundary import boundary
+from ..boundary import boundary, is_own
 from ..exceptions import InvalidEmailHost, looks_like_a_dsn, named, shown
-from ..host import ROUTING_BACKEND, Host, bare_host, class_at
+from ..host import ROUTING_BACKEND, Host, Mailer, bare_host, class_at
 from ..hosts import listed
 from ..options import SMTP_OPTIONS, did_you_mean
 from ..registry import needs_check, registry, with_first_member
@@ -101,6 +101,8 @@ def _router_that_nobody_asks() -> Found:
     mailers = conf.default_mailer(), *conf.mailers().values()
     if any(bare_host(each).routes or test_mode.has_replaced(each) for each in mailers):
         return
+    if any(map(_may_be_queue, mailers)):
+        return
     yield message(
         "W016",
         "EMAIL_HOSTS_ROUTER is not used: no backend of the settings is a RoutingBackend.",
@@ -153,8 +155,8 @@ def _default_backend() -> Found:
     try:
         path = conf.default_path()
         where = "EMAIL_BACKEND: "
+        backend_class = class_at(path)
         if needs_check(conf.default_mailer()):
-            backend_class = class_at(path)
             where = f"EMAIL_BACKEND {path} needs options, and gets none: "
             backend_class()
     except Exception as problem:  # a class of the project may raise anything
@@ -167,6 +169,8 @@ def _default_host() -> Found:
     if host is None or (conf.has_mailers() and default):
         return  # if it is not used, W005 says so
     if default_routes() or default == host.mailer or test_mode.has_replaced(default):
+        return
+    if _may_be_queue(default):
         return
     instead = "EMAIL_BACKEND" if default else 'MAILERS, which has no "default"'
     yield message(
@@ -192,7 +196,7 @@ def _backend_of_development() -> Found:
             f"{listed(sending)}.",
             "While you develop, give each the DSN console: with its sender.",
         )
-    elif known and not sending and has_server(bare_host(default)) and not _is_local():
+    elif known and not sending and has_server(bare_host(default)) and _names_server():
         yield message(
             "W020",
             "No host sends, and EMAIL_BACKEND does: Django's own mail, like password resets.",
@@ -322,7 +326,7 @@ def _default_sends_nothing() -> Found:
 
 def _default_is_local() -> Found:
     """Before ``MAILERS``, a project may forget where mail of Django and of other apps goes."""
-    if conf.has_mailers() or not _is_local() or registry().valid("default"):
+    if conf.has_mailers() or _names_server() or registry().valid("default"):
         return  # of a host "default", W013 says so
     if any(_hosts()) and bare_host(conf.default_mailer()).is_a(DJANGO_SMTP_BACKEND):
         yield message(
@@ -333,9 +337,9 @@ def _default_is_local() -> Found:
         )
 
 
-def _is_local() -> bool:
-    """Whether Django's own server is that of its default settings."""
-    return bool(conf.global_smtp_options()["host"] == global_settings.EMAIL_HOST)
+def _names_server() -> bool:
+    """Whether the project has set the server of Django's own mail."""
+    return bool(conf.settings.is_overridden("EMAIL_HOST"))
 
 
 def _reporter_filter() -> Found:
@@ -389,6 +393,12 @@ OF_DEPLOYED_SETTINGS = (
 
 
 # What the checks above ask
+
+
+def _may_be_queue(mailer: Mailer) -> bool:
+    """Whether it is of another package, whose worker may send through our backends."""
+    path = str(mailer.get("BACKEND", DJANGO_BACKENDS))
+    return not path.startswith((DJANGO_BACKENDS, "anymail.")) and not is_own(path)
 
 
 def _hosts() -> Iterator[Host]:

@@ -175,26 +175,27 @@ def _files(host: Host, backend: Any) -> Found:
         try:
             backend.ssl_context  # noqa: B018
         except InvalidEmailHost as refusal:
-            yield message("W021", f"{host.name} {refusal.reason}.", "Correct the path.")
+            hint = "Each must be a PEM file that can be read, and a key have no passphrase."
+            yield message("W021", f"{host.name} {refusal.reason}.", hint)
 
 
 def _members(host: Host) -> Found:
     missing = [f'"{shown(member)}"' for member in host.members if not can_be_member(member)]
     cycle = find_cycle(str(host.key)) if host.members else ()
     if host.routes and host.setting == "EMAIL_HOSTS":
-        problem = "sends through the router, so no other host can use it"
+        problem = "sends through the router, so no other host can use it."
     elif cycle and cycle[0] == host.key:
-        problem = f"leads back to itself: {' -> '.join(map(shown, cycle))}"
+        problem = f"leads back to itself: {' -> '.join(map(shown, cycle))}."
     elif missing:
         problem = f"names hosts that do not exist: {', '.join(missing)}"
         others = [str(key) for key in registry().dsns if f'"{shown(key)}"' not in missing]
-        problem += did_you_mean(missing[0].strip('"'), others)
+        problem += did_you_mean(missing[0].strip('"'), others) or "."
     else:
         return
     hint = (
         "Name other hosts, with commas between them. None may lead back here or to the router."
     )
-    yield message("E004", f"{host.name} {problem}.", hint)
+    yield message("E004", f"{host.name} {problem}", hint)
 
 
 def can_be_member(key: str) -> bool:
@@ -305,9 +306,11 @@ def _shadowed(host: Host) -> Found:
     used = host_in_use(host)
     if used is not host:  # pragma: mailers-only
         redirects = [bool(each and each.options.get("redirect_to")) for each in (host, used)]
-        more = " So its mail is NOT redirected." if redirects == [True, False] else ""
+        number, more = "W005", ""
+        if redirects == [True, False]:
+            number, more = "E008", " So its mail is NOT redirected."
         yield message(
-            "W005",
+            number,
             f"{host.name} is not used: {named(host.key, 'MAILERS')} comes first.{more}",
             "Rename one of them, or write MAILERS = mailers(EMAIL_HOSTS) below the last host.",
         )

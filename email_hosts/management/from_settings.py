@@ -57,6 +57,6 @@ def _checked(name: str, value: Any) -> Any:
     if value in NOT_GIVEN and name not in ("host", "port"):
         return ""
     try:
-        return option.convert(str(value))
+        return option.convert("" if value is None else str(value))
     except ValueError as error:
         raise InvalidEmailHost(f"{conf.SMTP_SETTINGS[name]} {error}") from None
