@@ -206,7 +206,7 @@ OF_MAIL = [
     # Of a client below the backend
     *(other("azure.x", status_code=503), other("kombu.x", reason=OSError())),
 ]
-OTHERS = [ValueError, other("billiard.x"), other("shop"), other("celery", reason=OSError())]
+OTHERS = [ValueError, other("billiard.x"), other("shop"), other("celery.x", reason=OSError())]
 
 
 @pytest.mark.parametrize("error", [*OF_MAIL, *OTHERS])
