@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from django.core.mail import EmailMessage
 
 from . import signals
-from .exceptions import shown, summarize
+from .exceptions import AllHostsFailed, shown, summarize
 from .log import warn
 from .retry import NOT_SENT, can_be_retried, delivery_of
 
@@ -48,7 +48,6 @@ class Outcome(NamedTuple):
     seconds: float | None = None  # what the send took; None until the report knows
     was_offered: bool = True  # false: the host has not seen the message
     number: int = 1  # how many messages were accepted, without an error
-    is_told: bool = False  # its host has sent the signals
     name: str = ""  # how the log names a host without a key
 
     @property
@@ -121,7 +120,7 @@ class Report:
             self._log(outcome)
             if outcome.message is None and outcome.error is None:
                 continue  # nobody knows which messages were accepted
-            if not outcome.is_told:
+            if not isinstance(outcome.error, AllHostsFailed):  # its hosts have told already
                 signals.tell(type(self._backend), outcome)
 
     def note_sent_and_unsent(self) -> None:
@@ -147,7 +146,7 @@ class Report:
         name = outcome.name or self._backend.name
         if outcome.alias is not None:
             name = f'host "{shown(outcome.alias)}"'
-        if outcome.refused and outcome.is_final and not outcome.is_told:
+        if outcome.refused and outcome.is_final:
             codes = sorted({code for code, _ in outcome.refused.values()})
             warn("%s: refused recipients: %d %s", name, len(outcome.refused), codes)
         error = outcome.error

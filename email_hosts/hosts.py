@@ -15,13 +15,7 @@ from django.utils.module_loading import import_string
 from . import conf
 from .boundary import boundary
 from .dsn import parse_from_elsewhere
-from .exceptions import (
-    EmailHostDoesNotExist,
-    InvalidEmailHost,
-    checked_flag,
-    raise_time_limit,
-    shown,
-)
+from .exceptions import EmailHostDoesNotExist, InvalidEmailHost, checked_flag, shown
 from .host import FAILOVER_BACKEND, HOST_BACKEND, TABLES, Host, class_at
 from .log import warn
 from .options import HOST_OPTIONS, NOT_GIVEN
@@ -153,11 +147,6 @@ def build_real(host: Host) -> Any:
         return class_at(HOST_BACKEND).from_host(host)
     except (ImproperlyConfigured, TypeError) as error:
         reason = str(getattr(error, "reason", error))
-    except OSError:  # it may connect
-        raise
-    except Exception as error:  # a backend that is not ours may raise anything
-        raise_time_limit(error)
-        reason = f"the backend raised {type(error).__name__}: {error}"
     reason = reason.removeprefix(f"MAILERS[{host.key or ''!r}]: ")
     raise InvalidEmailHost(reason, alias=host.key, setting=host.setting)
 

@@ -10,7 +10,7 @@ from itertools import dropwhile
 from traceback import walk_tb
 
 from .boundary import is_own
-from .exceptions import OF_TIME_LIMITS, AllHostsFailed, RateLimited
+from .exceptions import AllHostsFailed, RateLimited
 from .smtp.tls import NOT_TLS
 
 # Raised before the message is offered, or when the server refuses MAIL.
@@ -80,11 +80,9 @@ def may_be_tried_elsewhere(error: BaseException) -> bool:
     return any(map(_could_not_connect, errors))
 
 
-def is_of_network(error: BaseException) -> bool:
-    """Whether it is the answer of a provider, or has an ``OSError`` among its causes."""
-    if type(error).__module__.partition(".")[0] in OF_TIME_LIMITS:
-        return False
-    return any(isinstance(each, OSError) or _http_status(each) for each in _with_causes(error))
+def is_answer(error: BaseException) -> bool:
+    """Whether it is the answer of a provider, which has a status of HTTP."""
+    return any(map(_http_status, _with_causes(error)))
 
 
 def is_too_much(error: BaseException) -> bool:

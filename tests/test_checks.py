@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from typing import Any
 
 import pytest
 from conftest import mailer, needs_mailers
@@ -11,7 +12,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
 
 from email_hosts import checks, conf, mailers
-from email_hosts.backends import get_connection
+from email_hosts.backends import EmailHostsBackend, get_connection
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.host import HOST_BACKEND, SMTP_BACKEND
 
@@ -67,6 +68,10 @@ class AnyOption(BaseEmailBackend):
         super().__init__()
 
 
+class OwnWay(EmailHostsBackend):
+    send_messages: Any = None
+
+
 CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyOption"
 
 
@@ -108,6 +113,8 @@ CHOOSY, ANY_OPTION = f"backend://{__name__}.Choosy", f"backend://{__name__}.AnyO
         ("submission://u:p@SMTP.Office365.com.", "W008 December 2026"),
         (f"{ANY_OPTION}?host=smtp.office365.com&password=p", []),
         ("submission://u@smtp.office365.com?oauth2=email_hosts.backends.get_connection", []),
+        # W017: several hosts do not call its send_messages()
+        (f"backend://{__name__}.OwnWay?host=h", "W017 send_messages()...apply_host()"),
         # W009: it redirects
         (f"{ANY_OPTION}?{REDIRECTS}", "W009 redirects"),
     ],
@@ -303,6 +310,7 @@ B = {"b": "console:"}
         # The other way round
         (B, SMTP, "h", ["W020 No host sends...django.core.mail.backends.console"]),
         (B, SMTP, None, []),
+        ({"b": ANY_OPTION}, SMTP, "h", []),
         (B, ROUTER, "h", ["W006"]),
         ({}, SMTP, "h", []),
     ],
@@ -373,6 +381,11 @@ class TestMailers:  # pragma: mailers-only
             (H, {"a": OPEN}, ["W005", 'W009 MAILERS["a"]', 'W002 MAILERS["a"]']),
             ({"a": R}, mailers(H), ["E008 ...comes first. So its mail is NOT redirected."]),
             ({"a": R}, {"a": OPEN}, ["W005 ...comes first. Rename", "W009", "W002"]),
+            (
+                {"a": R, "m": R},
+                {"a": mailer(FAILOVER, hosts=["m"])},
+                ["W005 ...first. Ren", "W009"],
+            ),
             # W010: a mailer does not redirect
             ({"e": R}, THREE, ["W014", 'W010 ...: MAILERS["b"], MAILERS["c"].', "W009"]),
             # W013: the host default is not that of Django

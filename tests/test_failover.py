@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from conftest import interrupted_at_each_call, mails, told
+from conftest import interrupted_at_each_call, mails
 from django.core.mail import EmailMessage
 from django.test import override_settings
 from scripted import BODY, CLOSE, HANG, RESET, always, any_of, at, to
@@ -234,7 +234,7 @@ class Broken(EmailHostsBackend):
         ("", 'EMAIL_HOSTS["member"]: the host is empty; known hosts: '),
         ("backend://email_hosts.backends.RoutingBackend", "it asks the router, so no other"),
         ("smpt://h", "unknown scheme 'smpt'"),
-        (f"backend://{__name__}.Broken", "the backend raised AttributeError: no KEY"),
+        (f"backend://{__name__}.Broken", "AttributeError"),
         ("submissions://127.0.0.1:{}", "SSLError"),
         ("submissions://127.0.0.1:{}?ssl_cafile=/no/such/file", "cannot load ssl_cafile"),
     ],
@@ -247,28 +247,6 @@ def test_member_that_cannot_be_used_is_for_the_next_and_logged(dsn, reason, serv
     (logged,) = caplog.messages
     assert logged.startswith('host "all": host "member" failed: ')
     assert reason in logged
-
-
-class Filter(EmailHostsBackend):
-    """A class of a project, which sends in a way of its own."""
-
-    def send_messages(self, email_messages):
-        return super().send_messages(each for each in email_messages if each.subject != "no")
-
-
-def test_member_may_have_a_way_to_send_of_its_own(serve, settings, caplog):
-    server = serve(to("bad@", "550 no"))
-    own = f"backend://{__name__}.Filter?host=127.0.0.1&port={server.port}"
-    settings.EMAIL_HOSTS = {"own": own, "all": "failover:own"}
-    connection: Any = get_connection("all")
-    with told() as heard:
-        assert connection.send_messages(mails("a+bad", "no", "b")) == len(server.accepted) == 2
-        assert connection.refused_recipients == {"bad@example.net": (550, b"no")}
-        assert len(caplog.messages) == 1
-        with pytest.raises(smtplib.SMTPRecipientsRefused) as caught:
-            connection.send_messages(mails("no", "bad", "c"))
-    assert heard == [("a+bad", None), ("b", None), ("bad", smtplib.SMTPRecipientsRefused)]
-    assert not hasattr(caught.value, "unsent")  # it does not say what became of "no"
 
 
 @pytest.mark.parametrize("query", ["", "conn_max_age=60", "parallel=2"])

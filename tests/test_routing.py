@@ -21,6 +21,7 @@ from email_hosts.exceptions import EmailHostDoesNotExist, InvalidEmailHost
 from email_hosts.testing import real_hosts
 
 ROUTING = "email_hosts.backends.RoutingBackend"
+SENDER = "?_default_from_email=shop@example.com"
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated"),
@@ -181,6 +182,19 @@ def test_message_that_cannot_be_redirected_does_not_keep_the_others_back(of_host
     error: Any = caught.value
     assert (error.sent, error.unsent) == ([good], [bad])
     assert site.recipients() == {"shop": ["qa@example.com"]}
+
+
+def test_message_that_cannot_be_redirected_has_none_sent_twice(site):
+    """The backend does not say what it took."""
+    site.hosts["shop"] = f"backend://conftest.Recorder{SENDER}&_redirect_to=qa@example.com"
+    batch = [message("shop@example.com") for _ in range(4)]
+    batch[1].merge_data = {"a@example.net": {}}
+    with (
+        mock.patch.object(Recorder, "send_messages", return_value=0) as sent,
+        pytest.raises(InvalidEmailHost),
+    ):
+        RoutingBackend().send_messages(batch)
+    assert sent.call_count == 3
 
 
 def test_host_that_is_lost_says_nothing_of_messages_of_others(site, monkeypatch):

@@ -171,6 +171,7 @@ class TestCallersMessage:
 
         def note(messages):
             messages[0].extra_headers |= {"message_id": "1", "Reply-To": "host@example.com"}
+            vars(messages[0])["_connection"] = "of the backend"
             messages[0].anymail_status = "queued"
             raise OSError("no")
 

@@ -27,6 +27,7 @@ from scripted import BODY, HANG, at, to
 
 from email_hosts import signals
 from email_hosts.backends import RoutingBackend, base, can_be_retried, get_connection, routing
+from email_hosts.retry import NOT_SENT, set_delivery
 from email_hosts.smtp.connection import SMTP
 
 pytestmark = pytest.mark.usefixtures("limit")
@@ -82,8 +83,10 @@ def test_of_a_message_ends_the_send_whatever_failed_before(of, way, server, capl
 @pytest.mark.parametrize("method", ["open", "send_messages"])
 def test_of_a_backend_that_is_not_ours_ends_the_send(method, way, server, settings):
     settings.EMAIL_HOSTS_ROUTER = lambda message: "outside"
+    limit = TimeLimit()
+    set_delivery(limit, NOT_SENT)  # in another send, of a log handler
     with (
-        mock.patch.object(Outside, method, side_effect=TimeLimit) as asked,
+        mock.patch.object(Outside, method, side_effect=limit) as asked,
         told() as heard,
         pytest.raises(TimeLimit) as caught,
     ):
@@ -203,10 +206,10 @@ def other(module: str, **attributes: Any) -> type[Exception]:
 
 OF_MAIL = [
     *(ConnectionError, other(__name__), other("requests.x"), other("botocore.x")),
-    # Of a client below the backend
-    *(other("azure.x", status_code=503), other("kombu.x", reason=OSError())),
+    other("azure.x", status_code=503),  # the answer of a provider
 ]
-OTHERS = [ValueError, other("billiard.x"), other("shop"), other("celery.x", reason=OSError())]
+# The last may be of a database, when the mail is sent.
+OTHERS = [ValueError, other("billiard.x"), other("shop"), other("redis.x", reason=OSError())]
 
 
 @pytest.mark.parametrize("error", [*OF_MAIL, *OTHERS])

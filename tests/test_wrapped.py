@@ -6,7 +6,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Recorder, mails, told, wrapped
+from conftest import Recorder, mails, needs_mailers, told, wrapped
 from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import EmailMessage
 from django.core.mail.backends import smtp
@@ -93,6 +93,12 @@ def test_queue_may_pickle_a_message_that_has_our_default_backend(settings):
     vars(message).update(connection=RoutingBackend(), _connection=RoutingBackend())
     assert RoutingBackend().send_messages([message]) == 1
     assert {vars(kept[-1])[name] for name in ("connection", "_connection")} == {None}
+
+
+@needs_mailers
+def test_backend_of_django_is_told_what_it_lacks():  # pragma: mailers-only
+    with pytest.raises(ImproperlyConfigured, match="'file_path'"):
+        HostBackend("django.core.mail.backends.filebased.EmailBackend", alias="x")
 
 
 TEXTS = ("HOST", "HOST_USER", "HOST_PASSWORD", "SSL_CERTFILE", "SSL_KEYFILE")

@@ -206,7 +206,7 @@ class Backend(BaseEmailBackend):
                 copies.append(applied)
                 notes[id(applied)] = message, Notes(message, applied)
         try:
-            for outcome in _outcomes_at(connection, copies, keep_going=keep_going):
+            for outcome in outcomes_of(connection, copies, keep_going=keep_going):
                 about = notes.get(id(outcome.message))
                 for _, note in [about] if about else notes.values():
                     note.give_back()
@@ -282,27 +282,6 @@ def outcomes_of(
         # An interruption may delay this until the generator is closed. To set the variable
         # again would then undo what has been set meanwhile.
         note.clear()
-
-
-def _outcomes_at(
-    connection: Backend, messages: Iterable[EmailMessage], *, keep_going: bool
-) -> Iterator[Outcome]:
-    """Yield the same, also for a class of a project with a ``send_messages()`` of its own."""
-    if type(connection).send_messages is Backend.send_messages:
-        yield from outcomes_of(connection, messages, keep_going=keep_going)
-        return
-    for message in messages:
-        try:
-            sent = connection.send_messages([message])
-        except Exception as error:
-            outcome = connection.failed(message, error)
-        else:
-            refused = connection.refused_recipients
-            known = message if sent else None
-            outcome = Outcome(known, connection.alias, refused=refused, number=bool(sent))
-        yield outcome._replace(is_told=True)
-        if outcome.ends(keep_going=keep_going):
-            return
 
 
 def is_sending(backend: BaseEmailBackend) -> bool:

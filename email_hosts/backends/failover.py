@@ -28,7 +28,10 @@ MANY = 1_000_000  # far more than there are hosts, so that each is as likely as 
 
 # What a host that cannot be opened raises. Other errors, such as the time limit of a task
 # queue, are not the fault of the host.
-UNUSABLE = (OSError, ValueError, TypeError, ImportError, ImproperlyConfigured)
+UNUSABLE = (
+    *(OSError, ValueError, TypeError, AttributeError, LookupError, ImportError),
+    ImproperlyConfigured,
+)
 
 
 class FailoverBackend(Backend):
@@ -91,8 +94,7 @@ class FailoverBackend(Backend):
             if not isinstance(last.error, RateLimited) and not is_too_much(last.error):
                 health.down_until[key] = clock() + self.retry
                 warn('%s: host "%s" failed: %s', self.name, shown(key), summarize(last.error))
-        failed = self.failed(message, AllHostsFailed(errors, alias=self.alias))
-        yield failed._replace(is_told=True)
+        yield self.failed(message, AllHostsFailed(errors, alias=self.alias))
 
     def _attempts(
         self, health: _HostHealth, errors: Mapping[str, Exception]

@@ -106,14 +106,16 @@ class RoutingBackend(Backend):
         try:
             left, is_stopped = messages, True
             while is_stopped:
-                is_stopped, known = False, []
+                is_stopped, known, behind = False, [], len(left)
                 for outcome in self.through(connection, left, keep_going=True):
                     known.append(outcome.message)
                     yield outcome
                     # A message that the host cannot take ends a list.
                     if isinstance(outcome.error, InvalidEmailHost) and outcome.message:
                         is_stopped = True
-                left = left_of(left, known)
+                        behind = [each is outcome.message for each in left].index(True) + 1
+                # Where the host does not say which it took, the order does.
+                left = left[behind:] if None in known else left_of(left, known)
         finally:
             if not is_new:  # the router may return a new one for each message
                 connections.drop(name)

@@ -59,6 +59,7 @@ class EmailHostsBackend(Backend, EmailBackend):
     connection: Any  # smtplib.SMTP while open, else None. You may set it, as in Django.
     _pooled: PooledConnection | None = None  # what the pool knows about it
     _tokens_from: Any = None  # where the tokens of OAuth 2.0 come from
+    _is_loud = False  # whether open() raises although fail_silently is set
     _is_sending = False  # over this connection
 
     @boundary
@@ -125,7 +126,7 @@ class EmailHostsBackend(Backend, EmailBackend):
                 self._use(parked or self._connect())
                 return True
             except OSError as error:
-                if not self.fail_silently:
+                if self._is_loud or not self.fail_silently:
                     raise
                 warn("%s: %s, ignored by fail_silently", self.name, summarize(error))
                 return None
@@ -248,11 +249,11 @@ class EmailHostsBackend(Backend, EmailBackend):
     def open_loudly(self) -> bool | None:
         """Open it, and raise errors even with ``fail_silently``: ``delivery`` ignores them."""
         with self._lock:
-            was, self.fail_silently = self.fail_silently, False
+            self._is_loud = True
             try:
                 return self.open()
             finally:
-                self.fail_silently = was
+                self._is_loud = False
 
     def _use(self, pooled: PooledConnection) -> None:
         self.connection, self._pooled = pooled.connection, pooled

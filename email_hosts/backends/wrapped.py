@@ -25,7 +25,7 @@ from ..exceptions import InvalidEmailHost, path_of, summarize
 from ..host import Host, checked_path, class_at, default_port
 from ..log import warn
 from ..options import HOST_OPTIONS, SMTP_OPTIONS, did_you_mean
-from ..retry import NOT_SENT, is_of_network, set_delivery
+from ..retry import NOT_SENT, PERHAPS, is_answer, set_delivery
 from ..rules import SMTP_RULES, Notes, copied
 from ..rules.redirect import FIELDS, refuse_other_recipients
 from ..smtp.redaction import Redactor
@@ -75,8 +75,8 @@ class HostBackend(Backend):
         return getattr(self.wrapped, name)
 
     def is_of_mail(self, error: Exception) -> bool:
-        """Whether an error is one of sending mail, or of a client below the backend."""
-        return super().is_of_mail(error) or is_of_network(error)
+        """Whether an error is one of sending mail, or a provider's answer."""
+        return super().is_of_mail(error) or is_answer(error)
 
     def __copy__(self) -> Any:
         """Return another connection with the same options."""
@@ -161,6 +161,8 @@ class HostBackend(Backend):
             taken = self._call(list(copies))  # the backend may change the list
         except Exception as error:
             self._redact(error)
+            if not self.is_of_mail(error):  # it may come from another send, in a log handler
+                set_delivery(error, PERHAPS)
             yield self.failed(messages[0] if len(messages) == 1 else None, error)
             return
         except BaseException:
@@ -250,8 +252,9 @@ def _of_any_package(
     try:
         return backend_class(**named, **options)
     except (TypeError, ImproperlyConfigured) as error:
-        refused = re.findall(r"'(\w+)'", str(error))
-        if not named or not refused or not options.keys().isdisjoint(refused):
+        text = str(error).removeprefix(f"MAILERS[{named.get('alias')!r}]: ")
+        refused = {*re.findall(r"'(\w+)'", text)}
+        if not named or not refused or refused - {"alias", "fail_silently"}:
             raise
     return backend_class(**options)  # pragma: mailers-only
 

@@ -189,6 +189,7 @@ def _backend_of_development() -> Found:
     backend = SENDS_NOTHING.get(str(default.get("BACKEND")))
     known = list(_hosts())
     sending = [host.name for host in known if has_server(host)]
+    are_local = known and all(host.backend in SENDS_NOTHING for host in known)
     if backend and sending:
         yield message(
             "W020",
@@ -196,7 +197,7 @@ def _backend_of_development() -> Found:
             f"{listed(sending)}.",
             "While you develop, give each the DSN console: with its sender.",
         )
-    elif known and not sending and has_server(bare_host(default)) and _names_server():
+    elif are_local and has_server(bare_host(default)) and _names_server():
         yield message(
             "W020",
             "No host sends, and EMAIL_BACKEND does: Django's own mail, like password resets.",
@@ -326,7 +327,7 @@ def _default_sends_nothing() -> Found:
 
 def _default_is_local() -> Found:
     """Before ``MAILERS``, a project may forget where mail of Django and of other apps goes."""
-    if conf.has_mailers() or _names_server() or registry().valid("default"):
+    if conf.has_mailers() or _names_server() or "default" in registry().dsns:
         return  # of a host "default", W013 says so
     if any(_hosts()) and bare_host(conf.default_mailer()).is_a(DJANGO_SMTP_BACKEND):
         yield message(

@@ -14,9 +14,9 @@ from django.core.checks import CheckMessage
 from .. import conf, hosts
 from ..addresses import is_loopback
 from ..exceptions import InvalidEmailHost, checked_key, named, shown
-from ..host import SMTP_BACKEND, Host, bare_host
+from ..host import SMTP_BACKEND, Host, bare_host, class_at
 from ..options import NOT_GIVEN, SMTP_OPTIONS, did_you_mean
-from ..registry import find_cycle, needs_check, registry
+from ..registry import BASE, find_cycle, needs_check, registry
 from ..schemes import (
     BUILTIN_SCHEMES,
     DJANGO_BACKENDS,
@@ -163,6 +163,9 @@ def _backend(host: Host) -> Found:
         backend = hosts.build_real(host)
     except InvalidEmailHost as refusal:
         yield invalid(refusal, "E003" if refusal.reason.startswith(NO_BACKEND) else "E002")
+    except Exception as failure:  # a backend that is not ours may raise anything
+        reason = f"the backend raised {type(failure).__name__}: {failure}"
+        yield invalid(InvalidEmailHost(reason, alias=host.key, setting=host.setting))
     else:
         yield from _files(host, backend)
 
@@ -174,9 +177,10 @@ def _files(host: Host, backend: Any) -> Found:
     if host.is_a(SMTP_BACKEND) and is_encrypted and has_files:
         try:
             backend.ssl_context  # noqa: B018
-        except InvalidEmailHost as refusal:
+        except Exception as refusal:  # a class of the project may have its own
+            reason = getattr(refusal, "reason", refusal)
             hint = "Each must be a PEM file that can be read, and a key have no passphrase."
-            yield message("W021", f"{host.name} {refusal.reason}.", hint)
+            yield message("W021", f"{host.name} {reason}.", hint)
 
 
 def _members(host: Host) -> Found:
@@ -278,6 +282,19 @@ def _without_effect(host: Host) -> Found:
             )
 
 
+def _own_way_to_send(host: Host) -> Found:
+    if (
+        host.is_a(BASE)
+        and class_at(host.backend).send_messages != class_at(BASE).send_messages
+    ):
+        yield message(
+            "W017",
+            f"{host.name} has a send_messages() of its own, which has no effect where a host of "
+            "several or the router sends.",
+            "Override apply_host() instead, which returns the message as it is sent.",
+        )
+
+
 def _not_set(host: Host) -> Found:
     texts = {name: each for name, each in host.options.items() if isinstance(each, str)}
     unset = [
@@ -307,7 +324,7 @@ def _shadowed(host: Host) -> Found:
     if used is not host:  # pragma: mailers-only
         redirects = [bool(each and each.options.get("redirect_to")) for each in (host, used)]
         number, more = "W005", ""
-        if redirects == [True, False]:
+        if redirects == [True, False] and not (used and used.members):  # which may redirect
             number, more = "E008", " So its mail is NOT redirected."
         yield message(
             number,
@@ -325,6 +342,7 @@ OF_HOST: tuple[Callable[[Host], Found], ...] = (
     _password,
     _login,
     _without_effect,
+    _own_way_to_send,
     _not_set,
     _shadowed,
 )

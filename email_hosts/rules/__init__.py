@@ -24,6 +24,7 @@ Rule = Callable[[EmailMessage, Any], Mapping[str, Any]]
 # sending the same message.
 SET_BY_RULES = {
     *("from_email", "reply_to", "envelope_sender", "extra_headers", "recipients"),
+    *("connection", "_connection"),
     *redirect.FIELDS,
 }
 
@@ -89,5 +90,5 @@ class Notes:
                 setattr(self._message, name, value)
         for name, value in headers_of(self._copy).items():
             is_new = value is not self._headers.get(name, self._headers)
-            if is_new and not re.fullmatch(OF_EACH_MESSAGE, name.lower()):
+            if is_new and not re.fullmatch(OF_EACH_MESSAGE, str(name).lower()):
                 self._message.extra_headers[name] = value

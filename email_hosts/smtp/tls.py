@@ -15,8 +15,8 @@ NO_STARTTLS_HINT = "submissions:// is for TLS from the first byte, smtp:// for n
 def hint_for(error: ssl.SSLError) -> str:
     """Return what to write instead. Empty where the error says all."""
     if not isinstance(error, ssl.SSLCertVerificationError):
-        return NOT_TLS_HINT if error.reason in NOT_TLS else ""
-    if "mismatch" in error.verify_message:
+        return NOT_TLS_HINT if getattr(error, "reason", "") in NOT_TLS else ""
+    if "mismatch" in getattr(error, "verify_message", ""):  # OpenSSL sets both
         return "write the name of the server that its certificate has"
     return "to trust an authority of your own, name its file in ssl_cafile"
 
