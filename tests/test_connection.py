@@ -48,12 +48,12 @@ class TestReply:
     def test_in_pieces_is_put_together(self, client, say):
         limits = []
 
-        def lines():
-            for line in (b"250-one\r\n", b"250-two\r\n", b"250 three\r\n"):
-                limits.append(client.sock.gettimeout())
-                yield line
+        def line(text):
+            limits.append(client.sock.gettimeout())
+            return text
 
-        say(lines(), itertools.count())
+        lines = map(line, [b"250-one\r\n", b"250-two\r\n", b"250 three\r\n"])
+        say(lines, itertools.count())
         assert client.getreply() == (250, b"one\ntwo\nthree")
         assert limits == [5, 5, 4]  # there is less time for each
         assert client.sock.gettimeout() == TIMEOUT

@@ -283,10 +283,9 @@ def _without_effect(host: Host) -> Found:
 
 
 def _own_way_to_send(host: Host) -> Found:
-    if (
-        host.is_a(BASE)
-        and class_at(host.backend).send_messages != class_at(BASE).send_messages
-    ):
+    if not host.is_a(BASE):
+        return
+    if class_at(host.backend).send_messages != class_at(BASE).send_messages:
         yield message(
             "W017",
             f"{host.name} has a send_messages() of its own, which has no effect where a host of "
