@@ -178,7 +178,7 @@ def _files(host: Host, backend: Any) -> Found:
         try:
             backend.ssl_context  # noqa: B018
         except Exception as refusal:  # a class of the project may have its own
-            reason = getattr(refusal, "reason", refusal)
+            reason = getattr(refusal, "reason", f"cannot load its files: {refusal}")
             hint = "Each must be a PEM file that can be read, and a key have no passphrase."
             yield message("W021", f"{host.name} {reason}.", hint)
 
