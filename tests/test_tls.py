@@ -2,6 +2,7 @@
 
 import re
 import ssl
+from unittest import mock
 
 import pytest
 from servers import server_context
@@ -68,6 +69,16 @@ class TestCertificate:
         told = re.escape(f'EMAIL_HOSTS["shop"]: cannot load {named.format(*client_files)}: ')
         with pytest.raises(InvalidEmailHost, match=f"^{told}"):
             connect(dsn, fail_silently=True).open()
+
+
+def test_error_that_says_all_has_no_hint(connect):
+    error = ssl.SSLError(1, "out of memory")
+    with (
+        mock.patch("socket.create_connection", side_effect=error),
+        pytest.raises(ssl.SSLError),
+    ):
+        connect("smtps://127.0.0.1:1").open()
+    assert error.strerror == "out of memory"
 
 
 class TestContext:
