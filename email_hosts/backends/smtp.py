@@ -321,7 +321,7 @@ class EmailHostsBackend(Backend, EmailBackend):
             if self._tokens_from is None:
                 return self._connect_once()
             return self._connect_with_token()
-        except InvalidEmailHost:  # nor can it be sent later
+        except InvalidEmailHost:  # to send it later does not help
             raise
         except BaseException as error:
             set_delivery(error, NOT_SENT)

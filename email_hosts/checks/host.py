@@ -323,7 +323,7 @@ def _shadowed(host: Host) -> Found:
     if used is not host:  # pragma: mailers-only
         redirects = [bool(each and each.options.get("redirect_to")) for each in (host, used)]
         number, more = "W005", ""
-        if redirects == [True, False] and not (used and used.members):  # which may redirect
+        if redirects == [True, False] and not (used and used.members):  # these may redirect
             number, more = "E008", " So its mail is NOT redirected."
         yield message(
             number,
