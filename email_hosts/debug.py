@@ -141,7 +141,7 @@ def install() -> None:
         in_force.__class__ = EmailHostsReporterFilter
     if apps.apps_ready and not apps.is_installed(PACKAGE):
         warn(
-            '%s is not in INSTALLED_APPS, so "manage.py check" says nothing of hosts', PACKAGE
+            '%s is not in INSTALLED_APPS, so "manage.py check" does not look at hosts', PACKAGE
         )
 
 

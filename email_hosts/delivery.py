@@ -27,9 +27,9 @@ class Then(Enum):
     """What follows an outcome."""
 
     NEXT_HOST = auto()  # another outcome of the same message
-    NEXT_MESSAGE = auto()  # after an error, only if the send is to go on
+    NEXT_MESSAGE = auto()  # after an error, only where the send goes on
     NO_CONNECTION = auto()  # the other messages of this host have the same error
-    END = auto()  # of the send: the error is none of mail
+    END = auto()  # of the send, because the error is not one of mail
 
 
 class Outcome(NamedTuple):

@@ -308,7 +308,7 @@ B = {"b": "console:"}
         ({**H, **B}, SMTP, "h", []),
         ({**H, **B}, LOCMEM, "h", []),
         # The other way round
-        (B, SMTP, "h", ["W020 No host sends...django.core.mail.backends.console"]),
+        (B, SMTP, "h", ["W020 No host sends, but...django.core.mail.backends.console"]),
         (B, SMTP, None, []),
         ({"b": ANY_OPTION}, SMTP, "h", []),
         (B, ROUTER, "h", ["W006"]),

@@ -245,9 +245,10 @@ def _construct(host: Host) -> Any:
 def _of_any_package(
     backend_class: Any, named: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Any:
-    """Return a backend, whose constructor may not know Django 6.1 yet.
+    """Return a backend of any package.
 
-    Such a one refuses the alias, or has it refused together with ``fail_silently``.
+    A constructor that does not know Django 6.1 yet refuses the alias, or passes it on together
+    with ``fail_silently``, which Django refuses.
     """
     try:
         return backend_class(**named, **options)

@@ -288,8 +288,8 @@ def _own_way_to_send(host: Host) -> Found:
     if class_at(host.backend).send_messages != class_at(BASE).send_messages:
         yield message(
             "W017",
-            f"{host.name} has a send_messages() of its own, which has no effect where a host "
-            "of several or the router sends.",
+            f"{host.name} has a send_messages() of its own, which a host of several and the "
+            "router do not call.",
             "Override apply_host() instead, which returns the message as it is sent.",
         )
 
