@@ -200,7 +200,7 @@ def _backend_of_development() -> Found:
     elif are_local and has_server(bare_host(default)) and _names_server():
         yield message(
             "W020",
-            "No host sends, but EMAIL_BACKEND does: Django's own mail, such as password resets.",
+            "No host sends, but EMAIL_BACKEND does: Django's own mail, like password resets.",
             "While you develop, let EMAIL_BACKEND be that of the console, too: "
             f"{DJANGO_BACKENDS}.console.EmailBackend.",
         )
@@ -332,7 +332,7 @@ def _default_is_local() -> Found:
     if any(_hosts()) and bare_host(conf.default_mailer()).is_a(DJANGO_SMTP_BACKEND):
         yield message(
             "W022",
-            "Django's own mail, such as password resets, goes to EMAIL_HOST, which is localhost.",
+            "Django's own mail, like password resets, goes to EMAIL_HOST, which is localhost.",
             f'Write EMAIL_BACKEND = "{ROUTING_BACKEND}", and add a host "default". Or set '
             "EMAIL_HOST.",
         )
