@@ -155,8 +155,8 @@ def _default_backend() -> Found:
     try:
         path = conf.default_path()
         where = "EMAIL_BACKEND: "
-        backend_class = class_at(path)
         if needs_check(conf.default_mailer()):
+            backend_class = class_at(path)
             where = f"EMAIL_BACKEND {path} needs options, and gets none: "
             backend_class()
     except Exception as problem:  # a class of the project may raise anything
