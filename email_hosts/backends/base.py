@@ -135,9 +135,9 @@ class Backend(BaseEmailBackend):
 
     def unreachable(self, message: EmailMessage, error: Exception) -> Outcome:
         """Return the outcome of a message for which there is no connection, nor for others."""
-        then = Then.NO_CONNECTION if self.is_of_mail(error) else Then.END
-        was_offered = delivery_of(error) == PERHAPS
-        return self.failed(message, error)._replace(then=then, was_offered=was_offered)
+        failed = self.failed(message, error)
+        then = Then.END if failed.then is Then.END else Then.NO_CONNECTION
+        return failed._replace(then=then, was_offered=delivery_of(error) == PERHAPS)
 
     def is_of_mail(self, error: Exception) -> bool:
         """Whether an error is one of sending mail. Others, like a time limit, end a send."""

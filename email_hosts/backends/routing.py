@@ -104,16 +104,17 @@ class RoutingBackend(Backend):
             yield from (connection or self).all_failed(messages, error, key=key)
             return
         try:
-            left, is_stopped = messages, True
-            while is_stopped:
-                is_stopped, known, behind = False, [], len(left)
+            left = messages
+            while left:
+                known, behind = [], 0  # behind the message that has ended the list
                 for outcome in self.through(connection, left, keep_going=True):
                     known.append(outcome.message)
                     yield outcome
-                    # A message that the host cannot take ends a list.
+                    # One that the host cannot take does so.
                     if isinstance(outcome.error, InvalidEmailHost) and outcome.message:
-                        is_stopped = True
                         behind = [each is outcome.message for each in left].index(True) + 1
+                if not behind:
+                    break
                 # Where the host does not say which it took, the order does.
                 left = left[behind:] if None in known else left_of(left, known)
         finally:

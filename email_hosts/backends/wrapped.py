@@ -206,10 +206,11 @@ def _without_connection(message: EmailMessage) -> EmailMessage:
 
     A queue may pickle the message. Where it is sent later, the queue would get it again.
     """
-    for name in ("connection", "_connection"):  # Private: the latter, since Django 6.1
-        if isinstance(vars(message).get(name), Backend):
-            message = copied(message)
-            vars(message)[name] = None
+    names = ("connection", "_connection")  # Private: the latter, since Django 6.1
+    ours = [name for name in names if isinstance(vars(message).get(name), Backend)]
+    if ours:
+        message = copied(message)
+        vars(message).update(dict.fromkeys(ours))
     return message
 
 

@@ -99,9 +99,10 @@ def _router() -> Found:
 
 def _router_that_nobody_asks() -> Found:
     mailers = conf.default_mailer(), *conf.mailers().values()
-    if any(bare_host(each).routes or test_mode.has_replaced(each) for each in mailers):
-        return
-    if any(map(_may_be_queue, mailers)):
+    if any(
+        bare_host(each).routes or test_mode.has_replaced(each) or _may_be_queue(each)
+        for each in mailers
+    ):
         return
     yield message(
         "W016",

@@ -172,9 +172,7 @@ def _backend(host: Host) -> Found:
 
 def _files(host: Host, backend: Any) -> Found:
     """Load the files of TLS. No error: only the machine that sends needs them."""
-    is_encrypted = host.options.get("use_tls") or host.options.get("use_ssl")
-    has_files = any(name.startswith("ssl_") for name in host.options)
-    if host.is_a(SMTP_BACKEND) and is_encrypted and has_files:
+    if host.is_a(SMTP_BACKEND) and _uses_tls(host) and _options_of_tls(host):
         try:
             backend.ssl_context  # noqa: B018
         except Exception as refusal:  # a class of the project may have its own
@@ -209,6 +207,15 @@ def can_be_member(key: str) -> bool:
     except InvalidEmailHost:  # it is reported itself
         return True
     return host is not None and not (host.routes and host.setting == "MAILERS")
+
+
+def _uses_tls(host: Host) -> bool:
+    return bool(host.options.get("use_tls") or host.options.get("use_ssl"))
+
+
+def _options_of_tls(host: Host) -> list[str]:
+    """Return which options name files for TLS."""
+    return [name for name in host.options if name.startswith("ssl_")]
 
 
 def _write(host: Host, option: str) -> str:
@@ -265,14 +272,12 @@ def _login(host: Host) -> Found:
 
 def _without_effect(host: Host) -> Found:
     options = host.options
-    is_encrypted = options.get("use_tls") or options.get("use_ssl")
-    files = [name for name in options if name.startswith("ssl_")]
     of_kept = [
         name for name, each in SMTP_OPTIONS.items() if each.only_with and name in options
     ]
     is_kept = all(options.get(SMTP_OPTIONS[name].only_with) for name in of_kept)
     for names, has_effect, why, instead in (
-        (files, is_encrypted, "does not use TLS", _write(host, "use_tls")),
+        (_options_of_tls(host), _uses_tls(host), "does not use TLS", _write(host, "use_tls")),
         (of_kept, is_kept, "keeps no connection", "Add conn_max_age=60"),
     ):
         if host.is_a(SMTP_BACKEND) and names and not has_effect:
@@ -360,10 +365,8 @@ def _redirected(host: Host) -> Found:
 
 
 def _login_without_tls(host: Host) -> Found:
-    options = host.options
-    is_encrypted = options.get("use_tls") or options.get("use_ssl")
-    is_local = is_loopback(str(options.get("host", "")))
-    if options.get("username") and not is_encrypted and not is_local:
+    is_local = is_loopback(str(host.options.get("host", "")))
+    if host.options.get("username") and not _uses_tls(host) and not is_local:
         yield message(
             "W002",
             f"{host.name} sends its user name and password without TLS.",
