@@ -177,9 +177,15 @@ def named(key: object, setting: str = "EMAIL_HOSTS") -> str:
     return f'{setting}["{shown(key)}"]'
 
 
+def is_interruption(error: BaseException) -> bool:
+    """Whether it says nothing about what runs: the time limit of a task, or Ctrl-C."""
+    package = type(error).__module__.partition(".")[0]
+    return not isinstance(error, Exception) or package in OF_TIME_LIMITS
+
+
 def raise_time_limit(error: Exception) -> None:
     """Raise the time limit of a task. Return if the error is any other."""
-    if type(error).__module__.partition(".")[0] in OF_TIME_LIMITS:
+    if is_interruption(error):
         raise error
 
 

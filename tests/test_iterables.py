@@ -4,6 +4,7 @@ import gc
 import weakref
 
 import pytest
+from conftest import mails
 from django.core.mail import EmailMessage
 
 from email_hosts.backends import get_connection
@@ -15,7 +16,7 @@ any_host = pytest.mark.parametrize("key", ["smtp", "kept", "all", "router"])
 def server(serve, settings):
     """The server of one host of each kind."""
     server = serve()
-    smtp = f"smtp://127.0.0.1:{server.port}?timeout=20&_default_from_email=me@example.com"
+    smtp = f"smtp://127.0.0.1:{server.port}?timeout=20&_reply_to=me@example.com"
     settings.EMAIL_HOSTS = {
         "smtp": smtp,
         "kept": f"{smtp}&conn_max_age=60",
@@ -24,10 +25,6 @@ def server(serve, settings):
     }
     settings.EMAIL_HOSTS_ROUTER = lambda message: "smtp"
     return server
-
-
-def message(number):
-    return EmailMessage("Hello", "World", to=[f"{number}@example.net"])
 
 
 @pytest.mark.parametrize("batch", [iter(()), (), [], set()], ids=type)
@@ -47,7 +44,7 @@ def test_each_message_is_accepted_before_the_next_is_asked(key, fail_silently, e
         before = len(server.accepted)
         for number in range(3):
             assert len(server.accepted) == before + number
-            yield message(number)
+            yield from mails(str(number))
         assert len(server.accepted) == before + 3
         raise error
 
@@ -67,7 +64,7 @@ def test_memory_stays_flat(key, server):
     def messages():
         nonlocal most
         for number in range(100):
-            one = message(number)
+            (one,) = mails(str(number))
             alive.add(one)
             most = max(most, len(alive))
             yield one
@@ -75,5 +72,5 @@ def test_memory_stays_flat(key, server):
 
     gc.collect()
     get_connection(key).send_messages(messages())
-    # The one that is sent, the next, the first, and copies of these from the host's sender.
+    # The one that is sent, the next, the first, and copies of these for the host.
     assert most <= 6

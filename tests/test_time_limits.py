@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 from conftest import (
+    SoftTimeLimitExceeded,
     TimeLimit,
     interrupted_at_each_call,
     logging_to,
@@ -41,7 +42,8 @@ class Outside(BaseEmailBackend):
 
 def send(way: str, messages: Any) -> Any:
     if way == "router":
-        return RoutingBackend(fail_silently=True).send_messages(messages)
+        router = RoutingBackend(fail_silently=True, reply_to="a@b.example")
+        return router.send_messages(messages)
     return get_connection(way, fail_silently=True).send_messages(messages)
 
 
@@ -58,6 +60,7 @@ def server(serve, settings):
         "outside": f"backend://{__name__}.Outside",
         "other": f"backend://{__name__}.Outside",
         "failing": "failover:outside,smtp",
+        "replying": "failover:smtp?_reply_to=a@b.example",
     }
     return server
 
@@ -113,18 +116,15 @@ def test_leaves_no_connection_out_of_step(before, error, server):
     assert server.connections == 2
 
 
-def test_while_it_connects_leaves_the_message_free_to_be_sent_again_and_no_socket_open():
-    messages = mails(*"01")
+def test_while_it_connects_leaves_no_socket_open():
     sockets: list[Any] = []
 
     def getreply(client: SMTP) -> None:
         sockets.append(client.sock)
         raise TimeLimit
 
-    with mock.patch.object(SMTP, "getreply", getreply), pytest.raises(TimeLimit) as caught:
-        send("smtp", messages)
-    error: Any = caught.value
-    assert (error.unsent, error.failed) == (messages, [])
+    with mock.patch.object(SMTP, "getreply", getreply), pytest.raises(TimeLimit):
+        send("smtp", mails("0"))
     assert [each.fileno() for each in sockets] == [-1]
 
 
@@ -143,20 +143,14 @@ def test_that_comes_twice_leaves_no_connection_to_others(server):
     assert parked() == 0
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signals")
-@pytest.mark.parametrize("way", ["smtp", "failover", "router"])
-@pytest.mark.parametrize(
-    ("step", "before", "sent"),
-    [("EHLO", 0, 0), ("MAIL", 1, 1), ("DATA", 1, 1), (BODY, 1, 1), ("QUIT", 0, 4)],
-)
-def test_of_a_signal_handler_ends_the_send(step, before, sent, way, server):
-    """It comes while the main thread waits for the server, which has seen the step before."""
+def interrupted(server, step, before, way, messages, error):
+    """Return the error of a send that a signal handler ends: the server has seen the step."""
     was_handled = threading.Event()
     turns = iter([False] * before + [True])
 
     def handle(number: int, frame: Any) -> None:
         was_handled.set()
-        raise TimeLimit
+        raise error
 
     def interrupt(name: str, argument: str) -> None:
         if name == step and next(turns, False):
@@ -165,38 +159,54 @@ def test_of_a_signal_handler_ends_the_send(step, before, sent, way, server):
 
     server.extensions = []  # so that nothing is written ahead
     server.script = interrupt
-    messages = mails(*"0123")
     was = signal.signal(signal.SIGUSR1, handle)
     try:
-        with told() as heard, pytest.raises(TimeLimit) as caught:
+        with pytest.raises(error) as caught:
             send(way, messages)
     finally:
         signal.signal(signal.SIGUSR1, was)
-    error: Any = caught.value
+    return caught.value
+
+
+@pytest.mark.parametrize("way", ["smtp", "failover", "replying", "router"])
+@pytest.mark.parametrize(
+    ("step", "before", "sent"),
+    [("EHLO", 0, 0), ("MAIL", 1, 1), ("DATA", 1, 1), (BODY, 1, 1), ("QUIT", 0, 4)],
+)
+def test_of_a_signal_handler_ends_the_send(step, before, sent, way, server):
+    messages = mails(*"0123")
+    with told() as heard:
+        error = interrupted(server, step, before, way, messages, TimeLimit)
     assert [subject for subject, told_of in heard if told_of is None] == list("0123"[:sent])
     assert [told_of for _, told_of in heard if told_of] == [TimeLimit] * (sent < 4)
     assert (error.sent, error.unsent) == (messages[:sent], messages[sent:])
-    is_in_doubt = step == BODY
-    assert error.failed == messages[sent:][:is_in_doubt]
+    assert error.failed == (messages[sent:][:1] if step == BODY else [])
     assert can_be_retried(error) is (step not in (BODY, "QUIT"))
     assert server.connections == 1
 
 
-@pytest.mark.parametrize(
-    ("way", "sent"), [("smtp", "01"), ("replying", "01"), ("router", "0")]
-)
-def test_interruption_leaves_the_message_under_way_in_doubt(way, sent, settings):
-    """It must not be sent again. A router sends host by host."""
+def test_behind_a_router_leaves_the_message_under_way_in_doubt(server, settings):
+    """A router sends host by host."""
     hosts = {"0": "smtp", "1": "kept", "2": "smtp", "3": "kept"}
     settings.EMAIL_HOSTS_ROUTER = lambda message: hosts[message.subject]
-    settings.EMAIL_HOSTS |= {"replying": "failover:smtp?_reply_to=a@b.example"}
     messages = mails(*"0123")
-    messages[2].message = mock.Mock(side_effect=KeyboardInterrupt)
-    with pytest.raises(KeyboardInterrupt) as caught:
+    error = interrupted(server, BODY, 1, "router", messages, KeyboardInterrupt)
+    assert (error.sent, error.failed) == (messages[:1], messages[2:3])
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SoftTimeLimitExceeded])
+@pytest.mark.parametrize(("way", "sent"), [("smtp", 2), ("replying", 2), ("router", 0)])
+def test_while_a_message_is_made_or_routed_leaves_it_free_to_be_sent_again(
+    way, sent, kind, settings
+):
+    settings.EMAIL_HOSTS_ROUTER = mock.Mock(side_effect=[None, None, kind])
+    messages = mails(*"0123")
+    messages[2].message = mock.Mock(side_effect=kind)
+    with pytest.raises(kind) as caught:
         send(way, messages)
     error: Any = caught.value
-    assert error.sent == messages[: len(sent)]
-    assert error.failed == messages[2:3]
+    assert (error.sent, error.unsent) == (messages[:sent], messages[sent:])
+    assert error.failed == []
 
 
 def other(module: str, **attributes: Any) -> type[Exception]:
@@ -209,7 +219,7 @@ OF_MAIL = [
     other("azure.x", status_code=503),  # the answer of a provider
 ]
 # The last may be of a database, when the mail is sent.
-OTHERS = [ValueError, other("billiard.x"), other("shop"), other("redis.x", reason=OSError())]
+OTHERS = [ValueError, SoftTimeLimitExceeded, other("shop"), other("redis.x", reason=OSError())]
 
 
 @pytest.mark.parametrize("error", [*OF_MAIL, *OTHERS])

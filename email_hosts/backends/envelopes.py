@@ -9,6 +9,7 @@ from typing import Any
 
 from django.core.mail import EmailMessage
 
+from ..retry import note_interruption
 from ..smtp.transaction import Envelope
 from .base import Backend
 
@@ -36,6 +37,9 @@ def _envelope_of(maker: Any, message: EmailMessage) -> list[Envelope]:
     try:
         # Private: _send(). Only it encodes a message as this Django does.
         maker._send(maker.apply_host(message))
-    except Exception as error:
+    except BaseException as error:
+        note_interruption(error)
+        if not isinstance(error, Exception):
+            raise
         return [Envelope("", [], b"", message, error)]
     return made

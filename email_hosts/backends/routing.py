@@ -20,6 +20,7 @@ from ..exceptions import (
 from ..host import ROUTING_BACKEND
 from ..hosts import adopt, connection_to
 from ..registry import host_of_sender
+from ..retry import note_interruption
 from .base import Backend, Connections
 
 _is_asking_router: ContextVar[bool] = ContextVar("is_asking_router", default=False)
@@ -133,6 +134,9 @@ class RoutingBackend(Backend):
             _is_asking_router.set(True)
             router = conf.router() or host_of_sender
             host = router(message)
+        except BaseException as error:
+            note_interruption(error)
+            raise
         finally:
             _is_asking_router.set(False)
         if isinstance(host, RoutingBackend):
