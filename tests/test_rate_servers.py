@@ -29,7 +29,7 @@ SERVERS = {
     "memcached": (MEMCACHED, "127.0.0.1:{}", f"-l 127.0.0.1 -u {getpass.getuser()} -p {{}}"),
 }
 
-clock = test_rate.clock  # of each test here, too
+clock, start_host = test_rate.clock, test_rate.start_host  # of each test here, too
 
 
 @pytest.fixture(scope="session", params=SERVERS)

@@ -80,10 +80,12 @@ class _Queue:
         The next call begins with that one, so it waits without a connection.
         """
         backend, is_connected = self._backend, False
+        by_recipients = backend.rate_by == RECIPIENTS
         held, self.held = self.held, []
         for message in chain(held, self._coming):
-            by_recipients = backend.rate_by == RECIPIENTS
-            number = len(message.recipients()) if by_recipients else has_recipients(message)
+            number = 1 if has_recipients(message) else 0  # no boolean: Redis refuses it
+            if by_recipients:
+                number = len(message.recipients())
             while True:
                 turn = rate.take(self._name, backend.rate, number)
                 if turn.seconds == 0 or turn.seconds > self._patience - self._waited:
