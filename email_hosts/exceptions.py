@@ -64,12 +64,16 @@ class OAuth2Error(smtplib.SMTPAuthenticationError):
 class AllHostsFailed(smtplib.SMTPException):
     """None of several hosts took the message.
 
-    ``errors`` maps the key of each to the exception that it raised.
+    ``errors`` maps the key of each to the exception that it raised. If all are at their
+    limits, ``retry_after`` is the number of seconds until one may take the message.
     """
 
     def __init__(self, errors: Mapping[str, Exception], *, alias: str | None = None) -> None:
         self.errors = dict(errors)
         self.alias = alias
+        waits: list[Any] = [getattr(error, "retry_after", None) for error in errors.values()]
+        if waits and None not in waits:
+            self.retry_after = min(waits)
         # Only the classes of errors: their texts may hold recipients.
         causes = ", ".join(
             f"{shown(key)} ({type(error).__name__})" for key, error in errors.items()

@@ -22,7 +22,7 @@ from scripted import CLOSE, always, any_of, at
 
 from email_hosts import rate
 from email_hosts.backends import can_be_retried, failover, get_connection, limited
-from email_hosts.exceptions import InvalidEmailHost, RateLimited
+from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost, RateLimited
 from email_hosts.rate import usage
 from email_hosts.smtp.pool import pool
 from email_hosts.values import Limit
@@ -232,6 +232,12 @@ def test_failover_passes_over_full_hosts(
     assert get_connection("all").send_messages(mails(*"1234"[:number])) == number
     assert [len(server.accepted) for server in servers] == accepted
     assert len(clock.naps) == naps
+
+
+def test_hosts_that_are_all_full_say_when_one_is_free():
+    never, soon = (RateLimited("", retry_after=seconds) for seconds in (math.inf, 9))
+    assert AllHostsFailed({"a": never, "b": soon}).retry_after == 9
+    assert not hasattr(AllHostsFailed({"a": soon, "b": OSError()}), "retry_after")
 
 
 def test_checkemailhosts_shows_how_much_is_used(start_host, settings, capsys):
