@@ -1,6 +1,7 @@
 """The app: checks, commands, and error reports without secrets."""
 
 from django.apps import AppConfig
+from django.core.checks import register
 
 from . import checks, debug
 
@@ -13,5 +14,6 @@ class EmailHostsConfig(AppConfig):
 
     def ready(self) -> None:
         """Do so when Django has loaded all apps."""
-        checks.register()
+        register(checks.check_hosts, checks.TAG)
+        register(checks.check_deployment, checks.TAG, deploy=True)
         debug.install()

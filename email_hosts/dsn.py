@@ -328,25 +328,25 @@ def _options_of(parts: _Parts, table: Table, *, others: bool = False) -> dict[st
         if not equals and option.convert is boolean:
             value = "true"
         try:
+            converted = _converted(option, name, value, parts)
             if is_header:
-                text = _decoded(f"option '{name}'", value)
                 headers = options.setdefault(option.name, {})
-                add_header(headers, name.removeprefix(HEADER), text)
+                add_header(headers, name.removeprefix(HEADER), converted)
             else:
-                options[option.name] = _converted(option, value, parts)
+                options[option.name] = converted
         except ValueError as error:
             raise InvalidEmailHost(f"option '{name}' {error}") from None
     return options
 
 
-def _converted(option: Option, text: str, parts: _Parts) -> Any:
+def _converted(option: Option, name: str, text: str, parts: _Parts) -> Any:
     """Return the value. Raises ``ValueError``, also for what a stranger must not use."""
     if parts.from_elsewhere and not option.for_strangers:
         raise ValueError(
             f"is not allowed in a DSN from elsewhere; if you trust its server, pass "
             f"{option.name}= to connection_from_dsn()"
         )
-    value = option.convert(_decoded(f"option '{option.in_dsn}'", text))
+    value = option.convert(_decoded(f"option '{name}'", text))
     if parts.from_elsewhere and option.limit and value > option.limit:
         raise ValueError(f"must be at most {option.limit:g} in a DSN from elsewhere")
     return value

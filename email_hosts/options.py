@@ -127,7 +127,7 @@ OF_ANY_HOST = (
     _address("server_email"),
     _address("reply_to"),
     _address("envelope_from"),
-    Option("headers", f"{HEADER}NAME", values.not_empty, _headers, {}),
+    Option("headers", f"{HEADER}NAME", str, _headers, {}),
     # No call may switch a redirect off by accident.
     _address("redirect_to", can_be_removed=False),
     Option(

@@ -36,7 +36,7 @@ with_router = partial(RoutingBackend, alias="shop", router="shop.mail.router")
 with_rate = partial(RoutingBackend, alias="shop", rate="30/m")
 with_umlaut = lambda: get_connection("shop", username="mü", password="x").open()  # noqa: E731
 NO_FLAG: Any = {"fail_silently": 2}
-A_FLAG = "'fail_silently' must be True or False, not "
+A_FLAG = "'fail_silently' must be True or False; "
 A_KEY = "the key of a host must not be a DSN; give the DSN a key in "
 NO_KEYS = [DSN, "failover:shop,spare", "console:"]
 
@@ -102,12 +102,12 @@ def test_host_without_a_server_takes_the_options_of_one_with(dsn, settings):
         assert str(caught.value) == f'get_connection("shop"): {answer}'
 
 
-@pytest.mark.parametrize(("value", "shown"), [("club", "'club'"), (DSN, "'(a DSN)'")])
-def test_key_in_the_place_of_a_flag_is_told(value, shown):
+@pytest.mark.parametrize("value", ["club", DSN])
+def test_key_in_the_place_of_a_flag_is_told(value):
     """``message.send("club")`` of Django 6.1: the first argument is ``fail_silently``."""
     with pytest.raises(InvalidEmailHost) as caught:
         EmailHostsBackend("h", alias="default", fail_silently=value)
-    told = f"MAILERS[\"default\"]: 'fail_silently' must be True or False, not {shown}; in a "
+    told = "MAILERS[\"default\"]: 'fail_silently' must be True or False; in a "
     assert str(caught.value) == f"{told}call of send(), write using= before the key of a host"
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import global_settings
-from django.core import checks
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 
@@ -44,16 +43,10 @@ from .host import (
     message,
 )
 
-__all__ = ["TAG", "check_deployment", "check_hosts", "register"]
+__all__ = ["TAG", "check_deployment", "check_hosts"]
 
 # How near another name is to that of a setting of ours (``difflib``).
 NEAR = 0.9
-
-
-def register() -> None:
-    """Register the checks with Django."""
-    checks.register(check_hosts, TAG)
-    checks.register(check_deployment, TAG, deploy=True)
 
 
 @boundary
@@ -99,10 +92,7 @@ def _router() -> Found:
 
 def _router_that_nobody_asks() -> Found:
     mailers = conf.default_mailer(), *conf.mailers().values()
-    if any(
-        bare_host(each).routes or test_mode.has_replaced(each) or _may_be_queue(each)
-        for each in mailers
-    ):
+    if any(bare_host(each).routes or _may_ask_router(each) for each in mailers):
         return
     yield message(
         "W016",
@@ -169,9 +159,7 @@ def _default_host() -> Found:
     host, default = registry().valid("default"), conf.default_mailer()
     if host is None or (conf.has_mailers() and default):
         return  # if it is not used, W005 says so
-    if default_routes() or default == host.mailer or test_mode.has_replaced(default):
-        return
-    if _may_be_queue(default):
+    if default_routes() or default == host.mailer or _may_ask_router(default):
         return
     instead = "EMAIL_BACKEND" if default else 'MAILERS, which has no "default"'
     yield message(
@@ -397,10 +385,15 @@ OF_DEPLOYED_SETTINGS = (
 # What the checks above ask
 
 
-def _may_be_queue(mailer: Mailer) -> bool:
-    """Whether it is of another package, whose worker may send through our backends."""
+def _may_ask_router(mailer: Mailer) -> bool:
+    """Whether nobody knows what its mail goes through.
+
+    It may be a queue, whose worker asks the router. Or Django's test environment has put it in
+    the place of another.
+    """
     path = str(mailer.get("BACKEND", DJANGO_BACKENDS))
-    return not path.startswith((DJANGO_BACKENDS, "anymail.")) and not is_own(path)
+    is_queue = not path.startswith((DJANGO_BACKENDS, "anymail.")) and not is_own(path)
+    return is_queue or test_mode.has_replaced(mailer)
 
 
 def _hosts() -> Iterator[Host]:

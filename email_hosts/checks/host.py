@@ -122,7 +122,8 @@ def check_entry(found: Host | CheckMessage) -> list[CheckMessage]:
     """Return what is wrong with one of these entries."""
     if not isinstance(found, Host):
         return [found]
-    return [each for check in OF_HOST for each in check(found)]
+    of_smtp = OF_SMTP_HOST if found.is_a(SMTP_BACKEND) else ()
+    return [each for check in (*OF_HOST, *of_smtp) for each in check(found)]
 
 
 def _host_of(
@@ -235,16 +236,13 @@ def _port(host: Host) -> Found:
         expects, instead = "does not expect", _write(host, "use_tls")
     else:
         return
-    if host.is_a(SMTP_BACKEND):
-        problem = f"has port {port}, where a server {expects} TLS from the first byte"
-        hint = f"{instead}, or use another port."
-        yield message("W007", f"{host.name} {problem} (RFC 8314).", hint)
+    problem = f"has port {port}, where a server {expects} TLS from the first byte (RFC 8314)."
+    yield message("W007", f"{host.name} {problem}", f"{instead}, or use another port.")
 
 
 def _password(host: Host) -> Found:
     server = str(host.options.get("host", "")).lower()
-    is_smtp = host.is_a(SMTP_BACKEND)
-    if is_smtp and server in MICROSOFT and host.options.get("password"):
+    if server in MICROSOFT and host.options.get("password"):
         yield message(
             "W008",
             f"{host.name} has a password for {server}. Microsoft ends password logins for "
@@ -256,8 +254,7 @@ def _password(host: Host) -> Found:
 def _login(host: Host) -> Found:
     login = tuple(str(host.options.get(name) or "") for name in ("username", "password"))
     try:
-        if host.is_a(SMTP_BACKEND):
-            refuse_what_cannot_be_sent(*login)
+        refuse_what_cannot_be_sent(*login)
     except InvalidEmailHost as refusal:
         refusal.name(str(host.key), host.setting)
         yield invalid(refusal)
@@ -280,7 +277,7 @@ def _without_effect(host: Host) -> Found:
         (_options_of_tls(host), _uses_tls(host), "does not use TLS", _write(host, "use_tls")),
         (of_kept, is_kept, "keeps no connection", "Add conn_max_age=60"),
     ):
-        if host.is_a(SMTP_BACKEND) and names and not has_effect:
+        if names and not has_effect:
             problem = f"so these options have no effect: {', '.join(sorted(names))}."
             yield message(
                 "W017", f"{host.name} {why}, {problem}", f"{instead}, or remove them."
@@ -339,17 +336,9 @@ def _shadowed(host: Host) -> Found:
             yield from check_entry(_host_of(host.key, "MAILERS", registry().of_mailer))
 
 
-OF_HOST: tuple[Callable[[Host], Found], ...] = (
-    _backend,
-    _members,
-    _port,
-    _password,
-    _login,
-    _without_effect,
-    _own_way_to_send,
-    _not_set,
-    _shadowed,
-)
+Check = Callable[[Host], Found]
+OF_HOST: tuple[Check, ...] = (_backend, _members, _own_way_to_send, _not_set, _shadowed)
+OF_SMTP_HOST: tuple[Check, ...] = (_port, _password, _login, _without_effect)
 
 
 # Whether it is fit for production
