@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator
 from contextlib import suppress
+from itertools import chain
 from types import FrameType
 from typing import Any
 
@@ -32,8 +33,7 @@ BEGINNINGS = (
     "backend:",
 )
 
-# How deep and how far a variable is searched for DSNs. Each key and value of a dict counts,
-# and so does the pair.
+# How deep and how far a variable is searched for DSNs. Each key and value of a dict counts.
 MAX_LEVELS = 3
 MAX_ITEMS = 3000
 
@@ -72,37 +72,12 @@ class EmailHostsReporterFilter(SafeExceptionReporterFilter):
             module = tb_frame.f_globals.get("__name__")
             if not is_own(module) and module != MAKES_MAILER:
                 found = super().get_traceback_frame_variables(request, tb_frame)
-                return {name: self._variable(value) for name, value in found}.items()
+                stars = self.cleansed_substitute
+                return {
+                    name: stars if _holds_dsn(value, iter(range(MAX_ITEMS))) else value
+                    for name, value in found
+                }.items()
         return dict.fromkeys(tb_frame.f_code.co_varnames, self.cleansed_substitute).items()
-
-    def _variable(self, value: Any) -> Any:
-        """Return a variable without DSNs."""
-        if type(value) not in CONTAINERS:  # nearly all, and quick
-            return self.cleansed(value)
-        left = iter(range(MAX_ITEMS))
-        found = self._searched(value, MAX_LEVELS, left)
-        # Where one is a secret, those that nobody has looked at may be, too.
-        is_unfinished = next(left, None) is None
-        return self.cleansed_substitute if is_unfinished and found is not value else found
-
-    def _searched(self, value: Any, levels: int, left: Iterator[int]) -> Any:
-        """Return the value without DSNs: the same object if there is none in it."""
-        kind = type(value)
-        if kind is dict and "BACKEND" in value:
-            return self.starred_host(value)
-        if kind not in CONTAINERS or not levels:
-            return self.cleansed(value)
-        if kind is dict:
-            pairs = value.items()
-            clean = self._searched(pairs, levels + 1, left)
-            return value if clean is pairs else dict(clean)
-        items, clean = [], []
-        for _, item in zip(left, value, strict=False):
-            items.append(item)
-            clean.append(self._searched(item, levels - 1, left))
-        if all(new is old for new, old in zip(clean, items, strict=True)):
-            return value
-        return clean if kind in VIEWS else kind(clean)
 
     def starred(self, hosts: Any) -> Any:
         """Return ``EMAIL_HOSTS`` or ``MAILERS`` with keys and backends only."""
@@ -161,3 +136,15 @@ def _is_dsn(value: object) -> bool:
     return beginning.lstrip(" \t\r\n'\"").lower().startswith(BEGINNINGS) and (
         "@" in value.partition("://")[2] or "=" in value.partition("?")[2]
     )
+
+
+def _holds_dsn(value: Any, left: Iterator[int], levels: int = MAX_LEVELS) -> bool:
+    """Whether the value is a DSN or an entry of ``MAILERS``, or a plain container of some."""
+    kind = type(value)
+    if kind not in CONTAINERS or not levels:
+        return _is_dsn(value)
+    if kind is dict and "BACKEND" in value:
+        return True
+    items = chain.from_iterable(value.items()) if kind is dict else value
+    below = zip(left, items, strict=False)
+    return any(_holds_dsn(item, left, levels - 1) for _, item in below)

@@ -133,7 +133,7 @@ class TestText:
         ],
     )
     def test_dsn_with_a_login_or_options_is_starred(self, dsn, place):
-        assert place([dsn, {"a": (dsn,)}]) == [STARS, {"a": (STARS,)}]
+        assert place(dsn) == STARS
 
     @pytest.mark.parametrize(
         "value",
@@ -178,19 +178,15 @@ def test_setting_that_holds_itself_fails_as_with_djangos_filter():
 
 class TestVariable:
     @pytest.mark.parametrize(
-        ("value", "expected"),
+        "value",
         [
-            ({"a": VALID, "b": "x", 3: None}, {"a": STARS, "b": "x", 3: None}),
-            (MAILER, STARRED_MAILER),
-            ({"shop": VALID}.items(), [("shop", STARS)]),
-            ({VALID: "shop"}, {STARS: "shop"}),
-            ({"all": {"shop": MAILER}}, {"all": {"shop": STARRED_MAILER}}),
-            # Nobody has looked at the rest.
-            ([[VALID], [*range(debug.MAX_ITEMS)], [VALID]], STARS),
+            *({"a": VALID, "b": "x", 3: None}, {VALID: "shop"}, [[VALID], range(5)]),
+            *(MAILER, {"all": {"shop": MAILER}}, [({"a": "x"}, {"b": VALID})]),
+            *({"shop": VALID}.items(), {"all": ({"shop": VALID}.values(),)}),
         ],
     )
-    def test_dsn_in_plain_containers_is_starred(self, value, expected):
-        assert as_variable(value) == expected
+    def test_plain_container_of_dsns_is_starred(self, value):
+        assert as_variable(value) == STARS
 
     def test_what_is_not_searched_is_left_alone(self):
         for value in (VALID.encode(), [[[[VALID]]]], {VALID}, [*range(100_000)]):
