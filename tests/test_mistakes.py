@@ -107,8 +107,7 @@ def test_key_in_the_place_of_a_flag_is_told(value):
     """``message.send("club")`` of Django 6.1: the first argument is ``fail_silently``."""
     with pytest.raises(InvalidEmailHost) as caught:
         EmailHostsBackend("h", alias="default", fail_silently=value)
-    told = "MAILERS[\"default\"]: 'fail_silently' must be True or False; in a "
-    assert str(caught.value) == f"{told}call of send(), write using= before the key of a host"
+    assert str(caught.value).startswith(f'MAILERS["default"]: {A_FLAG}in a call of send(), ')
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")

@@ -119,8 +119,7 @@ def test_turn_of_a_failover_is_not_that_of_its_members(start_host, settings):
     settings.EMAIL_HOSTS["all"] = "failover:first,second?rate=2/h"
     with pytest.raises(RateLimited) as caught:
         get_connection("all").send_messages(mails(*"abc"))
-    error: Any = caught.value
-    assert len(error.sent) == 2
+    assert len(vars(caught.value)["sent"]) == 2
 
 
 def test_what_is_never_offered_does_not_count(start_host, settings):

@@ -76,8 +76,7 @@ def test_of_a_message_ends_the_send_whatever_failed_before(of, way, server, capl
         send(way, of(messages))
     assert heard == [("0", None), ("1", smtplib.SMTPRecipientsRefused), ("2", TimeLimit)]
     if of is list:
-        error: Any = caught.value
-        assert (error.sent, error.unsent) == (messages[:1], messages[1:])
+        assert vars(caught.value)["unsent"] == messages[1:]
     (text,) = caplog.messages
     assert text.startswith('host "smtp": SMTPRecipientsRefused, ')
 
