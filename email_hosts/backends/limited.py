@@ -43,18 +43,17 @@ def outcomes(
     ``RateLimited``.
     """
     queue = _Queue(backend, messages, keep_going=keep_going)
-    is_over = False
-    while not is_over:
+    while True:
         sent = send(queue.turns(), keep_going=keep_going)
         with closing(sent):  # type: ignore[type-var]
             for outcome in sent:
                 if outcome.is_final and not outcome.was_offered:
                     queue.give_back()
-                is_over = is_over or outcome.ends(keep_going=keep_going)
                 yield from queue.take_late()
                 yield outcome
         yield from queue.take_late()
-        is_over = is_over or not queue.held
+        if not queue.held:
+            return
 
 
 class _Queue:
