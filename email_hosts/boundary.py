@@ -14,7 +14,7 @@ from functools import wraps
 from types import FrameType
 from typing import ParamSpec, TypeVar
 
-from .exceptions import InvalidEmailHost, name_host
+from .exceptions import AllHostsFailed, InvalidEmailHost, name_host
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -103,6 +103,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     """Return the error with its causes and contexts."""
     chain = [error]
     for each in chain:
-        below = (each.__cause__, each.__context__)
+        below = [each.__cause__, each.__context__]
+        below += each.errors.values() if isinstance(each, AllHostsFailed) else ()
         chain += [one for one in below if one is not None and one not in chain]
     return chain

@@ -19,7 +19,7 @@ from django.core.mail.backends.smtp import EmailBackend
 from django.utils.module_loading import import_string
 
 from .dsn import DJANGO_SETTINGS
-from .exceptions import InvalidEmailHost
+from .exceptions import InvalidEmailHost, raise_time_limit
 from .host import (
     TABLES,
     Host,
@@ -92,6 +92,7 @@ def router() -> Router | None:
         # A DSN would be repeated.
         found = import_string(chosen) if is_path(chosen) else chosen
     except Exception as error:  # its module may raise anything
+        raise_time_limit(error)
         raise ImproperlyConfigured(
             f"EMAIL_HOSTS_ROUTER cannot be imported: {error}; its path must be like "
             "shop.mail.router, a module and the name of a callable in it"

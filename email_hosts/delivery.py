@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from django.core.mail import EmailMessage
 
 from . import signals
-from .exceptions import AllHostsFailed, shown, summarize
+from .exceptions import AllHostsFailed, raise_time_limit, shown, summarize
 from .log import warn
 from .retry import NOT_SENT, can_be_retried, delivery_of
 
@@ -21,6 +21,9 @@ Refused = Mapping[str, tuple[int, bytes]]
 clock = time.perf_counter
 
 NOBODY: Refused = MappingProxyType({})
+
+# What the error for a list has as attributes.
+SENT_AND_UNSENT = {"sent", "unsent", "failed"}
 
 
 class Then(Enum):
@@ -70,6 +73,7 @@ class Report:
         self.messages = messages if isinstance(messages, (list, tuple)) else None
         self.refused: dict[str, tuple[int, bytes]] = {}
         self._backend = backend
+        backend.finished = ()  # of an earlier send
         self._fail_silently = bool(backend.fail_silently)
         self.error: BaseException | None = None  # to raise at the end
         self._since = clock()
@@ -107,10 +111,14 @@ class Report:
 
     def interrupt(self, error: BaseException) -> None:
         """Take in what has ended the send in its midst, such as Ctrl-C or a time limit."""
-        self.error = error
         if self.messages is not None:
+            taken = set(map(id, self._outcomes))
+            for outcome in self._backend.finished:
+                if id(outcome) not in taken:
+                    self.add(outcome)
             known = [each.message for each in self._outcomes]
             note_doubt(error, left_of(self.messages, known))
+        self.error = error
         self._in_doubt = in_doubt(error)
 
     def tell(self) -> None:
@@ -129,9 +137,13 @@ class Report:
         Of the latter, ``failed`` has those that must not be sent again. Nothing is set if
         nobody knows which were sent.
         """
+        error: Any = self.error
+        if vars(error).keys() >= SENT_AND_UNSENT:  # of a send inside of this one
+            for name in SENT_AND_UNSENT:
+                delattr(error, name)
+        vars(error).pop("in_doubt", None)
         if self.messages is None or not self._is_known:
             return
-        error: Any = self.error
         sent = [each.message for each in self._outcomes if each.error is None]
         error.unsent = left_of(self.messages, sent)
         error.sent = left_of(self.messages, error.unsent)
@@ -175,7 +187,8 @@ def has_recipients(message: EmailMessage) -> bool:
     """Whether it goes to anybody. What sends the message raises what this does not."""
     try:
         return bool(message.recipients())
-    except Exception:  # a subclass may override it
+    except Exception as error:  # a subclass may override it
+        raise_time_limit(error)
         return True
 
 

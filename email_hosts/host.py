@@ -15,7 +15,7 @@ from typing import Any, TypeGuard, cast
 import django
 from django.utils.module_loading import import_string
 
-from .exceptions import InvalidEmailHost, named
+from .exceptions import InvalidEmailHost, named, raise_time_limit
 from .options import (
     HOST_OPTIONS,
     NOT_GIVEN,
@@ -104,7 +104,8 @@ class Host:
         try:
             found = import_string(self.backend)
             return isinstance(found, type) and issubclass(found, import_string(backend))
-        except Exception:  # its module may raise anything; reported where it is built
+        except Exception as error:  # its module may raise anything; reported where it is built
+            raise_time_limit(error)
             return False
 
     @cached_property
@@ -276,6 +277,7 @@ def class_at(path: str) -> Any:
     try:
         found = import_string(path)
     except Exception as error:  # its module may raise anything
+        raise_time_limit(error)
         problem = f"backend '{path}' cannot be imported: {error}"
     else:
         if isinstance(found, type) and hasattr(found, "send_messages"):

@@ -185,6 +185,7 @@ def source_of(options: Mapping[str, Any]) -> Source:
         try:
             oauth2 = import_string(path)
         except Exception as error:  # whatever its module raises
+            raise_time_limit(error)
             problem = f"'{path}' cannot be imported: {error}"
             if not begins_with_module(path):  # it may be a token
                 problem = (

@@ -10,7 +10,7 @@ from itertools import dropwhile
 from traceback import walk_tb
 
 from .boundary import is_own
-from .exceptions import AllHostsFailed, RateLimited, is_interruption
+from .exceptions import AllHostsFailed, RateLimited
 from .smtp.tls import NOT_TLS
 
 # Raised before the message is offered, or when the server refuses MAIL.
@@ -40,12 +40,6 @@ NOT_CONNECTED = {
 def set_delivery(error: BaseException, delivery: str) -> None:
     """Note on an error whether somebody has the message."""
     error.delivery = delivery  # type: ignore[attr-defined]
-
-
-def note_interruption(error: BaseException) -> None:
-    """Note that nobody has a message if it was interrupted before a host was asked."""
-    if is_interruption(error):
-        set_delivery(error, NOT_SENT)
 
 
 def delivery_of(error: BaseException) -> str | None:

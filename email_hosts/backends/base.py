@@ -38,6 +38,8 @@ class Backend(BaseEmailBackend):
     default_from_email: str
     server_email: str
     fail_silently: bool = False
+    # What parallel connections have done, also if the report is interrupted while it asks.
+    finished: Sequence[Outcome] = ()
     # The server's replies to recipients whom it has refused.
     refused_recipients: dict[str, tuple[int, bytes]]
     # The key, from which unpickling makes another connection. None if the connection

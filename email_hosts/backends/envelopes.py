@@ -9,7 +9,8 @@ from typing import Any
 
 from django.core.mail import EmailMessage
 
-from ..retry import note_interruption
+from ..exceptions import is_interruption
+from ..retry import NOT_SENT, set_delivery
 from ..smtp.transaction import Envelope
 from .base import Backend
 
@@ -38,8 +39,8 @@ def _envelope_of(maker: Any, message: EmailMessage) -> list[Envelope]:
         # Private: _send(). Only it encodes a message as this Django does.
         maker._send(maker.apply_host(message))
     except BaseException as error:
-        note_interruption(error)
-        if not isinstance(error, Exception):
-            raise
-        return [Envelope("", [], b"", message, error)]
+        if isinstance(error, Exception) and not is_interruption(error):
+            return [Envelope("", [], b"", message, error)]
+        set_delivery(error, NOT_SENT)
+        raise  # when the turn of this message comes, or the send ends before
     return made

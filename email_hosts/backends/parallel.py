@@ -20,7 +20,7 @@ from django.core.mail import EmailMessage
 from django.db import connections
 from django.utils import timezone, translation
 
-from ..delivery import Outcome, clock
+from ..delivery import Outcome, Then, clock
 from ..exceptions import raise_time_limit
 from ..retry import NOT_SENT, may_be_tried_elsewhere, set_delivery
 
@@ -49,6 +49,7 @@ def outcomes(
         if not taken and not error:
             return
         piece = _Piece(backend, taken, keep_going=keep_going)
+        backend.finished = piece.done
         piece.send()
         yield from sorted(piece.done, key=_rank)
         if piece.interruption:
@@ -202,6 +203,8 @@ class _Piece:
                     now = clock()
                     self.done.append(outcome._replace(seconds=now - since))
                     since = now
+                    if outcome.then is Then.NO_CONNECTION:
+                        self._refusals += filter(None, [outcome.error])
                     if outcome.ends(keep_going=self._keep_going):
                         self._is_over = True
                         return

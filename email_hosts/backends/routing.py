@@ -15,12 +15,13 @@ from ..exceptions import (
     EmailHostDoesNotExist,
     InvalidEmailHost,
     checked_key,
+    is_interruption,
     path_of,
 )
 from ..host import ROUTING_BACKEND
 from ..hosts import adopt, connection_to
 from ..registry import host_of_sender
-from ..retry import note_interruption
+from ..retry import NOT_SENT, set_delivery
 from .base import Backend, Connections
 
 _is_asking_router: ContextVar[bool] = ContextVar("is_asking_router", default=False)
@@ -101,6 +102,8 @@ class RoutingBackend(Backend):
                     picked = "no host" if host == "default" else "this key"
                     why = f"{_name_of(router)} returned {picked}"
                 error.args = (f"{error}; {why}",)
+            elif not isinstance(error, InvalidEmailHost):
+                set_delivery(error, NOT_SENT)
             key = host if isinstance(host, str) else getattr(host, "alias", None)
             yield from (connection or self).all_failed(messages, error, key=key)
             return
@@ -109,7 +112,8 @@ class RoutingBackend(Backend):
             while left:
                 known, behind = [], 0  # behind the message that has ended the list
                 for outcome in self.through(connection, left, keep_going=True):
-                    known.append(outcome.message)
+                    if outcome.is_final:
+                        known.append(outcome.message)
                     yield outcome
                     # One that the host cannot take does so.
                     if isinstance(outcome.error, InvalidEmailHost) and outcome.message:
@@ -135,7 +139,8 @@ class RoutingBackend(Backend):
             router = conf.router() or host_of_sender
             host = router(message)
         except BaseException as error:
-            note_interruption(error)
+            if is_interruption(error):
+                set_delivery(error, NOT_SENT)
             raise
         finally:
             _is_asking_router.set(False)

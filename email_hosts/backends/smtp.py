@@ -210,6 +210,7 @@ class EmailHostsBackend(Backend, EmailBackend):
                         outcome = self._outcome_of(result, pooled.token)
                         yield outcome
                         if outcome.ends(keep_going=keep_going):
+                            transmission.raise_interruption()
                             return
                     if transmission.is_over:
                         return
@@ -252,6 +253,10 @@ class EmailHostsBackend(Backend, EmailBackend):
             self._is_loud = True
             try:
                 return self.open()
+            except Exception as error:  # of a subclass
+                if not isinstance(error, InvalidEmailHost):
+                    set_delivery(error, NOT_SENT)
+                raise
             finally:
                 self._is_loud = False
 

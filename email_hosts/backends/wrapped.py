@@ -156,6 +156,7 @@ class HostBackend(Backend):
                 yield self.failed(message, error)._replace(was_offered=False)
                 return
         notes = list(map(Notes, messages, copies))
+        sent = [message for message in messages if message.recipients()]
         began = clock()
         try:
             taken = self._call(list(copies))  # the backend may change the list
@@ -171,7 +172,6 @@ class HostBackend(Backend):
         finally:
             for note in notes:
                 note.give_back()
-        sent = [message for message in messages if message.recipients()]
         # What queues return (a list of tasks, True, None) says nothing about numbers.
         if isinstance(taken, int) and taken is not True and taken < len(sent):
             yield Outcome(None, self.alias, number=max(taken, 0))

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ..exceptions import is_interruption
 from ..retry import NOT_SENT, set_delivery
 from .connection import Reply, is_closed, is_ours
 from .pace import Pace, pace_of
@@ -73,6 +74,11 @@ class Transmission:
     def current(self) -> Envelope | None:
         """The envelope that has been taken and has no result yet, if there is one."""
         return self._offer.envelope if self._offer else None
+
+    def raise_interruption(self) -> None:
+        """Raise what has interrupted the making of a message whose turn does not come."""
+        if self._error and is_interruption(self._error):
+            raise self._error
 
     def over(
         self, connection: smtplib.SMTP, *, was_parked: bool, may_have_ended: bool
