@@ -6,11 +6,9 @@ import tracemalloc
 from contextlib import suppress
 
 import pytest
-from django.core.mail import EmailMessage
 
 from email_hosts.backends import connection_from_dsn, get_connection
 from email_hosts.exceptions import InvalidEmailHost
-from email_hosts.registry import host_of_sender
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +41,3 @@ def test_memory_of_dsns(rest):
             connection_from_dsn(f"smtp://u{number}:{'p' * 4000}@h{rest}")
 
     assert bytes_left_by(act, 600) < 256 * 16_000
-
-
-def test_memory_of_senders():
-    def act(number):
-        host_of_sender(EmailMessage(from_email=f"{number}@{number}.example"))
-
-    assert bytes_left_by(act, 3000) < 100_000

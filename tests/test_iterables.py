@@ -2,10 +2,12 @@
 
 import gc
 import weakref
+from smtplib import SMTPRecipientsRefused
 
 import pytest
 from conftest import mails
 from django.core.mail import EmailMessage
+from scripted import to
 
 from email_hosts.backends import get_connection
 
@@ -53,6 +55,18 @@ def test_each_message_is_accepted_before_the_next_is_asked(key, fail_silently, e
             get_connection(key, fail_silently=fail_silently).send_messages(messages())
     assert len(server.accepted) == 6
     assert server.connections == (1 if key == "kept" else 2)
+
+
+def test_error_of_a_send_inside_says_nothing_of_this_one(server):
+    server.script = to("bad@", "550 no")
+
+    def messages():
+        yield from mails("a")
+        get_connection("smtp").send_messages(mails("b", "bad"))
+
+    with pytest.raises(SMTPRecipientsRefused) as caught:
+        get_connection("smtp").send_messages(messages())
+    assert not hasattr(caught.value, "unsent")
 
 
 @pytest.mark.slow

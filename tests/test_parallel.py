@@ -13,13 +13,21 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import SoftTimeLimitExceeded, TimeLimit, host_of, interrupted_at_each_call, mails
+from conftest import (
+    SoftTimeLimitExceeded,
+    TimeLimit,
+    host_of,
+    interrupted_at_each_call,
+    mails,
+    told,
+)
 from django.db.utils import ConnectionHandler
 from django.utils import timezone, translation
 from scripted import BODY, CLOSE, TAKEN, always, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend, parallel
 from email_hosts.backends.parallel import PIECE
+from email_hosts.delivery import Report
 
 STEPWISE = ["SIZE 10000000"]  # so nothing is written ahead, and no session ends for it
 either_way = pytest.mark.parametrize("extensions", [["PIPELINING"], STEPWISE])
@@ -258,6 +266,14 @@ class TestFailSilently:
         assert host(server, parallel=2, fail_silently=True).send_messages(batch) == 20
         assert recipients(server) == of(messages(20))
 
+    def test_all_are_told_if_none_can_be_opened_again(self, serve):
+        """Of a generator, too."""
+        opened = at("banner", None, None, *["421 no"] * 2, None, *["421 no"] * 9)
+        server = serve(any_of(opened, always(BODY, CLOSE)))
+        with told() as heard:
+            host(server, parallel=2, fail_silently=True).send_messages(iter(messages(9)))
+        assert len(heard) == 9
+
 
 class TestRefusedConnection:
     """A server that allows fewer connections costs no message."""
@@ -298,6 +314,14 @@ class TestInterruption:
         monkeypatch.setattr(threading.Thread, "start", start)
         error = error_of(host(server, parallel=3), messages(30), TimeLimit)
         assert recipients(server) == of(error.sent)
+
+    def test_while_outcomes_are_taken_in_loses_none(self, serve, monkeypatch):
+        server, take_in = serve(), Report.add
+        calls = mock.Mock(side_effect=[None, None, KeyboardInterrupt, *[None] * 99])
+        monkeypatch.setattr(Report, "add", lambda *args: (calls(), take_in(*args)))
+        error = error_of(host(server), messages(20), KeyboardInterrupt)
+        assert recipients(server) == of(error.sent)
+        assert error.unsent == []
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeoutError])
     def test_ends_what_is_under_way_and_is_raised(self, kind, serve):

@@ -2,13 +2,20 @@
 
 import smtplib
 import ssl
+from functools import partial
 from unittest import mock
 
 import pytest
 from django.core.mail.backends.base import BaseEmailBackend
 from django.dispatch import Signal
 
-from email_hosts.backends import EmailHostsBackend, HostBackend, can_be_retried
+from email_hosts.backends import (
+    EmailHostsBackend,
+    HostBackend,
+    RoutingBackend,
+    can_be_retried,
+    get_connection,
+)
 from email_hosts.exceptions import AllHostsFailed
 from email_hosts.retry import NOT_SENT, PERHAPS
 
@@ -89,6 +96,19 @@ def test_error_of_a_receiver_says_nothing_of_a_message_of_ours(backend, expected
         backend.send_messages([])
     Provider.post_send.disconnect(receiver)
     assert can_be_retried(caught.value) is expected
+
+
+class Tunnel(EmailHostsBackend):
+    def open(self):
+        raise ConnectionResetError
+
+
+@pytest.mark.parametrize("send_through", [partial(get_connection, "default"), RoutingBackend])
+def test_open_of_a_subclass_that_fails_has_sent_nothing(send_through, settings, message):
+    settings.EMAIL_HOSTS = {"default": f"backend://{__name__}.Tunnel?host=h"}
+    with pytest.raises(ConnectionResetError) as caught:
+        send_through().send_messages([message])
+    assert can_be_retried(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -271,3 +271,15 @@ def test_admin_email_handler_names_a_mailer(using, host, serve):  # pragma: mail
     with override_settings(**settings, EMAIL_HOSTS=hosts, SERVER_EMAIL="server@example.com"):
         AdminEmailHandler(using=using).emit(logging.makeLogRecord({"msg": "it failed"}))
     assert site.recipients() == {host: ["admin@example.com"]}
+
+
+def test_message_that_is_there_twice_goes_twice(serve, settings):
+    """Through a failover, and before one that it cannot take."""
+    servers = serve(at("MAIL", "451 later")), serve()
+    down, up = (f"smtp://127.0.0.1:{server.port}" for server in servers)
+    hosts = {"down": down, "up": f"{up}?_redirect_to=qa@example.com"}
+    settings.EMAIL_HOSTS = {**hosts, "default": "failover:down,up"}
+    one, other = message("a@example.com"), message("b@example.com")
+    vars(other)["merge_data"] = {"a": 1}
+    RoutingBackend(fail_silently=True).send_messages([one, other, one])
+    assert len(servers[1].accepted) == 2

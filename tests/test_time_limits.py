@@ -8,6 +8,7 @@ import smtplib
 import sys
 import threading
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -26,8 +27,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.mail.backends.base import BaseEmailBackend
 from scripted import BODY, HANG, at, to
 
-from email_hosts import signals
+from email_hosts import conf, signals
 from email_hosts.backends import RoutingBackend, base, can_be_retried, get_connection, routing
+from email_hosts.host import bare_host, class_at
+from email_hosts.oauth2 import source_of
 from email_hosts.retry import NOT_SENT, set_delivery
 from email_hosts.smtp.connection import SMTP
 
@@ -205,6 +208,30 @@ def test_while_a_message_is_made_or_routed_leaves_it_free_to_be_sent_again(
         send(way, messages)
     error: Any = caught.value
     assert (error.sent, error.unsent, error.failed) == (messages[:sent], messages[sent:], [])
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SoftTimeLimitExceeded])
+def test_while_a_message_is_made_is_raised_although_another_is_refused_first(kind, server):
+    server.script = to("1@", "550 no")
+    messages = mails(*"0123")
+    messages[2].message = mock.Mock(side_effect=kind)
+    with pytest.raises(kind):
+        get_connection("smtp").send_messages(messages)
+
+
+IMPORTING = [
+    *(conf.router, partial(class_at, "a.B"), partial(source_of, {"oauth2": "a.B"})),
+    lambda: bare_host({"BACKEND": "a.B"}).routes,
+]
+
+
+@pytest.mark.parametrize("ask", IMPORTING)
+def test_while_a_module_is_imported_is_raised(ask, settings):
+    settings.EMAIL_HOSTS_ROUTER = "a.b"
+    ends = mock.Mock(side_effect=SoftTimeLimitExceeded)
+    importing = mock.patch("django.utils.module_loading.import_module", ends)
+    with importing, pytest.raises(SoftTimeLimitExceeded):
+        ask()
 
 
 def other(module: str, **attributes: Any) -> type[Exception]:
