@@ -73,7 +73,6 @@ class Report:
         self.messages = messages if isinstance(messages, (list, tuple)) else None
         self.refused: dict[str, tuple[int, bytes]] = {}
         self._backend = backend
-        backend.finished = ()  # of an earlier send
         self._fail_silently = bool(backend.fail_silently)
         self.error: BaseException | None = None  # to raise at the end
         self._since = clock()

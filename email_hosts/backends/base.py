@@ -38,7 +38,7 @@ class Backend(BaseEmailBackend):
     default_from_email: str
     server_email: str
     fail_silently: bool = False
-    # What parallel connections have done, also if the report is interrupted while it asks.
+    # What parallel connections have done, of which a report may be told late or not at all.
     finished: Sequence[Outcome] = ()
     # The server's replies to recipients whom it has refused.
     refused_recipients: dict[str, tuple[int, bytes]]
@@ -179,7 +179,7 @@ class Backend(BaseEmailBackend):
             report.tell()
         except BaseException as error:  # Ctrl-C in a receiver
             report.error = error
-        self.refused_recipients = report.refused
+        self.refused_recipients, self.finished = report.refused, ()
         if report.error is not None:
             report.note_sent_and_unsent()
             raise report.error
