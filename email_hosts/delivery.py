@@ -111,7 +111,7 @@ class Report:
     def interrupt(self, error: BaseException) -> None:
         """Take in what has ended the send in its midst, such as Ctrl-C or a time limit."""
         if self.messages is not None:
-            taken = set(map(id, self._outcomes))
+            taken = set(map(id, self._outcomes))  # of parallel connections, all are known
             for outcome in self._backend.finished:
                 if id(outcome) not in taken:
                     self.add(outcome)

@@ -38,7 +38,7 @@ class Backend(BaseEmailBackend):
     default_from_email: str
     server_email: str
     fail_silently: bool = False
-    # What parallel connections have done, of which a report may be told late or not at all.
+    # Outcomes of parallel connections, which are known before the report has taken them in.
     finished: Sequence[Outcome] = ()
     # The server's replies to recipients whom it has refused.
     refused_recipients: dict[str, tuple[int, bytes]]
