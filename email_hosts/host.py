@@ -141,10 +141,10 @@ def without_server_options(given: Mapping[str, Any]) -> dict[str, Any]:
     While you develop, such a host takes the place of an SMTP host, with the same calls. So it
     takes and refuses the same options. Raises ``InvalidEmailHost``.
     """
-    own = {name: each for name, each in given.items() if name in OF_LOCAL_BACKENDS}
-    of_any = {name: each for name, each in given.items() if name not in own}
-    checked(of_any, SMTP_OPTIONS)
-    return {**own, **{name: each for name, each in of_any.items() if name in HOST_OPTIONS}}
+    of_server = {name: each for name, each in given.items() if name not in OF_LOCAL_BACKENDS}
+    checked(of_server, SMTP_OPTIONS)
+    useful = (*OF_LOCAL_BACKENDS, *HOST_OPTIONS)
+    return {name: each for name, each in given.items() if name in useful}
 
 
 def with_transport(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

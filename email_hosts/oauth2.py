@@ -186,13 +186,10 @@ def source_of(options: Mapping[str, Any]) -> Source:
             oauth2 = import_string(path)
         except Exception as error:  # whatever its module raises
             raise_time_limit(error)
-            problem = f"'{path}' cannot be imported: {error}"
+            problem = str(error)
             if not begins_with_module(path):  # it may be a token
-                problem = (
-                    "it cannot be imported: there is no such module; write the path of a "
-                    "function, not a token"
-                )
-            raise InvalidEmailHost(f"option 'oauth2': {problem}") from None
+                problem = "there is no such module; write the path of a function, not a token"
+            raise InvalidEmailHost(f"option 'oauth2' cannot be imported: {problem}") from None
         if not callable(oauth2):
             raise InvalidEmailHost(f"option 'oauth2': '{path}' is not callable")
     if callable(oauth2):
