@@ -12,7 +12,7 @@ import pytest
 from conftest import host_of, mails
 from django.core.mail.backends.smtp import EmailBackend
 from django.utils.translation import gettext_lazy
-from scripted import BODY, CLOSE, always, any_of, at, to
+from scripted import CLOSE, always, any_of, at, to
 
 from email_hosts.backends import EmailHostsBackend
 from email_hosts.smtp.transaction import quoted
@@ -98,32 +98,17 @@ class TestFailure:
         assert caplog.messages == [told, told]
 
 
-class TestReply:
-    """What a server says: of recipients who are refused, and with the login in it."""
-
-    USERNAME, PASSWORD = "Kx7vQz9", "Kx7vQz9Wj4bYt2"
-    USER = f"{USERNAME}:{PASSWORD}@"
-
-    def test_to_recipients_is_logged_without_them_and_kept(self, serve, shop, caplog):
-        refusals = any_of(to("b@", f"550 not for {self.USERNAME}"), to("c@", "450 later"))
-        script = any_of(refusals, always("AUTH", "235 welcome"))
-        host = shop(serve(script, extensions=["AUTH PLAIN"]), user=self.USER)
-        assert host.send_messages(mails("a+b+c")) == 1
-        assert caplog.messages == ['host "shop": refused recipients: 2 [450, 550]']
-        assert host.refused_recipients["b@example.net"] == (550, b"not for *****")
-        host.send_messages(mails("a"))
-        assert host.refused_recipients == {}
-
-    @pytest.mark.parametrize("step", ["AUTH", "MAIL", "RCPT", BODY])
-    def test_does_not_show_the_login_in_an_error(self, step, serve, shop, message):
-        reply = f"550 not for {self.USERNAME} {self.PASSWORD}"
-        script = any_of(at(step, reply), at("AUTH", "235 welcome"))
-        server = serve(script, extensions=["AUTH PLAIN"])
-        with pytest.raises(smtplib.SMTPException) as caught:
-            shop(server, user=self.USER).send_messages([message])
-        shown = repr((vars(caught.value), caught.value.args))
-        assert shown.count("not for ***** *****") == 2
-        assert self.USERNAME not in shown
+def test_refused_recipients_are_logged_without_names_and_kept_without_the_login(
+    serve, shop, caplog
+):
+    refusals = any_of(to("b@", "550 not for Kx7vQz9"), to("c@", "450 later"))
+    script = any_of(refusals, always("AUTH", "235 welcome"))
+    host = shop(serve(script, extensions=["AUTH PLAIN"]), user="Kx7vQz9:Wj4bYt2@")
+    assert host.send_messages(mails("a+b+c")) == 1
+    assert caplog.messages == ['host "shop": refused recipients: 2 [450, 550]']
+    assert host.refused_recipients["b@example.net"] == (550, b"not for *****")
+    host.send_messages(mails("a"))
+    assert host.refused_recipients == {}
 
 
 class TestConnection:
