@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import socket
 import ssl
+import tracemalloc
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -204,3 +207,35 @@ class TestRecipe:
     @pytest.mark.parametrize("host", ["smtp.example.com", "8.8.8.8", "2001:4860:4860::8888"])
     def test_rest_of_the_world_is_allowed(self, host, is_public):
         assert is_public(host, 587)
+
+
+@pytest.mark.slow
+class TestMemory:
+    """Whatever a stranger can vary leaves no more than a bounded rest."""
+
+    def bytes_left_by(self, act, times):
+        """Return the bytes that are left of doing this so often."""
+        act(-1)
+        gc.collect()
+        tracemalloc.start()
+        for number in range(times):
+            act(number)
+        gc.collect()
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return size
+
+    @pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer")
+    def test_of_unknown_keys(self, monkeypatch):
+        """1,024 are remembered, without the list of the hosts that there are."""
+        monkeypatch.setattr(logging.getLogger("email_hosts"), "disabled", True)
+        assert self.bytes_left_by(lambda number: get_connection(f"a{number}"), 1500) < 500_000
+        assert self.bytes_left_by(lambda number: get_connection(f"b{number}"), 1500) < 100_000
+
+    @pytest.mark.parametrize("rest", ["", "?timout=5"])
+    def test_of_dsns(self, rest):
+        def act(number):
+            with suppress(InvalidEmailHost):
+                connection_from_dsn(f"smtp://u{number}:{'p' * 4000}@h{rest}")
+
+        assert self.bytes_left_by(act, 600) < 256 * 16_000
