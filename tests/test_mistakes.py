@@ -158,8 +158,6 @@ INVALID = 'E002 EMAIL_HOSTS["news"]:'
 
 # What some providers need, in the order in which Anymail asks for it.
 NEEDED = {
-    "brevo": ["api_key"],
-    "mailjet": ["api_key", "secret_key"],
     "postmark": ["server_token"],
     "scaleway": ["secret_key", "project_id"],
 }
