@@ -21,7 +21,7 @@ from scripted import ScriptedServer
 from servers import SMTPServer, server_context
 from token_server import TokenServer
 
-from email_hosts import conf, hosts, rate
+from email_hosts import conf, delivery, hosts, rate
 from email_hosts.backends import (
     EmailHostsBackend,
     HostBackend,
@@ -94,20 +94,29 @@ def connect():
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """Time that passes when the test says so, or in a sleep. ``naps`` has each of these."""
 
-    now = 1000.0
+    now = 1_800_000_000.0
+
+    def __init__(self) -> None:
+        self.naps: list[float] = []
 
     def __call__(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        self.now += seconds
+
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock of the pool, of failover and of tokens."""
+    """The clock of the pool, of failover, tokens, rates and signals."""
     clock = Clock()
-    for owner in (pool, failover, tokens):
+    for owner in (pool, failover, tokens, rate, delivery):
         monkeypatch.setattr(owner, "clock", clock)
+    monkeypatch.setattr(rate, "stopwatch", clock)
+    monkeypatch.setattr(limited, "sleep", clock.sleep)
     return clock
 
 
@@ -324,23 +333,6 @@ def logging_to(logger, function):
     """Call a function for each record of a logger, in place of its handlers, in ``with``."""
     handler = mock.Mock(level=logging.NOTSET, handle=function)
     return mock.patch.object(logging.getLogger(logger), "handlers", [handler])
-
-
-@pytest.fixture
-def rate_clock(monkeypatch):
-    """The clock of rates, which sleeping moves. ``naps`` says for how long each time."""
-    clock: Any = Clock()
-    clock.now = 1_800_000_000.0
-    clock.naps = []
-
-    def sleep(seconds):
-        clock.naps.append(seconds)
-        clock.now += seconds
-
-    monkeypatch.setattr(rate, "clock", clock)
-    monkeypatch.setattr(rate, "stopwatch", clock)
-    monkeypatch.setattr(limited, "sleep", sleep)
-    return clock
 
 
 def take(*arguments):

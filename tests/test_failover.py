@@ -177,14 +177,13 @@ LONG = "failover:h0,h1?retry=600"
         ((NEVER, None), "", "failover:inner,h1", [0], "h1"),
     ],
 )
-def test_order_of_hosts(scripts, full, dsn, pauses, expected, serve, clock, rate_clock):
+def test_order_of_hosts(scripts, full, dsn, pauses, expected, serve, clock):
     servers = [serve(script) for script in scripts]
     settings = {**dsns(servers), "inner": "failover:h0", "all": dsn}
     if full:
         settings[full] += "&rate=1/m"
     for number, seconds in enumerate(pauses):
         clock.now += seconds
-        rate_clock.now += seconds
         send(settings, mails(str(number)))
     assert [host for _, host in deliveries(servers)] == expected.split()
 

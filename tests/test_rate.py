@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 from scripted import CLOSE, any_of, at
 
 from email_hosts import rate
-from email_hosts.backends import can_be_retried, failover, get_connection, limited
+from email_hosts.backends import can_be_retried, get_connection, limited
 from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost, RateLimited
 from email_hosts.rate import usage
-from email_hosts.smtp.pool import pool
 from email_hosts.values import Limit
 
 LOCAL = "django.core.cache.backends.locmem.LocMemCache"
@@ -41,11 +40,9 @@ PER_SECOND, PER_MINUTE, PER_DAY = Limit(2, 1), Limit(3, 60), Limit(4, 86400)
 
 
 @pytest.fixture(autouse=True)
-def clock(rate_clock, monkeypatch):
-    """One clock for rates, the pool and failover."""
-    monkeypatch.setattr(failover, "clock", rate_clock)
-    monkeypatch.setattr(pool, "clock", rate_clock)
-    return rate_clock
+def clock(clock):
+    """Used by all tests here."""
+    return clock
 
 
 @pytest.fixture
