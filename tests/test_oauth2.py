@@ -12,7 +12,6 @@ from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from types import ModuleType
 from typing import Any
 from unittest.mock import Mock, call
 from urllib.parse import urlencode
@@ -21,7 +20,7 @@ import pytest
 from conftest import SoftTimeLimitExceeded, interrupted_at_each_call, mails
 from scripted import always, any_of, at
 from test_debug import reports_of
-from test_readme import the_one
+from test_readme import run, the_one
 from test_sentry import TOOLS
 from trustme import KeyType
 
@@ -401,14 +400,13 @@ def test_function_of_the_readme_keeps_its_token_and_renews_it(
     path = tmp_path / "account.json"
     path.write_text(json.dumps({**account, "token_uri": token_server.url}))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
-    module = ModuleType("google")
-    exec(the_one("# shop/google.py"), vars(module))
+    token = run(the_one("# shop/google.py"))["token"]
     server = serve_tls(at("AUTH", None, None, "535 expired"))
     for _ in range(3):
-        host(server)(oauth2=module.token).send_messages(mails("a"))
+        host(server)(oauth2=token).send_messages(mails("a"))
     logins = [b64decode(each.split()[2]) for each in server.commands if "AUTH" in each]
     expected = [f"user={USER}\1auth=Bearer token-{number}\1\1" for number in (1, 1, 1, 2)]
     assert [login.decode() for login in logins] == expected
     assert len(token_server.forms) == 2
     with pytest.raises(OAuth2Error, match="invalid_grant: AADSTS7: no"):
-        module.token(USER, renew=True)
+        token(USER, renew=True)

@@ -15,7 +15,7 @@ from unittest import mock
 import pytest
 from django.core.mail.backends.console import EmailBackend
 from servers import server_context
-from test_readme import the_one
+from test_readme import run, the_one
 
 from email_hosts.backends import connection_from_dsn, get_connection
 from email_hosts.exceptions import InvalidEmailHost
@@ -191,22 +191,18 @@ OWN_NETWORK = """
 class TestRecipe:
     """What the README has: strangers stay out of private networks."""
 
-    @pytest.fixture
-    def is_public(self):
-        names: dict[str, Any] = {}
-        exec(the_one("def is_public"), names)
-        return names["is_public"]
+    is_public = staticmethod(run(the_one("def is_public"))["is_public"])
 
     @pytest.mark.parametrize("host", [*OWN_NETWORK.split(), MX])
-    def test_own_network_is_refused(self, host, is_public, site):
+    def test_own_network_is_refused(self, host, site):
         site.names[MX] = [["127.0.0.1", "10.0.0.1", "::ffff:127.0.0.1", "::1", "0.0.0.0"]]
         with pytest.raises((InvalidEmailHost, socket.gaierror)):
-            connection_from_dsn(f"smtp://{host}:2525?timeout=1", allow=is_public).open()
+            connection_from_dsn(f"smtp://{host}:2525?timeout=1", allow=self.is_public).open()
         assert site.connected == []
 
     @pytest.mark.parametrize("host", ["smtp.example.com", "8.8.8.8", "2001:4860:4860::8888"])
-    def test_rest_of_the_world_is_allowed(self, host, is_public):
-        assert is_public(host, 587)
+    def test_rest_of_the_world_is_allowed(self, host):
+        assert self.is_public(host, 587)
 
 
 @pytest.mark.slow
