@@ -22,13 +22,7 @@ from servers import SMTPServer, server_context
 from token_server import TokenServer
 
 from email_hosts import conf, delivery, hosts, rate
-from email_hosts.backends import (
-    EmailHostsBackend,
-    HostBackend,
-    failover,
-    get_connection,
-    limited,
-)
+from email_hosts.backends import EmailHostsBackend, HostBackend, failover, get_connection
 from email_hosts.host import SMTP_BACKEND
 from email_hosts.oauth2 import tokens
 from email_hosts.signals import message_failed, message_sent
@@ -116,7 +110,7 @@ def clock(monkeypatch):
     for owner in (pool, failover, tokens, rate, delivery):
         monkeypatch.setattr(owner, "clock", clock)
     monkeypatch.setattr(rate, "stopwatch", clock)
-    monkeypatch.setattr(limited, "sleep", clock.sleep)
+    monkeypatch.setattr("email_hosts.backends.limited.sleep", clock.sleep)
     return clock
 
 
