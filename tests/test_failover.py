@@ -14,7 +14,7 @@ from django.core.mail import EmailMessage
 from django.test import override_settings
 from scripted import BODY, CLOSE, EXTENSIONS, HANG, RESET, always, any_of, at, to
 
-from email_hosts.backends import EmailHostsBackend, failover, get_connection, parallel, smtp
+from email_hosts.backends import failover, get_connection, parallel, smtp
 from email_hosts.exceptions import AllHostsFailed
 from email_hosts.smtp import pipelining, transaction
 from email_hosts.smtp.pool import pool
@@ -213,18 +213,13 @@ def test_roundrobin_takes_turns_from_a_random_host_on(serve, monkeypatch):
     assert [len(server.accepted) for server in servers] == [2, 2, 2]
 
 
-class Broken(EmailHostsBackend):
-    def __init__(self, **options):
-        raise AttributeError("no KEY")
-
-
 @pytest.mark.parametrize(
     ("dsn", "reason"),
     [
         ("", 'EMAIL_HOSTS["member"]: the host is empty; known hosts: '),
         ("backend://email_hosts.backends.RoutingBackend", "it asks the router, so no other"),
         ("smpt://h", "unknown scheme 'smpt'"),
-        (f"backend://{__name__}.Broken", "AttributeError"),
+        ("backend://test_checks.Choosy?color={{}}", "AttributeError"),
         ("submissions://127.0.0.1:{}", "SSLError"),
         ("submissions://127.0.0.1:{}?ssl_cafile=/no/such/file", "cannot load ssl_cafile"),
     ],
