@@ -19,6 +19,7 @@ from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import HANG, always
+from test_options import token
 
 from email_hosts.backends import connection_from_dsn, get_connection
 from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND
@@ -190,10 +191,6 @@ class TestSend:
             run(SEND, "exit", TO, hosts=hosts)
 
 
-def own(username, *, renew):  # pragma: no cover
-    """Nobody asks for it here."""
-
-
 NO_COMMAS = "Write spaces between keys, and no commas."
 
 
@@ -211,14 +208,14 @@ class TestCheck:
     )
     HOSTS = {
         "ipv6": f"smtps://{SECRETS[1]}@[db8::25]?{GRANT}&_default_from_email=s@a.b",
-        "own": f"submission://{SECRETS[1]}@h?oauth2={__name__}.own",
+        "own": f"submission://{SECRETS[1]}@h?oauth2=test_options.token",
         "disk": f"file:mail/\u202e?{DETAILS}",
     }
     SHOWN = """\
-HOST  SCHEME      SERVER         SECURITY  USER                               SENDER  STATUS
-ipv6  smtps       [db8::25]:465  TLS       ***** (oauth2: a.example)          s@a.b   valid
-own   submission  h:587          STARTTLS  ***** (oauth2: test_commands.own)  -       valid
-disk  file        mail/\\u202e    -         -                                  -       valid
+HOST  SCHEME      SERVER         SECURITY  USER                                SENDER  STATUS
+ipv6  smtps       [db8::25]:465  TLS       ***** (oauth2: a.example)           s@a.b   valid
+own   submission  h:587          STARTTLS  ***** (oauth2: test_options.token)  -       valid
+disk  file        mail/\\u202e    -         -                                   -       valid
     reply to: Help <help@example.com>
     envelope from: b@example.com
     headers: X-Shop, X-Mark
@@ -234,7 +231,7 @@ disk  file        mail/\\u202e    -         -                                  -
 
     @needs_mailers
     def test_shows_no_more_of_a_callable(self):  # pragma: mailers-only
-        source = partial(own, SECRETS[0])
+        source = partial(token, SECRETS[0])
         options = {"host": "h", "username": SECRETS[1], "use_tls": True, "oauth2": source}
         with override_settings(MAILERS={"a": mailer(**options)}):
             assert "  ***** (oauth2: a callable)  " in check({})[1][1]
@@ -255,8 +252,8 @@ disk  file        mail/\\u202e    -         -                                  -
     def test_hosts_that_are_not_valid_are_shown_as_check_says_it(self):
         dsns = LOGIN_DSN.encode(), LOGIN_DSN, f"{LOGIN}@h", f"anymail+x:\n?key={SECRETS[0]}"
         hosts = dict.fromkeys((7, *dsns, "é\n\x1b[2J"), "smpt://h")
-        token = {"token": f"submission://me@h?oauth2=ya29.{SECRETS[0]}"}
-        message, (_, *lines) = check(hosts | token)
+        pasted = {"token": f"submission://me@h?oauth2=ya29.{SECRETS[0]}"}
+        message, (_, *lines) = check(hosts | pasted)
         shown = ["7", *["(a DSN)"] * 4, r"é\n\x1b[2J", "token"]
         assert message == f"7 of 7 failed: {', '.join(shown)}"
         reasons = ["string, not int", "string, not bytes", *["not be a DSN"] * 3, "'smpt'"]
