@@ -39,6 +39,7 @@ by_hand = lambda flag: EmailHostsBackend("h", alias="shop", fail_silently=flag) 
 NO_FLAG: Any = {"fail_silently": 2}
 A_FLAG = "'fail_silently' must be True or False; "
 A_KEY = "the key of a host must not be a DSN; give the DSN a key in "
+NO_API_KEY = "get_connection(\"news\"): option 'api_key' is missing; "
 NO_KEYS = [DSN, "failover:shop,spare", "console:"]
 
 # How an answer begins, and calls that get it. Of options, the call is named, not the setting.
@@ -47,6 +48,8 @@ MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     ("MAILERS[\"shop\"]: unknown option 'router'; the setting EMAIL_HOSTS_R", [with_router]),
     ("MAILERS[\"shop\"]: option 'rate' has no effect on a router; give it ", [with_rate]),
     ('EMAIL_HOSTS["shop"]: the user name and the password must be ASCII, b', [with_umlaut]),
+    # A call takes options of other backends away.
+    (NO_API_KEY, [partial(get_connection, "news", api_key=each) for each in (None, "")]),
     (A_FLAG, [partial(get_connection, key, **NO_FLAG) for key in ("shop", "nobody")]),
     (A_FLAG, [partial(connection_from_dsn, "smtp://h", **NO_FLAG)]),
     # message.send("club") of Django 6.1: the first argument is ``fail_silently``.
@@ -68,7 +71,7 @@ MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     ("answer", "mistake"), [(answer, call) for answer, calls in MISTAKES for call in calls]
 )
 def test_answer_says_what_to_write(answer, mistake, settings):
-    settings.EMAIL_HOSTS = {"shop": "smtp://h"}
+    settings.EMAIL_HOSTS = {"shop": "smtp://h", "news": "anymail+brevo:?api_key=a"}
     with pytest.raises(InvalidEmailHost) as caught:
         mistake()
     assert str(caught.value).startswith(answer)
