@@ -12,8 +12,7 @@ from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
 
 from email_hosts import checks, conf, mailers
-from email_hosts.backends import EmailHostsBackend, get_connection
-from email_hosts.exceptions import InvalidEmailHost
+from email_hosts.backends import EmailHostsBackend
 from email_hosts.host import HOST_BACKEND, SMTP_BACKEND
 
 USER, PASSWORD = "Kx7vQz9", "Wj4bYt2"
@@ -406,10 +405,3 @@ class TestMailers:  # pragma: mailers-only
         for default, expected in ((mailers(D)["default"], told), (own, []), (theirs, [])):
             entries = {"default": default}
             assert_found(expected, {}, MAILERS=entries, SERVER_EMAIL="root@localhost")
-
-
-@override_settings(EMAIL_BACKEND=DSN)
-def test_default_backend_that_is_no_path_is_told_by_the_call_as_well():
-    with pytest.raises(InvalidEmailHost, match=", not a DSN; write") as told:
-        get_connection("nobody")
-    assert PASSWORD not in str(told.value)

@@ -25,7 +25,7 @@ from email_hosts.testing import real_hosts
 
 PASSWORD = "Wj4bYt2"
 DSN = f"smtp://Kx7vQz9:{PASSWORD}@h.example.com"
-NO_PATH = "the backend must be the dotted path of a class, not"
+NO_PATH = "must be the dotted path of a class, not"
 
 
 SUBCLASS = "test_rules.Relay"
@@ -58,20 +58,23 @@ MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     # A key for a DSN, and the reverse.
     ("connection_from_dsn() takes a DSN; get_", [lambda: connection_from_dsn("shop")]),
     (A_KEY, [partial(get_connection, dsn) for dsn in NO_KEYS]),
+    (f"EMAIL_BACKEND {NO_PATH} a DSN; write ", [partial(get_connection, "nobody")]),
     # A backend that is wrapped by hand.
-    (f"{NO_PATH} a DSN; write the DSN in EMAIL_HOSTS", [lambda: HostBackend(DSN)]),
-    (NO_PATH, [partial(HostBackend, each) for each in NO_PATHS]),
+    (f"the backend {NO_PATH} a DSN; write the DSN in EMAIL_HOSTS", [lambda: HostBackend(DSN)]),
+    (f"the backend {NO_PATH}", [partial(HostBackend, each) for each in NO_PATHS]),
     ("backend 'no.such' cannot be imported: No module ", [lambda: HostBackend("no.such")]),
     ("backend 'os.path' must be the class ", [lambda: HostBackend("os.path")]),
     ("backend 'builtins.dict' must be the ", [lambda: HostBackend("builtins.dict")]),
 ]
 
 
+@pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
 @pytest.mark.parametrize(
     ("answer", "mistake"), [(answer, call) for answer, calls in MISTAKES for call in calls]
 )
 def test_answer_says_what_to_write(answer, mistake, settings):
     settings.EMAIL_HOSTS = {"shop": "smtp://h", "news": "anymail+brevo:?api_key=a"}
+    settings.EMAIL_BACKEND = DSN
     with pytest.raises(InvalidEmailHost) as caught:
         mistake()
     assert str(caught.value).startswith(answer)
