@@ -139,24 +139,22 @@ def test_mock_of_smtplib_sees_the_whole_conversation(message, caplog):
 
 
 @needs_mailers
-class TestMailers:  # pragma: mailers-only
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        # A host that a test has set outranks the stand-in, and so does a mailer.
+        ({"MAILERS": {"shop": LOCMEM}, "EMAIL_HOSTS": {"shop": "smtp://real"}}, ["shop"]),
+        ({"MAILERS": mailers({"shop": "smtp://real"})}, ["shop"]),
+        # A mailer of the file is captured as its host.
+        ({"MAILERS": {"default": LOCMEM, **mailers(OF_FILE)}}, []),
+        # No default mailer is the safe side.
+        ({"MAILERS": {}}, []),
+    ],
+)
+def test_mailer_is_real_if_a_test_has_set_it(given, expected):  # pragma: mailers-only
     """Django 6.1: the test runner makes every mailer an in-memory one."""
-
-    @pytest.mark.parametrize(
-        ("settings_of_test", "expected"),
-        [
-            # A host that a test has set outranks the stand-in, and so does a mailer.
-            ({"MAILERS": {"shop": LOCMEM}, "EMAIL_HOSTS": {"shop": "smtp://real"}}, ["shop"]),
-            ({"MAILERS": mailers({"shop": "smtp://real"})}, ["shop"]),
-            # A mailer of the file is captured as its host.
-            ({"MAILERS": {"default": LOCMEM, **mailers(OF_FILE)}}, []),
-            # No default mailer is the safe side.
-            ({"MAILERS": {}}, []),
-        ],
-    )
-    def test_mailer_is_real_if_a_test_has_set_it(self, settings_of_test, expected):
-        with override_settings(**settings_of_test):
-            assert real("shop") == expected
+    with override_settings(**given):
+        assert real("shop") == expected
 
 
 # The tests of ``project/`` are run as by its user.
