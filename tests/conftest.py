@@ -204,7 +204,7 @@ class TimeLimit(Exception):
     """What the handler of a signal raises in a worker of a task queue."""
 
 
-def interrupted_at_each_call(
+def interrupted_calls(
     action, *modules, make_error=TimeLimit
 ):  # pragma: no cover (it confuses coverage)
     """Do this once for each call that these modules make or get, and raise an error then.

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from conftest import interrupted_at_each_call, mails
+from conftest import interrupted_calls, mails
 from django.core.mail import EmailMessage
 from django.test import override_settings
 from scripted import BODY, CLOSE, EXTENSIONS, HANG, RESET, always, any_of, at, to
@@ -254,7 +254,7 @@ def test_error_of_a_signal_handler_at_any_call_sends_nothing_twice(
             send(settings, mails(str(next(numbers))))
 
     code = (pipelining, transaction, smtp, parallel)
-    for _ in interrupted_at_each_call(send_another, *code, make_error=ConnectionRefusedError):
+    for _ in interrupted_calls(send_another, *code, make_error=ConnectionRefusedError):
         pool.close_all()
     gc.collect()  # the connections that nobody has
     for server in servers:

@@ -17,7 +17,7 @@ from unittest.mock import Mock, call
 from urllib.parse import urlencode
 
 import pytest
-from conftest import SoftTimeLimitExceeded, interrupted_at_each_call, mails
+from conftest import SoftTimeLimitExceeded, interrupted_calls, mails
 from scripted import always, any_of, at
 from test_debug import reports_of
 from test_readme import run, the_one
@@ -254,7 +254,7 @@ class TestWaiting:
         """In the worst case, one gives up after its timeout, and the next one asks anew."""
         source, number = Custom(Mock(return_value="token")), 0
         with ThreadPoolExecutor(1) as threads:
-            times = interrupted_at_each_call(
+            times = interrupted_calls(
                 lambda: get(source), oauth2, make_error=SoftTimeLimitExceeded
             )
             for number, _ in enumerate(times):  # noqa: B007  # pragma: no cover
