@@ -30,6 +30,7 @@ LOGIN = ":".join(SECRETS)
 LOGIN_DSN = f"smtp://{LOGIN}@h"
 CONSOLE = "django.core.mail.backends.console.EmailBackend"
 SEND, TO = "sendtestemailhosts", "a@example.net"
+NO_COMMAS = "Write spaces between keys, and no commas."
 
 
 def run(*command, hosts, **options):
@@ -189,9 +190,6 @@ class TestSend:
     def test_error_that_is_not_of_mail_is_raised(self, hosts):
         with pytest.raises(SystemExit):
             run(SEND, "exit", TO, hosts=hosts)
-
-
-NO_COMMAS = "Write spaces between keys, and no commas."
 
 
 class TestCheck:

@@ -93,8 +93,6 @@ SCRIPTS = {
     "body refused": {BODY: f"550 no {USERNAME} with {PASSWORD}"},
     "body lost": {BODY: CLOSE},
 }
-SEVERAL_WAYS = ("no server", "refused", "RCPT refused")
-
 
 SENDS = [
     *((failure, "shop") for failure in (*SCRIPTS, "no server", "untrusted", "no STARTTLS")),
@@ -103,7 +101,7 @@ SENDS = [
     ("refused", "relay"),
     *(
         (failure, way)
-        for failure in SEVERAL_WAYS
+        for failure in ("no server", "refused", "RCPT refused")
         for way in ("kept", "parallel", "all", "router", "dsn", "tenant")
     ),
 ]
