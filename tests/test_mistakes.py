@@ -137,12 +137,6 @@ def test_login_of_a_call_that_has_no_effect_is_told(make, caplog):
     ]
 
 
-def test_login_of_a_call_reaches_a_backend_that_has_one():
-    given: Any = {"host": "h", "username": "me", **NOT_FOR_IT}
-    backend = HostBackend(SUBCLASS, **given).wrapped
-    assert (backend.host, backend.username) == ("h", "me")
-
-
 def test_path_of_a_function_in_a_script_is_none(settings, monkeypatch):
     monkeypatch.delattr("__main__.__spec__")  # Python does not know where it comes from
     (found,) = problems(settings, "submission://me@h?oauth2=__main__.token")

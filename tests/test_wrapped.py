@@ -96,6 +96,8 @@ def test_queue_may_pickle_a_message_that_has_our_default_backend(settings):
 
 TEXTS = ("HOST", "HOST_USER", "HOST_PASSWORD", "SSL_CERTFILE", "SSL_KEYFILE")
 GLOBAL = {"PORT": 2525, "USE_TLS": True, "TIMEOUT": 7, **dict.fromkeys(TEXTS, "global")}
+# The login of a call, as Django 6.1 gives it to a default mailer.
+OF_A_CALL = {"username": "global", "_ignore_unknown_kwargs": {"username", "password"}}
 
 
 @pytest.mark.filterwarnings("ignore:The EMAIL_.* setting is deprecated")
@@ -106,6 +108,7 @@ GLOBAL = {"PORT": 2525, "USE_TLS": True, "TIMEOUT": 7, **dict.fromkeys(TEXTS, "g
         ({"use_tls": True}, {"port": 587, "use_tls": True, "use_ssl": False}),
         ({"use_ssl": True}, {"port": 465, "use_tls": False, "use_ssl": True}),
         ({"username": "global"}, {"username": "global", "password": ""}),
+        (OF_A_CALL, {"username": "global"}),
     ],
 )
 def test_djangos_smtp_backend_has_no_value_of_a_global_setting(options, expected, settings):
