@@ -236,9 +236,6 @@ def interrupted_calls(
         yield
 
 
-SETTINGS = {"DJANGO_SETTINGS_MODULE": "settings"}
-
-
 def start(command, environment, cwd=TESTS, **options):
     """Start a process in this environment, and ours."""
     return subprocess.Popen(
@@ -262,8 +259,9 @@ def start_worker(server, folder, command, **options):
     return start(command, environment, **options)
 
 
-def run_python(*arguments, cwd=TESTS, environment=SETTINGS) -> str:
+def run_python(*arguments, cwd=TESTS, environment=None) -> str:
     """Run Python in this environment, and ours; return what it prints."""
+    environment = environment or {"DJANGO_SETTINGS_MODULE": "settings"}
     process = start([sys.executable, *arguments], environment, cwd)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
