@@ -17,7 +17,7 @@ import trustme
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
-from scripted import ScriptedServer
+from scripted import EXTENSIONS, ScriptedServer
 from servers import SMTPServer, server_context
 from token_server import TokenServer
 
@@ -30,6 +30,9 @@ from email_hosts.smtp.pace import pace_of
 from email_hosts.smtp.pool import pool
 
 needs_mailers = pytest.mark.skipif(not conf.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+either_way = pytest.mark.parametrize(
+    "extensions", [EXTENSIONS, EXTENSIONS[1:]], ids=["pipelining", "stepwise"]
+)
 
 # No time limit for an example: machines are busy. "fuzz" is that of tox -e fuzz.
 hypothesis.settings.register_profile("tests", deadline=None)

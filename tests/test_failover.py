@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from conftest import interrupted_calls, mails
+from conftest import either_way, interrupted_calls, mails
 from django.core.mail import EmailMessage
 from django.test import override_settings
-from scripted import BODY, CLOSE, EXTENSIONS, HANG, RESET, always, any_of, at, to
+from scripted import BODY, CLOSE, HANG, RESET, always, any_of, at, to
 
 from email_hosts.backends import failover, get_connection, parallel, smtp
 from email_hosts.exceptions import AllHostsFailed
@@ -22,8 +22,6 @@ from email_hosts.smtp.pool import pool
 GARBAGE, TOO_LONG = "what?", "240-" + 9000 * "x"
 NEXT, CALLER, HERE = "the next host has it", "the caller gets an error", "this host has it"
 UNSURE = "one of the first two"  # depends on how much had been written
-
-either_way = pytest.mark.parametrize("extensions", [EXTENSIONS, ["AUTH PLAIN"]])
 
 
 @pytest.fixture(autouse=True)

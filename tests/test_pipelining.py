@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import host_of, mails, names_of
+from conftest import either_way, host_of, mails, names_of
 from django.core.mail.backends.smtp import EmailBackend
 from roundtrips import RoundTrips
 from scripted import AND_CLOSE, BODY, CLOSE, HANG, RESET, always, any_of, at, to
@@ -32,10 +32,6 @@ END = b"\r\n.\r\n"
 LARGE = "x" * 20_000_000
 TWENTY = "+".join(f"x{number}" for number in range(20))
 THOUSAND = "+".join(map(str, range(1000)))
-
-either_way = pytest.mark.parametrize(
-    "extensions", [PIPELINING, STEPWISE], ids=["pipelining", "stepwise"]
-)
 
 
 def djangos(server, **options):

@@ -13,7 +13,7 @@ from itertools import product
 from unittest import mock
 
 import pytest
-from conftest import host_of, interrupted_calls, mails, names_of, parked
+from conftest import either_way, host_of, interrupted_calls, mails, names_of, parked
 from django.core.signals import request_finished
 from scripted import BODY, CLOSE, HANG, RESET, always, any_of, at, to
 
@@ -217,7 +217,7 @@ class TestDeath:
             ("MAIL", "550 timed out"),  # it may have forgotten its greeting or login
         ],
     )
-    @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "single"])
+    @either_way
     def test_before_the_body_costs_a_connection(self, step, reply, extensions, serve):
         server = serve(at(step, None, reply), extensions=extensions)
         timeout = 0.3 if reply == HANG else 20

@@ -7,7 +7,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Recorder, SoftTimeLimitExceeded, logging_to, mails
+from conftest import Recorder, SoftTimeLimitExceeded, either_way, logging_to, mails
 from django.core.mail import EmailMessage
 from scripted import BODY, CLOSE, any_of, at, to
 
@@ -98,7 +98,7 @@ class TestSignals:
         ],
     )
     @pytest.mark.parametrize("kind", [list, iter])
-    @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "single"])
+    @either_way
     def test_tell_of_each_message_in_its_turn(
         self, extensions, options, key, fault, told, kind, start, receivers
     ):
