@@ -17,18 +17,12 @@ import trustme
 from django.core.mail import EmailMessage
 from django.core.mail.backends.base import BaseEmailBackend
 from django.test import override_settings
-from scripted import ScriptedServer
+from scripted import EXTENSIONS, ScriptedServer
 from servers import SMTPServer, server_context
 from token_server import TokenServer
 
-from email_hosts import conf, hosts, rate
-from email_hosts.backends import (
-    EmailHostsBackend,
-    HostBackend,
-    failover,
-    get_connection,
-    limited,
-)
+from email_hosts import conf, delivery, hosts, rate
+from email_hosts.backends import EmailHostsBackend, HostBackend, failover, get_connection
 from email_hosts.host import SMTP_BACKEND
 from email_hosts.oauth2 import tokens
 from email_hosts.signals import message_failed, message_sent
@@ -36,6 +30,9 @@ from email_hosts.smtp.pace import pace_of
 from email_hosts.smtp.pool import pool
 
 needs_mailers = pytest.mark.skipif(not conf.DJANGO_HAS_MAILERS, reason="new in Django 6.1")
+either_way = pytest.mark.parametrize(
+    "extensions", [EXTENSIONS, EXTENSIONS[1:]], ids=["pipelining", "stepwise"]
+)
 
 # No time limit for an example: machines are busy. "fuzz" is that of tox -e fuzz.
 hypothesis.settings.register_profile("tests", deadline=None)
@@ -94,20 +91,29 @@ def connect():
 
 
 class Clock:
-    """Time that passes when the test says so."""
+    """Time that passes when the test says so, or in a sleep. ``naps`` has each of these."""
 
-    now = 1000.0
+    now = 1_800_000_000.0
+
+    def __init__(self) -> None:
+        self.naps: list[float] = []
 
     def __call__(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.naps.append(seconds)
+        self.now += seconds
+
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The clock of the pool, of failover and of tokens."""
+    """The clock of the pool, of failover, tokens, rates and signals."""
     clock = Clock()
-    for owner in (pool, failover, tokens):
+    for owner in (pool, failover, tokens, rate, delivery):
         monkeypatch.setattr(owner, "clock", clock)
+    monkeypatch.setattr(rate, "stopwatch", clock)
+    monkeypatch.setattr("email_hosts.backends.limited.sleep", clock.sleep)
     return clock
 
 
@@ -201,7 +207,7 @@ class TimeLimit(Exception):
     """What the handler of a signal raises in a worker of a task queue."""
 
 
-def interrupted_at_each_call(
+def interrupted_calls(
     action, *modules, make_error=TimeLimit
 ):  # pragma: no cover (it confuses coverage)
     """Do this once for each call that these modules make or get, and raise an error then.
@@ -233,9 +239,6 @@ def interrupted_at_each_call(
         yield
 
 
-SETTINGS = {"DJANGO_SETTINGS_MODULE": "settings"}
-
-
 def start(command, environment, cwd=TESTS, **options):
     """Start a process in this environment, and ours."""
     return subprocess.Popen(
@@ -259,8 +262,9 @@ def start_worker(server, folder, command, **options):
     return start(command, environment, **options)
 
 
-def run_python(*arguments, cwd=TESTS, environment=SETTINGS) -> str:
+def run_python(*arguments, cwd=TESTS, environment=None) -> str:
     """Run Python in this environment, and ours; return what it prints."""
+    environment = environment or {"DJANGO_SETTINGS_MODULE": "settings"}
     process = start([sys.executable, *arguments], environment, cwd)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
@@ -324,23 +328,6 @@ def logging_to(logger, function):
     """Call a function for each record of a logger, in place of its handlers, in ``with``."""
     handler = mock.Mock(level=logging.NOTSET, handle=function)
     return mock.patch.object(logging.getLogger(logger), "handlers", [handler])
-
-
-@pytest.fixture
-def rate_clock(monkeypatch):
-    """The clock of rates, which sleeping moves. ``naps`` says for how long each time."""
-    clock: Any = Clock()
-    clock.now = 1_800_000_000.0
-    clock.naps = []
-
-    def sleep(seconds):
-        clock.naps.append(seconds)
-        clock.now += seconds
-
-    monkeypatch.setattr(rate, "clock", clock)
-    monkeypatch.setattr(rate, "stopwatch", clock)
-    monkeypatch.setattr(limited, "sleep", sleep)
-    return clock
 
 
 def take(*arguments):

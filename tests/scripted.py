@@ -22,8 +22,8 @@ BODY = "BODY"  # the step after the final dot
 Script = Callable[[str, str], str | None]
 
 FINE = dict.fromkeys(("HELO", "LHLO", "MAIL", "RCPT", "RSET", "NOOP"), "250 fine")
-RIGHT = {**FINE, "DATA": "354 go ahead", "QUIT": "221 bye"}
-EXTENSIONS = ("PIPELINING", "SIZE 10000000", "8BITMIME")
+RIGHT = {**FINE, "AUTH": "235 welcome", "DATA": "354 go ahead", "QUIT": "221 bye"}
+EXTENSIONS = ("PIPELINING", "SIZE 10000000", "8BITMIME", "AUTH PLAIN XOAUTH2")
 
 
 class Accepted(NamedTuple):

@@ -1,11 +1,12 @@
 """While tests run, the mail of hosts is in ``mail.outbox``, unless a test says otherwise."""
 
 import asyncio
+import os
 from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import needs_mailers
+from conftest import needs_mailers, run_python
 from django.conf import settings as django_settings
 from django.test import override_settings
 from django.test.utils import setup_test_environment, teardown_test_environment
@@ -18,6 +19,7 @@ from email_hosts.backends import (
     get_connection,
 )
 from email_hosts.backends.outbox import OutboxBackend
+from email_hosts.conf import DJANGO_HAS_MAILERS
 from email_hosts.exceptions import InvalidEmailHost
 from email_hosts.testing import real_hosts
 
@@ -137,21 +139,80 @@ def test_mock_of_smtplib_sees_the_whole_conversation(message, caplog):
 
 
 @needs_mailers
-class TestMailers:  # pragma: mailers-only
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        # A host that a test has set outranks the stand-in, and so does a mailer.
+        ({"MAILERS": {"shop": LOCMEM}, "EMAIL_HOSTS": {"shop": "smtp://real"}}, ["shop"]),
+        ({"MAILERS": mailers({"shop": "smtp://real"})}, ["shop"]),
+        # A mailer of the file is captured as its host.
+        ({"MAILERS": {"default": LOCMEM, **mailers(OF_FILE)}}, []),
+        # No default mailer is the safe side.
+        ({"MAILERS": {}}, []),
+    ],
+)
+def test_mailer_is_real_if_a_test_has_set_it(given, expected):  # pragma: mailers-only
     """Django 6.1: the test runner makes every mailer an in-memory one."""
+    with override_settings(**given):
+        assert real("shop") == expected
 
-    @pytest.mark.parametrize(
-        ("settings_of_test", "expected"),
-        [
-            # A host that a test has set outranks the stand-in, and so does a mailer.
-            ({"MAILERS": {"shop": LOCMEM}, "EMAIL_HOSTS": {"shop": "smtp://real"}}, ["shop"]),
-            ({"MAILERS": mailers({"shop": "smtp://real"})}, ["shop"]),
-            # A mailer of the file is captured as its host.
-            ({"MAILERS": {"default": LOCMEM, **mailers(OF_FILE)}}, []),
-            # No default mailer is the safe side.
-            ({"MAILERS": {}}, []),
-        ],
-    )
-    def test_mailer_is_real_if_a_test_has_set_it(self, settings_of_test, expected):
-        with override_settings(**settings_of_test):
-            assert real("shop") == expected
+
+# The tests of ``project/`` are run as by its user.
+OURS = "--testrunner=email_hosts.testing.runner.EmailHostsRunner"
+PARALLEL = """
+import multiprocessing
+import sys
+from django.core.management import execute_from_command_line
+multiprocessing.set_start_method(sys.argv.pop(1))
+execute_from_command_line([*sys.argv, "--parallel=2"])
+"""
+# The plugins of others cost time, and are not what is tested.
+PYTEST = ["-m", "pytest", "-c", os.devnull, "-p", "pytest_django.plugin"]
+PLUGIN = ["-p", "email_hosts.testing.pytest"]
+IN_PARALLEL = "4 passed" if DJANGO_HAS_MAILERS else "3 passed, 1 skipped"
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+
+
+@pytest.mark.parametrize(
+    ("default", "command", "result"),
+    [
+        ("MAILERS", ["-m", "django", "test", "-k", "MailTest"], "Found 3 test(s)"),
+        ("EMAIL_HOST", ["-m", "django", "test", OURS], "Found 4 test(s)"),
+        ("nothing", PYTEST, "3 passed, 1 skipped"),
+        ("empty MAILERS", [*PYTEST, *PLUGIN], "3 passed, 1 skipped"),
+        ("MAILERS", ["-c", PARALLEL, "fork", "test", OURS], "Found 4 test(s)"),
+        ("MAILERS", ["-c", PARALLEL, "spawn", "test", OURS], "Found 4 test(s)"),
+        ("MAILERS", [*PYTEST, *PLUGIN, "-p", "xdist", "-n2"], IN_PARALLEL),
+    ],
+    ids=["django", "our runner", "pytest", "our plugin", "fork", "spawn", "xdist"],
+)
+def test_hosts_and_mailers_deliver_to_the_outbox(default, command, result):
+    files = ["project/mail_tests.py"]
+    if "pytest" not in command:
+        files = ["--pattern=mail_tests.py", "project"]
+    project = {"DJANGO_SETTINGS_MODULE": "project.settings", "DEFAULT": default}
+    shown = run_python(*command, *files, environment={**ALONE, **project})
+    assert result in shown
+    has_mailers = default == "MAILERS" and DJANGO_HAS_MAILERS
+    assert not (has_mailers and "skipped" in shown)
+
+
+STANDALONE = """
+from django.conf import settings
+settings.configure(EMAIL_HOSTS={"shop": "smtp://h"})
+from django.test.utils import setup_test_environment
+from email_hosts.backends import get_connection
+setup_test_environment()
+print(type(get_connection("shop")).__name__)
+"""
+
+
+def test_script_without_a_settings_file_is_no_exception():
+    assert run_python("-c", STANDALONE) == "OutboxBackend\n"
+
+
+def test_plugin_does_nothing_without_settings(tmp_path):
+    path = tmp_path / "test_nothing.py"
+    path.write_text("def test_nothing():\n    pass\n")
+    shown = run_python(*PYTEST, *PLUGIN, str(path), environment=ALONE)
+    assert "1 passed" in shown

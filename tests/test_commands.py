@@ -19,7 +19,7 @@ from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from scripted import HANG, always
-from servers import server_context
+from test_options import token
 
 from email_hosts.backends import connection_from_dsn, get_connection
 from email_hosts.host import FAILOVER_BACKEND, HOST_BACKEND
@@ -30,6 +30,7 @@ LOGIN = ":".join(SECRETS)
 LOGIN_DSN = f"smtp://{LOGIN}@h"
 CONSOLE = "django.core.mail.backends.console.EmailBackend"
 SEND, TO = "sendtestemailhosts", "a@example.net"
+NO_COMMAS = "Write spaces between keys, and no commas."
 
 
 def run(*command, hosts, **options):
@@ -84,11 +85,10 @@ class Odd(Recorder):
 
 
 @pytest.fixture
-def hosts(start_server, serve, tls, ca, cafile, closed_port):
+def hosts(start_server, serve, tls, closed_port):
     """Hosts that work, and others."""
     here = "127.0.0.1"
     plain, silent = start_server(refused=[TO]), serve(always("banner", HANG))
-    other = start_server(context=server_context(ca.issue_cert("other.example")))
     odd = "421 4.7.0  \x1b[2J\xff Try later"  # a server may send any character
     busy = serve(lambda *step: odd if "LO" in step[0] else None)
     return {
@@ -98,7 +98,6 @@ def hosts(start_server, serve, tls, ca, cafile, closed_port):
         "login": f"smtp://{LOGIN}@{here}:{start_server(login=('a', 'b')).port}",
         "tls": f"submissions://{here}:{plain.port}",
         "cert": f"submission://{LOGIN}@{here}:{start_server(context=tls).port}",
-        "name": f"submission://{here}:{other.port}?ssl_cafile={cafile}",
         "silent": f"submission://{here}:{silent.port}?timeout=0.2",
         "busy": f"smtp://{here}:{busy.port}",
         "scheme": f"smpt://{LOGIN}@h",
@@ -122,7 +121,6 @@ STATUSES = {
     "login": " | 535 5.7.8 no such login: *****",
     "tls": "; submission:// is for STARTTLS",
     "cert": "; to trust an authority of your own, name its file in ssl_cafile",
-    "name": "; write the name of the server that its certificate has",
     "silent": " | no answer in time; the server sent",
     "busy": r" | 421 4.7.0 \x1b[2J\xff Try later",
     "scheme": " | unknown scheme 'smpt'",
@@ -194,13 +192,6 @@ class TestSend:
             run(SEND, "exit", TO, hosts=hosts)
 
 
-def own(username, *, renew):  # pragma: no cover
-    """Nobody asks for it here."""
-
-
-NO_COMMAS = "Write spaces between keys, and no commas."
-
-
 class TestCheck:
     """checkemailhosts [HOST...]"""
 
@@ -215,14 +206,14 @@ class TestCheck:
     )
     HOSTS = {
         "ipv6": f"smtps://{SECRETS[1]}@[db8::25]?{GRANT}&_default_from_email=s@a.b",
-        "own": f"submission://{SECRETS[1]}@h?oauth2={__name__}.own",
+        "own": f"submission://{SECRETS[1]}@h?oauth2=test_options.token",
         "disk": f"file:mail/\u202e?{DETAILS}",
     }
     SHOWN = """\
-HOST  SCHEME      SERVER         SECURITY  USER                               SENDER  STATUS
-ipv6  smtps       [db8::25]:465  TLS       ***** (oauth2: a.example)          s@a.b   valid
-own   submission  h:587          STARTTLS  ***** (oauth2: test_commands.own)  -       valid
-disk  file        mail/\\u202e    -         -                                  -       valid
+HOST  SCHEME      SERVER         SECURITY  USER                                SENDER  STATUS
+ipv6  smtps       [db8::25]:465  TLS       ***** (oauth2: a.example)           s@a.b   valid
+own   submission  h:587          STARTTLS  ***** (oauth2: test_options.token)  -       valid
+disk  file        mail/\\u202e    -         -                                   -       valid
     reply to: Help <help@example.com>
     envelope from: b@example.com
     headers: X-Shop, X-Mark
@@ -238,7 +229,7 @@ disk  file        mail/\\u202e    -         -                                  -
 
     @needs_mailers
     def test_shows_no_more_of_a_callable(self):  # pragma: mailers-only
-        source = partial(own, SECRETS[0])
+        source = partial(token, SECRETS[0])
         options = {"host": "h", "username": SECRETS[1], "use_tls": True, "oauth2": source}
         with override_settings(MAILERS={"a": mailer(**options)}):
             assert "  ***** (oauth2: a callable)  " in check({})[1][1]
@@ -259,8 +250,8 @@ disk  file        mail/\\u202e    -         -                                  -
     def test_hosts_that_are_not_valid_are_shown_as_check_says_it(self):
         dsns = LOGIN_DSN.encode(), LOGIN_DSN, f"{LOGIN}@h", f"anymail+x:\n?key={SECRETS[0]}"
         hosts = dict.fromkeys((7, *dsns, "é\n\x1b[2J"), "smpt://h")
-        token = {"token": f"submission://me@h?oauth2=ya29.{SECRETS[0]}"}
-        message, (_, *lines) = check(hosts | token)
+        pasted = {"token": f"submission://me@h?oauth2=ya29.{SECRETS[0]}"}
+        message, (_, *lines) = check(hosts | pasted)
         shown = ["7", *["(a DSN)"] * 4, r"é\n\x1b[2J", "token"]
         assert message == f"7 of 7 failed: {', '.join(shown)}"
         reasons = ["string, not int", "string, not bytes", *["not be a DSN"] * 3, "'smpt'"]
@@ -283,8 +274,8 @@ class TestConnect:
     def test_says_whether_each_host_works(self, hosts):
         assert rows(check(hosts, "local", "works", connect=True)[1])[1].endswith(" | OK")
         message, lines = check(hosts, connect=True)
-        failed = "closed, login, tls, cert, name, silent, busy, scheme, bad, itself, ring"
-        assert message == f"11 of 20 failed: {failed}"
+        failed = "closed, login, tls, cert, silent, busy, scheme, bad, itself, ring"
+        assert message == f"10 of 19 failed: {failed}"
         told = {line.partition(" ")[0]: line for line in rows(lines)}
         assert all(status in told[key] for key, status in STATUSES.items())
 

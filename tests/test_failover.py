@@ -9,12 +9,12 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from conftest import interrupted_at_each_call, mails
+from conftest import either_way, interrupted_calls, mails
 from django.core.mail import EmailMessage
 from django.test import override_settings
 from scripted import BODY, CLOSE, HANG, RESET, always, any_of, at, to
 
-from email_hosts.backends import EmailHostsBackend, failover, get_connection, parallel, smtp
+from email_hosts.backends import failover, get_connection, parallel, smtp
 from email_hosts.exceptions import AllHostsFailed
 from email_hosts.smtp import pipelining, transaction
 from email_hosts.smtp.pool import pool
@@ -75,24 +75,13 @@ def deliveries(servers):
     )
 
 
-@pytest.fixture
-def serve_auth(serve):
-    """Start a server that takes any login."""
-
-    def start(script=None, *, pipelining=True):
-        scripts = [*filter(None, [script]), always("AUTH", "235 welcome")]
-        return serve(any_of(*scripts), extensions=["AUTH PLAIN", *["PIPELINING"] * pipelining])
-
-    return start
-
-
 @pytest.mark.parametrize(("step", "action", "outcome"), list(faults()))
-@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelining", "stepwise"])
+@either_way
 def test_message_reaches_one_host_or_the_caller_gets_an_error(
-    step, action, outcome, pipelining, serve_auth, closed_port
+    step, action, outcome, extensions, serve, closed_port
 ):
-    faulty = serve_auth(always(step, action), pipelining=pipelining)
-    servers = [closed_port, faulty, serve_auth()]
+    faulty = serve(always(step, action), extensions=extensions)
+    servers = [closed_port, faulty, serve()]
     expected = [f"{i}@example.net" for i in range(3)]
     try:
         settings = dsns(servers, hanging=1 if action == HANG else -1)
@@ -108,9 +97,9 @@ def test_message_reaches_one_host_or_the_caller_gets_an_error(
     assert {host for _, host in got} <= {f"h{place}"}
 
 
-def test_host_that_failed_and_is_asked_again_gets_a_new_connection(serve_auth):
+def test_host_that_failed_and_is_asked_again_gets_a_new_connection(serve):
     scripts = (at("MAIL", "451 later"), at("MAIL", None, "451 later"))
-    servers = [serve_auth(script) for script in scripts]
+    servers = [serve(script) for script in scripts]
     assert send(dsns(servers), mails("a", "b")) == 2
     assert [len(server.accepted) for server in servers] == [1, 1]
     assert [server.connections for server in servers] == [2, 1]
@@ -118,9 +107,9 @@ def test_host_that_failed_and_is_asked_again_gets_a_new_connection(serve_auth):
 
 @pytest.mark.parametrize("key", ["all", "h0"])
 @pytest.mark.parametrize("end", [CLOSE, RESET, "421 enough"])
-@pytest.mark.parametrize("pipelining", [True, False], ids=["pipelining", "stepwise"])
-def test_session_that_ends_between_two_sends_is_no_failure(key, end, pipelining, serve_auth):
-    servers = [serve_auth(at("MAIL", None, end), pipelining=pipelining), serve_auth()]
+@either_way
+def test_session_that_ends_between_two_sends_is_no_failure(key, end, extensions, serve):
+    servers = [serve(at("MAIL", None, end), extensions=extensions), serve()]
     with override_settings(EMAIL_HOSTS=dsns(servers)), get_connection(key) as connection:
         for batch in (mails("a"), iter(mails("b"))) if key == "h0" else [mails("a", "b")]:
             connection.send_messages(batch)
@@ -132,9 +121,9 @@ def test_session_that_ends_between_two_sends_is_no_failure(key, end, pipelining,
     ("reply", "error"),
     [("550 no", smtplib.SMTPRecipientsRefused), ("451 later", AllHostsFailed)],
 )
-def test_error_for_a_list_tells_what_was_sent(reply, error, key, serve_auth):
+def test_error_for_a_list_tells_what_was_sent(reply, error, key, serve):
     """The same message may be in it twice."""
-    servers = [serve_auth(to("1@", reply)) for _ in range(2)]
+    servers = [serve(to("1@", reply)) for _ in range(2)]
     first, second = mails(*"01")
     with pytest.raises(error) as caught:
         send({**dsns(servers), "nested": "failover:all"}, [first, first, second, first], key)
@@ -142,8 +131,8 @@ def test_error_for_a_list_tells_what_was_sent(reply, error, key, serve_auth):
     assert caught.value.failed == ([second] if reply == "550 no" else [])
 
 
-def test_recipient_whom_the_next_host_accepts_is_not_refused(serve_auth, settings, caplog):
-    servers = [serve_auth(any_of(to("a@", "550 no"), always("DATA", CLOSE))), serve_auth()]
+def test_recipient_whom_the_next_host_accepts_is_not_refused(serve, settings, caplog):
+    servers = [serve(any_of(to("a@", "550 no"), always("DATA", CLOSE))), serve()]
     settings.EMAIL_HOSTS = dsns(servers)
     connection: Any = get_connection("all")
     message = EmailMessage(to=["a@example.net", "b@example.net"])
@@ -153,8 +142,8 @@ def test_recipient_whom_the_next_host_accepts_is_not_refused(serve_auth, setting
     assert not any("refused" in logged for logged in caplog.messages)
 
 
-def test_error_of_the_caller_does_not_mark_the_host_as_down(serve_auth):
-    servers = [serve_auth(at(BODY, "554 spam")), serve_auth()]
+def test_error_of_the_caller_does_not_mark_the_host_as_down(serve):
+    servers = [serve(at(BODY, "554 spam")), serve()]
     with pytest.raises(smtplib.SMTPDataError):
         send(dsns(servers), mails("0"))
     assert send(dsns(servers), mails("0")) == 1
@@ -186,20 +175,19 @@ LONG = "failover:h0,h1?retry=600"
         ((NEVER, None), "", "failover:inner,h1", [0], "h1"),
     ],
 )
-def test_order_of_hosts(scripts, full, dsn, pauses, expected, serve_auth, clock, rate_clock):
-    servers = [serve_auth(script) for script in scripts]
+def test_order_of_hosts(scripts, full, dsn, pauses, expected, serve, clock):
+    servers = [serve(script) for script in scripts]
     settings = {**dsns(servers), "inner": "failover:h0", "all": dsn}
     if full:
         settings[full] += "&rate=1/m"
     for number, seconds in enumerate(pauses):
         clock.now += seconds
-        rate_clock.now += seconds
         send(settings, mails(str(number)))
     assert [host for _, host in deliveries(servers)] == expected.split()
 
 
-def test_all_hosts_failed_tells_of_each(serve_auth, closed_port, caplog):
-    servers = [closed_port, serve_auth(at("AUTH", "535 u is not allowed"))]
+def test_all_hosts_failed_tells_of_each(serve, closed_port, caplog):
+    servers = [closed_port, serve(at("AUTH", "535 u is not allowed"))]
     with pytest.raises(AllHostsFailed) as caught:
         send(dsns(servers), mails("0"))
     assert isinstance(caught.value, smtplib.SMTPException)
@@ -211,10 +199,10 @@ def test_all_hosts_failed_tells_of_each(serve_auth, closed_port, caplog):
     ]
 
 
-def test_roundrobin_takes_turns_from_a_random_host_on(serve_auth, monkeypatch):
+def test_roundrobin_takes_turns_from_a_random_host_on(serve, monkeypatch):
     """Across connections."""
     monkeypatch.setattr("random.randrange", lambda count: 2)
-    servers = [serve_auth() for _ in range(3)]
+    servers = [serve() for _ in range(3)]
     settings = {**dsns(servers), "all": "roundrobin:h0,h1,h2"}
     send(settings, mails("0"))
     assert len(servers[2].accepted) == 1
@@ -223,18 +211,13 @@ def test_roundrobin_takes_turns_from_a_random_host_on(serve_auth, monkeypatch):
     assert [len(server.accepted) for server in servers] == [2, 2, 2]
 
 
-class Broken(EmailHostsBackend):
-    def __init__(self, **options):
-        raise AttributeError("no KEY")
-
-
 @pytest.mark.parametrize(
     ("dsn", "reason"),
     [
         ("", 'EMAIL_HOSTS["member"]: the host is empty; known hosts: '),
         ("backend://email_hosts.backends.RoutingBackend", "it asks the router, so no other"),
         ("smpt://h", "unknown scheme 'smpt'"),
-        (f"backend://{__name__}.Broken", "AttributeError"),
+        ("backend://test_checks.Choosy?color={{}}", "AttributeError"),
         ("submissions://127.0.0.1:{}", "SSLError"),
         ("submissions://127.0.0.1:{}?ssl_cafile=/no/such/file", "cannot load ssl_cafile"),
     ],
@@ -269,7 +252,7 @@ def test_error_of_a_signal_handler_at_any_call_sends_nothing_twice(
             send(settings, mails(str(next(numbers))))
 
     code = (pipelining, transaction, smtp, parallel)
-    for _ in interrupted_at_each_call(send_another, *code, make_error=ConnectionRefusedError):
+    for _ in interrupted_calls(send_another, *code, make_error=ConnectionRefusedError):
         pool.close_all()
     gc.collect()  # the connections that nobody has
     for server in servers:

@@ -51,7 +51,8 @@ DUMMY = "backend://django.core.mail.backends.dummy.EmailBackend"
     ("dsn", "options", "reason"),
     [
         ("file:out", {"file_path": __file__}, "not a directory"),  # in Django's words
-        (f"backend://{__name__}.Smtp", {}, "host"),
+        (f"backend://{__name__}.Smtp", {}, "'host'"),
+        (f"backend://{__name__}.Smtp?host=", {}, "'host'"),
         (f"backend://{__name__}.Smtp?host=h&use_tls=true", {"use_ssl": True}, "exclusive"),
         pytest.param(DUMMY, {"foo": "bar"}, "Unknown options 'foo'", marks=needs_mailers),
         # It may ignore what is misspelt.

@@ -25,7 +25,7 @@ from email_hosts.testing import real_hosts
 
 PASSWORD = "Wj4bYt2"
 DSN = f"smtp://Kx7vQz9:{PASSWORD}@h.example.com"
-NO_PATH = "the backend must be the dotted path of a class, not"
+NO_PATH = "must be the dotted path of a class, not"
 
 
 SUBCLASS = "test_rules.Relay"
@@ -35,9 +35,11 @@ with_zz = partial(get_connection, "shop", zz=5)
 with_router = partial(RoutingBackend, alias="shop", router="shop.mail.router")
 with_rate = partial(RoutingBackend, alias="shop", rate="30/m")
 with_umlaut = lambda: get_connection("shop", username="mü", password="x").open()  # noqa: E731
+by_hand = lambda flag: EmailHostsBackend("h", alias="shop", fail_silently=flag)  # noqa: E731
 NO_FLAG: Any = {"fail_silently": 2}
 A_FLAG = "'fail_silently' must be True or False; "
 A_KEY = "the key of a host must not be a DSN; give the DSN a key in "
+NO_API_KEY = "get_connection(\"news\"): option 'api_key' is missing; "
 NO_KEYS = [DSN, "failover:shop,spare", "console:"]
 
 # How an answer begins, and calls that get it. Of options, the call is named, not the setting.
@@ -46,25 +48,33 @@ MISTAKES: list[tuple[str, list[Callable[[], Any]]]] = [
     ("MAILERS[\"shop\"]: unknown option 'router'; the setting EMAIL_HOSTS_R", [with_router]),
     ("MAILERS[\"shop\"]: option 'rate' has no effect on a router; give it ", [with_rate]),
     ('EMAIL_HOSTS["shop"]: the user name and the password must be ASCII, b', [with_umlaut]),
+    # A call takes options of other backends away.
+    (NO_API_KEY, [partial(get_connection, "news", api_key=each) for each in (None, "")]),
     (A_FLAG, [partial(get_connection, key, **NO_FLAG) for key in ("shop", "nobody")]),
     (A_FLAG, [partial(connection_from_dsn, "smtp://h", **NO_FLAG)]),
+    # message.send("club") of Django 6.1: the first argument is ``fail_silently``.
+    (f'MAILERS["shop"]: {A_FLAG}in a call of send(), ', [partial(by_hand, "club")]),
+    (f'MAILERS["shop"]: {A_FLAG}in a call of send(), ', [partial(by_hand, DSN)]),
     # A key for a DSN, and the reverse.
     ("connection_from_dsn() takes a DSN; get_", [lambda: connection_from_dsn("shop")]),
     (A_KEY, [partial(get_connection, dsn) for dsn in NO_KEYS]),
+    (f"EMAIL_BACKEND {NO_PATH} a DSN; write ", [partial(get_connection, "nobody")]),
     # A backend that is wrapped by hand.
-    (f"{NO_PATH} a DSN; write the DSN in EMAIL_HOSTS", [lambda: HostBackend(DSN)]),
-    (NO_PATH, [partial(HostBackend, each) for each in NO_PATHS]),
+    (f"the backend {NO_PATH} a DSN; write the DSN in EMAIL_HOSTS", [lambda: HostBackend(DSN)]),
+    (f"the backend {NO_PATH}", [partial(HostBackend, each) for each in NO_PATHS]),
     ("backend 'no.such' cannot be imported: No module ", [lambda: HostBackend("no.such")]),
     ("backend 'os.path' must be the class ", [lambda: HostBackend("os.path")]),
     ("backend 'builtins.dict' must be the ", [lambda: HostBackend("builtins.dict")]),
 ]
 
 
+@pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
 @pytest.mark.parametrize(
     ("answer", "mistake"), [(answer, call) for answer, calls in MISTAKES for call in calls]
 )
 def test_answer_says_what_to_write(answer, mistake, settings):
-    settings.EMAIL_HOSTS = {"shop": "smtp://h"}
+    settings.EMAIL_HOSTS = {"shop": "smtp://h", "news": "anymail+brevo:?api_key=a"}
+    settings.EMAIL_BACKEND = DSN
     with pytest.raises(InvalidEmailHost) as caught:
         mistake()
     assert str(caught.value).startswith(answer)
@@ -102,14 +112,6 @@ def test_host_without_a_server_takes_the_options_of_one_with(dsn, settings):
         assert str(caught.value) == f'get_connection("shop"): {answer}'
 
 
-@pytest.mark.parametrize("value", ["club", DSN])
-def test_key_in_the_place_of_a_flag_is_told(value):
-    """``message.send("club")`` of Django 6.1: the first argument is ``fail_silently``."""
-    with pytest.raises(InvalidEmailHost) as caught:
-        EmailHostsBackend("h", alias="default", fail_silently=value)
-    assert str(caught.value).startswith(f'MAILERS["default"]: {A_FLAG}in a call of send(), ')
-
-
 @pytest.mark.filterwarnings("ignore:The EMAIL_BACKEND setting is deprecated")
 def test_message_without_a_host_says_who_has_picked_none(settings, message):
     settings.EMAIL_HOSTS = {"shop": "smtp://h"}
@@ -135,12 +137,6 @@ def test_login_of_a_call_that_has_no_effect_is_told(make, caplog):
     ]
 
 
-def test_login_of_a_call_reaches_a_backend_that_has_one():
-    given: Any = {"host": "h", "username": "me", **NOT_FOR_IT}
-    backend = HostBackend(SUBCLASS, **given).wrapped
-    assert (backend.host, backend.username) == ("h", "me")
-
-
 def test_path_of_a_function_in_a_script_is_none(settings, monkeypatch):
     monkeypatch.delattr("__main__.__spec__")  # Python does not know where it comes from
     (found,) = problems(settings, "submission://me@h?oauth2=__main__.token")
@@ -158,8 +154,6 @@ INVALID = 'E002 EMAIL_HOSTS["news"]:'
 
 # What some providers need, in the order in which Anymail asks for it.
 NEEDED = {
-    "brevo": ["api_key"],
-    "mailjet": ["api_key", "secret_key"],
     "postmark": ["server_token"],
     "scaleway": ["secret_key", "project_id"],
 }

@@ -12,16 +12,15 @@ from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from types import ModuleType
 from typing import Any
 from unittest.mock import Mock, call
 from urllib.parse import urlencode
 
 import pytest
-from conftest import SoftTimeLimitExceeded, interrupted_at_each_call, mails
+from conftest import SoftTimeLimitExceeded, interrupted_calls, mails
 from scripted import always, any_of, at
 from test_debug import reports_of
-from test_readme import the_one
+from test_readme import run, the_one
 from test_sentry import TOOLS
 from trustme import KeyType
 
@@ -255,7 +254,7 @@ class TestWaiting:
         """In the worst case, one gives up after its timeout, and the next one asks anew."""
         source, number = Custom(Mock(return_value="token")), 0
         with ThreadPoolExecutor(1) as threads:
-            times = interrupted_at_each_call(
+            times = interrupted_calls(
                 lambda: get(source), oauth2, make_error=SoftTimeLimitExceeded
             )
             for number, _ in enumerate(times):  # noqa: B007  # pragma: no cover
@@ -277,12 +276,7 @@ class TestWaiting:
 @pytest.fixture
 def serve_tls(serve, tls):
     """Start a scripted server that speaks TLS from the first byte."""
-
-    def start(*scripts):
-        script = any_of(*scripts, always("AUTH", "235 welcome"))
-        return serve(script, extensions=["AUTH XOAUTH2"], context=tls)
-
-    return start
+    return lambda *scripts: serve(any_of(*scripts), context=tls)
 
 
 @pytest.fixture
@@ -406,14 +400,13 @@ def test_function_of_the_readme_keeps_its_token_and_renews_it(
     path = tmp_path / "account.json"
     path.write_text(json.dumps({**account, "token_uri": token_server.url}))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
-    module = ModuleType("google")
-    exec(the_one("# shop/google.py"), vars(module))
+    token = run(the_one("# shop/google.py"))["token"]
     server = serve_tls(at("AUTH", None, None, "535 expired"))
     for _ in range(3):
-        host(server)(oauth2=module.token).send_messages(mails("a"))
+        host(server)(oauth2=token).send_messages(mails("a"))
     logins = [b64decode(each.split()[2]) for each in server.commands if "AUTH" in each]
     expected = [f"user={USER}\1auth=Bearer token-{number}\1\1" for number in (1, 1, 1, 2)]
     assert [login.decode() for login in logins] == expected
     assert len(token_server.forms) == 2
     with pytest.raises(OAuth2Error, match="invalid_grant: AADSTS7: no"):
-        module.token(USER, renew=True)
+        token(USER, renew=True)

@@ -322,13 +322,6 @@ def test_call_takes_options_away_but_no_redirect(options, nothing):
         assert getattr(connection, name) == expected
 
 
-@pytest.mark.parametrize("nothing", [None, ""])
-def test_call_takes_options_of_other_backends_away(nothing, settings):
-    settings.EMAIL_HOSTS = {"news": "anymail+brevo:?api_key=a"}
-    with pytest.raises(InvalidEmailHost, match="option 'api_key' is missing"):
-        get_connection("news", api_key=nothing)
-
-
 @pytest.mark.parametrize(
     ("dsn", "options", "expected"),
     [

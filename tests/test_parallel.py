@@ -13,14 +13,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import (
-    SoftTimeLimitExceeded,
-    TimeLimit,
-    host_of,
-    interrupted_at_each_call,
-    mails,
-    told,
-)
+from conftest import SoftTimeLimitExceeded, TimeLimit, host_of, interrupted_calls, mails, told
 from django.db.utils import ConnectionHandler
 from django.utils import timezone, translation
 from scripted import BODY, CLOSE, TAKEN, always, any_of, at, to
@@ -363,7 +356,7 @@ class TestInterruption:
             finally:
                 server.accepted_in_time = [*server.accepted]
 
-        for _ in interrupted_at_each_call(send, parallel, threading, queue):
+        for _ in interrupted_calls(send, parallel, threading, queue):
             server.wait_for_clients_to_go()
             assert server.accepted == server.accepted_in_time
             if raised:

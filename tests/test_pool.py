@@ -13,7 +13,7 @@ from itertools import product
 from unittest import mock
 
 import pytest
-from conftest import host_of, interrupted_at_each_call, mails, names_of, parked
+from conftest import either_way, host_of, interrupted_calls, mails, names_of, parked
 from django.core.signals import request_finished
 from scripted import BODY, CLOSE, HANG, RESET, always, any_of, at, to
 
@@ -151,7 +151,7 @@ class TestParking:
 def test_time_limit_at_any_call_leaves_a_pool_that_works(serve):
     server = serve()
     number = 0
-    times = interrupted_at_each_call(lambda: park(server, 2, conn_max_idle=1), module)
+    times = interrupted_calls(lambda: park(server, 2, conn_max_idle=1), module)
     for number, _ in enumerate(times):  # noqa: B007  # pragma: no cover
         assert [send(server), send(server)] == [1, 1]
     # On Python 3.10, coverage has lost track.
@@ -217,7 +217,7 @@ class TestDeath:
             ("MAIL", "550 timed out"),  # it may have forgotten its greeting or login
         ],
     )
-    @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "single"])
+    @either_way
     def test_before_the_body_costs_a_connection(self, step, reply, extensions, serve):
         server = serve(at(step, None, reply), extensions=extensions)
         timeout = 0.3 if reply == HANG else 20

@@ -18,13 +18,12 @@ from django.core.management import call_command
 from django.test import override_settings
 from hypothesis import given
 from hypothesis import strategies as st
-from scripted import CLOSE, always, any_of, at
+from scripted import CLOSE, any_of, at
 
 from email_hosts import rate
-from email_hosts.backends import can_be_retried, failover, get_connection, limited
+from email_hosts.backends import can_be_retried, get_connection, limited
 from email_hosts.exceptions import AllHostsFailed, InvalidEmailHost, RateLimited
 from email_hosts.rate import usage
-from email_hosts.smtp.pool import pool
 from email_hosts.values import Limit
 
 LOCAL = "django.core.cache.backends.locmem.LocMemCache"
@@ -41,11 +40,9 @@ PER_SECOND, PER_MINUTE, PER_DAY = Limit(2, 1), Limit(3, 60), Limit(4, 86400)
 
 
 @pytest.fixture(autouse=True)
-def clock(rate_clock, monkeypatch):
-    """One clock for rates, the pool and failover."""
-    monkeypatch.setattr(failover, "clock", rate_clock)
-    monkeypatch.setattr(pool, "clock", rate_clock)
-    return rate_clock
+def clock(clock):
+    """Used by all tests here."""
+    return clock
 
 
 @pytest.fixture
@@ -152,7 +149,7 @@ def test_parallel_keeps_the_rate(start_host, clock):
 
 
 def test_hosts_without_a_key_are_told_apart_by_server_and_user(serve):
-    server = serve(always("AUTH", "235 welcome"), extensions=["AUTH PLAIN"])
+    server = serve()
     for username in ("me", "you"):
         login = {"username": username, "password": "secret", "rate": "1/h"}
         assert host_of(server, **login).send_messages(mails("a")) == 1

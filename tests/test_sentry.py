@@ -65,6 +65,7 @@ def assert_clean(caught):
     for shown in (tool(caught) for tool in TOOLS):
         assert type(caught.value).__name__ in shown
         assert_hidden(shown)
+    assert_hidden(repr((vars(caught.value), caught.value.args)))
     for error in (caught.value, caught.value.__cause__, caught.value.__context__):
         for frame, _ in traceback.walk_tb(error and error.__traceback__):
             path = Path(frame.f_code.co_filename)
@@ -87,11 +88,11 @@ SCRIPTS = {
     "refused": {"AUTH": f"535 no {USERNAME} with {PASSWORD}"},
     "bad challenge": {"AUTH": "334 !!!notb64=a"},
     "lost at login": {"AUTH": CLOSE},
-    "RCPT refused": {"RCPT": "550 no"},
+    "MAIL refused": {"MAIL": f"550 no {USERNAME} with {PASSWORD}"},
+    "RCPT refused": {"RCPT": f"550 no {USERNAME} with {PASSWORD}"},
+    "body refused": {BODY: f"550 no {USERNAME} with {PASSWORD}"},
     "body lost": {BODY: CLOSE},
 }
-SEVERAL_WAYS = ("no server", "refused", "RCPT refused")
-
 
 SENDS = [
     *((failure, "shop") for failure in (*SCRIPTS, "no server", "untrusted", "no STARTTLS")),
@@ -100,7 +101,7 @@ SENDS = [
     ("refused", "relay"),
     *(
         (failure, way)
-        for failure in SEVERAL_WAYS
+        for failure in ("no server", "refused", "RCPT refused")
         for way in ("kept", "parallel", "all", "router", "dsn", "tenant")
     ),
 ]

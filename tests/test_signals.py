@@ -7,11 +7,10 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from conftest import Clock, Recorder, SoftTimeLimitExceeded, logging_to, mails
+from conftest import Recorder, SoftTimeLimitExceeded, either_way, logging_to, mails
 from django.core.mail import EmailMessage
 from scripted import BODY, CLOSE, any_of, at, to
 
-from email_hosts import delivery
 from email_hosts.backends import EmailHostsBackend, can_be_retried, get_connection
 from email_hosts.signals import message_failed, message_sent
 
@@ -99,7 +98,7 @@ class TestSignals:
         ],
     )
     @pytest.mark.parametrize("kind", [list, iter])
-    @pytest.mark.parametrize("extensions", [["PIPELINING"], []], ids=["pipelining", "single"])
+    @either_way
     def test_tell_of_each_message_in_its_turn(
         self, extensions, options, key, fault, told, kind, start, receivers
     ):
@@ -177,10 +176,8 @@ class TestSignals:
             "refused": {"b@example.net": (550, b"no user")},
         }
 
-    def test_tell_seconds_without_waiting_for_a_generator(self, start, receivers, monkeypatch):
+    def test_tell_seconds_without_waiting_for_a_generator(self, start, receivers, clock):
         """And nothing of an error of it."""
-        clock = Clock()
-        monkeypatch.setattr(delivery, "clock", clock)
 
         def script(step: str, argument: str) -> None:
             clock.now += 2 * (step == BODY)

@@ -16,7 +16,7 @@ import pytest
 from conftest import (
     SoftTimeLimitExceeded,
     TimeLimit,
-    interrupted_at_each_call,
+    interrupted_calls,
     logging_to,
     mails,
     names_of,
@@ -309,7 +309,7 @@ def test_at_any_call_leaves_nothing_behind(server):  # pragma: no cover (it conf
             router.send_messages(messages)
         host.send_messages(messages)
 
-    for _ in interrupted_at_each_call(send_both, base, routing, signals):
+    for _ in interrupted_calls(send_both, base, routing, signals):
         with told() as heard:
             send_both()
         assert heard == [("0", None)] * 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import socket
 import ssl
+import tracemalloc
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +15,7 @@ from unittest import mock
 import pytest
 from django.core.mail.backends.console import EmailBackend
 from servers import server_context
-from test_readme import the_one
+from test_readme import run, the_one
 
 from email_hosts.backends import connection_from_dsn, get_connection
 from email_hosts.exceptions import InvalidEmailHost
@@ -188,19 +191,47 @@ OWN_NETWORK = """
 class TestRecipe:
     """What the README has: strangers stay out of private networks."""
 
-    @pytest.fixture
-    def is_public(self):
-        names: dict[str, Any] = {}
-        exec(the_one("def is_public"), names)
-        return names["is_public"]
+    is_public = staticmethod(run(the_one("def is_public"))["is_public"])
 
     @pytest.mark.parametrize("host", [*OWN_NETWORK.split(), MX])
-    def test_own_network_is_refused(self, host, is_public, site):
+    def test_own_network_is_refused(self, host, site):
         site.names[MX] = [["127.0.0.1", "10.0.0.1", "::ffff:127.0.0.1", "::1", "0.0.0.0"]]
         with pytest.raises((InvalidEmailHost, socket.gaierror)):
-            connection_from_dsn(f"smtp://{host}:2525?timeout=1", allow=is_public).open()
+            connection_from_dsn(f"smtp://{host}:2525?timeout=1", allow=self.is_public).open()
         assert site.connected == []
 
     @pytest.mark.parametrize("host", ["smtp.example.com", "8.8.8.8", "2001:4860:4860::8888"])
-    def test_rest_of_the_world_is_allowed(self, host, is_public):
-        assert is_public(host, 587)
+    def test_rest_of_the_world_is_allowed(self, host):
+        assert self.is_public(host, 587)
+
+
+@pytest.mark.slow
+class TestMemory:
+    """Whatever a stranger can vary leaves no more than a bounded rest."""
+
+    def bytes_left_by(self, act, times):
+        """Return the bytes that are left of doing this so often."""
+        act(-1)
+        gc.collect()
+        tracemalloc.start()
+        for number in range(times):
+            act(number)
+        gc.collect()
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return size
+
+    @pytest.mark.filterwarnings("ignore:Django 2028 will not have a default mailer")
+    def test_of_unknown_keys(self, monkeypatch):
+        """1,024 are remembered, without the list of the hosts that there are."""
+        monkeypatch.setattr(logging.getLogger("email_hosts"), "disabled", True)
+        assert self.bytes_left_by(lambda number: get_connection(f"a{number}"), 1500) < 500_000
+        assert self.bytes_left_by(lambda number: get_connection(f"b{number}"), 1500) < 100_000
+
+    @pytest.mark.parametrize("rest", ["", "?timout=5"])
+    def test_of_dsns(self, rest):
+        def act(number):
+            with suppress(InvalidEmailHost):
+                connection_from_dsn(f"smtp://u{number}:{'p' * 4000}@h{rest}")
+
+        assert self.bytes_left_by(act, 600) < 256 * 16_000

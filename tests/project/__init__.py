@@ -1,1 +1,1 @@
-"""A project with hosts and tests of its own, run by ``test_project.py`` without a network."""
+"""A project with hosts and tests of its own, run by ``test_capture.py`` without a network."""
