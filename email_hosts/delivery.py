@@ -14,7 +14,7 @@ from django.core.mail import EmailMessage
 from . import signals
 from .exceptions import AllHostsFailed, raise_time_limit, shown, summarize
 from .log import warn
-from .retry import NOT_SENT, can_be_retried, delivery_of
+from .retry import NOT_SENT, PERHAPS, can_be_retried, delivery_of, set_delivery
 
 Refused = Mapping[str, tuple[int, bytes]]
 
@@ -152,6 +152,8 @@ class Report:
             if each.error and not can_be_retried(each.error)
         ]
         error.failed += [each for each in error.unsent if each is self._in_doubt][:1]
+        if not any(map(has_recipients, error.unsent)):  # all was done when it came
+            set_delivery(error, PERHAPS)
 
     def _log(self, outcome: Outcome) -> None:
         name = outcome.name or self._backend.name

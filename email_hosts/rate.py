@@ -91,6 +91,7 @@ def forget() -> None:
     global _memory
     _memory = _InMemory()
     _windows.cache_clear()
+    _warm_up.cache_clear()
     _failures.clear()
 
 
@@ -237,7 +238,14 @@ class _InCache:
     def _ask(self, method: str, *arguments: Any) -> Any:
         if self.is_slow:
             raise TimeoutError
-        return getattr(self._cache, method)(*arguments)
+        call = partial(getattr(self._cache, method), *arguments)
+        try:
+            return call()
+        except ValueError:  # of incr(): nothing is counted yet
+            raise
+        except Exception as error:  # the server may have ended an idle connection
+            raise_time_limit(error)
+        return call()
 
 
 class _InMemory:
@@ -306,7 +314,16 @@ def _cache() -> BaseCache | None:
             return None
         _failures.pop("cache", None)
     alias = conf.rate_cache()
-    return caches[alias] if alias else None
+    if not alias:
+        return None
+    _warm_up(alias, os.getpid())
+    return caches[alias]
+
+
+@lru_cache(maxsize=64)
+def _warm_up(alias: str, process: int) -> None:
+    """Use a cache once in each process. It imports its client then, which may take seconds."""
+    caches[alias].get("email_hosts.rate")
 
 
 def _pause(error: Exception) -> None:

@@ -28,12 +28,14 @@ NOT_OFFERED = (
 NOT_SENT = "not sent"  # certainly nobody has it
 PERHAPS = "perhaps"  # it was sent, and not answered
 
-# Errors of urllib3 and botocore. By name, because neither is a dependency.
+# Errors of urllib3 and botocore. By name, because neither is a dependency. The last has no
+# login.
 NOT_CONNECTED = {
     "NewConnectionError",
     "ConnectTimeoutError",
     "NameResolutionError",
     "EndpointConnectionError",
+    "NoCredentialsError",
 }
 
 
@@ -108,12 +110,14 @@ def _is_of_a_receiver(error: BaseException) -> bool:
 def _with_causes(error: BaseException) -> list[BaseException]:
     """Return the error and its causes.
 
-    The cause may be in ``reason`` (urllib3) or among the arguments (requests). It is not in
-    ``__context__``, which may be an error that the caller is handling.
+    The cause may be in ``reason`` (urllib3), among the arguments (requests) or in ``kwargs``
+    (botocore). It is not in ``__context__``, which may be an error that the caller handles.
     """
     found = [error]
     for one in found:
+        kwargs = getattr(one, "kwargs", None)
         below = [one.__cause__, getattr(one, "reason", None), *one.args]
+        below += kwargs.values() if isinstance(kwargs, dict) else ()
         found += [
             each for each in below if isinstance(each, BaseException) and each not in found
         ]

@@ -18,9 +18,10 @@ from django.db.utils import ConnectionHandler
 from django.utils import timezone, translation
 from scripted import BODY, CLOSE, TAKEN, always, any_of, at, to
 
-from email_hosts.backends import EmailHostsBackend, parallel
+from email_hosts.backends import EmailHostsBackend, can_be_retried, parallel
 from email_hosts.backends.parallel import PIECE
 from email_hosts.delivery import Report
+from email_hosts.retry import NOT_SENT, set_delivery
 
 STEPWISE = ["SIZE 10000000"]  # so nothing is written ahead, and no session ends for it
 either_way = pytest.mark.parametrize("extensions", [["PIPELINING"], STEPWISE])
@@ -310,11 +311,14 @@ class TestInterruption:
 
     def test_while_outcomes_are_taken_in_loses_none(self, serve, monkeypatch):
         server, take_in = serve(), Report.add
-        calls = mock.Mock(side_effect=[None, None, KeyboardInterrupt, *[None] * 99])
+        stop = TimeLimit()
+        set_delivery(stop, NOT_SENT)  # as it is where threads have to end
+        calls = mock.Mock(side_effect=[None, None, stop, *[None] * 99])
         monkeypatch.setattr(Report, "add", lambda *args: (calls(), take_in(*args)))
-        error = error_of(host(server), messages(20), KeyboardInterrupt)
+        error = error_of(host(server), messages(20), TimeLimit)
         assert recipients(server) == of(error.sent)
         assert error.unsent == []
+        assert not can_be_retried(error)
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, TimeoutError])
     def test_ends_what_is_under_way_and_is_raised(self, kind, serve):

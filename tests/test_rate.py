@@ -460,6 +460,23 @@ class TestCacheThatFails:
             with use_cache(backend, location, **TIMEOUTS.get(backend, {})):
                 self.goes_on(caplog, reason)
 
+    def test_when_it_is_first_used_only_in_being_slow(self, fail, caplog):
+        """Its client is imported then."""
+        times = iter([2.0])
+
+        def get(key, default=None, version=None):
+            limited.sleep(next(times, 0))
+            return default
+
+        fail("get", get)
+        assert take("shop", [PER_MINUTE]) == 0
+        assert caplog.records == []
+
+    def test_once_as_a_connection_does_that_has_been_idle(self, fail, caplog):
+        fail("incr", [OSError, 3])
+        assert take("shop", [PER_MINUTE]) == 0
+        assert caplog.records == []
+
     def test_with_an_answer_that_came_too_late_but_came(self, fail, caplog):
         fail("incr", answer(4, 0.6))
         assert take("shop", [PER_MINUTE]) > 0  # three others were faster
