@@ -146,11 +146,7 @@ class Report:
         sent = [each.message for each in self._outcomes if each.error is None]
         error.unsent = left_of(self.messages, sent)
         error.sent = left_of(self.messages, error.unsent)
-        error.failed = [
-            each.message
-            for each in self._outcomes
-            if each.error and not can_be_retried(each.error)
-        ]
+        error.failed = [each.message for each in filter(_is_for_good, self._outcomes)]
         error.failed += [each for each in error.unsent if each is self._in_doubt][:1]
         if not any(map(has_recipients, error.unsent)):  # all was done when it came
             set_delivery(error, PERHAPS)
@@ -168,6 +164,14 @@ class Report:
             self._logged = error
             ignored = "ignored by fail_silently" if self._fail_silently else "not raised"
             warn("%s: %s, %s", name, summarize(error), ignored)
+
+
+def _is_for_good(outcome: Outcome) -> bool:
+    """Whether somebody may have a message that failed, or nobody ever takes it."""
+    if outcome.error is None or can_be_retried(outcome.error):
+        return False
+    # Doubt is about the message that was offered. Others may have the same error.
+    return outcome.was_offered or delivery_of(outcome.error) != PERHAPS
 
 
 def note_doubt(error: BaseException, left: Iterable[EmailMessage]) -> None:

@@ -33,6 +33,7 @@ from email_hosts.host import bare_host, class_at
 from email_hosts.oauth2 import source_of
 from email_hosts.retry import NOT_SENT, set_delivery
 from email_hosts.smtp.connection import SMTP
+from email_hosts.smtp.transaction import Transaction
 
 pytestmark = pytest.mark.usefixtures("limit")
 
@@ -194,6 +195,18 @@ def test_behind_a_router_leaves_the_message_under_way_in_doubt(server, settings)
     messages = mails(*"0123")
     error = interrupted(server, BODY, 1, "router", messages, KeyboardInterrupt)
     assert (error.sent, error.failed) == (messages[:1], messages[2:3])
+
+
+def test_that_is_an_error_of_mail_leaves_one_message_in_doubt(monkeypatch, settings):
+    """The others are not tried."""
+    settings.EMAIL_HOSTS_ROUTER = lambda message: "smtp"
+    own, calls = Transaction.read_body_reply, mock.Mock(side_effect=[None, TimeoutError])
+    monkeypatch.setattr(Transaction, "read_body_reply", lambda *args: calls() or own(*args))
+    messages = mails(*"0123")
+    with pytest.raises(TimeoutError) as caught:
+        RoutingBackend().send_messages(messages)
+    error: Any = caught.value
+    assert (error.sent, error.failed) == (messages[:1], messages[1:2])
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SoftTimeLimitExceeded])

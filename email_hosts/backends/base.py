@@ -133,7 +133,7 @@ class Backend(BaseEmailBackend):
     ) -> Iterator[Outcome]:
         """Yield the outcome of each message that has recipients, after such an error."""
         for message in filter(has_recipients, messages):
-            yield self.failed(message, error, key=key)
+            yield self.failed(message, error, key=key)._replace(was_offered=False)
 
     def unreachable(self, message: EmailMessage, error: Exception) -> Outcome:
         """Return the outcome of a message for which there is no connection, nor for others."""

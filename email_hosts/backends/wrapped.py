@@ -20,7 +20,7 @@ from django.core.mail.backends.smtp import EmailBackend
 
 from .. import conf
 from ..boundary import boundary
-from ..delivery import Outcome, clock
+from ..delivery import Outcome, clock, has_recipients
 from ..exceptions import InvalidEmailHost, path_of, summarize
 from ..host import Host, checked_path, class_at, default_port
 from ..log import warn
@@ -156,7 +156,7 @@ class HostBackend(Backend):
                 yield self.failed(message, error)._replace(was_offered=False)
                 return
         notes = list(map(Notes, messages, copies))
-        sent = [message for message in messages if message.recipients()]
+        sent = list(filter(has_recipients, messages))
         began = clock()
         try:
             taken = self._call(list(copies))  # the backend may change the list
