@@ -291,7 +291,8 @@ def _at_once(connection: smtplib.SMTP) -> Iterator[Any]:
     try:
         yield replies_of(connection)
     finally:
-        sock.settimeout(timeout)
+        with suppress(OSError):  # it may be closed
+            sock.settimeout(timeout)
 
 
 def replies_of(connection: smtplib.SMTP) -> Any:
