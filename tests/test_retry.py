@@ -70,6 +70,7 @@ REFUSED = smtplib.SMTPSenderRefused(550, b"", "a")
         (having(Exception(), __cause__=having(Exception(), response=BUSY)), True),
         (having(Exception(), kwargs={"error": ssl.SSLCertVerificationError()}), True),
         (having(Exception(), kwargs=5), False),
+        (type("NoCredentialsError", (Exception,), {})(), True),
         # As requests has them: urllib3's error is an argument, and has its cause in reason.
         (ConnectionError(having(Exception(), reason=NewConnectionError())), True),
     ],

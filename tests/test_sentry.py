@@ -66,7 +66,8 @@ def assert_clean(caught):
         assert type(caught.value).__name__ in shown
         assert_hidden(shown)
     assert_hidden(repr((vars(caught.value), caught.value.args)))
-    for error in (caught.value, caught.value.__cause__, caught.value.__context__):
+    of_hosts = getattr(caught.value, "errors", {}).values()
+    for error in (caught.value, caught.value.__cause__, caught.value.__context__, *of_hosts):
         for frame, _ in traceback.walk_tb(error and error.__traceback__):
             path = Path(frame.f_code.co_filename)
             assert PACKAGE not in path.parents or path.stem == "boundary" or not frame.f_locals
