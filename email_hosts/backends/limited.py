@@ -82,9 +82,10 @@ class _Queue:
         by_recipients = backend.rate_by == RECIPIENTS
         held, self.held = self.held, []
         for message in chain(held, self._coming):
-            number = 1 if has_recipients(message) else 0  # no boolean: Redis refuses it
             if by_recipients:
                 number = len(message.recipients())
+            else:  # no boolean: Redis refuses it
+                number = int(has_recipients(message))
             while True:
                 turn = rate.take(self._name, backend.rate, number)
                 if turn.seconds == 0 or turn.seconds > self._patience - self._waited:

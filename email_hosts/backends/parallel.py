@@ -203,8 +203,8 @@ class _Piece:
                     now = clock()
                     self.done.append(outcome._replace(seconds=now - since))
                     since = now
-                    if outcome.then is Then.NO_CONNECTION:
-                        self._refusals += filter(None, [outcome.error])
+                    if outcome.error and outcome.then is Then.NO_CONNECTION:
+                        self._refusals.append(outcome.error)
                     if outcome.ends(keep_going=self._keep_going):
                         self._is_over = True
                         return
